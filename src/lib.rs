@@ -1,4 +1,7 @@
 //! WebSocket push server.
 
+pub mod mailbox;
 pub mod message;
+pub mod router;
+mod sync;
 pub mod uid;

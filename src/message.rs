@@ -1,4 +1,6 @@
-//! An application message's kind, and what became of a push.
+//! An application message's kind and payload, and what became of a push.
+
+use bytes::Bytes;
 
 /// Kind of a data message: which opcode carries it (RFC 6455, section 5.6).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -7,6 +9,33 @@ pub enum Kind {
     Text,
     /// Bytes, delivered unchanged.
     Binary,
+}
+
+/// A payload on its way through the node.
+#[derive(Clone, Debug)]
+pub enum Payload<'a> {
+    /// Bytes in the buffer that they were received into; copied where they must outlive the turn.
+    Borrowed(&'a [u8]),
+    /// Bytes with shared ownership; a clone costs one atomic operation and no copy.
+    Shared(Bytes),
+}
+
+impl Payload<'_> {
+    /// Returns the bytes.
+    pub fn as_slice(&self) -> &[u8] {
+        match self {
+            Self::Borrowed(bytes) => bytes,
+            Self::Shared(bytes) => bytes,
+        }
+    }
+
+    /// Returns the bytes with shared ownership; copies them once if they are borrowed.
+    pub fn into_shared(self) -> Bytes {
+        match self {
+            Self::Borrowed(bytes) => Bytes::copy_from_slice(bytes),
+            Self::Shared(bytes) => bytes,
+        }
+    }
 }
 
 /// What became of a push to one uid.

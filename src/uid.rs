@@ -9,6 +9,9 @@ use ahash::RandomState;
 /// Uid that would address everybody, and so can never be anybody's.
 pub const BROADCAST: &str = "all";
 
+/// Upper end of the range that `uid_bytes_max` may be set to, in bytes.
+pub const BYTES_MAX: usize = 1024;
+
 /// A checked user identifier with its hash.
 ///
 /// Valid UTF-8, 1 to `uid_bytes_max` bytes, without a colon, and not [`BROADCAST`].

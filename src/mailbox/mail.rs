@@ -1,0 +1,157 @@
+//! A batch of messages from one shard to another: one arena, reused for ever.
+
+use bytes::Bytes;
+
+use crate::message::{Kind, Payload};
+use crate::uid::UidHash;
+
+/// Payloads from this size on are shared between threads and sessions; smaller ones are copied.
+///
+/// Sharing costs an allocation and two atomic operations, copying costs the bytes.
+pub const SHARE_FROM: usize = 4096;
+
+/// Stands for "everybody" where a record keeps the length of its uid.
+const EVERYBODY: u16 = u16::MAX;
+
+/// An arena of messages, in the order they were sent.
+#[derive(Debug, Default)]
+pub(crate) struct Mail {
+    records: Vec<Record>,
+    /// Uids and small payloads, back to back in the order of `records`.
+    bytes: Vec<u8>,
+    /// Memory that the content stands for, in bytes; what the mailbox's bound counts.
+    weight: usize,
+    /// Where reading goes on: the next record, and its first byte in `bytes`.
+    next: (usize, usize),
+}
+
+/// A message as it comes out of a mailbox.
+#[derive(Debug)]
+pub(crate) enum Letter<'a> {
+    Unicast { hash: UidHash, uid: &'a [u8], kind: Kind, payload: Payload<'a> },
+    Broadcast { kind: Kind, payload: Payload<'a> },
+}
+
+#[derive(Debug)]
+struct Record {
+    hash: UidHash,
+    body: Body,
+    uid_length: u16,
+    kind: Kind,
+}
+
+#[derive(Debug)]
+enum Body {
+    Inline(u32),
+    Shared(Bytes),
+}
+
+impl Mail {
+    pub(crate) fn is_empty(&self) -> bool {
+        self.next.0 == self.records.len()
+    }
+
+    /// Returns the memory that the content stands for, in bytes.
+    pub(crate) fn weight(&self) -> usize {
+        self.weight
+    }
+
+    /// Appends a message to one uid of at most [`crate::uid::BYTES_MAX`] bytes; a longer one can't be anybody's.
+    pub(crate) fn unicast(&mut self, hash: UidHash, uid: &[u8], kind: Kind, payload: &Payload<'_>) {
+        debug_assert!(uid.len() <= crate::uid::BYTES_MAX);
+        self.bytes.extend_from_slice(uid);
+        self.push(hash, uid.len() as u16, kind, payload);
+    }
+
+    /// Appends a message to everybody.
+    pub(crate) fn broadcast(&mut self, kind: Kind, payload: &Payload<'_>) {
+        self.push(UidHash(0), EVERYBODY, kind, payload);
+    }
+
+    /// Takes the oldest message; `None` when all are taken.
+    pub(crate) fn take(&mut self) -> Option<Letter<'_>> {
+        let (index, start) = self.next;
+        let record = self.records.get(index)?;
+        let uid_length = if record.uid_length == EVERYBODY { 0 } else { usize::from(record.uid_length) };
+        let body_start = start + uid_length;
+        let (payload, end) = match &record.body {
+            Body::Inline(length) => {
+                let end = body_start + *length as usize;
+                (Payload::Borrowed(&self.bytes[body_start..end]), end)
+            }
+            Body::Shared(bytes) => (Payload::Shared(bytes.clone()), body_start),
+        };
+        self.next = (index + 1, end);
+        Some(match record.uid_length {
+            EVERYBODY => Letter::Broadcast { kind: record.kind, payload },
+            _ => Letter::Unicast { hash: record.hash, uid: &self.bytes[start..body_start], kind: record.kind, payload },
+        })
+    }
+
+    /// Empties the arena for its next use; keeps at most about `retained_max` bytes of memory.
+    pub(crate) fn clear(&mut self, retained_max: usize) {
+        self.records.clear();
+        self.records.shrink_to(retained_max / 2 / size_of::<Record>());
+        self.bytes.clear();
+        self.bytes.shrink_to(retained_max / 2);
+        self.weight = 0;
+        self.next = (0, 0);
+    }
+
+    fn push(&mut self, hash: UidHash, uid_length: u16, kind: Kind, payload: &Payload<'_>) {
+        let body = match payload {
+            Payload::Shared(bytes) if bytes.len() >= SHARE_FROM => Body::Shared(bytes.clone()),
+            other => {
+                let bytes = other.as_slice();
+                self.bytes.extend_from_slice(bytes);
+                Body::Inline(u32::try_from(bytes.len()).expect("message_bytes_max is below 4 GiB"))
+            }
+        };
+        let inline = if uid_length == EVERYBODY { 0 } else { usize::from(uid_length) };
+        self.weight += size_of::<Record>() + inline + payload.as_slice().len();
+        self.records.push(Record { hash, body, uid_length, kind });
+    }
+}
+
+#[cfg(all(test, not(pombo_loom)))]
+mod tests {
+    use super::*;
+
+    fn read(mail: &mut Mail) -> Vec<(Option<String>, Kind, Vec<u8>)> {
+        let mut all = Vec::new();
+        while let Some(letter) = mail.take() {
+            all.push(match letter {
+                Letter::Unicast { uid, kind, payload, .. } => {
+                    (Some(String::from_utf8_lossy(uid).into_owned()), kind, payload.as_slice().to_vec())
+                }
+                Letter::Broadcast { kind, payload } => (None, kind, payload.as_slice().to_vec()),
+            });
+        }
+        all
+    }
+
+    #[test]
+    fn comes_out_as_it_went_in() {
+        let large = Bytes::from(vec![7; SHARE_FROM]);
+        let mut mail = Mail::default();
+        for _ in 0..2 {
+            mail.unicast(UidHash(1), b"bob", Kind::Text, &Payload::Borrowed(b"hi"));
+            mail.broadcast(Kind::Binary, &Payload::Shared(large.clone()));
+            mail.unicast(UidHash(2), b"", Kind::Text, &Payload::Borrowed(b""));
+            mail.broadcast(Kind::Text, &Payload::Borrowed(b"all"));
+            assert!(mail.weight() > SHARE_FROM);
+            assert_eq!(
+                read(&mut mail),
+                [
+                    (Some("bob".into()), Kind::Text, b"hi".to_vec()),
+                    (None, Kind::Binary, large.to_vec()),
+                    (Some(String::new()), Kind::Text, Vec::new()),
+                    (None, Kind::Text, b"all".to_vec()),
+                ]
+            );
+            assert!(mail.is_empty());
+            mail.clear(0);
+            assert_eq!((mail.weight(), mail.bytes.capacity(), mail.records.capacity()), (0, 0, 0));
+        }
+    }
+}
