@@ -633,6 +633,9 @@ mod tests {
         assert!(offered(&large[..14 + 200_000 - 65_537]));
         assert!(!offered(&large[..14 + 200_000 - 65_536]), "too little is to come");
         assert!(!offered(&frame(0x02, &[0; 200_000])), "no frame is under way");
+        let two = |second: &[u8]| [&frame(0x02, &[0; 400_000])[..], &frame(0x80, second)[..20_000]].concat();
+        assert!(offered(&two(&[0; 500_000])));
+        assert!(!offered(&two(&[0; 100_000])), "room for more than this frame is reserved already");
         assert!(!offered(&[&frame(0x02, &[0; 200_000])[..], &frame(0x89, b"ping")[..8]].concat()), "a ping is");
         assert_eq!(Reader::default().direct_done(MAX), Ok(None));
     }
