@@ -164,7 +164,7 @@ impl Partial {
             return Ok(());
         }
         meter::examined_again(self.taken - self.utf8);
-        match std::str::from_utf8(&self.message[self.utf8..]) {
+        match simdutf8::compat::from_utf8(&self.message[self.utf8..]) {
             Ok(text) => self.utf8 += text.len(),
             // Cut inside a character: its end may come yet.
             Err(error) if error.error_len().is_none() => self.utf8 += error.valid_up_to(),

@@ -229,7 +229,7 @@ impl Reader {
 fn whole(head: Head, payload: &mut [u8]) -> Result<Event<'_>, Violation> {
     let is_ascii = unmask(payload, head.mask);
     let kind = match head.opcode {
-        Opcode::Text if is_ascii || std::str::from_utf8(payload).is_ok() => Kind::Text,
+        Opcode::Text if is_ascii || simdutf8::basic::from_utf8(payload).is_ok() => Kind::Text,
         Opcode::Text => return Err(Violation::TextNotUtf8),
         Opcode::Binary => Kind::Binary,
         opcode => return control(opcode, payload),
