@@ -1,5 +1,6 @@
 //! WebSocket push server.
 
+pub mod frame;
 pub mod mailbox;
 pub mod message;
 pub mod router;
