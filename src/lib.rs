@@ -1,4 +1,5 @@
 //! WebSocket push server.
 
+pub mod config;
 pub mod message;
 pub mod uid;
