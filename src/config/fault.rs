@@ -14,6 +14,8 @@ pub enum Origin {
     Flag(String),
     /// In this environment variable.
     Variable(String),
+    /// Among the environment's variables, by a name that is no setting.
+    Environment,
     /// In a file.
     File {
         /// The file.
@@ -28,6 +30,7 @@ impl fmt::Display for Origin {
         match self {
             Self::Default => f.write_str("the default"),
             Self::Code => f.write_str("from the program"),
+            Self::Environment => f.write_str("from the environment"),
             Self::Flag(name) | Self::Variable(name) => write!(f, "from {name}"),
             Self::File { path, line } => write!(f, "from {}, line {line}", path.display()),
         }

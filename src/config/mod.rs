@@ -1,7 +1,7 @@
 //! The node's settings, checked: what each means, its range, and its default.
 //!
 //! [`Config`] is a plain value that a program may build by hand (`Config { shards, ..Config::default() }`)
-//! or load from flags, environment and file. Every default stands in `impl Default` and nowhere else;
+//! or [`load`] from flags, environment and file. Every default stands in `impl Default` and nowhere else;
 //! every range stands in [`SETTINGS`], which also gives each setting its flag, its variable, its TOML key
 //! and its line in `docs/settings.md`.
 //!
@@ -14,10 +14,12 @@ use std::time::Duration;
 mod fault;
 mod form;
 mod listen;
+mod load;
 mod table;
 
 pub use fault::{Fault, Faults, Origin};
 pub use listen::{Listen, ListenError};
+pub use load::{FILE_VARIABLE, Settings, load};
 pub use table::{Reload, SETTINGS, Setting, VARIABLE_PREFIX};
 
 /// Every setting of a node, in its checked form.
@@ -270,28 +272,36 @@ impl Config {
         let mut faults: Vec<Fault> = SETTINGS
             .iter()
             .filter(|setting| !setting.allows(self))
-            .map(|setting| self.fault(setting.key, setting.expected()))
+            .map(|setting| self.fault(setting.key, Origin::Code, setting.expected()))
             .collect();
-        // A value out of range would only be told a second time.
-        let sound = |key| faults.iter().all(|fault| !matches!(fault, Fault::Value { key: at, .. } if *at == key));
-        let outbox = sound("outbox_bytes_max") && sound("message_bytes_max");
-        let login = sound("login_bytes_max") && sound("uid_bytes_max");
-
-        let frame_bytes_max = self.message_bytes_max.saturating_add(FRAME_HEADER_BYTES_MAX);
-        if outbox && self.outbox_bytes_max < frame_bytes_max {
-            let expected = format!("message_bytes_max + {FRAME_HEADER_BYTES_MAX} = {frame_bytes_max} or more");
-            faults.push(self.fault("outbox_bytes_max", expected));
-        }
-        if login && self.login_bytes_max < self.uid_bytes_max {
-            let expected = format!("uid_bytes_max = {} or more", self.uid_bytes_max);
-            faults.push(self.fault("login_bytes_max", expected));
-        }
+        let relations = self.relation_faults(&faults, |_| Origin::Code);
+        faults.extend(relations);
         if faults.is_empty() { Ok(()) } else { Err(Faults(faults)) }
     }
 
-    fn fault(&self, key: &'static str, expected: String) -> Fault {
+    /// Tells which values don't go with each other, apart from those that `faults` already holds.
+    fn relation_faults(&self, faults: &[Fault], origin: impl Fn(&str) -> Origin) -> Vec<Fault> {
+        let sound = |key| !faults.iter().any(|fault| matches!(fault, Fault::Value { key: at, .. } if *at == key));
+        let frame_bytes_max = self.message_bytes_max.saturating_add(FRAME_HEADER_BYTES_MAX);
+        let relations = [
+            (
+                "outbox_bytes_max",
+                self.outbox_bytes_max < frame_bytes_max && sound("message_bytes_max"),
+                format!("message_bytes_max + {FRAME_HEADER_BYTES_MAX} = {frame_bytes_max} or more"),
+            ),
+            (
+                "login_bytes_max",
+                self.login_bytes_max < self.uid_bytes_max && sound("uid_bytes_max"),
+                format!("uid_bytes_max = {} or more", self.uid_bytes_max),
+            ),
+        ];
+        let broken = relations.into_iter().filter(|(key, broken, _)| *broken && sound(key));
+        broken.map(|(key, _, expected)| self.fault(key, origin(key), expected)).collect()
+    }
+
+    fn fault(&self, key: &'static str, origin: Origin, expected: String) -> Fault {
         let value = Setting::of(key).map(|setting| setting.text(self)).unwrap_or_default();
-        Fault::Value { key, value, origin: Origin::Code, expected }
+        Fault::Value { key, value, origin, expected }
     }
 
     /// Takes over from `new` what can change while the node runs.
