@@ -152,7 +152,7 @@ impl Form<String> for Text {
 pub(super) struct Switch;
 
 impl Form<bool> for Switch {
-    const PLACEHOLDER: &'static str = "BOOL";
+    const PLACEHOLDER: &'static str = "true|false";
 
     fn read(&self, items: &[String]) -> Option<bool> {
         match one(items)? {
@@ -237,12 +237,14 @@ impl<T> Word<T> {
 
 /// A choice whose every value has a word.
 pub(super) trait Words: Copy + PartialEq + 'static {
+    /// The words as help texts show them.
+    const PLACEHOLDER: &'static str;
     /// Each value with its word, in the order in which they are told.
     const WORDS: &'static [(&'static str, Self)];
 }
 
 impl<T: Words> Form<T> for Word<T> {
-    const PLACEHOLDER: &'static str = "WORD";
+    const PLACEHOLDER: &'static str = T::PLACEHOLDER;
 
     fn read(&self, items: &[String]) -> Option<T> {
         let text = one(items)?;
@@ -265,20 +267,24 @@ impl<T: Words> Form<T> for Word<T> {
 }
 
 impl Words for DuplicateLogin {
+    const PLACEHOLDER: &'static str = "replace|reject|share";
     const WORDS: &'static [(&'static str, Self)] =
         &[("replace", Self::Replace), ("reject", Self::Reject), ("share", Self::Share)];
 }
 
 impl Words for SlowConsumer {
+    const PLACEHOLDER: &'static str = "disconnect|drop-newest|drop-oldest";
     const WORDS: &'static [(&'static str, Self)] =
         &[("disconnect", Self::Disconnect), ("drop-newest", Self::DropNewest), ("drop-oldest", Self::DropOldest)];
 }
 
 impl Words for LogFormat {
+    const PLACEHOLDER: &'static str = "human|json";
     const WORDS: &'static [(&'static str, Self)] = &[("human", Self::Human), ("json", Self::Json)];
 }
 
 impl Words for LogLevel {
+    const PLACEHOLDER: &'static str = "off|error|warn|info|debug|trace";
     const WORDS: &'static [(&'static str, Self)] = &[
         ("off", Self::Off),
         ("error", Self::Error),
@@ -446,6 +452,8 @@ mod tests {
         #[track_caller]
         fn check_words<T: Words + std::fmt::Debug>(values: &[T], expected: &str) {
             assert_eq!(T::WORDS.len(), values.len());
+            let words: Vec<&str> = T::WORDS.iter().map(|(word, _)| *word).collect();
+            assert_eq!(T::PLACEHOLDER, words.join("|"));
             for value in values {
                 let shown = Word::<T>::ANY.show(value);
                 assert_eq!(Word::<T>::ANY.read(&items(&shown)), Some(*value));
