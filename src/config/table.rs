@@ -65,6 +65,11 @@ impl Setting {
         self.computed.map_or_else(|| self.text(&Config::default()), str::to_owned)
     }
 
+    /// Tells whether the default depends on the machine, so that its text is words and no value.
+    pub fn default_varies(&self) -> bool {
+        self.computed.is_some()
+    }
+
     /// Shows the value in `config` as one would write it in a flag.
     pub fn text(&self, config: &Config) -> String {
         items(&self.show(config)).join(",")
