@@ -23,7 +23,8 @@ impl Log {
     /// A process has one log: if another was started before, that one stays and this one is idle.
     pub(super) fn start(format: LogFormat, level: LogLevel, colour: bool) -> Self {
         let (filter, level) = reload::Layer::new(filter(level));
-        let lines = fmt::layer().with_writer(io::stderr);
+        // An event that can't be written would be told on stderr, which panics when nobody reads that either.
+        let lines = fmt::layer().with_writer(io::stderr).log_internal_errors(false);
         let lines = match format {
             LogFormat::Human => lines.with_ansi(colour && io::stderr().is_terminal()).boxed(),
             LogFormat::Json => lines.json().flatten_event(true).boxed(),

@@ -8,6 +8,7 @@
 
 use std::ffi::OsString;
 use std::fmt::Display;
+use std::io::{self, Write};
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
@@ -66,8 +67,10 @@ const REFUSED: u8 = 2;
 
 /// Tells what went wrong, a line each, and what to exit with.
 fn refuse(lines: impl IntoIterator<Item = impl Display>) -> ExitCode {
+    let mut stderr = io::stderr().lock();
     for line in lines {
-        eprintln!("error: {line}");
+        // Not `eprintln!`, which panics when nobody reads.
+        writeln!(stderr, "error: {line}").ok();
     }
     ExitCode::from(REFUSED)
 }

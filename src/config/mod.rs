@@ -1,7 +1,7 @@
 //! The node's settings, checked: what each means, its range, and its default.
 //!
 //! [`Config`] is a plain value that a program may build by hand (`Config { shards, ..Config::default() }`)
-//! or [`load`] from flags, environment and file. Every default stands in `impl Default` and nowhere else;
+//! or [`load()`] from flags, environment and file. Every default stands in `impl Default` and nowhere else;
 //! every range stands in [`SETTINGS`], which also gives each setting its flag, its variable, its TOML key
 //! and its line in `docs/settings.md`.
 //!
