@@ -1,3 +1,11 @@
-//! Entry point: hands over to the library's command line.
+//! Entry point: hands the process's arguments and environment to the command line.
 
-fn main() {}
+use std::process::ExitCode;
+
+// glibc's allocator keeps what a storm of connections used; this one gives it back.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+fn main() -> ExitCode {
+    pombo::cli::run(std::env::args_os(), std::env::vars_os())
+}

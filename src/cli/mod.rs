@@ -1,0 +1,76 @@
+//! The command line: `pombo serve`, which is also what `pombo` alone does, and the tools beside it.
+//!
+//! One file for each command, and nothing but their choice in here. The command line is the one room that
+//! may print. Results go to stdout; what went wrong goes to stderr, a line each, with an exit code: 0 for done,
+//! 2 for what the caller got wrong or could not be started, and each tool's own beyond.
+
+#![allow(clippy::print_stdout, clippy::print_stderr, reason = "the command line talks to whoever runs it")]
+
+use std::ffi::OsString;
+use std::fmt::Display;
+use std::io::{self, Write};
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+mod flags;
+mod log;
+mod serve;
+
+/// The whole command line.
+#[derive(Parser)]
+#[command(
+    name = "pombo",
+    version,
+    about = "A WebSocket push server: delivers a message to one user by uid, or to everybody, on every core",
+    after_help = "Without a command, pombo serves. Each setting is a flag, a variable (POMBO_SHARDS) and a key in \
+                  the file (shards), in this order of precedence.",
+    args_conflicts_with_subcommands = true,
+    disable_help_subcommand = true
+)]
+struct Cli {
+    #[command(subcommand)]
+    command: Option<Command>,
+    #[command(flatten)]
+    serve: serve::Serve,
+}
+
+/// One variant for each command, each in its own file.
+#[derive(Subcommand)]
+enum Command {
+    /// Runs the server; the default
+    Serve(serve::Serve),
+}
+
+/// Runs the command that `arguments` (the program's name first) ask for, to its end.
+///
+/// `variables` is the environment; nothing else of the process's environment is read.
+pub fn run(
+    arguments: impl IntoIterator<Item = OsString>,
+    variables: impl IntoIterator<Item = (OsString, OsString)>,
+) -> ExitCode {
+    let cli = match Cli::try_parse_from(arguments) {
+        Ok(cli) => cli,
+        Err(answer) => {
+            // Help, version, or a complaint. A reader that has gone needs none of them.
+            answer.print().ok();
+            return ExitCode::from(if answer.use_stderr() { REFUSED } else { 0 });
+        }
+    };
+    match cli.command.unwrap_or(Command::Serve(cli.serve)) {
+        Command::Serve(serve) => serve.run(&variables.into_iter().collect::<Vec<_>>()),
+    }
+}
+
+/// Exit code for what the caller got wrong, or the machine refused at the start.
+const REFUSED: u8 = 2;
+
+/// Tells what went wrong, a line each, and what to exit with.
+fn refuse(lines: impl IntoIterator<Item = impl Display>) -> ExitCode {
+    let mut stderr = io::stderr().lock();
+    for line in lines {
+        // Not `eprintln!`, which panics when nobody reads.
+        writeln!(stderr, "error: {line}").ok();
+    }
+    ExitCode::from(REFUSED)
+}

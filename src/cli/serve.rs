@@ -1,0 +1,274 @@
+//! `pombo serve`: the life of a node, from its settings to its exit code.
+//!
+//! Runs on the main thread, which only waits for signals once the node runs: SIGTERM and SIGINT drain it, a
+//! second one ends the process at once, SIGHUP reads the settings again.
+
+use std::ffi::OsString;
+use std::io::{self, Write};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::path::PathBuf;
+use std::process::{self, ExitCode};
+
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tracing::{error, info, warn};
+
+use super::flags::Flags;
+use super::log::Log;
+use super::refuse;
+use crate::config::{Config, Faults, Listen, Paths, load};
+use crate::server::{Handle, Server, StartError};
+
+/// Runs the server.
+#[derive(Clone, Debug, clap::Args)]
+pub(super) struct Serve {
+    /// Reads settings from this TOML file [env: POMBO_CONFIG]
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// Prints the settings in effect as TOML, and exits
+    #[arg(long)]
+    print_config: bool,
+    #[command(flatten)]
+    flags: Flags,
+}
+
+/// Exit code after a second signal: what a shell shows for a program that SIGINT ended.
+const INTERRUPTED: i32 = 130;
+
+impl Serve {
+    /// Runs a node until a signal drains it.
+    pub(super) fn run(&self, variables: &[(OsString, OsString)]) -> ExitCode {
+        let config = match self.load(variables) {
+            Ok(config) => config,
+            Err(faults) => return refuse(faults.iter()),
+        };
+        if self.print_config {
+            print(&config.to_toml());
+            return ExitCode::SUCCESS;
+        }
+        let colour = !variables.iter().any(|(name, value)| name == "NO_COLOR" && !value.is_empty());
+        let log = Log::start(config.log_format, config.log_level, colour);
+        raise_descriptor_limit(&config);
+
+        let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
+            Ok(runtime) => runtime,
+            Err(error) => return refuse([format!("cannot start: {error}")]),
+        };
+        runtime.block_on(async {
+            // Before the node says that it listens: who reads that may send a signal at once.
+            let signals = match Signals::listen() {
+                Ok(signals) => signals,
+                Err(error) => return refuse([format!("cannot listen for signals: {error}")]),
+            };
+            match start(&config) {
+                Ok(handle) => self.live(config, handle, &log, signals, variables).await,
+                Err(StartError::Config(faults)) => refuse(faults.iter()),
+                Err(error) => refuse([error]),
+            }
+        })
+    }
+
+    fn load(&self, variables: &[(OsString, OsString)]) -> Result<Config, Faults> {
+        load(&self.flags.0, self.config.as_deref(), variables)
+    }
+
+    /// Waits for signals until one ends the node.
+    async fn live(
+        &self,
+        mut config: Config,
+        handle: Handle,
+        log: &Log,
+        mut signals: Signals,
+        variables: &[(OsString, OsString)],
+    ) -> ExitCode {
+        while signals.next().await == Asked::Reload {
+            match self.load(variables) {
+                Ok(new) => config = reload(&config, &new, &handle, log),
+                Err(faults) => {
+                    for fault in faults.iter() {
+                        error!(error = %fault, "settings not reloaded, the old ones stay");
+                    }
+                }
+            }
+        }
+        info!(drain_timeout = ?config.drain_timeout, "draining, a second signal ends at once");
+        tokio::select! {
+            () = handle.drain() => {
+                info!("drained");
+                ExitCode::SUCCESS
+            }
+            () = signals.end() => {
+                warn!("ended by a second signal");
+                process::exit(INTERRUPTED)
+            }
+        }
+    }
+}
+
+/// Opens the listeners, starts the threads, and tells where to go.
+fn start(config: &Config) -> Result<Handle, StartError> {
+    let server = Server::bind(config.clone())?;
+    let addresses = server.addresses().to_vec();
+    let handle = server.start()?;
+    for listen in addresses.iter().filter(|listen| !listen.is_local()) {
+        warn!(%listen, "other machines can reach this address, and log in as anybody");
+    }
+    print(&welcome(&addresses, config));
+    Ok(handle)
+}
+
+/// Hands on what can change while running, and tells what became of each change.
+fn reload(old: &Config, new: &Config, handle: &Handle, log: &Log) -> Config {
+    let (next, reloaded) = old.reload(new);
+    handle.reload(&next);
+    log.change_level(next.log_level);
+    info!(taken = reloaded.taken.join(", "), "settings reloaded");
+    if !reloaded.needs_restart.is_empty() {
+        warn!(needs_restart = reloaded.needs_restart.join(", "), "settings changed that a running node keeps");
+    }
+    next
+}
+
+/// The signals that a node acts on.
+struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+    reload: Signal,
+}
+
+impl Signals {
+    fn listen() -> io::Result<Self> {
+        Ok(Self {
+            terminate: signal(SignalKind::terminate())?,
+            interrupt: signal(SignalKind::interrupt())?,
+            reload: signal(SignalKind::hangup())?,
+        })
+    }
+
+    /// Waits for the next signal.
+    async fn next(&mut self) -> Asked {
+        tokio::select! {
+            _ = self.terminate.recv() => Asked::End,
+            _ = self.interrupt.recv() => Asked::End,
+            _ = self.reload.recv() => Asked::Reload,
+        }
+    }
+
+    /// Waits for the next signal that asks the node to end; others no longer matter.
+    async fn end(&mut self) {
+        while self.next().await != Asked::End {}
+    }
+}
+
+/// What a signal asks for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Asked {
+    End,
+    Reload,
+}
+
+/// Lets the process open as many descriptors as it may, and tells if those are too few.
+fn raise_descriptor_limit(config: &Config) {
+    // Listeners, pollers, wakers, logs, the standard streams.
+    const OTHERS: u64 = 64;
+    let mut limit = getrlimit(Resource::Nofile);
+    if setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, maximum: limit.maximum }).is_ok() {
+        limit.current = limit.maximum;
+    }
+    let Some(descriptors) = limit.current else { return };
+    let needed = (config.connections_max as u64).saturating_add(OTHERS);
+    if descriptors >= needed {
+        return;
+    }
+    // Few machines allow as many as the default; only who asked for a number needs to act.
+    if config.connections_max == Config::default().connections_max {
+        info!(descriptors, "open files limit the connections");
+    } else {
+        let connections_max = config.connections_max;
+        warn!(descriptors, connections_max, "open files are limited below connections_max, raise `ulimit -n`");
+    }
+}
+
+/// What a node says when it runs: where, how wide, and what to try next.
+fn welcome(addresses: &[Listen], config: &Config) -> String {
+    let places: Vec<String> = addresses.iter().map(|listen| url("http", listen)).collect();
+    let shards = config.shards.get();
+    let plural = if shards == 1 { "" } else { "s" };
+    let version = env!("CARGO_PKG_VERSION");
+    let head = format!("pombo {version} listening on {} ({shards} shard{plural})\n", places.join(", "));
+    let tcp = addresses.iter().find(|listen| matches!(listen, Listen::Tcp(_)));
+    let Some(listen) = tcp.map(reachable) else { return head };
+    let path = match &config.paths {
+        Paths::Any => "",
+        Paths::List(paths) => paths.first().map_or("", String::as_str),
+    };
+    let page = if config.page { format!("open {}/ in a browser, or: ", url("http", &listen)) } else { String::new() };
+    format!("{head}try: {page}pombo connect {}{path} alice\n", url("ws", &listen))
+}
+
+fn url(scheme: &str, listen: &Listen) -> String {
+    match listen {
+        Listen::Tcp(address) => format!("{scheme}://{address}"),
+        Listen::Unix(_) => listen.to_string(),
+    }
+}
+
+/// Replaces "every address of this machine" by one that can be connected to.
+fn reachable(listen: &Listen) -> Listen {
+    match listen {
+        Listen::Tcp(address) if address.ip().is_unspecified() => {
+            let loopback: IpAddr =
+                if address.is_ipv4() { Ipv4Addr::LOCALHOST.into() } else { Ipv6Addr::LOCALHOST.into() };
+            Listen::Tcp(SocketAddr::new(loopback, address.port()))
+        }
+        other => other.clone(),
+    }
+}
+
+/// Prints to stdout; a reader that has gone is no reason to end a node.
+fn print(text: &str) {
+    let mut stdout = io::stdout().lock();
+    stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()).ok();
+}
+
+#[cfg(test)]
+mod tests {
+    use std::num::NonZeroUsize;
+
+    use super::*;
+
+    #[track_caller]
+    fn check(addresses: &[&str], change: impl FnOnce(&mut Config), lines: &str) {
+        let mut config = Config { shards: NonZeroUsize::MIN, ..Config::default() };
+        change(&mut config);
+        let addresses: Vec<Listen> = addresses.iter().map(|text| text.parse().expect("an address")).collect();
+        let expected = lines.replace("VERSION", env!("CARGO_PKG_VERSION"));
+        assert_eq!(welcome(&addresses, &config), expected);
+    }
+
+    #[test]
+    fn welcomes_with_something_that_works() {
+        check(
+            &["127.0.0.1:1234"],
+            |_| {},
+            "pombo VERSION listening on http://127.0.0.1:1234 (1 shard)\n\
+             try: open http://127.0.0.1:1234/ in a browser, or: pombo connect ws://127.0.0.1:1234 alice\n",
+        );
+        check(
+            &["unix:/x", "0.0.0.0:80"],
+            |config| config.page = false,
+            "pombo VERSION listening on unix:/x, http://0.0.0.0:80 (1 shard)\n\
+             try: pombo connect ws://127.0.0.1:80 alice\n",
+        );
+        check(
+            &["[::]:80"],
+            |config| {
+                config.page = false;
+                config.paths = Paths::List(vec!["/ws".to_owned()]);
+                config.shards = NonZeroUsize::MIN.saturating_add(1);
+            },
+            "pombo VERSION listening on http://[::]:80 (2 shards)\ntry: pombo connect ws://[::1]:80/ws alice\n",
+        );
+        check(&["unix:/x"], |_| {}, "pombo VERSION listening on unix:/x (1 shard)\n");
+    }
+}

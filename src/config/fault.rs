@@ -1,0 +1,157 @@
+//! What is wrong with settings: each fault with its key, its value, where it was written, and what would do.
+
+use std::fmt;
+use std::path::PathBuf;
+
+/// Where a setting's value was written.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Origin {
+    /// Nowhere: it is the default.
+    Default,
+    /// In a [`Config`](super::Config) that was built by hand.
+    Code,
+    /// On the command line, with this flag.
+    Flag(String),
+    /// In this environment variable.
+    Variable(String),
+    /// Among the environment's variables, by a name that is no setting.
+    Environment,
+    /// In a file.
+    File {
+        /// The file.
+        path: PathBuf,
+        /// The line of the key, from 1.
+        line: usize,
+    },
+}
+
+impl fmt::Display for Origin {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Default => f.write_str("the default"),
+            Self::Code => f.write_str("from the program"),
+            Self::Environment => f.write_str("from the environment"),
+            Self::Flag(name) | Self::Variable(name) => write!(f, "from {name}"),
+            Self::File { path, line } => write!(f, "from {}, line {line}", path.display()),
+        }
+    }
+}
+
+/// One thing wrong with the settings; shown as one line.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum Fault {
+    /// A value is malformed or out of range, or does not go with another.
+    #[error("{key} = {} ({origin}): expected {expected}", line(value))]
+    Value {
+        /// The setting.
+        key: &'static str,
+        /// What was written.
+        value: String,
+        /// Where.
+        origin: Origin,
+        /// Which values there are.
+        expected: String,
+    },
+    /// A key or variable that names no setting.
+    #[error("{} ({origin}): no such setting{}", line(name), near.as_ref().map(|name| format!(", did you mean {name}?")).unwrap_or_default())]
+    Unknown {
+        /// The name as written.
+        name: String,
+        /// Where.
+        origin: Origin,
+        /// The name that was probably meant.
+        near: Option<String>,
+    },
+    /// The file can't be read.
+    #[error("cannot read the settings in {}: {reason}", path.display())]
+    Unreadable {
+        /// The file.
+        path: PathBuf,
+        /// What the operating system said.
+        reason: String,
+    },
+    /// The file is not TOML.
+    #[error("{}, line {line_number}: {}", path.display(), line(reason))]
+    Syntax {
+        /// The file.
+        path: PathBuf,
+        /// The line of the error, from 1.
+        line_number: usize,
+        /// What the parser said.
+        reason: String,
+    },
+}
+
+/// Everything that is wrong with the settings, at least one fault; shown as one line each.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Faults(pub(super) Vec<Fault>);
+
+impl Faults {
+    /// Returns the faults in the order of the settings.
+    pub fn iter(&self) -> impl Iterator<Item = &Fault> {
+        self.0.iter()
+    }
+}
+
+impl fmt::Display for Faults {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (index, fault) in self.0.iter().enumerate() {
+            if index > 0 {
+                f.write_str("\n")?;
+            }
+            fault.fmt(f)?;
+        }
+        Ok(())
+    }
+}
+
+impl std::error::Error for Faults {}
+
+/// Makes what a user wrote fit into a line: control characters escaped, cut at 200 characters.
+fn line(text: &str) -> String {
+    const CHARACTERS_MAX: usize = 200;
+    let mut shown = String::new();
+    for character in text.chars().take(CHARACTERS_MAX) {
+        if character.is_control() {
+            shown.extend(character.escape_default());
+        } else {
+            shown.push(character);
+        }
+    }
+    if text.chars().nth(CHARACTERS_MAX).is_some() {
+        shown.push('…');
+    }
+    shown
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_fault_is_one_line() {
+        let fault = Fault::Value {
+            key: "shards",
+            value: format!("a\n{}", "x".repeat(300)),
+            origin: Origin::Flag("--shards".to_owned()),
+            expected: "1 to 256".to_owned(),
+        };
+        let shown = fault.to_string();
+        assert!(shown.starts_with("shards = a\\nxxx"), "{shown}");
+        assert!(shown.ends_with("x… (from --shards): expected 1 to 256"), "{shown}");
+    }
+
+    #[test]
+    fn faults_are_a_line_each() {
+        let fault = |name: &str, near: Option<&str>| Fault::Unknown {
+            name: name.to_owned(),
+            origin: Origin::File { path: "p.toml".into(), line: 3 },
+            near: near.map(str::to_owned),
+        };
+        let faults = Faults(vec![fault("shard", Some("shards")), fault("x", None)]);
+        let lines = "shard (from p.toml, line 3): no such setting, did you mean shards?\n\
+                     x (from p.toml, line 3): no such setting";
+        assert_eq!(faults.to_string(), lines);
+    }
+}

@@ -1,0 +1,329 @@
+//! From what a user wrote to a checked config: flags over environment over file over defaults.
+//!
+//! Each layer is gathered as it was written ([`Settings`]: text, and where it stands); only then are values
+//! read, the uppermost of each setting, and all that is wrong is told together. Flags and variables are
+//! parameters, so tests never touch the process's own; the file is read here.
+
+use std::collections::BTreeMap;
+use std::ffi::OsString;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use toml::{Spanned, Value};
+
+use super::form::items;
+use super::{Config, Fault, Faults, Origin, SETTINGS, Setting, VARIABLE_PREFIX};
+
+/// The variable that names the file, beside the flag `--config`.
+pub const FILE_VARIABLE: &str = "POMBO_CONFIG";
+
+/// What a user wrote in one layer, not yet read: at most one value for each setting.
+#[derive(Clone, Debug, Default)]
+pub struct Settings(BTreeMap<&'static str, Written>);
+
+/// A setting's value as written.
+#[derive(Clone, Debug)]
+struct Written {
+    items: Vec<String>,
+    origin: Origin,
+}
+
+/// Makes a config from the flags, the environment and the file; anything not set there is the default.
+///
+/// The file is `file`, else what [`FILE_VARIABLE`] names, else there is none. Variables that don't begin with
+/// [`VARIABLE_PREFIX`] are nobody's business here. Where a value of an upper layer hides one of a lower, the
+/// hidden one is not read.
+///
+/// # Errors
+/// All faults together: an unreadable file, unknown keys and variables, values malformed or out of range,
+/// values that don't go with each other.
+pub fn load(flags: &Settings, file: Option<&Path>, variables: &[(OsString, OsString)]) -> Result<Config, Faults> {
+    let mut faults = Vec::new();
+    let named = variables.iter().find(|(name, _)| name == FILE_VARIABLE).map(|(_, value)| PathBuf::from(value));
+    let environment = Settings::from_variables(variables, &mut faults);
+    let file = match file.map(Path::to_owned).or(named) {
+        Some(path) => Settings::from_file(&path, &mut faults),
+        None => Settings::default(),
+    };
+    let mut effective = file.0;
+    effective.extend(environment.0);
+    effective.extend(flags.0.clone());
+    let config = read(&Settings(effective), &mut faults);
+    if faults.is_empty() { Ok(config) } else { Err(Faults(faults)) }
+}
+
+impl Settings {
+    /// Notes the value that flag `--key` was given; each of `values` is split at commas if the setting is a list.
+    pub fn set_flag(&mut self, setting: &'static Setting, values: &[String]) {
+        let items = values.iter().flat_map(|value| split(setting, value)).collect();
+        self.0.insert(setting.key, Written { items, origin: Origin::Flag(setting.flag()) });
+    }
+
+    fn from_variables(variables: &[(OsString, OsString)], faults: &mut Vec<Fault>) -> Self {
+        let mut settings = Self::default();
+        for (name, value) in variables {
+            let name = name.to_string_lossy();
+            if !name.starts_with(VARIABLE_PREFIX) || name == FILE_VARIABLE || is_service_link(&name, value) {
+                continue;
+            }
+            let origin = Origin::Variable(name.to_string());
+            let Some(setting) = SETTINGS.iter().find(|setting| setting.variable() == name) else {
+                // Compared without the prefix, which would make any two names look alike.
+                let bare = |name: &str| name.trim_start_matches(VARIABLE_PREFIX).to_owned();
+                let names = SETTINGS.iter().map(Setting::variable).chain([FILE_VARIABLE.to_owned()]);
+                let near = nearest(&bare(&name), names.map(|name| bare(&name)));
+                let near = near.map(|name| format!("{VARIABLE_PREFIX}{name}"));
+                faults.push(Fault::Unknown { name: name.into_owned(), origin: Origin::Environment, near });
+                continue;
+            };
+            match value.to_str() {
+                Some(value) => {
+                    settings.0.insert(setting.key, Written { items: split(setting, value), origin });
+                }
+                None => {
+                    let value = value.to_string_lossy().into_owned();
+                    faults.push(Fault::Value { key: setting.key, value, origin, expected: "UTF-8 text".to_owned() });
+                }
+            }
+        }
+        settings
+    }
+
+    fn from_file(path: &Path, faults: &mut Vec<Fault>) -> Self {
+        match fs::read_to_string(path) {
+            Ok(text) => Self::from_toml(&text, path, faults),
+            Err(error) => {
+                faults.push(Fault::Unreadable { path: path.to_owned(), reason: error.to_string() });
+                Self::default()
+            }
+        }
+    }
+
+    fn from_toml(text: &str, path: &Path, faults: &mut Vec<Fault>) -> Self {
+        let line = |offset: usize| 1 + text.bytes().take(offset).filter(|byte| *byte == b'\n').count();
+        let keys: BTreeMap<Spanned<String>, Value> = match toml::from_str(text) {
+            Ok(keys) => keys,
+            Err(error) => {
+                let line_number = line(error.span().map_or(0, |span| span.start));
+                let reason = error.message().to_owned();
+                faults.push(Fault::Syntax { path: path.to_owned(), line_number, reason });
+                return Self::default();
+            }
+        };
+        let mut settings = Self::default();
+        for (key, value) in keys {
+            let origin = Origin::File { path: path.to_owned(), line: line(key.span().start) };
+            let key = key.into_inner();
+            let Some(setting) = Setting::of(&key) else {
+                let near = nearest(&key, SETTINGS.iter().map(|setting| setting.key.to_owned()));
+                faults.push(Fault::Unknown { name: key, origin, near });
+                continue;
+            };
+            if holds(setting, &value) {
+                settings.0.insert(setting.key, Written { items: items(&value), origin });
+            } else {
+                let (value, expected) = (value.to_string(), setting.expected());
+                faults.push(Fault::Value { key: setting.key, value, origin, expected });
+            }
+        }
+        settings
+    }
+}
+
+/// Reads every value; a setting with a fault, or with no value, keeps its default.
+fn read(effective: &Settings, faults: &mut Vec<Fault>) -> Config {
+    let mut config = Config::default();
+    let mut value_faults: Vec<Fault> = Vec::new();
+    for setting in SETTINGS {
+        let Some(Written { items, origin }) = effective.0.get(setting.key) else { continue };
+        if !setting.read(&mut config, items) {
+            let (value, origin, expected) = (items.join(","), origin.clone(), setting.expected());
+            value_faults.push(Fault::Value { key: setting.key, value, origin, expected });
+        }
+    }
+    faults.append(&mut value_faults);
+    let origin = |key: &str| effective.0.get(key).map_or(Origin::Default, |written| written.origin.clone());
+    let relations = config.relation_faults(faults, origin);
+    faults.extend(relations);
+    config
+}
+
+/// Tells whether TOML `value` is of a kind that the setting can be written as.
+fn holds(setting: &Setting, value: &Value) -> bool {
+    match value {
+        Value::String(_) | Value::Integer(_) | Value::Boolean(_) => true,
+        Value::Array(values) => setting.many && values.iter().all(Value::is_str),
+        Value::Float(_) | Value::Datetime(_) | Value::Table(_) => false,
+    }
+}
+
+fn split(setting: &Setting, value: &str) -> Vec<String> {
+    if setting.many { value.split(',').map(|item| item.trim().to_owned()).collect() } else { vec![value.to_owned()] }
+}
+
+/// Tells whether Kubernetes or Docker set this variable for a service whose name begins with `pombo`.
+///
+/// They set `POMBO_SERVICE_HOST`, `POMBO_PORT=tcp://…` and the like in every container beside such a service.
+fn is_service_link(name: &str, value: &OsString) -> bool {
+    let numbered = name.split("_PORT_").nth(1).is_some_and(|rest| rest.starts_with(|c: char| c.is_ascii_digit()));
+    let address = name.ends_with("_PORT") && value.to_string_lossy().contains("://");
+    name.ends_with("_SERVICE_HOST") || name.contains("_SERVICE_PORT") || numbered || address
+}
+
+/// Finds the name that was probably meant by `wrong`.
+fn nearest(wrong: &str, names: impl Iterator<Item = String>) -> Option<String> {
+    let (distance, name) = names.map(|name| (distance(wrong, &name), name)).min()?;
+    (distance <= 3 && distance * 3 <= wrong.chars().count()).then_some(name)
+}
+
+/// Counts the characters to insert, delete or replace to make `a` into `b` (Levenshtein's distance).
+fn distance(a: &str, b: &str) -> usize {
+    // Names longer than any of ours are no slip of the pen; the bound keeps a hostile one cheap.
+    let a: Vec<char> = a.chars().take(64).collect();
+    let b: Vec<char> = b.chars().take(64).collect();
+    let mut row: Vec<usize> = (0..=b.len()).collect();
+    for (i, from) in a.iter().enumerate() {
+        let mut diagonal = row[0];
+        row[0] = i + 1;
+        for (j, to) in b.iter().enumerate() {
+            let replaced = diagonal + usize::from(from != to);
+            diagonal = row[j + 1];
+            row[j + 1] = replaced.min(row[j] + 1).min(diagonal + 1);
+        }
+    }
+    row[b.len()]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn variables(pairs: &[(&str, &str)]) -> Vec<(OsString, OsString)> {
+        pairs.iter().map(|(name, value)| (OsString::from(name), OsString::from(value))).collect()
+    }
+
+    /// Loads `toml` as the only layer, and compares the lines of all faults.
+    #[track_caller]
+    fn check_file(toml: &str, lines: &[&str]) {
+        let mut faults = Vec::new();
+        let settings = Settings::from_toml(toml, Path::new("p.toml"), &mut faults);
+        read(&settings, &mut faults);
+        assert_eq!(faults.iter().map(Fault::to_string).collect::<Vec<_>>(), lines);
+    }
+
+    #[track_caller]
+    fn check_variables(pairs: &[(&str, &str)], lines: &[&str]) {
+        let shown = match load(&Settings::default(), None, &variables(pairs)) {
+            Ok(_) => Vec::new(),
+            Err(faults) => faults.iter().map(Fault::to_string).collect(),
+        };
+        assert_eq!(shown, lines);
+    }
+
+    #[test]
+    fn reads_files() {
+        check_file("", &[]);
+        check_file("# nothing\n", &[]);
+        check_file("listen = '127.0.0.1:1'\nshards = 2\npage = false\n", &[]);
+        check_file("listen = ['127.0.0.1:1', 'unix:/a,b']\noutbox_bytes_max = '4 MiB'\nshards = '3'", &[]);
+    }
+
+    #[test]
+    fn tells_every_fault_of_a_file_with_its_line() {
+        check_file(
+            "\nshards = 0\nlogin_timeout = 5\npage = 1.5\nlisten = [1]\n\
+             uid_bytes_max = [1]\nshard = 1\nqqq = 1\n[limits]\na = 1",
+            &[
+                "limits (from p.toml, line 9): no such setting",
+                "listen = [1] (from p.toml, line 5): expected one or more of IP:PORT, localhost:PORT or unix:/PATH",
+                "page = 1.5 (from p.toml, line 4): expected true or false",
+                "qqq (from p.toml, line 8): no such setting",
+                "shard (from p.toml, line 7): no such setting, did you mean shards?",
+                "uid_bytes_max = [1] (from p.toml, line 6): expected a size of 1 to 1KiB",
+                "shards = 0 (from p.toml, line 2): expected 1 to 256",
+                "login_timeout = 5 (from p.toml, line 3): expected a time of 1ms to 1h, as in 5s",
+            ],
+        );
+        check_file(
+            "listen = []",
+            &["listen =  (from p.toml, line 1): expected one or more of IP:PORT, localhost:PORT or unix:/PATH"],
+        );
+    }
+
+    #[test]
+    fn tells_where_a_file_is_not_toml() {
+        check_file("shards = 1\nshards = 2", &["p.toml, line 2: duplicate key"]);
+        check_file("shards = 1\nlisten", &["p.toml, line 2: key with no value, expected `=`"]);
+    }
+
+    #[test]
+    fn reads_variables() {
+        check_variables(&[("POMBO_SHARDS", "4"), ("HOME", "/"), ("POMBOX", "1"), ("pombo_x", "1")], &[]);
+        check_variables(&[("POMBO_LISTEN", "127.0.0.1:0, unix:/x"), ("POMBO_PATHS", "/a,/b")], &[]);
+        check_variables(
+            &[("POMBO_SHARDS", ""), ("POMBO_SHARD", "4"), ("POMBO_PORT", "80"), ("POMBO_CONFI", "x")],
+            &[
+                "POMBO_SHARD (from the environment): no such setting, did you mean POMBO_SHARDS?",
+                "POMBO_PORT (from the environment): no such setting",
+                "POMBO_CONFI (from the environment): no such setting, did you mean POMBO_CONFIG?",
+                "shards =  (from POMBO_SHARDS): expected 1 to 256",
+            ],
+        );
+    }
+
+    #[test]
+    fn leaves_the_variables_of_an_orchestrator_alone() {
+        check_variables(
+            &[
+                ("POMBO_SERVICE_HOST", "10.0.0.1"),
+                ("POMBO_SERVICE_PORT", "1234"),
+                ("POMBO_SERVICE_PORT_WS", "1234"),
+                ("POMBO_PORT", "tcp://10.0.0.1:1234"),
+                ("POMBO_PORT_1234_TCP_ADDR", "10.0.0.1"),
+                ("POMBO_EU_SERVICE_HOST", "10.0.0.1"),
+            ],
+            &[],
+        );
+    }
+
+    #[test]
+    fn tells_relations_with_where_they_were_written() {
+        check_variables(
+            &[("POMBO_OUTBOX_BYTES_MAX", "1000")],
+            &[
+                "outbox_bytes_max = 1000 (from POMBO_OUTBOX_BYTES_MAX): expected message_bytes_max + 14 = 1048590 or more",
+            ],
+        );
+        check_variables(
+            &[("POMBO_MESSAGE_BYTES_MAX", "4MiB")],
+            &["outbox_bytes_max = 2MiB (the default): expected message_bytes_max + 14 = 4194318 or more"],
+        );
+        // Whether the outbox is large enough can't be told while the message's bound is unknown.
+        check_variables(
+            &[("POMBO_OUTBOX_BYTES_MAX", "1000"), ("POMBO_MESSAGE_BYTES_MAX", "x")],
+            &["message_bytes_max = x (from POMBO_MESSAGE_BYTES_MAX): expected a size of 1 to 1GiB"],
+        );
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn tells_text_that_is_not_utf8() {
+        use std::os::unix::ffi::OsStringExt;
+        let variables = [("POMBO_SHARDS".into(), OsString::from_vec(b"\xff".to_vec()))];
+        let faults = load(&Settings::default(), None, &variables).expect_err("the value is not UTF-8");
+        assert_eq!(faults.to_string(), "shards = \u{fffd} (from POMBO_SHARDS): expected UTF-8 text");
+    }
+
+    #[test]
+    fn finds_near_names() {
+        for (a, b, expected) in [("", "", 0), ("", "ab", 2), ("ab", "", 2), ("abc", "abd", 1), ("kitten", "sitting", 3)]
+        {
+            assert_eq!(distance(a, b), expected, "{a} {b}");
+        }
+        let near = |wrong| nearest(wrong, SETTINGS.iter().map(|setting| setting.key.to_owned()));
+        assert_eq!(near("outbox-bytes-max").as_deref(), Some("outbox_bytes_max"));
+        assert_eq!(near("log_levle").as_deref(), Some("log_level"));
+        assert_eq!(near("x"), None);
+        assert_eq!(near(&"x".repeat(10_000)), None);
+    }
+}

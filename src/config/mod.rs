@@ -1,0 +1,527 @@
+//! The node's settings, checked: what each means, its range, and its default.
+//!
+//! [`Config`] is a plain value that a program may build by hand (`Config { shards, ..Config::default() }`)
+//! or [`load()`] from flags, environment and file. Every default stands in `impl Default` and nowhere else;
+//! every range stands in [`SETTINGS`], which also gives each setting its flag, its variable, its TOML key
+//! and its line in `docs/settings.md`.
+//!
+//! The server wiring owns the config. A room gets its own small part ([`SessionSettings`],
+//! [`GatewaySettings`]), never the whole; nothing in here reads the environment or any other global.
+
+use std::num::NonZeroUsize;
+use std::time::Duration;
+
+mod fault;
+mod form;
+mod listen;
+mod load;
+mod table;
+
+pub use fault::{Fault, Faults, Origin};
+pub use listen::{Listen, ListenError};
+pub use load::{FILE_VARIABLE, Settings, load};
+pub use table::{Reload, SETTINGS, Setting, VARIABLE_PREFIX};
+
+/// Every setting of a node, in its checked form.
+///
+/// Sizes are bytes. A value built by hand is checked by [`Config::check`], which the server calls
+/// before it binds; a loaded one has been checked.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Config {
+    /// Addresses to accept connections on; port 0 lets the kernel choose.
+    ///
+    /// The default is loopback: whoever can reach the port can log in as anybody. Range: one or more of `IP:PORT`,
+    /// `localhost:PORT` or `unix:/PATH`. Default: `127.0.0.1:1234`.
+    pub listen: Vec<Listen>,
+
+    /// Shard threads; each owns the sessions of its part of the uids.
+    ///
+    /// More than the cores only adds wake-ups; fewer leaves cores to other programs. The cores are those that the
+    /// process may use, cgroup quotas included. Range: 1 to 256. Default: the cores.
+    pub shards: NonZeroUsize,
+
+    /// Threads that accept, upgrade and log in connections.
+    ///
+    /// What they do is rare, and slow compared to a push: more takes a storm of reconnects faster, at the price of
+    /// shard time while it lasts. Range: 1 to 64. Default: a quarter of the cores, at least 1.
+    pub gateway_threads: NonZeroUsize,
+
+    /// Most connections on the node, sessions and handshakes together.
+    ///
+    /// One more is refused. An idle session costs under 1 KiB of private memory and a file descriptor, besides the
+    /// kernel's buffers. Range: 1 to 100000000. Default: `1000000`.
+    pub connections_max: usize,
+
+    /// Most connections that have not logged in yet.
+    ///
+    /// One more waits in the kernel's backlog or is refused. A higher bound rides out a bigger storm of reconnects,
+    /// and gives strangers more memory to hold. Range: 1 to 1000000. Default: `16384`.
+    pub handshakes_max: usize,
+
+    /// Request paths that upgrade to a WebSocket.
+    ///
+    /// A list lets a proxy share the host with other services, and answers 404 elsewhere. Range: `any`, or paths
+    /// such as `/ws`, without a query. Default: `any`.
+    pub paths: Paths,
+
+    /// Text that answers a login; `{uid}` in it is replaced by the uid.
+    ///
+    /// The default is the demo's, byte for byte. Range: text of up to 4096 bytes. Default: `Login realizado com
+    /// sucesso, seu uid é {uid}`.
+    pub login_reply: String,
+
+    /// What happens when a uid that is logged in logs in again.
+    ///
+    /// `replace` suits one device per user, `share` several; `reject` protects a session from takeover, but locks a
+    /// user out until a dead connection is noticed. Range: `replace`, `reject` or `share`. Default: `replace`.
+    pub duplicate_login: DuplicateLogin,
+
+    /// Most sessions of one uid while `duplicate_login` is `share`.
+    ///
+    /// One more login is refused. Bounds what one push can fan out to. Range: 1 to 65536. Default: `16`.
+    pub uid_sessions_max: NonZeroUsize,
+
+    /// Time from accepting a connection to the end of its HTTP upgrade.
+    ///
+    /// Shorter frees the places of dead and hostile peers sooner; longer serves bad networks. Range: a time of 1ms
+    /// to 1h, as in `5s`. Default: `5s`.
+    pub handshake_timeout: Duration,
+
+    /// Time from the upgrade to the login frame.
+    ///
+    /// The same trade-off as `handshake_timeout`. Range: a time of 1ms to 1h, as in `5s`. Default: `10s`.
+    pub login_timeout: Duration,
+
+    /// Longest login message; at least `uid_bytes_max`.
+    ///
+    /// It is what a stranger may make the node hold. Range: a size of 16 to 1MiB. Default: `8KiB`.
+    pub login_bytes_max: usize,
+
+    /// Time from a message's first byte to its last.
+    ///
+    /// Bounds how long a peer can occupy a half-received message's memory; slow links with large messages need
+    /// more. Range: a time of 1ms to 1h, as in `5s`. Default: `60s`.
+    pub message_timeout: Duration,
+
+    /// Longest message a client may send, its fragments joined.
+    ///
+    /// A longer one ends the session with 1009. A higher bound lets each connection hold more memory while it
+    /// sends. Range: a size of 1 to 1GiB. Default: `1MiB`.
+    pub message_bytes_max: usize,
+
+    /// Longest uid.
+    ///
+    /// In bytes, not characters. Each session keeps its uid, so long ones cost memory. Range: a size of 1 to 1KiB.
+    /// Default: `256`.
+    pub uid_bytes_max: usize,
+
+    /// Most bytes waiting for one session that its socket has not taken; at least `message_bytes_max` + 14.
+    ///
+    /// Past it `slow_consumer` acts. More rides out a longer stall of a receiver, and lets it hold more memory; 14
+    /// bytes are the longest header of a frame. Range: a size of 128 to 2GiB. Default: `2MiB`.
+    pub outbox_bytes_max: usize,
+
+    /// Size of the kernel's send buffer for each connection; `auto` leaves it to the kernel.
+    ///
+    /// The kernel's own tuning gives fast links their full rate, and hides up to 4 MiB of lag from `slow_consumer`;
+    /// a small buffer shows the lag at once. Range: `auto`, or a size of 4KiB to 256MiB. Default: `auto`.
+    pub send_buffer_bytes: Option<usize>,
+
+    /// What happens to a session whose outbox is full.
+    ///
+    /// With `disconnect` nothing is lost unseen: the client knows, and reconnects. `drop-newest` and `drop-oldest`
+    /// keep the connection and lose messages. Every drop is counted. Range: `disconnect`, `drop-newest` or
+    /// `drop-oldest`. Default: `disconnect`.
+    pub slow_consumer: SlowConsumer,
+
+    /// Most bytes of mail in flight from one shard to another.
+    ///
+    /// The control thread counts as one more shard. More smooths bursts between shards; all mailboxes together may
+    /// hold this times the square of the shards. Range: a size of 1KiB to 1GiB. Default: `1MiB`.
+    pub mailbox_bytes_max: usize,
+
+    /// Time between two pings to a session; one silent for two of them is closed.
+    ///
+    /// Shorter notices vanished peers and keeps address translators awake; longer saves batteries and packets.
+    /// Range: a time of 10ms to 24h, as in `5s`. Default: `25s`.
+    pub heartbeat_interval: Duration,
+
+    /// Time a closing connection may take to answer the close frame and end.
+    ///
+    /// Longer lets slow peers still see the code; shorter frees their descriptors sooner. Range: a time of 1ms to
+    /// 1h, as in `5s`. Default: `2s`.
+    pub close_timeout: Duration,
+
+    /// Time a drain may take: the first half spreads the closes, the second flushes outboxes.
+    ///
+    /// Longer spreads the reconnects that follow; keep it under the grace period of what stops the process. Range:
+    /// a time of 0s to 1h, as in `5s`. Default: `10s`.
+    pub drain_timeout: Duration,
+
+    /// Whether an ordinary GET on the WebSocket port answers the built-in page.
+    ///
+    /// The page lets a newcomer try the node from a browser; without it the answer is 404. Range: `true` or
+    /// `false`. Default: `true`.
+    pub page: bool,
+
+    /// How log lines look.
+    ///
+    /// `human` for reading in a terminal, `json` for collectors, an object a line. Range: `human` or `json`.
+    /// Default: `human`.
+    pub log_format: LogFormat,
+
+    /// The least severe event that is logged.
+    ///
+    /// `debug` logs the life of each session, `trace` each frame; both cost at every connection. Range: `off`,
+    /// `error`, `warn`, `info`, `debug` or `trace`. Default: `info`.
+    pub log_level: LogLevel,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        let cores = num_cpus::get();
+        Self {
+            listen: vec![Listen::LOOPBACK],
+            shards: at_least_one(cores.min(256)),
+            gateway_threads: at_least_one((cores / 4).min(64)),
+            connections_max: 1_000_000,
+            handshakes_max: 16_384,
+            paths: Paths::Any,
+            login_reply: "Login realizado com sucesso, seu uid é {uid}".to_owned(),
+            duplicate_login: DuplicateLogin::Replace,
+            uid_sessions_max: at_least_one(16),
+            handshake_timeout: Duration::from_secs(5),
+            login_timeout: Duration::from_secs(10),
+            login_bytes_max: 8 * 1024,
+            message_timeout: Duration::from_secs(60),
+            message_bytes_max: 1024 * 1024,
+            uid_bytes_max: 256,
+            outbox_bytes_max: 2 * 1024 * 1024,
+            send_buffer_bytes: None,
+            slow_consumer: SlowConsumer::Disconnect,
+            mailbox_bytes_max: 1024 * 1024,
+            heartbeat_interval: Duration::from_secs(25),
+            close_timeout: Duration::from_secs(2),
+            drain_timeout: Duration::from_secs(10),
+            page: true,
+            log_format: LogFormat::Human,
+            log_level: LogLevel::Info,
+        }
+    }
+}
+
+fn at_least_one(count: usize) -> NonZeroUsize {
+    NonZeroUsize::new(count).unwrap_or(NonZeroUsize::MIN)
+}
+
+/// What a shard needs to know; see the fields of the same names in [`Config`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SessionSettings {
+    /// Longest message a client may send.
+    pub message_bytes_max: usize,
+    /// Time from a message's first byte to its last.
+    pub message_timeout: Duration,
+    /// Most bytes waiting for one session; at least `message_bytes_max` + 14.
+    pub outbox_bytes_max: usize,
+    /// What happens to a session whose outbox is full.
+    pub slow_consumer: SlowConsumer,
+    /// Time between two pings to a session.
+    pub heartbeat_interval: Duration,
+    /// Time a closing connection may take.
+    pub close_timeout: Duration,
+    /// What happens when a uid that is logged in logs in again.
+    pub duplicate_login: DuplicateLogin,
+    /// Most sessions of one uid under [`DuplicateLogin::Share`]; at least one.
+    pub uid_sessions_max: usize,
+    /// Text that answers a login, with `{uid}` for the uid.
+    pub login_reply: String,
+}
+
+/// What the gateway needs to know; see the fields of the same names in [`Config`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct GatewaySettings {
+    /// Most connections on the node, sessions and handshakes together.
+    pub connections_max: usize,
+    /// Most connections that have not logged in yet.
+    pub handshakes_max: usize,
+    /// Request paths that upgrade.
+    pub paths: Paths,
+    /// Time from accepting a connection to the end of its upgrade.
+    pub handshake_timeout: Duration,
+    /// Time from the upgrade to the login frame.
+    pub login_timeout: Duration,
+    /// Longest login message.
+    pub login_bytes_max: usize,
+    /// Longest uid.
+    pub uid_bytes_max: usize,
+    /// Time a refused connection may take to end.
+    pub close_timeout: Duration,
+    /// Whether an ordinary GET answers the page.
+    pub page: bool,
+    /// Size of the kernel's send buffer, unless the kernel tunes it.
+    pub send_buffer_bytes: Option<usize>,
+}
+
+impl Config {
+    /// Checks every value against its range, and those that depend on each other.
+    ///
+    /// # Errors
+    /// All faults together: values out of range, an outbox too small for the largest frame, a login message
+    /// shorter than the longest uid.
+    pub fn check(&self) -> Result<(), Faults> {
+        let mut faults: Vec<Fault> = SETTINGS
+            .iter()
+            .filter(|setting| !setting.allows(self))
+            .map(|setting| self.fault(setting.key, Origin::Code, setting.expected()))
+            .collect();
+        let relations = self.relation_faults(&faults, |_| Origin::Code);
+        faults.extend(relations);
+        if faults.is_empty() { Ok(()) } else { Err(Faults(faults)) }
+    }
+
+    /// Tells which values don't go with each other, apart from those that `faults` already holds.
+    fn relation_faults(&self, faults: &[Fault], origin: impl Fn(&str) -> Origin) -> Vec<Fault> {
+        let sound = |key| !faults.iter().any(|fault| matches!(fault, Fault::Value { key: at, .. } if *at == key));
+        let frame_bytes_max = self.message_bytes_max.saturating_add(FRAME_HEADER_BYTES_MAX);
+        let relations = [
+            (
+                "outbox_bytes_max",
+                self.outbox_bytes_max < frame_bytes_max && sound("message_bytes_max"),
+                format!("message_bytes_max + {FRAME_HEADER_BYTES_MAX} = {frame_bytes_max} or more"),
+            ),
+            (
+                "login_bytes_max",
+                self.login_bytes_max < self.uid_bytes_max && sound("uid_bytes_max"),
+                format!("uid_bytes_max = {} or more", self.uid_bytes_max),
+            ),
+        ];
+        let broken = relations.into_iter().filter(|(key, broken, _)| *broken && sound(key));
+        broken.map(|(key, _, expected)| self.fault(key, origin(key), expected)).collect()
+    }
+
+    fn fault(&self, key: &'static str, origin: Origin, expected: String) -> Fault {
+        let value = Setting::of(key).map(|setting| setting.text(self)).unwrap_or_default();
+        Fault::Value { key, value, origin, expected }
+    }
+
+    /// Takes over from `new` what can change while the node runs.
+    ///
+    /// Returns the settings that hold from now on, and which keys differed. `new` must have been checked; then
+    /// the result is sound too, since settings that depend on each other are all taken.
+    #[must_use]
+    pub fn reload(&self, new: &Config) -> (Config, Reloaded) {
+        let mut next = self.clone();
+        let mut reloaded = Reloaded::default();
+        for setting in SETTINGS.iter().filter(|setting| setting.show(self) != setting.show(new)) {
+            match setting.reload {
+                Reload::Live => {
+                    setting.take(&mut next, new);
+                    reloaded.taken.push(setting.key);
+                }
+                Reload::Restart => reloaded.needs_restart.push(setting.key),
+            }
+        }
+        (next, reloaded)
+    }
+
+    /// Shows every setting as TOML, with what it does; loaded again, it makes an equal config.
+    pub fn to_toml(&self) -> String {
+        let mut text = String::new();
+        let mut group = "";
+        for setting in SETTINGS {
+            if setting.group != group {
+                let gap = if group.is_empty() { "" } else { "\n" };
+                group = setting.group;
+                text += &format!("{gap}## {group}\n");
+            }
+            let (key, value) = (setting.key, setting.show(self));
+            text += &format!("\n# {}.\n# {}.\n{key} = {value}\n", setting.help, setting.expected());
+        }
+        text
+    }
+
+    /// Copies out a shard's part.
+    pub fn session(&self) -> SessionSettings {
+        SessionSettings {
+            message_bytes_max: self.message_bytes_max,
+            message_timeout: self.message_timeout,
+            outbox_bytes_max: self.outbox_bytes_max,
+            slow_consumer: self.slow_consumer,
+            heartbeat_interval: self.heartbeat_interval,
+            close_timeout: self.close_timeout,
+            duplicate_login: self.duplicate_login,
+            uid_sessions_max: self.uid_sessions_max.get(),
+            login_reply: self.login_reply.clone(),
+        }
+    }
+
+    /// Copies out the gateway's part.
+    pub fn gateway(&self) -> GatewaySettings {
+        GatewaySettings {
+            connections_max: self.connections_max,
+            handshakes_max: self.handshakes_max,
+            paths: self.paths.clone(),
+            handshake_timeout: self.handshake_timeout,
+            login_timeout: self.login_timeout,
+            login_bytes_max: self.login_bytes_max,
+            uid_bytes_max: self.uid_bytes_max,
+            close_timeout: self.close_timeout,
+            page: self.page,
+            send_buffer_bytes: self.send_buffer_bytes,
+        }
+    }
+}
+
+/// Longest header of a frame that a server sends or receives (RFC 6455, section 5.2).
+const FRAME_HEADER_BYTES_MAX: usize = 14;
+
+/// What a reload did.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Reloaded {
+    /// Keys that differed and were taken over.
+    pub taken: Vec<&'static str>,
+    /// Keys that differed and keep their old value until the node starts again.
+    pub needs_restart: Vec<&'static str>,
+}
+
+/// Which request paths upgrade to a WebSocket.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Paths {
+    /// Every path.
+    Any,
+    /// These paths exactly; each begins with `/`, and the query is not part of it.
+    List(Vec<String>),
+}
+
+impl Paths {
+    /// Tells whether a request for `path` (without its query) may upgrade.
+    pub fn allows(&self, path: &str) -> bool {
+        match self {
+            Self::Any => true,
+            Self::List(paths) => paths.iter().any(|allowed| allowed == path),
+        }
+    }
+}
+
+/// What happens when a uid that is logged in logs in again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum DuplicateLogin {
+    /// The newest login gets the uid; the older session is closed with 4001.
+    Replace,
+    /// The newcomer is refused.
+    Reject,
+    /// Each session gets every message, up to `uid_sessions_max` sessions.
+    Share,
+}
+
+/// What happens to a session whose outbox is full.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SlowConsumer {
+    /// The session is closed with 4008.
+    Disconnect,
+    /// The message that does not fit is dropped and counted.
+    DropNewest,
+    /// The oldest whole unsent messages are dropped and counted.
+    DropOldest,
+}
+
+/// How log lines look.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LogFormat {
+    /// For reading in a terminal.
+    Human,
+    /// One JSON object a line, for collectors.
+    Json,
+}
+
+/// The least severe event that is logged.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LogLevel {
+    /// Nothing.
+    Off,
+    /// Someone must act.
+    Error,
+    /// Something was refused or lost.
+    Warn,
+    /// The life of the node.
+    Info,
+    /// The life of each session.
+    Debug,
+    /// Frames.
+    Trace,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[track_caller]
+    fn check(change: impl FnOnce(&mut Config), lines: &str) {
+        let mut config = Config::default();
+        change(&mut config);
+        assert_eq!(config.check().map_err(|faults| faults.to_string()).err().unwrap_or_default(), lines);
+    }
+
+    #[test]
+    fn tells_ranges_and_relations_together() {
+        check(|_| {}, "");
+        check(
+            |c| c.listen.clear(),
+            "listen =  (from the program): expected one or more of IP:PORT, localhost:PORT or unix:/PATH",
+        );
+        check(|c| c.shards = at_least_one(257), "shards = 257 (from the program): expected 1 to 256");
+        check(|c| c.connections_max = 0, "connections_max = 0 (from the program): expected 1 to 100000000");
+        check(
+            |c| c.outbox_bytes_max = 1000,
+            "outbox_bytes_max = 1000 (from the program): expected message_bytes_max + 14 = 1048590 or more",
+        );
+        check(|c| c.outbox_bytes_max = c.message_bytes_max + 14, "");
+        check(
+            |c| c.message_bytes_max = 4 << 20,
+            "outbox_bytes_max = 2MiB (from the program): expected message_bytes_max + 14 = 4194318 or more",
+        );
+        check(
+            |c| c.login_bytes_max = 100,
+            "login_bytes_max = 100 (from the program): expected uid_bytes_max = 256 or more",
+        );
+        check(
+            |c| {
+                c.outbox_bytes_max = 0;
+                c.close_timeout = Duration::ZERO;
+                c.message_bytes_max = usize::MAX;
+            },
+            "message_bytes_max = 9223372036854775807 (from the program): expected a size of 1 to 1GiB\n\
+             outbox_bytes_max = 0 (from the program): expected a size of 128 to 2GiB\n\
+             close_timeout = 0s (from the program): expected a time of 1ms to 1h, as in 5s",
+        );
+    }
+
+    #[test]
+    fn reload_takes_what_can_change() {
+        let old = Config::default();
+        assert_eq!(old.reload(&old), (old.clone(), Reloaded::default()));
+
+        let new = Config {
+            shards: at_least_one(old.shards.get() + 1),
+            login_reply: "hello {uid}".to_owned(),
+            log_level: LogLevel::Debug,
+            log_format: LogFormat::Json,
+            ..old.clone()
+        };
+        let (next, reloaded) = old.reload(&new);
+        assert_eq!(reloaded.taken, ["login_reply", "log_level"]);
+        assert_eq!(reloaded.needs_restart, ["shards", "log_format"]);
+        let expected = Config { shards: old.shards, log_format: LogFormat::Human, ..new };
+        assert_eq!(next, expected);
+    }
+
+    #[test]
+    fn paths_are_exact() {
+        let list = Paths::List(vec!["/ws".to_owned()]);
+        assert!(list.allows("/ws"));
+        for path in ["/", "/ws/", "/WS", "/ws2", ""] {
+            assert!(!list.allows(path), "{path}");
+            assert!(Paths::Any.allows(path), "{path}");
+        }
+    }
+}

@@ -1,0 +1,234 @@
+//! The table of settings: each declared once, with its form, range, group and what it does.
+//!
+//! Flags, variables, TOML keys, `--print-config`, the reload and `docs/settings.md` are all made from this
+//! table, so none can drift from another. Defaults are not here: they stand in `impl Default for Config`.
+
+use toml::Value;
+
+use super::form::{Addresses, Count, Form, PathList, Size, Switch, Text, Time, Word, items};
+use super::{Config, DuplicateLogin, LogFormat, LogLevel, SlowConsumer};
+
+/// One setting: its names, and how it is read, shown and taken over.
+pub struct Setting {
+    /// TOML key, and the field of [`Config`].
+    pub key: &'static str,
+    /// Heading that it stands under.
+    pub group: &'static str,
+    /// One sentence on what it does, without a full stop.
+    pub help: &'static str,
+    /// Whether a running node can change it.
+    pub reload: Reload,
+    /// Whether it takes several values: a repeated flag, commas, a TOML array.
+    pub many: bool,
+    /// What stands for the value in help texts.
+    pub placeholder: &'static str,
+    /// The default in words, where it depends on the machine.
+    computed: Option<&'static str>,
+    expected: fn() -> String,
+    read: fn(&mut Config, &[String]) -> bool,
+    show: fn(&Config) -> Value,
+    take: fn(&mut Config, &Config),
+}
+
+/// Whether a running node can change a setting.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Reload {
+    /// A reload takes it.
+    Live,
+    /// Only the next start takes it.
+    Restart,
+}
+
+impl Setting {
+    /// Finds the setting of this key.
+    pub fn of(key: &str) -> Option<&'static Self> {
+        SETTINGS.iter().find(|setting| setting.key == key)
+    }
+
+    /// Returns the flag, `--outbox-bytes-max`.
+    pub fn flag(&self) -> String {
+        format!("--{}", self.key.replace('_', "-"))
+    }
+
+    /// Returns the environment variable, `POMBO_OUTBOX_BYTES_MAX`.
+    pub fn variable(&self) -> String {
+        format!("{VARIABLE_PREFIX}{}", self.key.to_uppercase())
+    }
+
+    /// Says which values there are, to follow "expected".
+    pub fn expected(&self) -> String {
+        (self.expected)()
+    }
+
+    /// Shows the default, in words where it depends on the machine.
+    pub fn default_text(&self) -> String {
+        self.computed.map_or_else(|| self.text(&Config::default()), str::to_owned)
+    }
+
+    /// Tells whether the default depends on the machine, so that its text is words and no value.
+    pub fn default_varies(&self) -> bool {
+        self.computed.is_some()
+    }
+
+    /// Shows the value in `config` as one would write it in a flag.
+    pub fn text(&self, config: &Config) -> String {
+        items(&self.show(config)).join(",")
+    }
+
+    /// Shows the value in `config` as TOML.
+    pub(super) fn show(&self, config: &Config) -> Value {
+        (self.show)(config)
+    }
+
+    /// Reads the value into `config`; returns whether it was sound, else `config` is as before.
+    pub(super) fn read(&self, config: &mut Config, items: &[String]) -> bool {
+        (self.read)(config, items)
+    }
+
+    /// Tells whether the value in `config` is one that could have been read.
+    pub(super) fn allows(&self, config: &Config) -> bool {
+        self.read(&mut config.clone(), &items(&self.show(config)))
+    }
+
+    /// Copies the value from `new` into `config`.
+    pub(super) fn take(&self, config: &mut Config, new: &Config) {
+        (self.take)(config, new);
+    }
+}
+
+/// What the name of every variable begins with.
+pub const VARIABLE_PREFIX: &str = "POMBO_";
+
+/// Makes a [`Setting`] of each row: `field: form, reload, what it does;` under a heading.
+///
+/// The field's name is the key, so a row can't name one field and set another.
+macro_rules! settings {
+    ($($group:literal { $($key:ident: $form:expr, $reload:ident $(, default $computed:literal)?, $help:literal;)* })*) => {
+        &[$($(Setting {
+            key: stringify!($key),
+            group: $group,
+            help: $help,
+            reload: Reload::$reload,
+            many: many(&$form, |config| &config.$key),
+            placeholder: placeholder(&$form, |config| &config.$key),
+            computed: settings!(@computed $($computed)?),
+            expected: || expected(&$form, |config| &config.$key),
+            read: |config, items| $form.read(items).map(|value| config.$key = value).is_some(),
+            show: |config| $form.show(&config.$key),
+            take: |config, new| config.$key = new.$key.clone(),
+        }),*),*]
+    };
+    (@computed) => { None };
+    (@computed $computed:literal) => { Some($computed) };
+}
+
+// The field tells which of a form's types is meant; nothing is read from it.
+type Field<T> = fn(&Config) -> &T;
+
+const fn many<T, F: Form<T>>(_: &F, _: Field<T>) -> bool {
+    F::MANY
+}
+
+const fn placeholder<T, F: Form<T>>(_: &F, _: Field<T>) -> &'static str {
+    F::PLACEHOLDER
+}
+
+fn expected<T, F: Form<T>>(form: &F, _: Field<T>) -> String {
+    form.expected()
+}
+
+const KIB: usize = 1 << 10;
+const MIB: usize = 1 << 20;
+const GIB: usize = 1 << 30;
+const HOUR: u64 = 3_600_000;
+
+/// Every setting, in the order in which they are told.
+pub static SETTINGS: &[Setting] = settings! {
+    "Listening" {
+        listen: Addresses, Restart, "Addresses to accept connections on; port 0 lets the kernel choose";
+        paths: PathList, Live, "Request paths that upgrade to a WebSocket";
+        page: Switch, Live, "Whether an ordinary GET on the WebSocket port answers the built-in page";
+    }
+    "Threads" {
+        shards: Count(1, 256), Restart, default "the cores",
+            "Shard threads; each owns the sessions of its part of the uids";
+        gateway_threads: Count(1, 64), Restart, default "a quarter of the cores, at least 1",
+            "Threads that accept, upgrade and log in connections";
+        mailbox_bytes_max: Size(KIB, GIB), Restart,
+            "Most bytes of mail in flight from one shard to another";
+    }
+    "Admission and login" {
+        connections_max: Count(1, 100_000_000), Live,
+            "Most connections on the node, sessions and handshakes together";
+        handshakes_max: Count(1, 1_000_000), Live, "Most connections that have not logged in yet";
+        handshake_timeout: Time(1, HOUR), Live, "Time from accepting a connection to the end of its HTTP upgrade";
+        login_timeout: Time(1, HOUR), Live, "Time from the upgrade to the login frame";
+        login_bytes_max: Size(16, MIB), Live, "Longest login message; at least uid_bytes_max";
+        uid_bytes_max: Size(1, KIB), Live, "Longest uid";
+        login_reply: Text(4096), Live, "Text that answers a login; {uid} in it is replaced by the uid";
+        duplicate_login: Word::<DuplicateLogin>::ANY, Live,
+            "What happens when a uid that is logged in logs in again";
+        uid_sessions_max: Count(1, 65_536), Live, "Most sessions of one uid while duplicate_login is share";
+    }
+    "Messages and slow consumers" {
+        message_bytes_max: Size(1, GIB), Live, "Longest message a client may send, its fragments joined";
+        message_timeout: Time(1, HOUR), Live, "Time from a message's first byte to its last";
+        outbox_bytes_max: Size(128, 2 * GIB), Live,
+            "Most bytes waiting for one session that its socket has not taken; at least message_bytes_max + 14";
+        send_buffer_bytes: Size(4 * KIB, 256 * MIB), Restart,
+            "Size of the kernel's send buffer for each connection; auto leaves it to the kernel";
+        slow_consumer: Word::<SlowConsumer>::ANY, Live, "What happens to a session whose outbox is full";
+    }
+    "Life of connections and of the node" {
+        heartbeat_interval: Time(10, 24 * HOUR), Live,
+            "Time between two pings to a session; one silent for two of them is closed";
+        close_timeout: Time(1, HOUR), Live, "Time a closing connection may take to answer the close frame and end";
+        drain_timeout: Time(0, HOUR), Live,
+            "Time a drain may take: the first half spreads the closes, the second flushes outboxes";
+    }
+    "Logs" {
+        log_format: Word::<LogFormat>::ANY, Restart, "How log lines look";
+        log_level: Word::<LogLevel>::ANY, Live, "The least severe event that is logged";
+    }
+};
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_field_of_the_config_is_a_setting_once() {
+        // `{:#?}` shows each field of the config itself at one step of indentation.
+        let shown = format!("{:#?}", Config::default());
+        let fields: Vec<&str> = shown
+            .lines()
+            .filter_map(|line| line.strip_prefix("    ").filter(|line| !line.starts_with([' ', ']', ')'])))
+            .filter_map(|line| line.split_once(':').map(|(field, _)| field))
+            .collect();
+        let mut keys: Vec<&str> = SETTINGS.iter().map(|setting| setting.key).collect();
+        for field in &fields {
+            assert!(keys.contains(field), "{field} is no setting");
+        }
+        assert_eq!(keys.len(), fields.len());
+        keys.sort_unstable();
+        keys.dedup();
+        assert_eq!(keys.len(), fields.len(), "a setting stands in the table twice");
+    }
+
+    #[test]
+    fn names_follow_the_key() {
+        let setting = Setting::of("outbox_bytes_max").expect("the table has it");
+        assert_eq!(setting.flag(), "--outbox-bytes-max");
+        assert_eq!(setting.variable(), "POMBO_OUTBOX_BYTES_MAX");
+        assert!(Setting::of("outbox").is_none());
+    }
+
+    #[test]
+    fn every_default_is_allowed_and_reads_back() {
+        let default = Config::default();
+        for setting in SETTINGS {
+            assert!(setting.allows(&default), "{}", setting.key);
+            assert!(!setting.read(&mut default.clone(), &[]), "{} reads nothing", setting.key);
+        }
+    }
+}

@@ -1,0 +1,213 @@
+//! Settings come from flags over environment over file over defaults, and all faults are told together.
+
+use std::ffi::OsString;
+use std::fs;
+use std::num::NonZeroUsize;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use pombo::config::{
+    Config, DuplicateLogin, Fault, Listen, LogFormat, LogLevel, Paths, Setting, Settings, SlowConsumer, load,
+};
+use tempfile::TempDir;
+
+/// The three layers, each as a user writes it.
+struct Layers {
+    flags: Settings,
+    variables: Vec<(OsString, OsString)>,
+    file: Option<PathBuf>,
+    directory: TempDir,
+}
+
+impl Layers {
+    fn new() -> Self {
+        let directory = TempDir::new().expect("a temporary directory");
+        Self { flags: Settings::default(), variables: Vec::new(), file: None, directory }
+    }
+
+    fn flag(mut self, key: &str, values: &[&str]) -> Self {
+        let values: Vec<String> = values.iter().map(|value| (*value).to_owned()).collect();
+        self.flags.set_flag(Setting::of(key).expect("a setting"), &values);
+        self
+    }
+
+    fn variable(mut self, name: &str, value: impl Into<OsString>) -> Self {
+        self.variables.push((name.into(), value.into()));
+        self
+    }
+
+    fn write(&self, name: &str, toml: &str) -> PathBuf {
+        let path = self.directory.path().join(name);
+        fs::write(&path, toml).expect("the temporary directory is writable");
+        path
+    }
+
+    fn file(mut self, toml: &str) -> Self {
+        self.file = Some(self.write("pombo.toml", toml));
+        self
+    }
+
+    #[track_caller]
+    fn load(&self) -> Config {
+        load(&self.flags, self.file.as_deref(), &self.variables).expect("sound settings")
+    }
+
+    /// The lines of all faults, with the file's directory taken out.
+    #[track_caller]
+    fn faults(&self) -> Vec<String> {
+        let faults = load(&self.flags, self.file.as_deref(), &self.variables).expect_err("faults");
+        let directory = format!("{}/", self.directory.path().display());
+        faults.iter().map(|fault: &Fault| fault.to_string().replace(&directory, "")).collect()
+    }
+}
+
+#[test]
+fn nothing_written_is_the_default() {
+    let layers = Layers::new();
+    assert_eq!(layers.load(), Config::default());
+    assert_eq!(layers.file("").load(), Config::default());
+}
+
+#[test]
+fn each_layer_hides_the_one_below() {
+    let file = "shards = 1\nuid_bytes_max = 10\nlogin_reply = 'file'\npage = false";
+    let layers = Layers::new().file(file);
+    assert_eq!(layers.load().shards.get(), 1);
+
+    let layers = layers.variable("POMBO_SHARDS", "2").variable("POMBO_LOGIN_REPLY", "variable, as it is");
+    let config = layers.load();
+    assert_eq!((config.shards.get(), config.login_reply.as_str()), (2, "variable, as it is"));
+
+    let config = layers.flag("shards", &["3"]).load();
+    assert_eq!((config.shards.get(), config.login_reply.as_str()), (3, "variable, as it is"));
+    assert_eq!((config.uid_bytes_max, config.page), (10, false));
+    assert_eq!(config.close_timeout, Config::default().close_timeout);
+}
+
+#[test]
+fn a_layer_replaces_a_list_as_a_whole() {
+    let layers = Layers::new().file("listen = ['127.0.0.1:1', '127.0.0.1:2']");
+    let listen = |text: &str| text.parse::<Listen>().expect("an address");
+    assert_eq!(layers.load().listen, [listen("127.0.0.1:1"), listen("127.0.0.1:2")]);
+
+    let layers = layers.variable("POMBO_LISTEN", "127.0.0.1:3, unix:/x");
+    assert_eq!(layers.load().listen, [listen("127.0.0.1:3"), listen("unix:/x")]);
+
+    let layers = layers.flag("listen", &["127.0.0.1:4", "127.0.0.1:5,127.0.0.1:6"]);
+    assert_eq!(layers.load().listen, ["127.0.0.1:4", "127.0.0.1:5", "127.0.0.1:6"].map(listen));
+}
+
+#[test]
+fn the_file_is_the_flags_or_else_the_variables() {
+    let layers = Layers::new();
+    let path = layers.write("other.toml", "shards = 7");
+    let layers = layers.variable("POMBO_CONFIG", path);
+    assert_eq!(layers.load().shards.get(), 7);
+    assert_eq!(layers.file("shards = 8").load().shards.get(), 8);
+}
+
+#[test]
+fn all_faults_are_told_together() {
+    let layers = Layers::new()
+        .file("shard = 2\nlogin_timeout = '10'\nslow_consumer = 'drop'")
+        .variable("POMBO_OUTBOX_BYTES_MAX", "1000")
+        .variable("POMBO_LISTENS", "x")
+        .flag("listen", &["127.0.0.1:1", "example.org:80"])
+        .flag("shards", &["0"]);
+    assert_eq!(
+        layers.faults(),
+        [
+            "POMBO_LISTENS (from the environment): no such setting, did you mean POMBO_LISTEN?",
+            "shard (from pombo.toml, line 1): no such setting, did you mean shards?",
+            "listen = 127.0.0.1:1,example.org:80 (from --listen): \
+             expected one or more of IP:PORT, localhost:PORT or unix:/PATH",
+            "shards = 0 (from --shards): expected 1 to 256",
+            "login_timeout = 10 (from pombo.toml, line 2): expected a time of 1ms to 1h, as in 5s",
+            "slow_consumer = drop (from pombo.toml, line 3): expected disconnect, drop-newest or drop-oldest",
+            "outbox_bytes_max = 1000 (from POMBO_OUTBOX_BYTES_MAX): expected message_bytes_max + 14 = 1048590 or more",
+        ]
+    );
+}
+
+#[test]
+fn a_missing_file_is_a_fault() {
+    let mut layers = Layers::new();
+    layers.file = Some(layers.directory.path().join("missing.toml"));
+    let faults = layers.variable("POMBO_SHARDS", "x").faults();
+    assert!(faults[0].starts_with("cannot read the settings in missing.toml: "), "{faults:?}");
+    assert_eq!(faults[1..], ["shards = x (from POMBO_SHARDS): expected 1 to 256"]);
+}
+
+#[test]
+fn a_hidden_value_is_not_read() {
+    let layers = Layers::new().file("shards = 0").variable("POMBO_SHARDS", "x").flag("shards", &["1"]);
+    assert_eq!(layers.load().shards.get(), 1);
+}
+
+/// Every field differs from its default, and holds what is hard to write.
+fn unusual() -> Config {
+    let count = |count| NonZeroUsize::new(count).expect("a count");
+    Config {
+        listen: vec!["[::1]:0".parse().expect("an address"), Listen::Unix("/run/a,b \"c\".sock".into())],
+        shards: count(200),
+        gateway_threads: count(60),
+        connections_max: 7,
+        handshakes_max: 8,
+        paths: Paths::List(vec!["/ws".to_owned(), "/a,b".to_owned()]),
+        login_reply: "olá \"{uid}\"\n\\ 'x' # no comment".to_owned(),
+        duplicate_login: DuplicateLogin::Share,
+        uid_sessions_max: count(3),
+        handshake_timeout: Duration::from_millis(1500),
+        login_timeout: Duration::from_micros(1001),
+        login_bytes_max: 1000,
+        message_timeout: Duration::from_secs(61),
+        message_bytes_max: 12_345,
+        uid_bytes_max: 999,
+        outbox_bytes_max: 12_359,
+        send_buffer_bytes: Some(65_536),
+        slow_consumer: SlowConsumer::DropOldest,
+        mailbox_bytes_max: 1024,
+        heartbeat_interval: Duration::from_secs(5400),
+        close_timeout: Duration::from_secs(3600),
+        drain_timeout: Duration::ZERO,
+        page: false,
+        log_format: LogFormat::Json,
+        log_level: LogLevel::Off,
+    }
+}
+
+#[test]
+fn a_printed_config_loads_back_to_the_same() {
+    for config in [Config::default(), unusual()] {
+        config.check().expect("sound settings");
+        let toml = config.to_toml();
+        assert_eq!(Layers::new().file(&toml).load(), config, "{toml}");
+    }
+}
+
+#[test]
+fn every_setting_takes_its_flag_and_its_variable() {
+    let (default, unusual) = (Config::default(), unusual());
+    for setting in pombo::config::SETTINGS {
+        let text = setting.text(&unusual);
+        assert_ne!(text, setting.text(&default), "{} is unusual", setting.key);
+        // A comma in a list separates, except in a file.
+        let text = text.replace("a,b", "ab");
+        // The unusual outbox is too small for the default's messages.
+        let layers = || match setting.key {
+            "outbox_bytes_max" => Layers::new().flag("message_bytes_max", &["1"]),
+            _ => Layers::new(),
+        };
+        let flag = layers().flag(setting.key, &[&text]).load();
+        let variable = layers().variable(&setting.variable(), &text).load();
+        assert_eq!(setting.text(&flag), text, "{}", setting.flag());
+        assert_eq!(setting.text(&variable), text, "{}", setting.variable());
+    }
+}
+
+#[test]
+fn the_file_is_named_as_it_was_given() {
+    let mut layers = Layers::new();
+    layers.file = Some(Path::new("no/such/file.toml").to_owned());
+    assert!(layers.faults()[0].starts_with("cannot read the settings in no/such/file.toml: "));
+}
