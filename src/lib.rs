@@ -1,4 +1,5 @@
 //! WebSocket push server.
 
+mod gateway;
 pub mod message;
 pub mod uid;
