@@ -1,3 +1,7 @@
 //! Entry point: hands over to the library's command line.
 
-fn main() {}
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    pombo::cli::run()
+}
