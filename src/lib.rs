@@ -3,6 +3,7 @@
 pub mod cli;
 pub mod config;
 pub mod frame;
+mod gateway;
 pub mod mailbox;
 pub mod message;
 pub mod router;

@@ -13,6 +13,7 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
+mod connect;
 mod flags;
 mod log;
 mod serve;
@@ -40,6 +41,7 @@ struct Cli {
 enum Command {
     /// Runs the server; the default
     Serve(serve::Serve),
+    Connect(connect::ConnectArgs),
 }
 
 /// Runs the command that `arguments` (the program's name first) ask for, to its end.
@@ -59,6 +61,7 @@ pub fn run(
     };
     match cli.command.unwrap_or(Command::Serve(cli.serve)) {
         Command::Serve(serve) => serve.run(&variables.into_iter().collect::<Vec<_>>()),
+        Command::Connect(connect) => connect::run(connect),
     }
 }
 

@@ -1,0 +1,442 @@
+//! `pombo connect`: a terminal client of the plain protocol.
+//!
+//! What arrives goes to standard output, one line each; everything else (the login's answer, `error: …` frames, the
+//! connection's state) goes to standard error, so that a pipe gets messages only. Each line of standard input is sent as
+//! it is. One thread runs it all on its own runtime, but for the reading of standard input ([`input`]), which can't be
+//! interrupted. Reading and sending never wait for each other: a server that stops reading us until we have read
+//! what it sent is still heard. A line is sent at most once, and is lost if the connection is lost under it.
+
+use std::borrow::Cow;
+use std::fmt::Write as _;
+use std::io::{self, IsTerminal as _, Write as _};
+use std::pin::pin;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use futures_util::{Sink, SinkExt as _, Stream, StreamExt as _};
+use tokio::net::TcpStream;
+use tokio::sync::{mpsc, watch};
+use tokio::time::{Instant, sleep, timeout};
+use tokio_tungstenite::WebSocketStream;
+use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
+use tokio_tungstenite::tungstenite::{Error, Message, error::ProtocolError, protocol::CloseFrame};
+
+use self::backoff::Backoff;
+use self::input::InputError;
+use self::target::Target;
+
+mod backoff;
+mod input;
+mod target;
+
+/// Logs in as a uid, prints what arrives, sends each line that is typed (`bob:hi`, or `all:hi`).
+///
+/// Works in a pipe: `echo 'bob:hi' | pombo connect localhost:1234 alice` ends after the server has taken everything.
+/// At a terminal, a lost connection is made anew. Exit codes: 0 done, 1 connection lost or closed with an error,
+/// 2 bad arguments, 3 login refused.
+#[derive(Debug, clap::Args)]
+pub(crate) struct ConnectArgs {
+    /// Where the server listens: `ws://HOST:PORT/PATH`, or only `HOST:PORT`.
+    url: String,
+    /// Who to log in as.
+    uid: String,
+    /// Keeps listening for this long after the end of input, for example `5s`.
+    #[arg(long, value_name = "DURATION", value_parser = humantime::parse_duration, default_value = "0s")]
+    wait: Duration,
+    /// Ends when the connection is lost, at a terminal too.
+    #[arg(long)]
+    no_reconnect: bool,
+    /// Gives up when connecting and logging in take longer than this.
+    #[arg(long, value_name = "DURATION", value_parser = humantime::parse_duration, default_value = "10s")]
+    connect_timeout: Duration,
+}
+
+/// Runs the client until its end and returns the process's exit code.
+pub(crate) fn run(args: ConnectArgs) -> ExitCode {
+    let target = match args.url.parse::<Target>() {
+        Ok(target) => target,
+        Err(error) => {
+            eprintln!("pombo connect: {error}");
+            return ExitCode::from(2);
+        }
+    };
+    let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            eprintln!("pombo connect: no event loop: {error}");
+            return ExitCode::FAILURE;
+        }
+    };
+    let ended = runtime.block_on(async {
+        let client = Client { args, target, lines: input::lines(), interrupt: Interrupt::listen() };
+        client.run().await
+    });
+    if !matches!(ended, Ended::Finished) {
+        eprintln!("pombo connect: {ended}");
+    }
+    ended.exit_code()
+}
+
+/// How long the server may take to answer our close frame.
+const CLOSE_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long we stay after the server's close frame, so that our answer gets out.
+const CLOSE_ANSWER_TIMEOUT: Duration = Duration::from_secs(1);
+/// A login held this long starts the backoff afresh.
+const STABLE: Duration = Duration::from_secs(10);
+/// Lines sent with one flush.
+const BATCH_LINES_MAX: usize = 64;
+
+/// Close code of a session pushed out by a newer login of its uid.
+const REPLACED: u16 = 4001;
+/// Close code of a login refused because its uid is taken.
+const UID_TAKEN: u16 = 4002;
+
+type WebSocket = WebSocketStream<TcpStream>;
+
+/// How a connection, and with it perhaps the client, ended.
+#[derive(Debug, thiserror::Error)]
+enum Ended {
+    /// We wanted to close, and the server agreed; or whoever read our output has gone.
+    #[error("done")]
+    Finished,
+    /// The server does not want this login.
+    #[error("login refused: {0}")]
+    Refused(String),
+    /// The server closed.
+    #[error("closed by the server: {code}{}{reason}", if reason.is_empty() { "" } else { " " })]
+    Closed { code: u16, reason: String },
+    /// There is no connection, or no longer one.
+    #[error("{0}")]
+    Lost(String),
+    /// Standard input can't be read, or holds what can't be sent.
+    #[error(transparent)]
+    Input(#[from] InputError),
+}
+
+impl Ended {
+    fn lost(error: &Error) -> Self {
+        match error {
+            Error::ConnectionClosed | Error::AlreadyClosed => Self::Lost("connection lost".to_owned()),
+            Error::Protocol(ProtocolError::ResetWithoutClosingHandshake) => Self::Lost("connection lost".to_owned()),
+            Error::Http(response) => {
+                // The start of the body, where a server says why.
+                let body = String::from_utf8_lossy(response.body().as_deref().unwrap_or_default());
+                let why: String = body.trim().chars().take(200).collect();
+                Self::Lost(format!("the server answered HTTP {} {}", response.status(), one_line(&why)))
+            }
+            other => Self::Lost(format!("connection lost: {other}")),
+        }
+    }
+
+    fn closed(frame: Option<CloseFrame>) -> Self {
+        let (code, reason) = frame.map_or((1005, String::new()), |frame| (frame.code.into(), frame.reason.to_string()));
+        Self::Closed { code, reason }
+    }
+
+    /// Sees a close without a word before it as a refusal if its code says so.
+    fn before_login(self) -> Self {
+        match self {
+            Self::Closed { code: code @ (1008 | UID_TAKEN), reason } => Self::Refused(format!("{code} {reason}")),
+            other => other,
+        }
+    }
+
+    fn exit_code(&self) -> ExitCode {
+        match self {
+            Self::Finished | Self::Closed { code: 1000, .. } => ExitCode::SUCCESS,
+            Self::Closed { .. } | Self::Lost(_) | Self::Input(_) => ExitCode::from(1),
+            Self::Refused(_) => ExitCode::from(3),
+        }
+    }
+
+    /// Returns whether another attempt could fare better, and would push nobody out.
+    fn may_reconnect(&self) -> bool {
+        match self {
+            Self::Lost(_) => true,
+            Self::Closed { code, .. } => !matches!(*code, 1000 | 1008 | REPLACED | UID_TAKEN),
+            Self::Finished | Self::Refused(_) | Self::Input(_) => false,
+        }
+    }
+}
+
+/// The client over all its connections.
+struct Client {
+    args: ConnectArgs,
+    target: Target,
+    /// Lines from standard input; bounded, filled by a thread.
+    lines: mpsc::Receiver<Result<Message, InputError>>,
+    interrupt: Interrupt,
+}
+
+impl Client {
+    /// Connects, and again after a loss if a human is watching: a script gets its exit code instead.
+    async fn run(mut self) -> Ended {
+        let reconnects = !self.args.no_reconnect && io::stdin().is_terminal();
+        let mut backoff = Backoff::default();
+        let mut ever_online = false;
+        loop {
+            let (ended, online) = self.session().await;
+            ever_online |= online.is_some();
+            if !(reconnects && ever_online && ended.may_reconnect()) {
+                return ended;
+            }
+            if online.is_some_and(|online| online >= STABLE) {
+                backoff.reset();
+            }
+            let wait = backoff.next();
+            eprintln!("pombo connect: {ended}; next attempt in {:.1} s", wait.as_secs_f64());
+            tokio::select! {
+                () = sleep(wait) => {}
+                () = self.interrupt.wait() => return Ended::Finished,
+            }
+        }
+    }
+
+    /// Holds one connection; returns how it ended, and how long it was logged in, if it was.
+    async fn session(&mut self) -> (Ended, Option<Duration>) {
+        let limit = self.args.connect_timeout;
+        let socket = tokio::select! {
+            () = self.interrupt.wait() => return (Ended::Finished, None),
+            login = timeout(limit, log_in(&self.target, &self.args.uid)) => match login {
+                Ok(Ok(socket)) => socket,
+                Ok(Err(ended)) => return (ended, None),
+                Err(_) => {
+                    let limit = humantime::format_duration(limit);
+                    return (Ended::Lost(format!("not connected and logged in within {limit}")), None);
+                }
+            },
+        };
+        let since = Instant::now();
+        (self.converse(socket).await, Some(since.elapsed()))
+    }
+
+    /// Sends and receives side by side until either ends, then sees the close through.
+    async fn converse(&mut self, socket: WebSocket) -> Ended {
+        let (sink, stream) = socket.split();
+        let sending = send_lines(sink, &mut self.lines, &mut self.interrupt, self.args.wait);
+        let mut receiving = pin!(receive(stream));
+        let sent = tokio::select! {
+            ended = &mut receiving => return ended,
+            sent = sending => sent,
+        };
+        // A failed send is not reported: what the server said before, perhaps why it closed, is still to be read.
+        let ended = timeout(CLOSE_TIMEOUT, receiving).await;
+        match (sent, ended) {
+            (Sent::Unreadable(error), _) => Ended::Input(error),
+            // The answer to our close frame; some servers answer without a code.
+            (Sent::Close, Ok(Ended::Closed { code: 1000 | 1005, .. })) => Ended::Finished,
+            (_, Ok(ended)) => ended,
+            (Sent::Close, Err(_)) => Ended::Lost("connection lost: our close was not answered".to_owned()),
+            (Sent::Failed, Err(_)) => Ended::Lost("connection lost".to_owned()),
+        }
+    }
+}
+
+/// Connects, logs in and prints the server's answer to standard error.
+async fn log_in(target: &Target, uid: &str) -> Result<WebSocket, Ended> {
+    let stream = TcpStream::connect((target.host.as_str(), target.port))
+        .await
+        .map_err(|error| Ended::Lost(format!("can't connect to {}:{}: {error}", target.host, target.port)))?;
+    // Without it only small messages may arrive late.
+    let _ = stream.set_nodelay(true);
+    let (mut socket, _) =
+        tokio_tungstenite::client_async(&target.uri, stream).await.map_err(|error| Ended::lost(&error))?;
+    socket.send(Message::text(uid)).await.map_err(|error| Ended::lost(&error))?;
+    let mut refusal = None;
+    loop {
+        match (socket.next().await, refusal.take()) {
+            (Some(Ok(Message::Text(text))), None) => match text.strip_prefix("error: ") {
+                Some(reason) => refusal = Some(reason.to_owned()),
+                None => {
+                    eprintln!("{}", one_line(&text));
+                    return Ok(socket);
+                }
+            },
+            (Some(Ok(Message::Ping(_) | Message::Pong(_))), kept) => refusal = kept,
+            (_, Some(reason)) => return Err(Ended::Refused(reason)),
+            (Some(Ok(Message::Close(frame))), None) => return Err(Ended::closed(frame).before_login()),
+            (Some(Ok(_)), None) => return Err(Ended::Lost("the login was not answered with text".to_owned())),
+            (Some(Err(error)), None) => return Err(Ended::lost(&error)),
+            (None, None) => return Err(Ended::Lost("connection lost".to_owned())),
+        }
+    }
+}
+
+/// Why there is nothing more to send.
+enum Sent {
+    /// Input ended, or the user interrupted; the close frame is on its way.
+    Close,
+    /// Input failed; the close frame is on its way.
+    Unreadable(InputError),
+    /// The connection takes nothing more.
+    Failed,
+}
+
+/// Sends every line, waits out `wait`, sends the close frame.
+async fn send_lines(
+    mut sink: impl Sink<Message, Error = Error> + Unpin,
+    lines: &mut mpsc::Receiver<Result<Message, InputError>>,
+    interrupt: &mut Interrupt,
+    wait: Duration,
+) -> Sent {
+    let mut batch = Vec::with_capacity(BATCH_LINES_MAX);
+    let mut unreadable = None;
+    while unreadable.is_none() {
+        tokio::select! {
+            () = interrupt.wait() => break,
+            count = lines.recv_many(&mut batch, BATCH_LINES_MAX) => if count == 0 {
+                tokio::select! {
+                    () = interrupt.wait() => {}
+                    () = sleep(wait) => {}
+                }
+                break;
+            },
+        }
+        for line in batch.drain(..) {
+            match line {
+                Ok(message) => {
+                    if sink.feed(message).await.is_err() {
+                        return Sent::Failed;
+                    }
+                }
+                Err(error) => unreadable = Some(error),
+            }
+        }
+        if sink.flush().await.is_err() {
+            return Sent::Failed;
+        }
+    }
+    let close = CloseFrame { code: CloseCode::Normal, reason: "".into() };
+    match (sink.send(Message::Close(Some(close))).await, unreadable) {
+        (Err(_), _) => Sent::Failed,
+        (Ok(()), Some(error)) => Sent::Unreadable(error),
+        (Ok(()), None) => Sent::Close,
+    }
+}
+
+/// Prints what arrives until the connection ends.
+async fn receive(mut stream: impl Stream<Item = Result<Message, Error>> + Unpin) -> Ended {
+    loop {
+        let printed = match stream.next().await {
+            None => return Ended::Lost("connection lost".to_owned()),
+            Some(Err(error)) => return Ended::lost(&error),
+            Some(Ok(Message::Text(text))) if text.starts_with("error: ") => {
+                eprintln!("{}", one_line(&text));
+                continue;
+            }
+            Some(Ok(Message::Text(text))) => print_line(&one_line(&text)),
+            Some(Ok(Message::Binary(bytes))) => print_line(&hex(&bytes)),
+            Some(Ok(Message::Close(frame))) => {
+                // One more look lets the answer out.
+                let _ = timeout(CLOSE_ANSWER_TIMEOUT, stream.next()).await;
+                return Ended::closed(frame);
+            }
+            Some(Ok(Message::Ping(_) | Message::Pong(_) | Message::Frame(_))) => continue,
+        };
+        match printed {
+            Ok(()) => {}
+            // Whoever read us, `head` perhaps, has seen enough.
+            Err(error) if error.kind() == io::ErrorKind::BrokenPipe => return Ended::Finished,
+            Err(error) => return Ended::Lost(format!("can't write standard output: {error}")),
+        }
+    }
+}
+
+/// Writes one line; a reader that is behind holds us up, and through TCP the server.
+fn print_line(line: &str) -> io::Result<()> {
+    let mut output = io::stdout().lock();
+    output.write_all(line.as_bytes())?;
+    output.write_all(b"\n")?;
+    output.flush()
+}
+
+/// Escapes control characters but the tab, so that a message is one line and can't command the terminal.
+fn one_line(text: &str) -> Cow<'_, str> {
+    let escaped = |c: char| c.is_control() && c != '\t';
+    if !text.contains(escaped) {
+        return Cow::Borrowed(text);
+    }
+    let mut line = String::with_capacity(text.len() + 16);
+    for c in text.chars() {
+        if escaped(c) {
+            line.extend(c.escape_default());
+        } else {
+            line.push(c);
+        }
+    }
+    Cow::Owned(line)
+}
+
+/// Renders a binary message as its size and its bytes in hexadecimal.
+fn hex(bytes: &[u8]) -> String {
+    let mut line = format!("[binary, {} bytes] ", bytes.len());
+    for byte in bytes {
+        let _ = write!(line, "{byte:02x}");
+    }
+    line
+}
+
+/// The user's wish to end: the first Ctrl-C asks for a clean close, a second one ends the process at once.
+struct Interrupt(watch::Receiver<bool>);
+
+impl Interrupt {
+    /// Starts listening for Ctrl-C; the current runtime must be the client's.
+    fn listen() -> Self {
+        let (sender, receiver) = watch::channel(false);
+        tokio::spawn(async move {
+            if tokio::signal::ctrl_c().await.is_ok() {
+                sender.send_replace(true);
+                if tokio::signal::ctrl_c().await.is_ok() {
+                    std::process::exit(130);
+                }
+            }
+            // No signals here: the sender must live on, or the wait below would end.
+            std::future::pending::<()>().await;
+        });
+        Self(receiver)
+    }
+
+    /// Waits for the first Ctrl-C; returns at once if it has happened. Nothing is lost by dropping it.
+    async fn wait(&mut self) {
+        let _ = self.0.wait_for(|interrupted| *interrupted).await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_message_is_one_line() {
+        for (text, line) in [
+            ("", ""),
+            ("olá\tbob", "olá\tbob"),
+            (r#"{"path":"C:\\x"}"#, r#"{"path":"C:\\x"}"#),
+            ("a\r\nb", "a\\r\\nb"),
+            ("\u{1b}[2J", "\\u{1b}[2J"),
+            ("\u{9b}2J\0", "\\u{9b}2J\\u{0}"),
+        ] {
+            assert_eq!(one_line(text), line);
+        }
+    }
+
+    #[test]
+    fn binary_is_marked() {
+        assert_eq!(hex(b""), "[binary, 0 bytes] ");
+        assert_eq!(hex(b"\xff\x00a"), "[binary, 3 bytes] ff0061");
+    }
+
+    #[test]
+    fn attempts_that_would_fail_again_or_push_somebody_out_are_not_made() {
+        let closed = |code| Ended::Closed { code, reason: String::new() };
+        for code in [1001, 1005, 1009, 1011, 1012, 1013, 4008] {
+            assert!(closed(code).may_reconnect(), "{code}");
+        }
+        for code in [1000, 1008, REPLACED, UID_TAKEN] {
+            assert!(!closed(code).may_reconnect(), "{code}");
+        }
+        assert!(Ended::Lost(String::new()).may_reconnect());
+        assert!(!Ended::Refused(String::new()).may_reconnect());
+        assert!(!Ended::Finished.may_reconnect());
+    }
+}

@@ -1,0 +1,102 @@
+//! Standard input as messages, read by a thread of its own.
+//!
+//! A read of standard input can't be interrupted, so it must not hold up anything that ends; the thread
+//! ends with the process. The queue is short and its full state stops the reading, which stops whoever writes to us.
+
+use std::io::{self, BufRead, Read as _};
+use std::thread;
+
+use tokio::sync::mpsc;
+use tokio_tungstenite::tungstenite::Message;
+
+/// Lines read ahead of their sending.
+const QUEUE_LINES_MAX: usize = 64;
+/// Longest line; what a server takes is its own setting, and far less by default.
+const LINE_BYTES_MAX: u64 = 16 << 20;
+
+/// Why no further line can be sent.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum InputError {
+    /// Reading failed.
+    #[error("can't read standard input: {0}")]
+    Read(io::Error),
+    /// The line can't be held.
+    #[error("a line of standard input has over {LINE_BYTES_MAX} bytes")]
+    TooLong,
+}
+
+/// Starts the reading; the queue closes at the end of input, or behind an error.
+pub(super) fn lines() -> mpsc::Receiver<Result<Message, InputError>> {
+    let (sender, receiver) = mpsc::channel(QUEUE_LINES_MAX);
+    let read = move || {
+        let mut input = io::stdin().lock();
+        while let Some(line) = next_line(&mut input).transpose() {
+            let last = line.is_err();
+            if sender.blocking_send(line.map(message)).is_err() || last {
+                break;
+            }
+        }
+    };
+    // Without the thread there is no sender left: the same as the end of input.
+    if let Err(error) = thread::Builder::new().name("stdin".to_owned()).spawn(read) {
+        eprintln!("pombo connect: standard input is not read: {error}");
+    }
+    receiver
+}
+
+/// Reads a line, without its line feed; the last one may lack it.
+fn next_line(input: &mut impl BufRead) -> Result<Option<Vec<u8>>, InputError> {
+    let mut line = Vec::new();
+    input.take(LINE_BYTES_MAX + 1).read_until(b'\n', &mut line).map_err(InputError::Read)?;
+    if line.last() == Some(&b'\n') {
+        line.pop();
+    } else if line.is_empty() {
+        return Ok(None);
+    } else if line.len() as u64 > LINE_BYTES_MAX {
+        return Err(InputError::TooLong);
+    }
+    Ok(Some(line))
+}
+
+/// Text if it is UTF-8, else binary: the server delivers either unchanged.
+fn message(line: Vec<u8>) -> Message {
+    match String::from_utf8(line) {
+        Ok(text) => Message::text(text),
+        Err(error) => Message::binary(error.into_bytes()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[track_caller]
+    fn check(mut input: &[u8], expected: &[&[u8]]) {
+        let mut lines = Vec::new();
+        while let Some(line) = next_line(&mut input).expect("a slice can be read") {
+            lines.push(line);
+        }
+        assert_eq!(lines, expected);
+    }
+
+    #[test]
+    fn lines_are_taken_as_they_are() {
+        check(b"", &[]);
+        check(b"\n", &[b""]);
+        check(b"bob:hi\n", &[b"bob:hi"]);
+        check(b"bob:hi", &[b"bob:hi"]);
+        check(b"a\n\n b \r\nc\xff", &[b"a", b"", b" b \r", b"c\xff"]);
+    }
+
+    #[test]
+    fn line_without_an_end_is_not_held() {
+        let mut endless = io::BufReader::new(io::repeat(b'x'));
+        assert!(matches!(next_line(&mut endless), Err(InputError::TooLong)));
+    }
+
+    #[test]
+    fn text_stays_text_and_bytes_stay_bytes() {
+        assert_eq!(message(b"bob:ol\xc3\xa1".to_vec()), Message::text("bob:olá"));
+        assert_eq!(message(b"bob:\xff".to_vec()), Message::binary(b"bob:\xff".to_vec()));
+    }
+}

@@ -1,0 +1,89 @@
+//! The server's address as the user gives it.
+
+use std::str::FromStr;
+
+use tokio_tungstenite::tungstenite::http::Uri;
+
+/// Where to connect to.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Target {
+    /// The address for the handshake, always with `ws://`.
+    pub(super) uri: Uri,
+    /// Name or address to resolve, without the brackets of an IPv6 address.
+    pub(super) host: String,
+    /// TCP port; 80 if none was given.
+    pub(super) port: u16,
+}
+
+/// Why a text is no address to connect to.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+pub(super) enum TargetError {
+    /// TLS is asked for.
+    #[error("wss:// is not supported yet, expected ws://host:port")]
+    Tls,
+    /// Another scheme than `ws`.
+    #[error("{0}:// is not supported, expected ws://host:port")]
+    Scheme(String),
+    /// No address at all.
+    #[error("{0:?} is not an address, expected ws://host:port")]
+    Invalid(String),
+}
+
+impl FromStr for Target {
+    type Err = TargetError;
+
+    fn from_str(text: &str) -> Result<Self, TargetError> {
+        let rest = match text.split_once("://") {
+            None => text,
+            Some((scheme, rest)) if scheme.eq_ignore_ascii_case("ws") => rest,
+            Some((scheme, _)) if scheme.eq_ignore_ascii_case("wss") => return Err(TargetError::Tls),
+            Some((scheme, _)) => return Err(TargetError::Scheme(scheme.to_owned())),
+        };
+        let invalid = || TargetError::Invalid(text.to_owned());
+        let uri = format!("ws://{rest}").parse::<Uri>().map_err(|_| invalid())?;
+        let authority = uri.authority().ok_or_else(invalid)?;
+        let host = authority.host().trim_start_matches('[').trim_end_matches(']').to_owned();
+        // A port that is not a number, or too large, is missing from the parsed form.
+        let port_given = authority.as_str().len() > authority.host().len();
+        let port = match authority.port_u16() {
+            Some(port) => port,
+            None if port_given => return Err(invalid()),
+            None => 80,
+        };
+        // There are no names with passwords in this protocol: better refused than ignored.
+        if host.is_empty() || authority.as_str().contains('@') {
+            return Err(invalid());
+        }
+        Ok(Self { uri, host, port })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[track_caller]
+    fn check(text: &str, uri: &str, host: &str, port: u16) {
+        let target = text.parse::<Target>().expect(text);
+        assert_eq!((target.uri.to_string().as_str(), target.host.as_str(), target.port), (uri, host, port));
+    }
+
+    #[test]
+    fn accepts_addresses_with_and_without_scheme() {
+        check("ws://127.0.0.1:1234", "ws://127.0.0.1:1234/", "127.0.0.1", 1234);
+        check("localhost:1234", "ws://localhost:1234/", "localhost", 1234);
+        check("localhost", "ws://localhost/", "localhost", 80);
+        check("WS://example.org/chat?x=1", "ws://example.org/chat?x=1", "example.org", 80);
+        check("[::1]:1234/ws", "ws://[::1]:1234/ws", "::1", 1234);
+    }
+
+    #[test]
+    fn refuses_what_it_cannot_reach() {
+        let invalid = |text: &str| Err(TargetError::Invalid(text.to_owned()));
+        assert_eq!("wss://localhost:1".parse::<Target>(), Err(TargetError::Tls));
+        assert_eq!("ftp://localhost".parse::<Target>(), Err(TargetError::Scheme("ftp".to_owned())));
+        for text in ["", "ws://", ":1234", "local host:1", "localhost:http", "localhost:65536", "localhost:", "a@b:1"] {
+            assert_eq!(text.parse::<Target>(), invalid(text), "{text}");
+        }
+    }
+}

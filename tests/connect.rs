@@ -1,0 +1,396 @@
+//! `pombo connect` as its users see it: what it prints where, what it sends, when it ends and with which exit code.
+
+use std::fs::File;
+use std::io::{BufRead as _, BufReader, Read, Write as _};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::os::fd::AsFd as _;
+use std::process::{Child, ChildStdin, Command, Stdio};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, sync_channel};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use pombo::{Config, Handle, Listen, Server};
+use rustix::process::{Pid, Signal, kill_process};
+use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
+use tokio_tungstenite::tungstenite::{self, Message, WebSocket, protocol::CloseFrame};
+
+/// How long any step may take.
+const DEADLINE: Duration = Duration::from_secs(30);
+
+/// A running `pombo connect`; killed when dropped.
+struct Client {
+    child: Child,
+    input: Option<ChildStdin>,
+    output: Receiver<String>,
+    errors: Receiver<String>,
+}
+
+impl Client {
+    /// Starts with a pipe as standard input.
+    fn piped(args: &[&str]) -> Self {
+        Self::start(args, Stdio::piped())
+    }
+
+    /// Starts with a terminal as standard input, and returns the end where one types.
+    fn at_terminal(args: &[&str]) -> (Self, File) {
+        let keyboard = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY).expect("a terminal");
+        grantpt(&keyboard).expect("a terminal");
+        unlockpt(&keyboard).expect("a terminal");
+        let name = ptsname(&keyboard, Vec::new()).expect("a terminal has a name").into_string().expect("in ASCII");
+        let terminal = File::options().read(true).write(true).open(name).expect("the terminal opens");
+        (Self::start(args, terminal.into()), keyboard.as_fd().try_clone_to_owned().expect("a descriptor").into())
+    }
+
+    fn start(args: &[&str], input: Stdio) -> Self {
+        let mut child = Command::new(env!("CARGO_BIN_EXE_pombo"))
+            .arg("connect")
+            .args(args)
+            .stdin(input)
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .expect("pombo starts");
+        let output = lines(child.stdout.take().expect("it is piped"));
+        let errors = lines(child.stderr.take().expect("it is piped"));
+        Self { input: child.stdin.take(), child, output, errors }
+    }
+
+    fn send(&mut self, lines: &str) {
+        self.input.as_mut().expect("input has not ended").write_all(lines.as_bytes()).expect("pombo reads");
+    }
+
+    fn end_input(&mut self) {
+        self.input = None;
+    }
+
+    fn interrupt(&self) {
+        let id = Pid::from_raw(self.child.id().cast_signed()).expect("a process has an id");
+        kill_process(id, Signal::INT).expect("pombo runs");
+    }
+
+    /// Waits for the next message printed.
+    #[track_caller]
+    fn message(&self) -> String {
+        self.output.recv_timeout(DEADLINE).expect("a message")
+    }
+
+    /// Waits for a line on standard error with `text` in it.
+    #[track_caller]
+    fn told(&self, text: &str) {
+        loop {
+            match self.errors.recv_timeout(DEADLINE) {
+                Ok(line) if line.contains(text) => return,
+                Ok(_) => {}
+                Err(error) => panic!("{text:?} was not told: {error}"),
+            }
+        }
+    }
+
+    #[track_caller]
+    fn exit_code(&mut self) -> i32 {
+        let start = Instant::now();
+        loop {
+            if let Some(status) = self.child.try_wait().expect("the child is ours") {
+                return status.code().expect("it was not killed");
+            }
+            assert!(start.elapsed() < DEADLINE, "pombo connect does not end");
+            thread::sleep(Duration::from_millis(5));
+        }
+    }
+
+    /// Ends, and checks that nothing more had been printed.
+    #[track_caller]
+    fn ends_silently(&mut self, exit_code: i32) {
+        assert_eq!(self.exit_code(), exit_code);
+        assert_eq!(self.output.recv_timeout(DEADLINE), Err(RecvTimeoutError::Disconnected));
+    }
+}
+
+impl Drop for Client {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+fn lines(stream: impl Read + Send + 'static) -> Receiver<String> {
+    let (sender, receiver) = sync_channel(10_000);
+    thread::spawn(move || {
+        for line in BufReader::new(stream).lines() {
+            let Ok(line) = line else { return };
+            if sender.send(line).is_err() {
+                return;
+            }
+        }
+    });
+    receiver
+}
+
+fn node() -> (Handle, String) {
+    let listen = "127.0.0.1:0".parse().expect("a listen address");
+    let server = Server::bind(Config { listen: vec![listen], ..Config::default() }).expect("the server binds");
+    let Listen::Tcp(address) = server.addresses()[0].clone() else { panic!("not a TCP address") };
+    (server.start().expect("the server starts"), address.to_string())
+}
+
+fn drain(node: Handle) {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+    runtime.block_on(async { node.drain().await });
+}
+
+/// A server that does what the test says, step by step.
+struct Peer(TcpListener, SocketAddr);
+
+impl Peer {
+    fn new() -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+        let address = listener.local_addr().expect("an address");
+        Self(listener, address)
+    }
+
+    fn accept(&self) -> WebSocket<TcpStream> {
+        let (stream, _) = self.0.accept().expect("a connection");
+        stream.set_read_timeout(Some(DEADLINE)).expect("a time-out");
+        tungstenite::accept(stream).expect("a handshake")
+    }
+
+    /// Accepts a connection and answers its login.
+    fn log_in(&self, uid: &str) -> WebSocket<TcpStream> {
+        let mut socket = self.accept();
+        assert_eq!(socket.read().expect("a login"), Message::text(uid));
+        socket.send(Message::text("welcome")).expect("it is read");
+        socket
+    }
+}
+
+fn close(socket: &mut WebSocket<TcpStream>, code: u16, reason: &str) {
+    socket.close(Some(CloseFrame { code: code.into(), reason: reason.into() })).expect("it is sent");
+    while socket.read().is_ok() {}
+}
+
+fn close_code(message: &Message) -> Option<u16> {
+    let Message::Close(Some(frame)) = message else { return None };
+    Some(frame.code.into())
+}
+
+#[test]
+fn pipe_sends_after_the_login_and_ends_when_the_server_has_taken_it() {
+    let (node, address) = node();
+    let mut bob = Client::piped(&[&address, "bob"]);
+    bob.told("seu uid é bob");
+    let mut alice = Client::piped(&[&format!("ws://{address}/"), "alice"]);
+    let sent: Vec<_> = (0..2000).map(|number| format!("hi: {number}")).collect();
+    let lines: String = sent.iter().map(|text| format!("bob:{text}\n")).collect();
+    // The last line lacks its end.
+    alice.send(lines.trim_end());
+    alice.end_input();
+    alice.ends_silently(0);
+    // Alice has gone, and with her whatever the server had not taken.
+    assert_eq!(sent, (0..2000).map(|_| bob.message()).collect::<Vec<_>>());
+    bob.end_input();
+    bob.ends_silently(0);
+    drain(node);
+}
+
+#[test]
+fn messages_go_to_output_and_errors_do_not() {
+    let (node, address) = node();
+    let mut alice = Client::piped(&[&address, "alice"]);
+    alice.send("no receiver\nall:hi all\n");
+    alice.told("error: ");
+    assert_eq!(alice.message(), "hi all");
+    alice.end_input();
+    alice.ends_silently(0);
+    drain(node);
+}
+
+#[test]
+fn whatever_arrives_is_one_line() {
+    let peer = Peer::new();
+    let mut client = Client::piped(&[&peer.1.to_string(), "alice"]);
+    let mut socket = peer.log_in("alice");
+    socket.send(Message::text("two\nlines \u{1b}[2J")).expect("it is read");
+    socket.send(Message::binary(b"\x00\xff".to_vec())).expect("it is read");
+    socket.send(Message::text("")).expect("it is read");
+    assert_eq!(client.message(), "two\\nlines \\u{1b}[2J");
+    assert_eq!(client.message(), "[binary, 2 bytes] 00ff");
+    assert_eq!(client.message(), "");
+    client.input.as_mut().expect("open").write_all(b"bob:ol\xc3\xa1\nbob:\xff\n\n").expect("it is read");
+    assert_eq!(socket.read().expect("a message"), Message::text("bob:olá"));
+    assert_eq!(socket.read().expect("a message"), Message::binary(b"bob:\xff".to_vec()));
+    assert_eq!(socket.read().expect("a message"), Message::text(""));
+}
+
+#[test]
+fn closing_waits_for_the_answer_and_prints_what_comes_before_it() {
+    let peer = Peer::new();
+    let mut client = Client::piped(&[&peer.1.to_string(), "alice"]);
+    let mut socket = peer.log_in("alice");
+    client.end_input();
+    // Written below tungstenite, which would answer the close before anything else.
+    socket.get_mut().write_all(b"\x81\x04late").expect("it is read");
+    assert_eq!(close_code(&socket.read().expect("a close frame")), Some(1000));
+    while socket.read().is_ok() {}
+    assert_eq!(client.message(), "late");
+    client.ends_silently(0);
+}
+
+#[test]
+fn wait_keeps_listening_after_the_end_of_input() {
+    let (node, address) = node();
+    let mut bob = Client::piped(&[&address, "bob", "--wait", "1h"]);
+    bob.end_input();
+    bob.told("seu uid é bob");
+    let mut alice = Client::piped(&[&address, "alice"]);
+    alice.send("bob:still there?\n");
+    alice.end_input();
+    assert_eq!(bob.message(), "still there?");
+    bob.interrupt();
+    bob.ends_silently(0);
+
+    let mut carol = Client::piped(&[&address, "carol", "--wait", "10ms"]);
+    carol.end_input();
+    carol.ends_silently(0);
+    drain(node);
+}
+
+#[test]
+fn interrupt_closes_cleanly() {
+    let peer = Peer::new();
+    let mut client = Client::piped(&[&peer.1.to_string(), "alice"]);
+    let mut socket = peer.log_in("alice");
+    client.told("welcome");
+    client.interrupt();
+    assert_eq!(close_code(&socket.read().expect("a close frame")), Some(1000));
+    while socket.read().is_ok() {}
+    client.ends_silently(0);
+}
+
+#[test]
+fn refused_login_is_exit_code_3() {
+    let (node, address) = node();
+    for uid in ["", "all", "a:b"] {
+        let mut client = Client::piped(&[&address, uid]);
+        client.told("login refused: ");
+        client.ends_silently(3);
+    }
+    drain(node);
+
+    // Without a word before it, the code says it.
+    for code in [1008, 4002] {
+        let peer = Peer::new();
+        let mut client = Client::piped(&[&peer.1.to_string(), "alice"]);
+        close(&mut peer.accept(), code, "taken");
+        client.told(&format!("login refused: {code} taken"));
+        client.ends_silently(3);
+    }
+}
+
+#[test]
+fn close_by_the_server_is_told_with_code_and_reason() {
+    let (node, address) = node();
+    let mut client = Client::piped(&[&address, "alice"]);
+    client.told("seu uid é alice");
+    drain(node);
+    client.told("closed by the server: 1001 ");
+    client.ends_silently(1);
+
+    let peer = Peer::new();
+    let mut client = Client::piped(&[&peer.1.to_string(), "alice"]);
+    close(&mut peer.log_in("alice"), 1000, "bye");
+    client.ends_silently(0);
+}
+
+#[test]
+fn lost_connection_is_exit_code_1() {
+    let peer = Peer::new();
+    let mut client = Client::piped(&[&peer.1.to_string(), "alice"]);
+    drop(peer.log_in("alice"));
+    client.told("connection lost");
+    client.ends_silently(1);
+}
+
+#[test]
+fn nobody_there_is_exit_code_1() {
+    let address = Peer::new().1.to_string();
+    let mut client = Client::piped(&[&address, "alice"]);
+    client.told(&format!("can't connect to {address}"));
+    client.ends_silently(1);
+
+    let silent = Peer::new();
+    let mut client = Client::piped(&[&silent.1.to_string(), "alice", "--connect-timeout", "50ms"]);
+    client.told("not connected and logged in within 50ms");
+    client.ends_silently(1);
+}
+
+#[test]
+fn refused_upgrade_is_told_with_its_status() {
+    let peer = Peer::new();
+    let mut client = Client::piped(&[&peer.1.to_string(), "alice"]);
+    let (mut stream, _) = peer.0.accept().expect("a connection");
+    let answer = b"HTTP/1.1 503 Service Unavailable\r\ncontent-length: 6\r\n\r\nfull\r\n";
+    stream.write_all(answer).expect("it is read");
+    client.told("the server answered HTTP 503 Service Unavailable");
+    client.ends_silently(1);
+}
+
+#[test]
+fn bad_arguments_are_exit_code_2() {
+    for (args, told) in [
+        (&["wss://localhost:1", "alice"][..], "wss:// is not supported yet"),
+        (&["http://localhost:1", "alice"], "http:// is not supported"),
+        (&["localhost:port", "alice"], "is not an address"),
+        (&["localhost:1"], "<UID>"),
+        (&["localhost:1", "alice", "--wait", "long"], "--wait"),
+    ] {
+        let mut client = Client::piped(args);
+        client.told(told);
+        client.ends_silently(2);
+    }
+}
+
+#[test]
+fn at_a_terminal_a_lost_connection_is_made_anew() {
+    let peer = Peer::new();
+    let (mut client, mut keyboard) = Client::at_terminal(&[&peer.1.to_string(), "alice"]);
+    // No close frame: what a killed server leaves.
+    drop(peer.log_in("alice"));
+    client.told("connection lost; next attempt in ");
+    close(&mut peer.log_in("alice"), 1001, "restarting");
+    client.told("closed by the server: 1001 restarting; next attempt in ");
+    let mut socket = peer.log_in("alice");
+    keyboard.write_all(b"bob:hi\n").expect("it is read");
+    assert_eq!(socket.read().expect("a message"), Message::text("bob:hi"));
+    socket.send(Message::text("hi back")).expect("it is read");
+    assert_eq!(client.message(), "hi back");
+    // A newer login must not be pushed out.
+    close(&mut socket, 4001, "replaced by a newer login");
+    client.told("closed by the server: 4001 replaced by a newer login");
+    client.ends_silently(1);
+}
+
+#[test]
+fn no_reconnect_ends_at_a_terminal_too() {
+    let peer = Peer::new();
+    let (mut client, _keyboard) = Client::at_terminal(&[&peer.1.to_string(), "alice", "--no-reconnect"]);
+    drop(peer.log_in("alice"));
+    client.told("connection lost");
+    client.ends_silently(1);
+}
+
+#[test]
+fn end_of_output_ends_the_client() {
+    let peer = Peer::new();
+    let mut command = Command::new(env!("CARGO_BIN_EXE_pombo"));
+    let mut child = command
+        .args(["connect", &peer.1.to_string(), "alice"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
+        .spawn()
+        .expect("pombo starts");
+    let mut socket = peer.log_in("alice");
+    drop(child.stdout.take());
+    socket.send(Message::text("for nobody")).expect("it is read");
+    assert!(child.wait().expect("it ends").success());
+}

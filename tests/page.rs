@@ -1,0 +1,237 @@
+//! The page in a real browser: two tabs as two users, broadcast, errors, reconnecting, being replaced.
+
+#[path = "support/browser.rs"]
+mod browser;
+
+use pombo::{Config, Listen, Server};
+use serde_json::json;
+
+use browser::{Browser, Tab};
+
+/// One browser at a time: each takes a core and a few hundred megabytes.
+static ONE_AT_A_TIME: tokio::sync::Mutex<()> = tokio::sync::Mutex::const_new(());
+
+/// Binds a server and returns it with the page's address.
+fn bind(listen: &str) -> (Server, String) {
+    let listen = listen.parse().expect("a listen address");
+    let server = Server::bind(Config { listen: vec![listen], ..Config::default() }).expect("the server binds");
+    let Listen::Tcp(address) = server.addresses()[0].clone() else { panic!("not a TCP address") };
+    (server, format!("http://{address}/"))
+}
+
+async fn log_in(tab: &Tab<'_>, uid: &str) {
+    tab.fill("uid", uid).await;
+    tab.press_enter().await;
+    online(tab).await;
+}
+
+#[track_caller]
+fn online(tab: &Tab<'_>) -> impl Future<Output = ()> {
+    tab.wait_for("document.getElementById('state').textContent === 'online'")
+}
+
+async fn send(tab: &Tab<'_>, to: &str, message: &str) {
+    tab.fill("to", to).await;
+    tab.fill("message", message).await;
+    tab.press_enter().await;
+}
+
+/// Counts the log's entries of a kind with a text; `null` counts any text.
+fn entries(kind: &str, text: Option<&str>) -> String {
+    format!(
+        "[...document.querySelectorAll('#log li.{kind} .text')].filter(e => (t => t === null || e.textContent === t)({})).length",
+        json!(text)
+    )
+}
+
+#[track_caller]
+fn shows(tab: &Tab<'_>, kind: &str, text: &str) -> impl Future<Output = ()> {
+    tab.wait_for(format!("{} === 1", entries(kind, Some(text))))
+}
+
+#[tokio::test]
+async fn two_users_write_to_each_other_and_to_everybody() {
+    let _turn = ONE_AT_A_TIME.lock().await;
+    let Some(browser) = Browser::start().await else { return };
+    let (server, url) = bind("127.0.0.1:0");
+    let node = server.start().expect("the server starts");
+    let alice = browser.open(&url).await;
+    let bob = browser.open(&format!("{url}?uid=bob")).await;
+    assert_eq!(alice.text("state").await, "not logged in");
+    assert_eq!(bob.evaluate("document.getElementById('uid').value").await, json!("bob"), "?uid= prefills");
+    log_in(&alice, "alice").await;
+    bob.click("enter").await;
+    online(&bob).await;
+    shows(&alice, "note", "Login realizado com sucesso, seu uid é alice").await;
+
+    // Markup stays text, and a colon belongs to the message.
+    let message = "olá <b onclick=alert(1)>bob</b>: http://x:80/";
+    send(&alice, "bob", message).await;
+    shows(&bob, "in", message).await;
+    shows(&alice, "out", message).await;
+    assert_eq!(bob.evaluate("document.querySelector('#log b')").await, json!(null));
+    send(&bob, "alice", "hi").await;
+    shows(&alice, "in", "hi").await;
+
+    // By the button; it comes back to who sent it, too.
+    alice.fill("message", "to all of you").await;
+    alice.click("broadcast").await;
+    shows(&alice, "in", "to all of you").await;
+    shows(&bob, "in", "to all of you").await;
+
+    // Nobody in the field sends the line as typed: without a colon it is an error, and the connection lives.
+    send(&alice, "", "nobody").await;
+    alice.wait_for(format!("{} === 1", entries("error", None))).await;
+    send(&alice, "", "bob:as typed").await;
+    shows(&bob, "in", "as typed").await;
+
+    assert_eq!(alice.evaluate(&entries("in", None)).await, json!(2));
+    assert_eq!(bob.evaluate(&entries("in", None)).await, json!(3));
+    assert_eq!(browser.complaints(), Vec::<String>::new());
+    node.drain().await;
+}
+
+#[tokio::test]
+async fn binary_is_shown_as_bytes() {
+    use futures_util::{SinkExt as _, StreamExt as _};
+    use tokio_tungstenite::tungstenite::Message;
+
+    let _turn = ONE_AT_A_TIME.lock().await;
+    let Some(browser) = Browser::start().await else { return };
+    let (server, url) = bind("127.0.0.1:0");
+    let node = server.start().expect("the server starts");
+    let alice = browser.open(&url).await;
+    log_in(&alice, "alice").await;
+    let (mut bob, _) = tokio_tungstenite::connect_async(url.replace("http", "ws")).await.expect("bob connects");
+    bob.send(Message::text("bob")).await.expect("bob logs in");
+    bob.next().await.expect("an answer").expect("a frame");
+    bob.send(Message::binary(b"alice:\xff\x00\x10".to_vec())).await.expect("bob sends");
+    shows(&alice, "binary", "3 bytes: ff 00 10").await;
+    node.drain().await;
+}
+
+#[tokio::test]
+async fn log_and_long_messages_are_bounded() {
+    let _turn = ONE_AT_A_TIME.lock().await;
+    let Some(browser) = Browser::start().await else { return };
+    let (server, url) = bind("127.0.0.1:0");
+    let node = server.start().expect("the server starts");
+    let tab = browser.open(&url).await;
+    log_in(&tab, "alice").await;
+    tab.evaluate("for (let i = 0; i < 700; i++) socket.send(`alice:${i}`)").await;
+    shows(&tab, "in", "699").await;
+    assert_eq!(tab.evaluate("document.getElementById('log').childElementCount").await, json!(500));
+    assert_eq!(tab.evaluate(&entries("in", Some("199"))).await, json!(0), "the oldest have gone");
+    tab.evaluate("socket.send('alice:' + 'x'.repeat(100000))").await;
+    tab.wait_for("document.querySelector('#log li:last-child .text').textContent.endsWith('x… (100000 characters)')")
+        .await;
+    assert_eq!(browser.complaints(), Vec::<String>::new());
+    node.drain().await;
+}
+
+#[tokio::test]
+async fn page_comes_back_after_the_server_does() {
+    let _turn = ONE_AT_A_TIME.lock().await;
+    let Some(browser) = Browser::start().await else { return };
+    let (server, url) = bind("127.0.0.1:0");
+    let node = server.start().expect("the server starts");
+    let tab = browser.open(&url).await;
+    log_in(&tab, "alice").await;
+    // Every state is noted, since a short one may pass between two looks.
+    tab.evaluate(
+        "window.states = []; new MutationObserver(() => states.push(document.getElementById('state').textContent))
+         .observe(document.getElementById('state'), { childList: true }), null",
+    )
+    .await;
+    node.drain().await;
+    tab.wait_for("states.some(state => /^reconnecting in \\d+ s$/.test(state))").await;
+    tab.wait_for("document.querySelector('#log .note:last-child .text').textContent.includes('(100')").await;
+
+    let address = url.trim_start_matches("http://").trim_end_matches('/');
+    let (server, _) = bind(address);
+    let node = server.start().expect("the server starts again");
+    online(&tab).await;
+    send(&tab, "alice", "back").await;
+    shows(&tab, "in", "back").await;
+    // Failed attempts are told by the browser itself; nothing else may be.
+    let others = browser.complaints().into_iter().filter(|line| !line.contains("WebSocket connection to"));
+    assert_eq!(others.collect::<Vec<_>>(), Vec::<String>::new());
+    node.drain().await;
+}
+
+#[tokio::test]
+async fn replaced_page_says_so_and_does_not_fight_back() {
+    let _turn = ONE_AT_A_TIME.lock().await;
+    let Some(browser) = Browser::start().await else { return };
+    let (server, url) = bind("127.0.0.1:0");
+    let node = server.start().expect("the server starts");
+    let older = browser.open(&url).await;
+    log_in(&older, "alice").await;
+    let newer = browser.open(&url).await;
+    log_in(&newer, "alice").await;
+    older.wait_for("document.getElementById('state').dataset.state === 'closed'").await;
+    assert_eq!(older.text("state").await, "closed: 4001 replaced by a newer login");
+    assert_eq!(
+        older.evaluate("socket === null && Object.values(timers).every(timer => timer === undefined)").await,
+        json!(true),
+        "nothing is left that could connect"
+    );
+    send(&newer, "alice", "mine").await;
+    shows(&newer, "in", "mine").await;
+
+    // The user may fight back.
+    older.click("enter").await;
+    online(&older).await;
+    newer.wait_for("document.getElementById('state').dataset.state === 'closed'").await;
+    assert_eq!(browser.complaints(), Vec::<String>::new());
+    node.drain().await;
+}
+
+#[tokio::test]
+async fn refused_login_says_why_and_can_be_made_again() {
+    let _turn = ONE_AT_A_TIME.lock().await;
+    let Some(browser) = Browser::start().await else { return };
+    let (server, url) = bind("127.0.0.1:0");
+    let node = server.start().expect("the server starts");
+    let tab = browser.open(&url).await;
+    tab.fill("uid", "a:b").await;
+    tab.press_enter().await;
+    tab.wait_for("document.getElementById('state').textContent.startsWith('refused: 1008 uid contains a colon')").await;
+    log_in(&tab, "ab").await;
+    assert_eq!(browser.complaints(), Vec::<String>::new());
+    node.drain().await;
+}
+
+/// Writes the README's pictures: `cargo test --test page -- --ignored picture`.
+#[tokio::test]
+#[ignore = "writes docs/page.png and docs/page-dark.png"]
+async fn picture_of_the_page() {
+    let _turn = ONE_AT_A_TIME.lock().await;
+    let Some(browser) = Browser::start().await else { return };
+    let (server, url) = bind("127.0.0.1:0");
+    let node = server.start().expect("the server starts");
+    let alice = browser.open(&url).await;
+    let bob = browser.open(&url).await;
+    let size = json!({"width": 1000, "height": 600, "deviceScaleFactor": 1, "mobile": false});
+    alice.call("Emulation.setDeviceMetricsOverride", size).await;
+    log_in(&alice, "alice").await;
+    log_in(&bob, "bob").await;
+    send(&alice, "bob", "Hi Bob! Is the loft open yet?").await;
+    shows(&bob, "in", "Hi Bob! Is the loft open yet?").await;
+    send(&bob, "alice", "Since sunrise. Come over.").await;
+    shows(&alice, "in", "Since sunrise. Come over.").await;
+    alice.fill("message", "Fresh seed for everybody!").await;
+    alice.click("broadcast").await;
+    shows(&alice, "in", "Fresh seed for everybody!").await;
+    alice.fill("message", "On my way").await;
+    for (scheme, file) in [("light", "page.png"), ("dark", "page-dark.png")] {
+        let media = json!({"features": [{"name": "prefers-color-scheme", "value": scheme}]});
+        alice.call("Emulation.setEmulatedMedia", media).await;
+        let picture = alice.call("Page.captureScreenshot", json!({"format": "png"})).await;
+        let picture = data_encoding::BASE64.decode(picture["data"].as_str().expect("a picture").as_bytes());
+        let docs = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("docs");
+        std::fs::create_dir_all(&docs).expect("docs can be written");
+        std::fs::write(docs.join(file), picture.expect("valid base64")).expect("docs can be written");
+    }
+    node.drain().await;
+}
