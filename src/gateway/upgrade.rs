@@ -48,7 +48,6 @@ pub(super) struct Rules {
 pub(super) async fn upgrade<S: Accepted>(stream: S, rules: Rules) -> Result<(S, Vec<u8>), Refusal> {
     let (deadline, close_timeout) = (rules.settings.handshake_timeout, rules.settings.close_timeout);
     let connection = http1::Builder::new()
-        .keep_alive(false)
         .timer(TokioTimer::new())
         .header_read_timeout(deadline)
         .max_buf_size(HEAD_BYTES_MAX)
@@ -80,7 +79,11 @@ impl Service<Request<Incoming>> for Answering {
     type Future = Ready<Result<Self::Response, Infallible>>;
 
     fn call(&self, request: Request<Incoming>) -> Self::Future {
-        let answer = answer(&request, &self.rules).unwrap_or_else(Fault::into_response);
+        let mut answer = answer(&request, &self.rules).unwrap_or_else(Fault::into_response);
+        if answer.status() != StatusCode::SWITCHING_PROTOCOLS {
+            // One request a connection. hyper's own switch for that would overwrite the upgrade's header.
+            answer.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+        }
         self.status.set(Some(answer.status()));
         ready(Ok(answer))
     }
