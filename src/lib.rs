@@ -1,4 +1,5 @@
 //! WebSocket push server.
 
+pub mod cli;
 pub mod message;
 pub mod uid;
