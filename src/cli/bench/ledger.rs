@@ -118,9 +118,7 @@ impl UnicastLedger {
             }
         }
         let flight = flights.remove(position).expect("the position was just found");
-        if flight.overtaken {
-            self.tally.reordered += 1;
-        } else {
+        if !flight.overtaken {
             freed += 1;
         }
         while flights.front().is_some_and(|front| front.overtaken) && flights.len() > OVERTAKEN_MAX {
@@ -131,6 +129,7 @@ impl UnicastLedger {
         let delivered = at == flight.receiver;
         if delivered {
             self.tally.delivered += 1;
+            self.tally.reordered += u64::from(flight.overtaken);
         } else {
             self.tally.misdelivered += 1;
         }
@@ -310,6 +309,7 @@ mod tests {
         check_unicast(&[(3, 1), (2, 1), (1, 1), (0, 1)], [4, 0, 0, 0, 3]);
         check_unicast(&[(0, 2), (1, 1), (2, 1), (3, 1)], [3, 0, 0, 1, 0]);
         check_unicast(&[(0, 1), (0, 2), (1, 1), (2, 1), (3, 1)], [4, 0, 0, 1, 0]);
+        check_unicast(&[(1, 1), (0, 2), (2, 1), (3, 1)], [3, 0, 0, 1, 0]);
         check_unicast(&[(0, 2), (0, 1), (1, 1), (2, 1), (3, 1)], [3, 0, 1, 1, 0]);
     }
 

@@ -58,7 +58,9 @@ pub enum Targets {
     /// Each to the next, the last to the first.
     Next,
     /// Each to itself.
-    Self_,
+    #[value(name = "self")]
+    #[serde(rename = "self")]
+    Itself,
     /// Each message to any of the others.
     Random,
 }
@@ -74,7 +76,7 @@ impl Targets {
                 let other = random.below(connections - 1);
                 other + u32::from(other >= sender)
             }
-            Targets::Self_ | Targets::Pairs | Targets::Random => sender,
+            Targets::Itself | Targets::Pairs | Targets::Random => sender,
         }
     }
 }
@@ -311,9 +313,9 @@ mod tests {
         check_targets(Targets::Pairs, 4, &[1, 0, 3, 2]);
         check_targets(Targets::Pairs, 3, &[1, 0, 2]);
         check_targets(Targets::Next, 3, &[1, 2, 0]);
-        check_targets(Targets::Self_, 3, &[0, 1, 2]);
+        check_targets(Targets::Itself, 3, &[0, 1, 2]);
         check_targets(Targets::Random, 2, &[1, 0]);
-        for targets in [Targets::Pairs, Targets::Next, Targets::Self_, Targets::Random] {
+        for targets in [Targets::Pairs, Targets::Next, Targets::Itself, Targets::Random] {
             check_targets(targets, 1, &[0]);
         }
     }
