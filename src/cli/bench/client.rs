@@ -4,7 +4,7 @@
 
 use std::fmt;
 use std::io::{self, Read, Write};
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 
 use memchr::memmem;
 use mio::net::TcpStream;
@@ -115,17 +115,29 @@ pub(super) struct Client {
 }
 
 impl Client {
-    /// Begins to connect, from `source` if given, without waiting.
+    /// Begins to connect without waiting, from `source` if given; from another port of its address if that one is taken.
     ///
     /// # Errors
     /// When the kernel refuses at once: no more descriptors or ports.
-    pub(super) fn connect(to: SocketAddr, source: Option<IpAddr>, started: u64) -> io::Result<Self> {
+    pub(super) fn connect(to: SocketAddr, source: Option<SocketAddr>, started: u64) -> io::Result<Self> {
+        match (Self::connect_from(to, source, started), source) {
+            (Err(error), Some(mut source))
+                if matches!(error.kind(), io::ErrorKind::AddrInUse | io::ErrorKind::AddrNotAvailable) =>
+            {
+                source.set_port(0);
+                Self::connect_from(to, Some(source), started)
+            }
+            (result, _) => result,
+        }
+    }
+
+    fn connect_from(to: SocketAddr, source: Option<SocketAddr>, started: u64) -> io::Result<Self> {
         let socket = Socket::new(Domain::for_address(to), Type::STREAM, Some(Protocol::TCP))?;
         socket.set_nonblocking(true)?;
         socket.set_tcp_nodelay(true)?;
         if let Some(source) = source {
             socket.set_reuse_address(true)?;
-            socket.bind(&SockAddr::from(SocketAddr::new(source, 0)))?;
+            socket.bind(&SockAddr::from(source))?;
         }
         match socket.connect(&SockAddr::from(to)) {
             Ok(()) => {}

@@ -20,8 +20,13 @@ use super::wire::{self, opcode};
 /// Shortest read buffer.
 const SCRATCH_BYTES_MIN: usize = 256 * 1024;
 
-/// Connections from one loopback address: below the ephemeral ports there are (28,232 by default).
-const CONNECTIONS_PER_SOURCE: u32 = 20_000;
+/// Connections from one loopback address. The kernel has 28,232 ephemeral ports by default, and searches long once they
+/// are scarce.
+const CONNECTIONS_PER_SOURCE: u16 = 8_000;
+
+/// First port of the further loopback addresses: named, since the kernel takes ever longer to find one for an address
+/// that is bound, and below those that it gives to others.
+const SOURCE_PORT: u16 = 20_000;
 
 /// Closings that make no progress for this long are not waited for.
 const CLOSING_PATIENCE: Duration = Duration::from_secs(2);
@@ -86,11 +91,13 @@ impl Target {
         format!("{}{index}", self.uid_prefix)
     }
 
-    /// The source address of a client, where it matters.
-    fn source(&self, index: u32) -> Option<IpAddr> {
-        let block = index / CONNECTIONS_PER_SOURCE;
+    /// The address that a client connects from, where it matters.
+    fn source(&self, index: u32) -> Option<SocketAddr> {
+        let (block, place) =
+            (index / u32::from(CONNECTIONS_PER_SOURCE), (index % u32::from(CONNECTIONS_PER_SOURCE)) as u16);
         let spread = block > 0 && self.address.ip() == IpAddr::V4(Ipv4Addr::LOCALHOST);
-        spread.then(|| IpAddr::V4(Ipv4Addr::from_bits(Ipv4Addr::LOCALHOST.to_bits() + block)))
+        let source = Ipv4Addr::from_bits(Ipv4Addr::LOCALHOST.to_bits() + block);
+        spread.then(|| SocketAddr::from((source, SOURCE_PORT + place)))
     }
 }
 
@@ -291,6 +298,9 @@ impl Generator {
         let payload = &self.scratch[start + frame.payload.start..start + frame.payload.end];
         let client = &mut self.clients[index];
         match frame.opcode {
+            // The server ends the connection first (RFC 6455, section 7.1.1), so that TIME_WAIT is its, and no port of
+            // ours is lost to the next run.
+            opcode::CLOSE if client.phase == Phase::Closing => return Ok(()),
             opcode::CLOSE => return Err(client::read_close(payload)),
             opcode::PING => {
                 let mut pong = Vec::new();
@@ -438,9 +448,9 @@ mod tests {
     #[test]
     fn sources_spread_on_loopback() {
         check_source("127.0.0.1:1234", 0, None);
-        check_source("127.0.0.1:1234", 19_999, None);
-        check_source("127.0.0.1:1234", 20_000, Some("127.0.0.2"));
-        check_source("127.0.0.1:1234", 40_000, Some("127.0.0.3"));
+        check_source("127.0.0.1:1234", 7_999, None);
+        check_source("127.0.0.1:1234", 8_000, Some("127.0.0.2:20000"));
+        check_source("127.0.0.1:1234", 16_003, Some("127.0.0.3:20003"));
         check_source("192.0.2.1:1234", 40_000, None);
         check_source("[::1]:1234", 40_000, None);
     }
