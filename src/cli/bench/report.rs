@@ -127,7 +127,7 @@ pub struct ServerCost {
     /// Processors kept busy while messages were measured; none in `connect`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub cores: Option<f64>,
-    /// Voluntary context switches per second of what was measured, or in all of the logins.
+    /// Voluntary context switches while messages were measured, or in `connect` during the logins.
     pub voluntary_switches: u64,
     /// The same, involuntary.
     pub involuntary_switches: u64,
