@@ -14,7 +14,7 @@ use pombo::cli::bench::{BenchArgs, BenchError, Report, Tally, measure};
 use tokio_tungstenite::tungstenite::protocol::CloseFrame;
 use tokio_tungstenite::tungstenite::{Message, WebSocket, accept};
 
-/// Reads the last of the servers' sockets gives up after; the tests' own deadlines are shorter.
+/// Connections that a server takes in its life; no test opens more.
 const CLIENTS_MAX: usize = 64;
 
 /// What the server does with every `EVERY`th message.
@@ -170,7 +170,7 @@ fn bench(address: SocketAddr, arguments: &str) -> Result<Report, BenchError> {
     measure(&Cli::try_parse_from(words).expect("good arguments").bench)
 }
 
-/// Compares the books of a run against a server of this conduct; `failures` is what the report must say.
+/// Compares the books of a run against a server of this conduct, and what the report makes of them.
 #[track_caller]
 fn check(conduct: Conduct, arguments: &str, expected: Tally) {
     let report = bench(server(conduct), arguments).expect("the run comes to an end");
@@ -179,10 +179,10 @@ fn check(conduct: Conduct, arguments: &str, expected: Tally) {
     assert_eq!(report.to_string().contains("FAILED"), expected.faults() > 0, "{report}");
 }
 
-/// 400 messages among four connections: 100 from each, so ten of each are odd.
+/// 400 messages among four connections.
 const UNICAST: &str = "unicast -c 4 --window 4 --messages 400 --warmup 0 --targets next";
 
-/// 100 broadcasts to four connections; ten are odd.
+/// 100 broadcasts to four connections.
 const BROADCAST: &str = "broadcast -c 4 --window 4 --messages 100 --warmup 0";
 
 fn sent(messages: u64, owed: u64, delivered: u64) -> Tally {
@@ -226,8 +226,7 @@ fn a_warm_up_and_a_time_pass() {
     assert!(messages.latency.p50_us > 0.0 && messages.latency.p50_us <= messages.latency.max_us, "{report}");
 }
 
-/// How many messages each of the four connections sends is left to the closed loop, so the odd ones are counted from
-/// the server's rule: `self` makes every connection's loop its own, and one connection makes the count exact.
+/// 99 messages from one connection to itself, so exactly nine are odd, and another follows each of them.
 const ALONE: &str = "unicast -c 1 --window 4 --messages 99 --warmup 0 --targets self";
 
 #[test]
