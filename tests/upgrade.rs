@@ -254,7 +254,11 @@ fn header_that_does_not_end_is_not_waited_for() {
 
 #[test]
 fn header_that_trickles_is_not_waited_for() {
-    nodes().with(|config| config.handshake_timeout = Duration::from_millis(300)).each(|node| {
+    let soon = |config: &mut pombo::Config| {
+        config.handshake_timeout = Duration::from_millis(300);
+        config.close_timeout = Duration::from_millis(100);
+    };
+    nodes().with(soon).each(|node| {
         let mut client = node.dial();
         let mut writer = client.twin();
         client.send_bytes(b"GET / HTTP/1.1\r\n");

@@ -226,13 +226,7 @@ impl Client {
     #[track_caller]
     pub(crate) fn expect_close(&mut self, code: u16, words: &str) {
         let frame = self.receive();
-        let [high, low, reason @ ..] = &frame.payload[..] else {
-            panic!("{}: expected close {code}, got {frame:?}", self.name);
-        };
-        let got = (frame.opcode, u16::from_be_bytes([*high, *low]));
-        assert_eq!(got, (frame::CLOSE, code), "{}: expected close {code}, got {frame:?}", self.name);
-        let reason = std::str::from_utf8(reason).expect("a close reason is UTF-8");
-        assert!(reason.contains(words), "{}: expected {words:?} in the reason {reason:?}", self.name);
+        assert!(frame.is_close(code, words), "{}: expected close {code} with {words:?}, got {frame:?}", self.name);
     }
 
     /// Takes a close frame without a code.

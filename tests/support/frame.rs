@@ -182,6 +182,17 @@ impl Frame {
         Some((Self { opcode, payload }, end))
     }
 
+    /// Whether this is a close frame with this code, and a reason that contains `words`.
+    pub(crate) fn is_close(&self, code: u16, words: &str) -> bool {
+        match &self.payload[..] {
+            [high, low, reason @ ..] if self.opcode == CLOSE => {
+                let reason = std::str::from_utf8(reason).expect("a close reason is UTF-8");
+                u16::from_be_bytes([*high, *low]) == code && reason.contains(words)
+            }
+            _ => false,
+        }
+    }
+
     /// The payload as text, for looking into it.
     #[track_caller]
     pub(crate) fn as_text(&self) -> &str {
