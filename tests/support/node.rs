@@ -22,6 +22,7 @@ const SEVERAL: usize = 3;
 pub(crate) struct Node {
     handle: Handle,
     address: Listen,
+    config: Config,
     shard_count: usize,
     /// What a failed test prints, since its panic does not tell in which shape it ran.
     shape: String,
@@ -87,10 +88,10 @@ impl<'a> Nodes<'a> {
             ..Config::default()
         };
         (self.change)(&mut config);
-        let server = Server::bind(config).unwrap_or_else(|error| panic!("{error}"));
+        let server = Server::bind(config.clone()).unwrap_or_else(|error| panic!("{error}"));
         let address = server.addresses()[0].clone();
         let handle = server.start().unwrap_or_else(|error| panic!("{error}"));
-        Node { handle, address, shard_count, shape: format!("{shard_count} shards") }
+        Node { handle, address, config, shard_count, shape: format!("{shard_count} shards") }
     }
 }
 
@@ -187,6 +188,16 @@ impl Node {
             condition(&stats)
         });
         stats
+    }
+
+    /// Changes settings of the running node; what is sent from now on meets them.
+    #[track_caller]
+    pub(crate) fn reload(&self, change: impl FnOnce(&mut Config)) {
+        let mut config = self.config.clone();
+        change(&mut config);
+        self.handle.reload(&config);
+        // The shards answer in order, so they have taken the settings by now.
+        self.stats();
     }
 
     #[track_caller]
