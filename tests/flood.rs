@@ -34,7 +34,7 @@ impl Round {
     /// The messages of round `number` from one sender, numbered through; unicasts and broadcasts mixed.
     fn messages(self, number: usize, sender: usize, uids: &[String]) -> Vec<Sent> {
         let count = self.unicasts_to_each * uids.len() + self.broadcasts;
-        let broadcast_every = if self.broadcasts == 0 { usize::MAX } else { count / self.broadcasts };
+        let broadcast_every = count.checked_div(self.broadcasts).unwrap_or(usize::MAX);
         let (mut broadcasts, mut unicasts) = (0, 0);
         let address = |at: usize| {
             if (at + 1).is_multiple_of(broadcast_every) && broadcasts < self.broadcasts {

@@ -117,10 +117,10 @@ impl Node {
         client
     }
 
-    /// Logs in with as little room for what it does not read as the kernel gives.
+    /// Logs in with little room for what it does not read: a few kilobytes, since less makes TCP crawl.
     #[track_caller]
     pub(crate) fn log_in_with_small_buffer(&self, uid: &str) -> Client {
-        let mut client = Client::dial_with_receive_buffer(self.socket_address(), 1).upgraded();
+        let mut client = Client::dial_with_receive_buffer(self.socket_address(), 8 << 10).upgraded();
         client.log_in(uid);
         client
     }
