@@ -50,6 +50,8 @@ struct Node {
     shards: Vec<ShardDoor>,
     settings: watch::Sender<Arc<GatewaySettings>>,
     is_draining: watch::Sender<bool>,
+    admission: Admission,
+    logins: LoginNumbers,
     /// Held open by every thread of the node; nothing is ever sent.
     running: flume::Receiver<Infallible>,
 }
@@ -145,13 +147,14 @@ impl Server {
 
         let (settings, gateway_settings) = watch::channel(Arc::new(config.gateway()));
         let (is_draining, draining) = watch::channel(false);
+        let (admission, logins) = (Admission::default(), LoginNumbers::default());
         let gateway = Gateway {
             settings: gateway_settings,
             doors,
             hasher: hasher.clone(),
             is_draining: draining,
-            admission: Admission::default(),
-            logins: LoginNumbers::default(),
+            admission: admission.clone(),
+            logins: logins.clone(),
             handshakes: Arc::new(Semaphore::new(config.handshakes_max)),
         };
         let runtime = tokio::runtime::Builder::new_multi_thread()
@@ -169,7 +172,9 @@ impl Server {
             runtime.block_on(run).expect("the gateway does not panic");
             drop(alive);
         })?;
-        Ok(Handle { node: Arc::new(Node { config, hasher, shards, settings, is_draining, running }) })
+        Ok(Handle {
+            node: Arc::new(Node { config, hasher, shards, settings, is_draining, admission, logins, running }),
+        })
     }
 }
 
@@ -229,6 +234,16 @@ impl Handle {
             }
         }
         sum
+    }
+
+    /// Returns how many login frames were read since the start.
+    pub fn logins(&self) -> u64 {
+        self.node.logins.count()
+    }
+
+    /// Returns how many connections are open now, logged in or not.
+    pub fn connections(&self) -> usize {
+        self.node.admission.count()
     }
 
     /// Returns the index of the shard that owns `uid`.
