@@ -9,6 +9,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::process;
 use std::sync::Arc;
 use std::thread;
+use std::time::Duration;
 
 use bytes::Bytes;
 use tokio::sync::{Semaphore, watch};
@@ -45,10 +46,11 @@ pub struct Handle {
 
 /// What reaches a running node's threads from outside.
 struct Node {
-    config: Config,
     hasher: UidHasher,
     shards: Vec<ShardDoor>,
     settings: watch::Sender<Arc<GatewaySettings>>,
+    /// How long a drain may take; changed by a reload, read by the drain.
+    drain_timeout: watch::Sender<Duration>,
     is_draining: watch::Sender<bool>,
     admission: Admission,
     logins: LoginNumbers,
@@ -172,8 +174,9 @@ impl Server {
             runtime.block_on(run).expect("the gateway does not panic");
             drop(alive);
         })?;
+        let drain_timeout = watch::Sender::new(config.drain_timeout);
         Ok(Handle {
-            node: Arc::new(Node { config, hasher, shards, settings, is_draining, admission, logins, running }),
+            node: Arc::new(Node { hasher, shards, settings, drain_timeout, is_draining, admission, logins, running }),
         })
     }
 }
@@ -254,6 +257,7 @@ impl Handle {
     /// Hands what can change while running to every thread; what can't is ignored (see [`Config::reload`]).
     pub fn reload(&self, config: &Config) {
         self.node.settings.send_replace(Arc::new(config.gateway()));
+        self.node.drain_timeout.send_replace(config.drain_timeout);
         let settings = Arc::new(config.session());
         for door in &self.node.shards {
             // A shard that has drained needs none.
@@ -270,7 +274,7 @@ impl Handle {
     pub async fn drain(&self) {
         if !self.node.is_draining.send_replace(true) {
             info!("draining");
-            let time_out = self.node.config.drain_timeout;
+            let time_out = *self.node.drain_timeout.borrow();
             for door in &self.node.shards {
                 door.requests.send_async(Request::Drain { time_out }).await.ok();
                 door.bell.ring();
