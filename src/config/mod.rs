@@ -160,7 +160,7 @@ pub struct Config {
 
     /// Whether an ordinary GET on the WebSocket port answers the built-in page.
     ///
-    /// The page lets a newcomer try the node from a browser; without it the answer is 404. Range: `true` or
+    /// The page lets a newcomer try the node from a browser; without it the answer is 426. Range: `true` or
     /// `false`. Default: `true`.
     pub page: bool,
 

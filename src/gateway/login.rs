@@ -36,31 +36,45 @@ async fn read_frames<S: AsyncRead + AsyncWrite + Unpin>(
 ) -> Result<Uid, Refusal> {
     let mut reader = Reader::default();
     loop {
-        let mut at = 0;
         let mut answers = Vec::new();
-        while at < received.len() {
-            let (taken, event) = reader.read(&mut received[at..], settings.login_bytes_max);
-            match event.map_err(Refusal::Violation)? {
-                Some(Event::Message { payload, .. }) => {
-                    let uid = Uid::new(payload.as_slice(), settings.uid_bytes_max, hasher).map_err(Refusal::Uid)?;
-                    // A pong due before the login reply goes out before the hand-over.
-                    stream.write_all(&answers).await.map_err(Refusal::Lost)?;
-                    received.drain(..at + taken);
-                    received.shrink_to_fit();
-                    return Ok(uid);
-                }
-                Some(Event::Ping(payload)) => frame::encode(&mut answers, Opcode::Pong, payload),
-                Some(Event::Pong(_)) | None => {}
-                Some(Event::Close { code, .. }) => return Err(Refusal::ClosedByPeer(code)),
-            }
-            at += taken;
-        }
+        let login = take_frames(&mut reader, received, &mut answers, settings, hasher);
+        // A pong due goes out before anything else: the login reply, or the refusal.
         stream.write_all(&answers).await.map_err(Refusal::Lost)?;
-        received.clear();
+        if let Some(uid) = login? {
+            received.shrink_to_fit();
+            return Ok(uid);
+        }
         received.reserve(READ_BYTES);
         let length = (&mut *stream).take(READ_BYTES as u64).read_buf(received).await.map_err(Refusal::Lost)?;
         if length == 0 {
             return Err(Refusal::ClosedByPeer(None));
         }
     }
+}
+
+/// Takes whole frames from the front of `received`, up to and including the login; appends what they are answered.
+fn take_frames(
+    reader: &mut Reader,
+    received: &mut Vec<u8>,
+    answers: &mut Vec<u8>,
+    settings: &GatewaySettings,
+    hasher: &UidHasher,
+) -> Result<Option<Uid>, Refusal> {
+    let mut at = 0;
+    while at < received.len() {
+        let (taken, event) = reader.read(&mut received[at..], settings.login_bytes_max);
+        at += taken;
+        match event.map_err(Refusal::Violation)? {
+            Some(Event::Message { payload, .. }) => {
+                let uid = Uid::new(payload.as_slice(), settings.uid_bytes_max, hasher).map_err(Refusal::Uid)?;
+                received.drain(..at);
+                return Ok(Some(uid));
+            }
+            Some(Event::Ping(payload)) => frame::encode(answers, Opcode::Pong, payload),
+            Some(Event::Pong(_)) | None => {}
+            Some(Event::Close { code, .. }) => return Err(Refusal::ClosedByPeer(code)),
+        }
+    }
+    received.clear();
+    Ok(None)
 }

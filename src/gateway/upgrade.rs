@@ -6,7 +6,7 @@
 
 use std::cell::Cell;
 use std::convert::Infallible;
-use std::future::{Ready, ready};
+use std::future::{Ready, poll_fn, ready};
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -47,17 +47,23 @@ pub(super) struct Rules {
 /// When the connection was answered otherwise, or lost.
 pub(super) async fn upgrade<S: Accepted>(stream: S, rules: Rules) -> Result<(S, Vec<u8>), Refusal> {
     let (deadline, close_timeout) = (rules.settings.handshake_timeout, rules.settings.close_timeout);
-    let connection = http1::Builder::new()
+    let mut connection = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(deadline)
         .max_buf_size(HEAD_BYTES_MAX)
         .max_headers(HEADERS_MAX)
-        .serve_connection(TokioIo::new(stream), Answering { rules, status: Cell::default() })
-        .without_shutdown();
-    // One deadline for all of it, however the bytes trickle.
-    let parts =
-        timeout(deadline, connection).await.map_err(|_| Refusal::HandshakeTimeout)?.map_err(Refusal::NotHttp)?;
+        .serve_connection(TokioIo::new(stream), Answering { rules, status: Cell::default() });
+    // One deadline for all of it, however the bytes trickle. What is no request hyper answers itself; the
+    // stream is taken back from it then, too, to be ended without RST.
+    let answered = timeout(deadline, poll_fn(|context| connection.poll_without_shutdown(context)))
+        .await
+        .map_err(|_| Refusal::HandshakeTimeout)?;
+    let parts = connection.into_parts();
     let mut stream = parts.io.into_inner();
+    if let Err(error) = answered {
+        timeout(close_timeout, refusal::end(&mut stream)).await.ok();
+        return Err(Refusal::NotHttp(error));
+    }
     match parts.service.status.get() {
         Some(StatusCode::SWITCHING_PROTOCOLS) => Ok((stream, parts.read_buf.into())),
         answered => {

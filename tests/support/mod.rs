@@ -1,0 +1,18 @@
+//! What the end-to-end tests are written with: a node in this process, and a client that says and sees every byte.
+//!
+//! Nothing in here waits for luck: every read, write and condition has [`DEADLINE`], and silence is proved by a
+//! round trip. Each test runs with one shard and with several, see [`nodes`].
+
+#![allow(dead_code, unused_imports, reason = "every test file includes all of it, and uses the part it needs")]
+
+mod client;
+mod frame;
+mod http;
+mod node;
+mod patience;
+
+pub(crate) use client::Client;
+pub(crate) use frame::{Frame, Sent};
+pub(crate) use http::{Request, Response};
+pub(crate) use node::{Node, Nodes, nodes};
+pub(crate) use patience::{DEADLINE, eventually};

@@ -1,0 +1,383 @@
+//! The HTTP part of a connection: which requests upgrade, and what each other one is told.
+
+mod support;
+
+use std::thread;
+use std::time::{Duration, Instant};
+
+use pombo::config::Paths;
+use support::{Client, DEADLINE, Node, Request, Response, Sent, nodes};
+
+/// Sends `request`, sees it upgraded, and logs in.
+#[track_caller]
+fn upgrades(node: &Node, request: &Request) -> Response {
+    let mut client = node.dial();
+    client.send_request(request);
+    let response = client.expect_upgrade();
+    client.log_in("alice");
+    client.expect_silence();
+    response
+}
+
+/// Sends `request`, and is answered with `status`, a line that contains `words`, and a clean end.
+#[track_caller]
+fn is_refused(node: &Node, request: &Request, status: u16, words: &str) -> Response {
+    let response = answer(node, request);
+    assert_eq!(response.status, status, "{response:?}");
+    assert!(response.body.contains(words), "expected {words:?} in {response:?}");
+    assert_eq!(response.body.lines().count(), 1, "{response:?}");
+    assert_eq!(response.header("content-type"), Some("text/plain; charset=utf-8"));
+    response
+}
+
+/// Sends `request`, takes the answer, and sees the connection end.
+#[track_caller]
+fn answer(node: &Node, request: &Request) -> Response {
+    let mut client = node.dial();
+    client.send_request(request);
+    let response = client.receive_response();
+    client.expect_end();
+    response
+}
+
+fn refuses(request: impl Fn(Request) -> Request, status: u16, words: &str) {
+    nodes().each(|node| {
+        is_refused(node, &request(Request::upgrade()), status, words);
+    });
+}
+
+#[test]
+fn good_request_upgrades() {
+    nodes().each(|node| {
+        let response = upgrades(node, &Request::upgrade());
+        assert_eq!(response.header("upgrade").map(str::to_ascii_lowercase).as_deref(), Some("websocket"));
+        assert_eq!(response.header("connection").map(str::to_ascii_lowercase).as_deref(), Some("upgrade"));
+        for absent in ["sec-websocket-extensions", "sec-websocket-protocol", "content-length", "transfer-encoding"] {
+            assert_eq!(response.header(absent), None, "{absent}");
+        }
+    });
+}
+
+#[test]
+fn requests_of_real_clients_and_proxies_upgrade() {
+    nodes().each(|node| {
+        let good = Request::upgrade;
+        upgrades(node, &good().replacing("Connection", "keep-alive, Upgrade"));
+        upgrades(node, &good().replacing("Connection", "keep-alive").with("Connection", "Upgrade"));
+        upgrades(node, &good().replacing("Connection", "Upgrade").with("Connection", "keep-alive"));
+        upgrades(node, &good().replacing("Connection", "uPGRADE ,  x"));
+        upgrades(node, &good().replacing("Upgrade", "WebSocket"));
+        upgrades(node, &good().replacing("Upgrade", "h2c, websocket"));
+        upgrades(node, &good().replacing("Upgrade", "h2c").with("Upgrade", "websocket"));
+        upgrades(node, &good().names(str::to_ascii_lowercase));
+        upgrades(node, &good().names(str::to_ascii_uppercase));
+        upgrades(node, &good().first_line("GET /any/path?with=query HTTP/1.1"));
+        upgrades(node, &good().first_line("GET http://localhost/absolute HTTP/1.1"));
+        upgrades(node, &good().with("Origin", "https://example.com").with("Cookie", &"c".repeat(4000)));
+        upgrades(node, &good().with("Content-Length", "0"));
+    });
+}
+
+#[test]
+fn offers_are_declined_by_silence() {
+    nodes().each(|node| {
+        let offers = Request::upgrade()
+            .with("Sec-WebSocket-Extensions", "permessage-deflate; client_max_window_bits")
+            .with("Sec-WebSocket-Protocol", "chat, superchat");
+        let response = upgrades(node, &offers);
+        assert_eq!(response.header("sec-websocket-extensions"), None);
+        assert_eq!(response.header("sec-websocket-protocol"), None);
+    });
+}
+
+#[test]
+fn missing_or_wrong_upgrade_is_refused() {
+    refuses(|request| request.without("Upgrade"), 400, "Upgrade: websocket");
+    refuses(|request| request.replacing("Upgrade", "h2c"), 400, "Upgrade: websocket");
+    refuses(|request| request.replacing("Upgrade", "websockets"), 400, "Upgrade: websocket");
+}
+
+#[test]
+fn missing_or_wrong_connection_is_refused() {
+    refuses(|request| request.without("Connection"), 400, "Connection: Upgrade");
+    refuses(|request| request.replacing("Connection", "keep-alive"), 400, "Connection: Upgrade");
+    refuses(|request| request.replacing("Connection", "upgraded"), 400, "Connection: Upgrade");
+}
+
+#[test]
+fn missing_or_malformed_key_is_refused() {
+    let with_key = |key: &'static str| move |request: Request| request.replacing("Sec-WebSocket-Key", key);
+    refuses(|request| request.without("Sec-WebSocket-Key"), 400, "Sec-WebSocket-Key");
+    // 15 and 17 bytes; no base64; a padding of one; bits behind the last byte; nothing.
+    refuses(with_key("dGhlIHNhbXBsZSBub25j"), 400, "16 bytes in base64");
+    refuses(with_key("dGhlIHNhbXBsZSBub25jZTE="), 400, "16 bytes in base64");
+    refuses(with_key("dGhlIHNhbXBsZSBub25j!Q=="), 400, "16 bytes in base64");
+    refuses(with_key("dGhlIHNhbXBsZSBub25jZQ="), 400, "16 bytes in base64");
+    refuses(with_key("dGhlIHNhbXBsZSBub25jZR=="), 400, "16 bytes in base64");
+    refuses(with_key(""), 400, "16 bytes in base64");
+}
+
+#[test]
+fn two_keys_are_refused() {
+    refuses(|request| request.with("Sec-WebSocket-Key", "dGhlIHNhbXBsZSBub25jZQ=="), 400, "one Sec-WebSocket-Key");
+    refuses(|request| request.with("Sec-WebSocket-Key", "AAAAAAAAAAAAAAAAAAAAAA=="), 400, "one Sec-WebSocket-Key");
+}
+
+#[test]
+fn other_version_is_told_ours() {
+    nodes().each(|node| {
+        for version in ["8", "12", "14", "013", "", "x", "13, 8"] {
+            let request = Request::upgrade().replacing("Sec-WebSocket-Version", version);
+            let response = is_refused(node, &request, 426, "Sec-WebSocket-Version: 13");
+            assert_eq!(response.header("sec-websocket-version"), Some("13"));
+        }
+    });
+    refuses(|request| request.without("Sec-WebSocket-Version"), 400, "Sec-WebSocket-Version");
+}
+
+#[test]
+fn other_method_is_refused() {
+    for method in ["POST", "PUT", "HEAD", "OPTIONS", "get", "BREW"] {
+        nodes().each(|node| {
+            let mut client = node.dial();
+            client.send_request(&Request::upgrade().first_line(&format!("{method} / HTTP/1.1")));
+            let response = client.receive_head();
+            assert_eq!((method, response.status), (method, 405));
+            assert_eq!(response.header("allow"), Some("GET"));
+        });
+    }
+}
+
+#[test]
+fn older_http_is_refused() {
+    refuses(|request| request.first_line("GET / HTTP/1.0"), 400, "HTTP/1.1");
+}
+
+#[test]
+fn missing_or_doubled_host_is_refused() {
+    refuses(|request| request.without("Host"), 400, "Host");
+    refuses(|request| request.with("Host", "example.com"), 400, "Host");
+}
+
+#[test]
+fn body_is_refused() {
+    refuses(|request| request.with("Content-Length", "5"), 400, "body");
+    refuses(|request| request.with("Transfer-Encoding", "chunked"), 400, "body");
+}
+
+#[test]
+fn unknown_path_is_not_found() {
+    let list = Paths::List(vec!["/ws".to_owned(), "/chat".to_owned()]);
+    nodes().with(|config| config.paths = list.clone()).each(|node| {
+        let at = |target: &str| Request::upgrade().first_line(&format!("GET {target} HTTP/1.1"));
+        upgrades(node, &at("/ws"));
+        upgrades(node, &at("/chat?token=x"));
+        for target in ["/", "/ws/", "/WS", "/w", "/wss", "//ws", "/%77s"] {
+            is_refused(node, &at(target), 404, "path");
+        }
+    });
+}
+
+#[test]
+fn request_that_is_too_large_is_refused() {
+    nodes().each(|node| {
+        for request in [
+            Request::upgrade().with("Cookie", &"c".repeat(64 << 10)),
+            Request::upgrade().first_line(&format!("GET /{} HTTP/1.1", "x".repeat(64 << 10))),
+            (0..200).fold(Request::upgrade(), |request, number| request.with(&format!("X-{number}"), "x")),
+        ] {
+            let response = answer(node, &request);
+            assert!(matches!(response.status, 400 | 414 | 431), "{response:?}");
+        }
+    });
+}
+
+#[test]
+fn what_is_not_http_is_told_so() {
+    nodes().each(|node| {
+        for bytes in
+            [&b"alice\r\n\r\n"[..], b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03 tls", b"\x81\x85abcd\0\0\0\0\0"]
+        {
+            let mut client = node.dial();
+            client.send_bytes(bytes);
+            assert_eq!(client.receive_response().status, 400, "{}", bytes.escape_ascii());
+            client.expect_end();
+        }
+    });
+}
+
+/// A reset would take the answer with it before the client has read it.
+#[test]
+fn refusal_ends_without_a_reset_however_much_is_sent_behind() {
+    nodes().with(|config| config.close_timeout = DEADLINE).each(|node| {
+        for request in [Request::upgrade().without("Upgrade"), Request::new("PUT / HTTP/1.1").with("Host", "x")] {
+            still_answered(node, &request.bytes());
+        }
+        // The page, too, and what hyper answers by itself.
+        still_answered(node, &Request::new("GET / HTTP/1.1").with("Host", "x").bytes());
+        still_answered(node, b"not http at all\r\n\r\n");
+    });
+}
+
+#[track_caller]
+fn still_answered(node: &Node, request: &[u8]) {
+    let mut client = node.dial();
+    let mut writer = client.twin();
+    thread::scope(|threads| {
+        threads.spawn(move || {
+            writer.send_bytes(&[request, &[b'x'; 100_000][..]].concat());
+            for _ in 0..10 {
+                writer.send_bytes(&[b'x'; 100_000]);
+            }
+        });
+        let response = client.receive_head();
+        assert!(response.status >= 200, "{response:?}");
+        client.receive_bytes(response.content_length());
+        client.expect_end();
+    });
+}
+
+#[test]
+fn header_that_does_not_end_is_not_waited_for() {
+    let timeout = Duration::from_millis(300);
+    nodes().with(|config| config.handshake_timeout = timeout).each(|node| {
+        let request = Request::upgrade().bytes();
+        for front in [&[][..], &request[..1], &request[..request.len() - 1]] {
+            let began = Instant::now();
+            let mut client = node.dial();
+            client.send_bytes(front);
+            ends(&mut client);
+            assert!(began.elapsed() >= timeout, "{:?} with {} bytes", began.elapsed(), front.len());
+        }
+    });
+}
+
+#[test]
+fn header_that_trickles_is_not_waited_for() {
+    let soon = |config: &mut pombo::Config| {
+        config.handshake_timeout = Duration::from_millis(300);
+        config.close_timeout = Duration::from_millis(100);
+    };
+    nodes().with(soon).each(|node| {
+        let mut client = node.dial();
+        let mut writer = client.twin();
+        client.send_bytes(b"GET / HTTP/1.1\r\n");
+        let trickle = thread::spawn(move || {
+            let began = Instant::now();
+            // Ends when the node has let go of the connection.
+            while writer.try_send_bytes(b"X: x\r\n").is_ok() {
+                assert!(began.elapsed() < DEADLINE, "the node still listens");
+                thread::sleep(Duration::from_millis(20));
+            }
+        });
+        trickle.join().expect("the trickle is cut off");
+    });
+}
+
+/// Sees the connection end, after an answer or without one.
+#[track_caller]
+fn ends(client: &mut Client) {
+    let rest = client.receive_to_end();
+    assert!(rest.is_empty() || rest.starts_with(b"HTTP/1.1 408"), "{}", rest.escape_ascii());
+}
+
+#[test]
+fn ordinary_get_is_answered_with_the_page() {
+    nodes().each(|node| {
+        for request in [
+            Request::new("GET / HTTP/1.1").with("Host", "localhost"),
+            Request::new("GET /?uid=alice HTTP/1.1").with("Host", "localhost"),
+            Request::new("GET / HTTP/1.1").with("Host", "localhost").with("Connection", "keep-alive"),
+            Request::new("GET / HTTP/1.0"),
+        ] {
+            let page = answer(node, &request);
+            assert_eq!(page.status, 200, "{page:?}");
+            assert_eq!(page.header("content-type"), Some("text/html; charset=utf-8"));
+            assert_eq!(page.header("x-content-type-options"), Some("nosniff"));
+            let policy = page.header("content-security-policy").expect("the page has a policy");
+            assert!(policy.starts_with("default-src 'none';") && !policy.contains("unsafe"), "{policy}");
+            assert!(page.body.starts_with("<!doctype html>") && page.body.trim_end().ends_with("</html>"));
+        }
+    });
+}
+
+#[test]
+fn head_is_answered_as_get_without_the_page() {
+    nodes().each(|node| {
+        let mut client = node.dial();
+        client.send_request(&Request::new("HEAD / HTTP/1.1").with("Host", "localhost"));
+        let response = client.receive_head();
+        assert_eq!(response.status, 200, "{response:?}");
+        assert!(response.content_length() > 1000, "{response:?}");
+        client.expect_end();
+    });
+}
+
+#[test]
+fn page_can_be_turned_off() {
+    nodes().with(|config| config.page = false).each(|node| {
+        let get = Request::new("GET / HTTP/1.1").with("Host", "localhost");
+        is_refused(node, &get, 426, "expected a WebSocket upgrade");
+        upgrades(node, &Request::upgrade());
+    });
+}
+
+#[test]
+fn other_plain_requests_are_refused() {
+    nodes().each(|node| {
+        let plain = |first_line: &str| Request::new(first_line).with("Host", "localhost");
+        is_refused(node, &plain("GET /favicon.ico HTTP/1.1"), 404, "");
+        let response = is_refused(node, &plain("POST / HTTP/1.1"), 405, "GET");
+        assert_eq!(response.header("allow"), Some("GET, HEAD"));
+    });
+}
+
+#[test]
+fn connection_too_many_is_told_to_come_back() {
+    nodes().with(|config| config.connections_max = 2).each(|node| {
+        let (first, mut second) = (node.log_in("first"), node.log_in("second"));
+        let response = is_refused(node, &Request::upgrade(), 503, "full");
+        assert!(response.header("retry-after").is_some(), "{response:?}");
+        second.expect_silence();
+        drop(first);
+        support::eventually("the place is given again", || {
+            let mut client = node.dial();
+            client.send_request(&Request::upgrade());
+            client.receive_head().status == 101
+        });
+        second.expect_silence();
+    });
+}
+
+#[test]
+fn handshake_too_many_waits_for_its_turn() {
+    nodes().with(|config| config.handshakes_max = 1).each(|node| {
+        let mut first = node.connect().named("first");
+        let mut second = node.dial().named("second");
+        second.send_request(&Request::upgrade());
+        // The first one's login makes room.
+        first.log_in("first");
+        second.expect_upgrade();
+        second.log_in("second");
+        second.converse(&mut first);
+    });
+}
+
+#[test]
+fn bad_requests_do_not_disturb_a_session() {
+    nodes().each_pair(|node, alice, bob| {
+        let (mut alice, mut bob) = (node.log_in(alice), node.log_in(bob));
+        for number in 0..20 {
+            alice.converse(&mut bob);
+            is_refused(node, &Request::upgrade().without("Connection"), 400, "Connection");
+            let mut stranger = node.dial();
+            stranger.send_bytes(&Request::upgrade().bytes()[..number]);
+            stranger.vanish();
+            let mut stranger = node.dial();
+            stranger.send_request(&Request::upgrade());
+            stranger.send(&Sent::text("str").unfinished());
+            stranger.vanish();
+        }
+        alice.converse(&mut bob);
+    });
+}
