@@ -18,6 +18,8 @@
 
 mod doorbell;
 mod mail;
+#[cfg(all(test, pombo_loom))]
+mod model;
 
 use std::io;
 use std::sync::Arc;
