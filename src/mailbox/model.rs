@@ -220,6 +220,7 @@ fn spawn(node: &Arc<Node>, part: impl FnOnce(&Node) + 'static) -> thread::JoinHa
 
 /// The consumer goes to sleep while the first batch is posted.
 fn work(node: Arc<Node>) {
+    // Relaxed: before the other thread begins.
     node.closing.store(true, Ordering::Relaxed);
     let consumer = spawn(&node, |node| node.consume([1, 0]));
     node.produce(0, 0..1);
