@@ -192,6 +192,20 @@ fn what_is_left_to_do_is_an_issue() {
 }
 
 #[test]
+fn nothing_locks_on_the_way_of_a_message() {
+    check(|source, breach| {
+        if !source.room().is_some_and(|room| ["frame", "mailbox", "protocol", "router", "shard"].contains(&room)) {
+            return;
+        }
+        for (number, line) in source.code().take(source.untested) {
+            if ["Condvar", "Mutex", "OnceLock", "RwLock"].iter().any(|lock| line.contains(lock)) {
+                breach(number, "a lock on the way of a message: send mail to the state's owner");
+            }
+        }
+    });
+}
+
+#[test]
 fn weak_orderings_say_why() {
     const WEAK: [&str; 4] = ["Relaxed", "Acquire", "Release", "AcqRel"];
     check(|source, breach| {
