@@ -1,21 +1,63 @@
 //! The node: a checked config becomes a bound server, which runs and hands back the handle that drains it.
 //!
-//! Only the listeners exist so far; nothing accepts on them yet.
+//! The only wiring there is: it makes the shards' mailboxes and doors, starts the threads, and keeps
+//! what reaches them from outside. Every thread is named: `pombo-gateway`, and `pombo-shard-0` onwards.
 
+use std::convert::Infallible;
 use std::io;
-use std::net::TcpListener;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::process;
+use std::sync::Arc;
+use std::thread;
 
-use crate::config::{Config, Faults, Listen};
+use bytes::Bytes;
+use tokio::sync::{Semaphore, watch};
+use tracing::{error, info};
+
+use crate::config::{Config, Faults, GatewaySettings, Listen};
+use crate::gateway::{BoundListener, Door, Gateway, Inherited};
+use crate::mailbox::{self, Bell};
+use crate::message::{Delivery, Kind};
+use crate::metrics::Stats;
+use crate::router;
+use crate::shard::{Admission, LoginNumbers, Parts, Poller, Request, Shard};
+use crate::uid::UidHasher;
+
+/// Logged-in connections that may wait for one shard; past these the gateway waits.
+const HANDOVERS_MAX: usize = 1024;
+
+/// Requests that may wait for one shard; past these the caller waits.
+const REQUESTS_MAX: usize = 1024;
 
 /// A node whose listeners are open and which does not run yet.
+#[derive(Debug)]
 pub struct Server {
-    listeners: Vec<TcpListener>,
+    config: Config,
+    listeners: Vec<BoundListener>,
     addresses: Vec<Listen>,
 }
 
-/// A running node.
+/// A running node; clones stand for the same node, which goes on when all of them are dropped.
+#[derive(Clone)]
 pub struct Handle {
-    _listeners: Vec<TcpListener>,
+    node: Arc<Node>,
+}
+
+/// What reaches a running node's threads from outside.
+struct Node {
+    config: Config,
+    hasher: UidHasher,
+    shards: Vec<ShardDoor>,
+    settings: watch::Sender<Arc<GatewaySettings>>,
+    is_draining: watch::Sender<bool>,
+    /// Held open by every thread of the node; nothing is ever sent.
+    running: flume::Receiver<Infallible>,
+}
+
+/// The way to ask one shard.
+struct ShardDoor {
+    requests: flume::Sender<Request>,
+    bell: Bell,
 }
 
 /// Why a node can't start; the operator's to mend.
@@ -33,6 +75,9 @@ pub enum StartError {
         /// What the operating system said.
         source: io::Error,
     },
+    /// A thread or a poller can't be made.
+    #[error("cannot start: {0}")]
+    System(#[from] io::Error),
 }
 
 fn hint(error: &io::Error) -> &'static str {
@@ -43,24 +88,26 @@ fn hint(error: &io::Error) -> &'static str {
 }
 
 impl Server {
-    /// Checks the config and opens every listener.
+    /// Checks the config and opens every listener; clients may connect from now on and wait.
     ///
     /// # Errors
     /// See [`StartError`].
     pub fn bind(config: Config) -> Result<Self, StartError> {
         config.check()?;
-        let (mut listeners, mut addresses) = (Vec::new(), Vec::new());
-        for listen in config.listen {
-            let opened = match &listen {
-                Listen::Tcp(address) => TcpListener::bind(address),
-                Listen::Unix(_) => Err(io::ErrorKind::Unsupported.into()),
-            };
-            let bound = opened.and_then(|listener| Ok((listener.local_addr()?, listener)));
-            let (address, listener) = bound.map_err(|source| StartError::Listen { listen, source })?;
-            addresses.push(Listen::Tcp(address));
+        let inherited = Inherited {
+            send_buffer_bytes: config.send_buffer_bytes,
+            // As long as a silent peer is given.
+            user_timeout: config.heartbeat_interval * 2,
+        };
+        let mut listeners = Vec::new();
+        let mut addresses = Vec::new();
+        for listen in &config.listen {
+            let bound = BoundListener::bind(listen, inherited).and_then(|bound| Ok((bound.address()?, bound)));
+            let (address, listener) = bound.map_err(|source| StartError::Listen { listen: listen.clone(), source })?;
+            addresses.push(address);
             listeners.push(listener);
         }
-        Ok(Self { listeners, addresses })
+        Ok(Self { config, listeners, addresses })
     }
 
     /// Returns the real addresses, in the order of the config.
@@ -68,22 +115,167 @@ impl Server {
         &self.addresses
     }
 
-    /// Starts the node's threads.
+    /// Starts the node's threads. May be called inside or outside of an async runtime.
     ///
     /// # Errors
     /// See [`StartError`].
     pub fn start(self) -> Result<Handle, StartError> {
-        Ok(Handle { _listeners: self.listeners })
+        let Self { config, listeners, .. } = self;
+        let hasher = UidHasher::random();
+        let pollers = (0..config.shards.get()).map(|_| Poller::new()).collect::<io::Result<Vec<_>>>()?;
+        let bells: Vec<_> = pollers.iter().map(|(_, wake)| Bell::new(Arc::clone(wake))).collect();
+        let mailboxes = mailbox::wire(&bells, config.mailbox_bytes_max);
+        let settings = Arc::new(config.session());
+        let (alive, running) = flume::bounded::<Infallible>(0);
+
+        let (mut doors, mut shards) = (Vec::new(), Vec::new());
+        for (index, (((poller, _), mailbox), bell)) in pollers.into_iter().zip(mailboxes).zip(&bells).enumerate() {
+            let (handover_sender, handovers) = flume::bounded(HANDOVERS_MAX);
+            let (request_sender, requests) = flume::bounded(REQUESTS_MAX);
+            doors.push(Door { handovers: handover_sender, bell: bell.clone() });
+            shards.push(ShardDoor { requests: request_sender, bell: bell.clone() });
+            let (hasher, settings) = (hasher.clone(), Arc::clone(&settings));
+            let parts = Parts { index, hasher, settings, mailbox, handovers, requests };
+            let alive = alive.clone();
+            spawn(format!("pombo-shard-{index}"), move || {
+                Shard::new(poller, parts).run();
+                drop(alive);
+            })?;
+        }
+
+        let (settings, gateway_settings) = watch::channel(Arc::new(config.gateway()));
+        let (is_draining, draining) = watch::channel(false);
+        let gateway = Gateway {
+            settings: gateway_settings,
+            doors,
+            hasher: hasher.clone(),
+            is_draining: draining,
+            admission: Admission::default(),
+            logins: LoginNumbers::default(),
+            handshakes: Arc::new(Semaphore::new(config.handshakes_max)),
+        };
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(config.gateway_threads.get())
+            .thread_name("pombo-gateway")
+            .enable_all()
+            .build()?;
+        let listeners = {
+            let _entered = runtime.enter();
+            listeners.into_iter().map(BoundListener::into_listener).collect::<io::Result<Vec<_>>>()?
+        };
+        spawn("pombo-gateway".to_owned(), move || {
+            // On a worker, so that accepting costs no hop from this thread.
+            let run = runtime.spawn(gateway.run(listeners));
+            runtime.block_on(run).expect("the gateway does not panic");
+            drop(alive);
+        })?;
+        Ok(Handle { node: Arc::new(Node { config, hasher, shards, settings, is_draining, running }) })
     }
 }
 
-impl Handle {
-    /// Hands the settings that can change while running to every thread.
-    pub fn reload(&self, _config: &Config) {}
+/// Starts a named thread; a panic in it ends the process, because half a node is worse than none.
+fn spawn(name: String, run: impl FnOnce() + Send + 'static) -> io::Result<()> {
+    let body = move || {
+        if catch_unwind(AssertUnwindSafe(run)).is_err() {
+            let thread = thread::current();
+            error!(thread = thread.name(), "a thread of the node panicked, the process ends");
+            process::abort();
+        }
+    };
+    thread::Builder::new().name(name).spawn(body)?;
+    Ok(())
+}
 
-    /// Stops accepting and closes every session; returns when all are closed.
+impl Handle {
+    /// Sends a message to every session of `uid`; says what became of it.
+    ///
+    /// Delivered means accepted into the outbox of a session, in order with everything else for it. A text
+    /// `payload` that is not UTF-8 is sent as binary. Waits while the shard has too many requests; after the
+    /// drain everybody is offline.
     ///
     /// # Cancel safety
-    /// A drain that was begun goes on when the future is dropped.
-    pub async fn drain(&self) {}
+    /// When the future is dropped the message may or may not have been delivered.
+    pub async fn push(&self, uid: &str, kind: Kind, payload: impl Into<Bytes>) -> Delivery {
+        let payload = payload.into();
+        let kind = checked(kind, &payload);
+        let hash = self.node.hasher.hash(uid.as_bytes());
+        let shard = router::shard_of(hash, self.node.shards.len());
+        let uid = uid.into();
+        self.ask(shard, |answer| Request::Push { hash, uid, kind, payload, answer }).await.unwrap_or(Delivery::Offline)
+    }
+
+    /// Sends a message to every session of the node; returns how many it is due to.
+    ///
+    /// # Cancel safety
+    /// When the future is dropped some shards may have taken the message and others not.
+    pub async fn broadcast(&self, kind: Kind, payload: impl Into<Bytes>) -> usize {
+        let payload = payload.into();
+        let kind = checked(kind, &payload);
+        let mut sessions = 0;
+        for shard in 0..self.node.shards.len() {
+            let payload = payload.clone();
+            let taken = self.ask(shard, |answer| Request::Broadcast { kind, payload, answer }).await;
+            sessions += taken.unwrap_or(0);
+        }
+        sessions
+    }
+
+    /// Returns what all shards have counted; a shard that has drained counts nothing.
+    pub async fn stats(&self) -> Stats {
+        let mut sum = Stats::default();
+        for shard in 0..self.node.shards.len() {
+            if let Some(stats) = self.ask(shard, |answer| Request::Stats { answer }).await {
+                sum.add(&stats);
+            }
+        }
+        sum
+    }
+
+    /// Returns the index of the shard that owns `uid`.
+    pub fn shard_of(&self, uid: &str) -> usize {
+        router::shard_of(self.node.hasher.hash(uid.as_bytes()), self.node.shards.len())
+    }
+
+    /// Hands what can change while running to every thread; what can't is ignored (see [`Config::reload`]).
+    pub fn reload(&self, config: &Config) {
+        self.node.settings.send_replace(Arc::new(config.gateway()));
+        let settings = Arc::new(config.session());
+        for door in &self.node.shards {
+            // A shard that has drained needs none.
+            door.requests.send(Request::Reload(Arc::clone(&settings))).ok();
+            door.bell.ring();
+        }
+    }
+
+    /// Stops accepting, closes every session with 1001 spread over the first half of `drain_timeout`, and
+    /// returns when all have ended or the time is over.
+    ///
+    /// # Cancel safety
+    /// A drain that was begun goes on when the future is dropped; calling it again waits for the same drain.
+    pub async fn drain(&self) {
+        if !self.node.is_draining.send_replace(true) {
+            info!("draining");
+            let time_out = self.node.config.drain_timeout;
+            for door in &self.node.shards {
+                door.requests.send_async(Request::Drain { time_out }).await.ok();
+                door.bell.ring();
+            }
+        }
+        // Nothing is ever sent: this ends with the last thread.
+        self.node.running.recv_async().await.ok();
+    }
+
+    /// Asks one shard and waits for its answer; `None` when the shard has drained.
+    async fn ask<T>(&self, shard: usize, request: impl FnOnce(flume::Sender<T>) -> Request) -> Option<T> {
+        let (answer, answered) = flume::bounded(1);
+        let door = &self.node.shards[shard];
+        door.requests.send_async(request(answer)).await.ok()?;
+        door.bell.ring();
+        answered.recv_async().await.ok()
+    }
+}
+
+/// Text on the wire is UTF-8, always: what isn't goes as binary.
+fn checked(kind: Kind, payload: &[u8]) -> Kind {
+    if std::str::from_utf8(payload).is_ok() { kind } else { Kind::Binary }
 }

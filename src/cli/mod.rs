@@ -13,6 +13,7 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
+pub mod bench;
 mod connect;
 mod flags;
 mod log;
@@ -42,6 +43,8 @@ enum Command {
     /// Runs the server; the default
     Serve(serve::Serve),
     Connect(connect::ConnectArgs),
+    /// Puts a server under load, checks every message, and says what it cost
+    Bench(bench::BenchArgs),
 }
 
 /// Runs the command that `arguments` (the program's name first) ask for, to its end.
@@ -62,6 +65,7 @@ pub fn run(
     match cli.command.unwrap_or(Command::Serve(cli.serve)) {
         Command::Serve(serve) => serve.run(&variables.into_iter().collect::<Vec<_>>()),
         Command::Connect(connect) => connect::run(connect),
+        Command::Bench(bench) => bench::run(bench),
     }
 }
 

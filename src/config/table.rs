@@ -160,7 +160,7 @@ pub static SETTINGS: &[Setting] = settings! {
     "Admission and login" {
         connections_max: Count(1, 100_000_000), Live,
             "Most connections on the node, sessions and handshakes together";
-        handshakes_max: Count(1, 1_000_000), Live, "Most connections that have not logged in yet";
+        handshakes_max: Count(1, 1_000_000), Restart, "Most connections that have not logged in yet";
         handshake_timeout: Time(1, HOUR), Live, "Time from accepting a connection to the end of its HTTP upgrade";
         login_timeout: Time(1, HOUR), Live, "Time from the upgrade to the login frame";
         login_bytes_max: Size(16, MIB), Live, "Longest login message; at least uid_bytes_max";

@@ -1,5 +1,173 @@
-//! Where connections come in.
+//! Where connections come in: everything that happens once in a connection's life, waits, or is hostile.
+//!
+//! Runs on its own tokio runtime. A connection is one task: admission, HTTP upgrade, login; then the
+//! socket leaves tokio and moves to the shard that owns its uid, as one [`Handover`]. Nothing of a
+//! message's path is here.
+//!
+//! ```text
+//!   listener ─accept until EAGAIN─▶ task: upgrade ─▶ login ─▶ flume ─▶ shard
+//!                                         └─────────┴─▶ refused: says why, ends without RST
+//! ```
 
-#![allow(dead_code, reason = "the page is served by the listener, which is not in this branch")]
-
+mod listener;
+mod login;
 mod page;
+mod refusal;
+mod upgrade;
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch};
+use tracing::{debug, warn};
+
+pub(crate) use listener::{BoundListener, Inherited, Listener};
+
+use crate::config::GatewaySettings;
+use crate::mailbox::Bell;
+use crate::router;
+use crate::shard::{Admission, Handover, LoginNumbers, Permit, Stream};
+use crate::uid::UidHasher;
+
+/// How long accepting rests after it failed for want of descriptors or memory.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+
+/// The way into one shard.
+#[derive(Clone)]
+pub(crate) struct Door {
+    /// Logged-in connections; bounded, so that a storm waits here and not in the shard.
+    pub(crate) handovers: flume::Sender<Handover<Stream>>,
+    pub(crate) bell: Bell,
+}
+
+/// What every connection's task needs.
+pub(crate) struct Gateway {
+    pub(crate) settings: watch::Receiver<Arc<GatewaySettings>>,
+    pub(crate) doors: Vec<Door>,
+    pub(crate) hasher: UidHasher,
+    /// True from the moment that the node drains.
+    pub(crate) is_draining: watch::Receiver<bool>,
+    pub(crate) admission: Admission,
+    pub(crate) logins: LoginNumbers,
+    /// Bounds the connections that are not logged in yet.
+    pub(crate) handshakes: Arc<Semaphore>,
+}
+
+/// A stream as tokio has it, before it moves to a shard.
+pub(crate) trait Accepted: AsyncRead + AsyncWrite + Unpin + Send + 'static {
+    /// Takes the stream out of tokio's poller.
+    fn into_stream(self) -> std::io::Result<Stream>;
+}
+
+impl Accepted for tokio::net::TcpStream {
+    fn into_stream(self) -> std::io::Result<Stream> {
+        self.into_std().map(|stream| Stream::Tcp(mio::net::TcpStream::from_std(stream)))
+    }
+}
+
+impl Accepted for tokio::net::UnixStream {
+    fn into_stream(self) -> std::io::Result<Stream> {
+        self.into_std().map(|stream| Stream::Unix(mio::net::UnixStream::from_std(stream)))
+    }
+}
+
+impl Gateway {
+    /// Accepts on all listeners until the node drains, then waits for the logins under way.
+    ///
+    /// A login under way at the drain is refused at its next step; none outlives its own time-outs.
+    pub(crate) async fn run(self, listeners: Vec<Listener>) {
+        let gateway = Arc::new(self);
+        let (under_way, mut all_done) = mpsc::channel::<()>(1);
+        for listener in listeners {
+            let accepting = Arc::clone(&gateway).accept(listener, under_way.clone());
+            // Accepting comes ahead of everything else: tokio would have it yield while the backlog overflows.
+            tokio::spawn(tokio::task::unconstrained(accepting));
+        }
+        drop(under_way);
+        // Nothing is ever sent; the channel ends with the last task that holds it.
+        all_done.recv().await;
+    }
+
+    async fn accept(self: Arc<Self>, listener: Listener, under_way: mpsc::Sender<()>) {
+        let mut is_draining = self.is_draining.clone();
+        loop {
+            let accepted = tokio::select! {
+                biased;
+                _ = is_draining.wait_for(|is_draining| *is_draining) => return,
+                accepted = self.accept_one(&listener) => accepted,
+            };
+            match accepted {
+                Ok((listener::Connection::Tcp(stream, peer), place)) => {
+                    tokio::spawn(Arc::clone(&self).welcome(stream, Some(peer), place, under_way.clone()));
+                }
+                Ok((listener::Connection::Unix(stream), place)) => {
+                    tokio::spawn(Arc::clone(&self).welcome(stream, None, place, under_way.clone()));
+                }
+                Err(error) => {
+                    warn!(error = %error, "cannot accept, pausing");
+                    tokio::time::sleep(ACCEPT_PAUSE).await;
+                }
+            }
+        }
+    }
+
+    async fn accept_one(&self, listener: &Listener) -> std::io::Result<(listener::Connection, OwnedSemaphorePermit)> {
+        let place = Arc::clone(&self.handshakes).acquire_owned().await.expect("the semaphore is never closed");
+        Ok((listener.accept().await?, place))
+    }
+
+    /// The life of a connection up to its hand-over, or its refusal.
+    async fn welcome<S: Accepted>(
+        self: Arc<Self>,
+        stream: S,
+        peer: Option<SocketAddr>,
+        place: OwnedSemaphorePermit,
+        under_way: mpsc::Sender<()>,
+    ) {
+        let settings = Arc::clone(&self.settings.borrow());
+        let permit = self.admission.admit(settings.connections_max);
+        if let Err(reason) = self.log_in(stream, peer, permit, &settings).await {
+            debug!(peer = peer.map(tracing::field::display), reason = %reason, "connection refused");
+        }
+        drop((place, under_way));
+    }
+
+    async fn log_in<S: Accepted>(
+        &self,
+        stream: S,
+        peer: Option<SocketAddr>,
+        permit: Option<Permit>,
+        settings: &Arc<GatewaySettings>,
+    ) -> Result<(), refusal::Refusal> {
+        let rules = upgrade::Rules {
+            settings: Arc::clone(settings),
+            is_full: permit.is_none(),
+            is_draining: *self.is_draining.borrow(),
+        };
+        let (mut stream, mut received) = upgrade::upgrade(stream, rules).await?;
+        let mut is_draining = self.is_draining.clone();
+        let uid = tokio::select! {
+            biased;
+            uid = login::read(&mut stream, &mut received, settings, &self.hasher) => uid,
+            _ = is_draining.wait_for(|is_draining| *is_draining) => Err(refusal::Refusal::Draining),
+        };
+        let (uid, permit) = match (uid, permit) {
+            (Ok(uid), Some(permit)) => (uid, permit),
+            (Err(refusal), _) => {
+                refusal::say(&mut stream, &refusal, settings.close_timeout).await;
+                return Err(refusal);
+            }
+            (Ok(_), None) => return Err(refusal::Refusal::Full),
+        };
+        let login = self.logins.draw();
+        let door = &self.doors[router::shard_of(uid.hash(), self.doors.len())];
+        let socket = stream.into_stream().map_err(refusal::Refusal::Lost)?;
+        let handover = Handover { socket, unread: received, uid, login, peer, permit };
+        // Fails only when the shard has drained; the connection ends with it then.
+        door.handovers.send_async(handover).await.map_err(|_| refusal::Refusal::Draining)?;
+        door.bell.ring();
+        Ok(())
+    }
+}

@@ -51,6 +51,11 @@ impl Mail {
         self.next.0 == self.records.len()
     }
 
+    /// Returns how many messages are left to take.
+    pub(crate) fn len(&self) -> usize {
+        self.records.len() - self.next.0
+    }
+
     /// Returns the memory that the content stands for, in bytes.
     pub(crate) fn weight(&self) -> usize {
         self.weight

@@ -61,8 +61,8 @@ pub struct Mailbox {
     shard: usize,
     /// Batches for this shard, with their producers' indices.
     inbox: ring::Receiver<(usize, Mail)>,
-    /// The batch being read, with its producer; kept over turns when a turn's budget runs out.
-    reading: Option<(usize, Mail)>,
+    /// The batch being read; kept over turns when a turn's budget runs out.
+    reading: Option<Batch>,
     /// Arenas that come back from their destinations, emptied.
     returns: ring::Receiver<(usize, Mail)>,
     /// The other shards, by index; this shard's own place is never used.
@@ -74,6 +74,12 @@ pub struct Mailbox {
     /// How much memory an emptied arena keeps, in bytes.
     retained_max: usize,
     bell: Bell,
+}
+
+/// A batch being read, with the shard that it came from.
+pub(crate) struct Batch {
+    from: usize,
+    pub(crate) mail: Mail,
 }
 
 /// Another shard as seen by one producer.
@@ -189,13 +195,15 @@ impl Mailbox {
 
     /// Posts every batch whose destination has none in flight: one slot and at most one wake each.
     ///
-    /// Calls `posted` with each such destination; whoever waited for room there may go on.
-    pub fn post(&mut self, mut posted: impl FnMut(usize)) {
+    /// Calls `posted` with each such destination; whoever waited for room there may go on. Returns how many
+    /// messages are lost because their shard has ended.
+    pub fn post(&mut self, mut posted: impl FnMut(usize)) -> usize {
         while let Ok((from, mail)) = self.returns.try_recv() {
             self.peers[from].spare = Some(mail);
         }
+        let mut lost = 0;
         if self.in_hand == 0 {
-            return;
+            return lost;
         }
         for (to, peer) in self.peers.iter_mut().enumerate() {
             if peer.gathering.is_empty() {
@@ -207,32 +215,45 @@ impl Mailbox {
             match peer.inbox.try_send((self.shard, batch)) {
                 Ok(()) => peer.bell.ring(),
                 // The shard has drained and gone: its uids are offline.
-                Err(ring::TrySendError::Disconnected(_)) => peer.spare = Some(Mail::default()),
+                Err(ring::TrySendError::Disconnected((_, batch))) => {
+                    lost += batch.len();
+                    peer.spare = Some(Mail::default());
+                }
                 Err(ring::TrySendError::Full(_)) => unreachable!("one batch in flight per producer"),
             }
             posted(to);
         }
+        lost
     }
 
-    /// Gives the oldest letter to `read`; `None` when there is none.
-    ///
-    /// A batch whose last letter was read goes back to its producer.
-    pub(crate) fn take<T>(&mut self, read: impl FnOnce(Letter<'_>) -> T) -> Option<T> {
-        loop {
-            if self.reading.is_none() {
-                self.reading = self.inbox.try_recv().ok();
-            }
-            let (_, mail) = self.reading.as_mut()?;
-            if let Some(letter) = mail.take() {
-                return Some(read(letter));
-            }
-            self.give_back();
+    /// Takes the batch to read on with, oldest first; `None` when there is none. Pair it with [`Mailbox::put_back`].
+    pub(crate) fn next_batch(&mut self) -> Option<Batch> {
+        self.reading.take().or_else(|| self.inbox.try_recv().ok().map(|(from, mail)| Batch { from, mail }))
+    }
+
+    /// Takes back a batch: one that was read to its end returns to its producer, another is read on next time.
+    pub(crate) fn put_back(&mut self, batch: Batch) {
+        if !batch.mail.is_empty() {
+            self.reading = Some(batch);
+            return;
         }
+        let Batch { from, mut mail } = batch;
+        mail.clear(self.retained_max);
+        let peer = &self.peers[from];
+        // A producer that has gone needs no arena; a ring of `count` places holds one per destination.
+        if peer.returns.try_send((self.shard, mail)).is_ok() {
+            peer.bell.ring_for_room();
+        }
+    }
+
+    /// Says whether letters wait that are this shard's to read.
+    pub(crate) fn has_unread(&self) -> bool {
+        self.reading.is_some() || !self.inbox.is_empty()
     }
 
     /// Says whether letters wait, or whether a batch in hand could be posted.
     fn has_work(&self) -> bool {
-        self.reading.is_some() || !self.inbox.is_empty() || (self.in_hand > 0 && !self.returns.is_empty())
+        self.has_unread() || (self.in_hand > 0 && !self.returns.is_empty())
     }
 
     /// Raises this shard's flag and looks once more: says whether it may sleep.
@@ -247,16 +268,6 @@ impl Mailbox {
     /// Lowers this shard's flag: it is awake and will look at its queues by itself.
     pub fn get_up(&self) {
         self.bell.doorbell.get_up();
-    }
-
-    fn give_back(&mut self) {
-        let Some((from, mut mail)) = self.reading.take() else { return };
-        mail.clear(self.retained_max);
-        let peer = &self.peers[from];
-        // A producer that has gone needs no arena; a ring of `count` places holds one per destination.
-        if peer.returns.try_send((self.shard, mail)).is_ok() {
-            peer.bell.ring_for_room();
-        }
     }
 }
 
@@ -291,7 +302,14 @@ mod tests {
                 String::from_utf8_lossy(payload.as_slice()).into_owned()
             }
         };
-        std::iter::from_fn(|| mailbox.take(text)).collect()
+        let mut all = Vec::new();
+        while let Some(mut batch) = mailbox.next_batch() {
+            while let Some(letter) = batch.mail.take() {
+                all.push(text(letter));
+            }
+            mailbox.put_back(batch);
+        }
+        all
     }
 
     #[test]

@@ -1,0 +1,299 @@
+//! What a server under load costs, read from Linux's `/proc`: CPU, context switches, private memory.
+//!
+//! A server is a process and its children, since some fork workers. A reading takes a few system calls a thread, so it
+//! happens before and after what is timed, never during.
+
+use std::fs;
+use std::io;
+use std::thread;
+use std::time::{Duration, Instant};
+
+/// Ticks a second of `utime` and `stime`: the kernel's USER_HZ, 100 on every Linux that Rust runs on.
+const TICK: Duration = Duration::from_millis(10);
+
+/// Readings of memory count as settled when two of them, this far apart, differ by less than a thousandth.
+const SETTLE_INTERVAL: Duration = Duration::from_millis(250);
+
+/// A process whose cost is wanted, with its children.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Process {
+    pid: u32,
+}
+
+/// Why a process could not be read.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ProcessError {
+    /// It does not exist, or its files may not be read.
+    #[error("cannot read /proc/{pid}/{file}: {kind}", kind = source.kind())]
+    Unreadable {
+        /// The process asked for.
+        pid: u32,
+        /// The file under its directory.
+        file: &'static str,
+        /// What the kernel said.
+        source: io::Error,
+    },
+    /// Its text is not what the kernel's documentation says.
+    #[error("cannot make sense of /proc/{pid}/{file}")]
+    Format {
+        /// The process asked for.
+        pid: u32,
+        /// The file under its directory.
+        file: &'static str,
+    },
+}
+
+/// What a process has used since it began.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Usage {
+    /// User time, in whole ticks.
+    user: Duration,
+    /// System time, in whole ticks.
+    system: Duration,
+    /// Time on a processor of the threads that live, to the nanosecond; zero where the kernel does not tell.
+    exact: Duration,
+    voluntary_switches: u64,
+    involuntary_switches: u64,
+}
+
+/// What a process used between two readings.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub(super) struct Spent {
+    /// User and system time.
+    pub(super) cpu: Duration,
+    /// Part of `cpu` in user space: the split is by ticks.
+    pub(super) user_share: f64,
+    pub(super) voluntary_switches: u64,
+    pub(super) involuntary_switches: u64,
+}
+
+impl Usage {
+    /// What was used from `before` to this reading.
+    pub(super) fn since(&self, before: &Usage) -> Spent {
+        let user = self.user.saturating_sub(before.user);
+        let system = self.system.saturating_sub(before.system);
+        let exact = self.exact.saturating_sub(before.exact);
+        // A thread that ended between the readings took its exact time along; the ticks still have it.
+        let cpu = if exact + 3 * TICK >= user + system { exact } else { user + system };
+        let ticks = (user + system).as_secs_f64();
+        Spent {
+            cpu,
+            user_share: if ticks > 0.0 { user.as_secs_f64() / ticks } else { 0.0 },
+            voluntary_switches: self.voluntary_switches.saturating_sub(before.voluntary_switches),
+            involuntary_switches: self.involuntary_switches.saturating_sub(before.involuntary_switches),
+        }
+    }
+}
+
+impl Process {
+    /// Names a process, and makes sure that it can be read.
+    pub(super) fn open(pid: u32) -> Result<Self, ProcessError> {
+        let process = Self { pid };
+        process.usage()?;
+        process.private_bytes()?;
+        Ok(process)
+    }
+
+    /// Reads what it and its children have used.
+    pub(super) fn usage(&self) -> Result<Usage, ProcessError> {
+        let mut usage = Usage::default();
+        for pid in self.family()? {
+            let stat = parse_stat(&read(pid, "stat")?).ok_or(ProcessError::Format { pid, file: "stat" })?;
+            usage.user += stat.user;
+            usage.system += stat.system;
+            let threads = fs::read_dir(format!("/proc/{pid}/task"));
+            let threads = threads.map_err(|source| ProcessError::Unreadable { pid, file: "task", source })?;
+            for thread in threads.flatten() {
+                // A thread may end at any time: then it has nothing to tell.
+                let schedstat = fs::read_to_string(thread.path().join("schedstat")).ok();
+                usage.exact += schedstat.and_then(|text| parse_schedstat(&text)).unwrap_or_default().running;
+                let status = fs::read_to_string(thread.path().join("status")).unwrap_or_default();
+                usage.voluntary_switches += field(&status, "voluntary_ctxt_switches:").unwrap_or(0);
+                usage.involuntary_switches += field(&status, "nonvoluntary_ctxt_switches:").unwrap_or(0);
+            }
+        }
+        Ok(usage)
+    }
+
+    /// Reads the memory that is its own and its children's: what would come back if they ended.
+    pub(super) fn private_bytes(&self) -> Result<u64, ProcessError> {
+        let mut bytes = 0;
+        for pid in self.family()? {
+            let text = read(pid, "smaps_rollup")?;
+            bytes += parse_private_bytes(&text).ok_or(ProcessError::Format { pid, file: "smaps_rollup" })?;
+        }
+        Ok(bytes)
+    }
+
+    /// Reads the private memory once two readings in a row are alike, or `patience` is over.
+    pub(super) fn settled_private_bytes(&self, patience: Duration) -> Result<u64, ProcessError> {
+        let end = Instant::now() + patience;
+        let mut last = self.private_bytes()?;
+        loop {
+            thread::sleep(SETTLE_INTERVAL);
+            let bytes = self.private_bytes()?;
+            if bytes.abs_diff(last) <= bytes / 1000 || Instant::now() >= end {
+                return Ok(bytes);
+            }
+            last = bytes;
+        }
+    }
+
+    /// The process, its children, and theirs.
+    fn family(&self) -> Result<Vec<u32>, ProcessError> {
+        let unreadable = |source| ProcessError::Unreadable { pid: self.pid, file: "stat", source };
+        let mut parents = Vec::new();
+        for entry in fs::read_dir("/proc").map_err(unreadable)?.flatten() {
+            let Some(pid) = entry.file_name().to_str().and_then(|name| name.parse::<u32>().ok()) else { continue };
+            let Some(stat) = fs::read_to_string(entry.path().join("stat")).ok().and_then(|text| parse_stat(&text))
+            else {
+                continue;
+            };
+            parents.push((pid, stat.parent));
+        }
+        let mut family = vec![self.pid];
+        let mut asked = 0;
+        while asked < family.len() {
+            let parent = family[asked];
+            family.extend(parents.iter().filter(|(_, of)| *of == parent).map(|(pid, _)| *pid));
+            asked += 1;
+        }
+        Ok(family)
+    }
+}
+
+fn read(pid: u32, file: &'static str) -> Result<String, ProcessError> {
+    fs::read_to_string(format!("/proc/{pid}/{file}")).map_err(|source| ProcessError::Unreadable { pid, file, source })
+}
+
+/// What the calling thread has used: the generator's own account.
+pub(super) fn own_schedule() -> Schedule {
+    fs::read_to_string("/proc/thread-self/schedstat").ok().and_then(|text| parse_schedstat(&text)).unwrap_or_default()
+}
+
+/// A thread's time with and without a processor.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Schedule {
+    /// On a processor.
+    pub(super) running: Duration,
+    /// Ready to run, while something else did.
+    pub(super) waiting: Duration,
+}
+
+#[derive(Debug, PartialEq, Eq)]
+struct Stat {
+    parent: u32,
+    user: Duration,
+    system: Duration,
+}
+
+/// Parses `/proc/PID/stat` (proc(5)). The name in brackets may hold spaces and brackets itself.
+fn parse_stat(text: &str) -> Option<Stat> {
+    let (_, behind_name) = text.rsplit_once(')')?;
+    let mut fields = behind_name.split_ascii_whitespace();
+    let parent = fields.nth(1)?.parse().ok()?;
+    let user: u32 = fields.nth(9)?.parse().ok()?;
+    let system: u32 = fields.next()?.parse().ok()?;
+    Some(Stat { parent, user: TICK * user, system: TICK * system })
+}
+
+/// Parses `schedstat`: nanoseconds on a processor, nanoseconds waiting for one, time slices.
+fn parse_schedstat(text: &str) -> Option<Schedule> {
+    let mut fields = text.split_ascii_whitespace().map(|field| field.parse().ok().map(Duration::from_nanos));
+    Some(Schedule { running: fields.next()??, waiting: fields.next()?? })
+}
+
+/// Adds up the private part of `smaps_rollup`, which is in KiB.
+fn parse_private_bytes(text: &str) -> Option<u64> {
+    Some((field(text, "Private_Clean:")? + field(text, "Private_Dirty:")?) * 1024)
+}
+
+/// The number on the line that begins with `name`.
+fn field(text: &str, name: &str) -> Option<u64> {
+    text.lines().find_map(|line| line.strip_prefix(name))?.split_ascii_whitespace().next()?.parse().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[track_caller]
+    fn check_stat(text: &str, expected: Option<(u32, u64, u64)>) {
+        let stat =
+            parse_stat(text).map(|stat| (stat.parent, stat.user.as_millis() as u64, stat.system.as_millis() as u64));
+        assert_eq!(stat, expected, "{text:?}");
+    }
+
+    #[test]
+    fn stat() {
+        check_stat("1 (cat) R 14 14 10 0 -1 41 102 0 0 0 7 12 0 0 20 0 1 0 18 31 39", Some((14, 70, 120)));
+        check_stat("1 (a b) c) S 2 14 10 0 -1 41 102 0 0 0 0 1 0 0 20 0 1 0 18 31 39", Some((2, 0, 10)));
+        check_stat("1 (cat) R 14 14 10 0 -1 41 102 0 0 0 7", None);
+        check_stat("1 (cat) R x 14 10 0 -1 41 102 0 0 0 7 12 0", None);
+        check_stat("1 cat", None);
+        check_stat("", None);
+    }
+
+    #[track_caller]
+    fn check_schedstat(text: &str, expected: Option<(u64, u64)>) {
+        let parsed = parse_schedstat(text).map(|at| (at.running.as_nanos() as u64, at.waiting.as_nanos() as u64));
+        assert_eq!(parsed, expected, "{text:?}");
+    }
+
+    #[test]
+    fn schedstat() {
+        check_schedstat("79275 57269 2\n", Some((79275, 57269)));
+        check_schedstat("0 0 0\n", Some((0, 0)));
+        check_schedstat("79275", None);
+        check_schedstat("many 1 2", None);
+        check_schedstat("", None);
+    }
+
+    #[track_caller]
+    fn check_private(text: &str, expected: Option<u64>) {
+        assert_eq!(parse_private_bytes(text), expected, "{text:?}");
+    }
+
+    #[test]
+    fn private_bytes() {
+        check_private(
+            "Rss: 9 kB\nShared_Dirty: 5 kB\nPrivate_Clean:  56 kB\nPrivate_Dirty:  116 kB\n",
+            Some(172 * 1024),
+        );
+        check_private("Private_Clean: 0 kB\nPrivate_Dirty: 0 kB\n", Some(0));
+        check_private("Private_Clean: 56 kB\n", None);
+        check_private("Private_Clean: x kB\nPrivate_Dirty: 1 kB\n", None);
+        check_private("", None);
+    }
+
+    #[track_caller]
+    fn check_spent(user: u64, system: u64, exact: u64, expected: (u64, f64)) {
+        let millis = Duration::from_millis;
+        let before = Usage { user: millis(10), system: millis(20), exact: millis(31), ..Usage::default() };
+        let after = Usage { user: millis(10 + user), system: millis(20 + system), exact: millis(31 + exact), ..before };
+        let spent = after.since(&before);
+        assert_eq!((spent.cpu.as_millis() as u64, spent.user_share), expected);
+    }
+
+    #[test]
+    fn spent() {
+        check_spent(100, 300, 402, (402, 0.25));
+        check_spent(0, 0, 4, (4, 0.0));
+        check_spent(100, 300, 0, (400, 0.25));
+        check_spent(100, 300, 200, (400, 0.25));
+    }
+
+    #[test]
+    fn this_process_can_be_read() {
+        let process = Process::open(std::process::id()).expect("its own files");
+        assert!(process.private_bytes().expect("its own memory") > 0);
+        assert!(process.family().expect("its own family").contains(&std::process::id()));
+    }
+
+    #[test]
+    fn a_process_that_is_not_there_is_an_error() {
+        let error = Process::open(u32::MAX).expect_err("no such process").to_string();
+        assert_eq!(error, "cannot read /proc/4294967295/stat: entity not found");
+    }
+}

@@ -1,0 +1,66 @@
+//! The login: the first data message of a connection is its uid.
+
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::time::timeout;
+
+use super::refusal::Refusal;
+use crate::config::GatewaySettings;
+use crate::frame::{self, Event, Opcode, Reader};
+use crate::uid::{Uid, UidHasher};
+
+/// Room for what one read before the login may bring, in bytes.
+const READ_BYTES: usize = 1024;
+
+/// Reads up to and including the login frame; leaves every byte behind it in `received`.
+///
+/// `received` holds what came with the upgrade request. Pings are answered meanwhile.
+///
+/// # Errors
+/// The peer's fault, or its end, in time: see [`Refusal`].
+pub(super) async fn read<S: AsyncRead + AsyncWrite + Unpin>(
+    stream: &mut S,
+    received: &mut Vec<u8>,
+    settings: &GatewaySettings,
+    hasher: &UidHasher,
+) -> Result<Uid, Refusal> {
+    timeout(settings.login_timeout, read_frames(stream, received, settings, hasher))
+        .await
+        .unwrap_or(Err(Refusal::LoginTimeout(settings.login_timeout)))
+}
+
+async fn read_frames<S: AsyncRead + AsyncWrite + Unpin>(
+    stream: &mut S,
+    received: &mut Vec<u8>,
+    settings: &GatewaySettings,
+    hasher: &UidHasher,
+) -> Result<Uid, Refusal> {
+    let mut reader = Reader::default();
+    loop {
+        let mut at = 0;
+        let mut answers = Vec::new();
+        while at < received.len() {
+            let (taken, event) = reader.read(&mut received[at..], settings.login_bytes_max);
+            match event.map_err(Refusal::Violation)? {
+                Some(Event::Message { payload, .. }) => {
+                    let uid = Uid::new(payload.as_slice(), settings.uid_bytes_max, hasher).map_err(Refusal::Uid)?;
+                    // A pong due before the login reply goes out before the hand-over.
+                    stream.write_all(&answers).await.map_err(Refusal::Lost)?;
+                    received.drain(..at + taken);
+                    received.shrink_to_fit();
+                    return Ok(uid);
+                }
+                Some(Event::Ping(payload)) => frame::encode(&mut answers, Opcode::Pong, payload),
+                Some(Event::Pong(_)) | None => {}
+                Some(Event::Close { code, .. }) => return Err(Refusal::ClosedByPeer(code)),
+            }
+            at += taken;
+        }
+        stream.write_all(&answers).await.map_err(Refusal::Lost)?;
+        received.clear();
+        received.reserve(READ_BYTES);
+        let length = (&mut *stream).take(READ_BYTES as u64).read_buf(received).await.map_err(Refusal::Lost)?;
+        if length == 0 {
+            return Err(Refusal::ClosedByPeer(None));
+        }
+    }
+}

@@ -1,0 +1,120 @@
+//! What a node counts: plain fields, one set per shard, added up when somebody asks.
+//!
+//! A shard counts in its own [`Stats`] without atomics; no cache line is shared on the message path.
+
+/// Counts of one shard since it started, or their sum over the shards of a node.
+///
+/// `sessions` and `uids` are what is open now; everything else only grows. Units are in the names, or
+/// messages where there is none.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Stats {
+    /// Sessions logged in now.
+    pub sessions: u64,
+    /// Uids with at least one session now.
+    pub uids: u64,
+    /// Connections that logged in.
+    pub logins: u64,
+    /// Sessions closed because a newer login took their uid.
+    pub replaced: u64,
+    /// Logins refused because the uid was taken or full.
+    pub refused: u64,
+    /// Messages accepted into the outbox of one session, by unicast.
+    pub delivered: u64,
+    /// Unicasts to a uid that nobody was logged in under.
+    pub offline: u64,
+    /// Broadcasts taken, once per shard that has them from its own clients or callers.
+    pub broadcasts: u64,
+    /// Messages due to sessions by broadcasts.
+    pub broadcast_deliveries: u64,
+    /// Data messages without a colon, answered with an error.
+    pub invalid: u64,
+    /// Messages not taken because an outbox was full, under `drop-newest`, or since nothing older could go.
+    pub shed_newest: u64,
+    /// Messages taken and dropped again to make room, under `drop-oldest`.
+    pub shed_oldest: u64,
+    /// Messages taken and dropped because their session was closed or lost before they were sent.
+    pub shed_closed: u64,
+    /// Messages in hand for a shard that had ended.
+    pub shed_shard_gone: u64,
+    /// Sessions closed because their outbox was full.
+    pub slow_consumers: u64,
+    /// Sessions closed because their peer broke the protocol.
+    pub violations: u64,
+    /// Sessions closed for silence or for a message not finished in time.
+    pub timeouts: u64,
+    /// Sessions ended by a panic in the per-session part.
+    pub panics: u64,
+    /// Answers to a caller who had gone.
+    pub answers_dropped: u64,
+    /// Frames received.
+    pub frames_in: u64,
+    /// Bytes received, frame headers included.
+    pub bytes_in: u64,
+    /// Bytes sent, frame headers included.
+    pub bytes_out: u64,
+    /// Send calls.
+    pub sends: u64,
+    /// Send calls whose socket took less than was offered.
+    pub sends_refused: u64,
+    /// Passes of the loop.
+    pub turns: u64,
+}
+
+impl Stats {
+    /// Adds another shard's counts.
+    pub fn add(&mut self, other: &Self) {
+        let Self {
+            sessions,
+            uids,
+            logins,
+            replaced,
+            refused,
+            delivered,
+            offline,
+            broadcasts,
+            broadcast_deliveries,
+            invalid,
+            shed_newest,
+            shed_oldest,
+            shed_closed,
+            shed_shard_gone,
+            slow_consumers,
+            violations,
+            timeouts,
+            panics,
+            answers_dropped,
+            frames_in,
+            bytes_in,
+            bytes_out,
+            sends,
+            sends_refused,
+            turns,
+        } = other;
+        self.sessions += sessions;
+        self.uids += uids;
+        self.logins += logins;
+        self.replaced += replaced;
+        self.refused += refused;
+        self.delivered += delivered;
+        self.offline += offline;
+        self.broadcasts += broadcasts;
+        self.broadcast_deliveries += broadcast_deliveries;
+        self.invalid += invalid;
+        self.shed_newest += shed_newest;
+        self.shed_oldest += shed_oldest;
+        self.shed_closed += shed_closed;
+        self.shed_shard_gone += shed_shard_gone;
+        self.slow_consumers += slow_consumers;
+        self.violations += violations;
+        self.timeouts += timeouts;
+        self.panics += panics;
+        self.answers_dropped += answers_dropped;
+        self.frames_in += frames_in;
+        self.bytes_in += bytes_in;
+        self.bytes_out += bytes_out;
+        self.sends += sends;
+        self.sends_refused += sends_refused;
+        self.turns += turns;
+    }
+}

@@ -1,0 +1,166 @@
+//! The end of a session, so that the peer sees why.
+//!
+//! The registry entry goes at once. What was accepted is kept or dropped as the reason says; the close
+//! frame follows; when all is sent, the end of sending (a FIN). Then what the peer still sends is read
+//! and thrown away, until its own end, the time-out, or a bound: closing with input unread would send
+//! an RST, and the peer might never see the code (RFC 1122, section 4.2.2.13).
+
+use std::io;
+
+use tracing::debug;
+
+use super::Shard;
+use super::io::{Network, SessionKey, Socket};
+use super::session::Phase;
+use crate::frame::close;
+
+/// Bytes that a closing session reads and throws away before it gives up on a clean end.
+const DISCARD_BYTES_MAX: u32 = 64 << 20;
+
+/// What a close frame says.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Farewell<'a> {
+    pub(super) code: u16,
+    /// At most 123 bytes count.
+    pub(super) reason: &'a str,
+}
+
+impl Farewell<'static> {
+    /// Says the code's own meaning.
+    pub(super) fn of(code: u16) -> Self {
+        Self { code, reason: close::meaning(code).unwrap_or_default() }
+    }
+}
+
+/// What becomes of the messages accepted and not sent yet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Unsent {
+    /// They go out in front of the close frame.
+    Keep,
+    /// They are dropped and counted; the frame begun is finished.
+    Drop,
+}
+
+impl<N: Network> Shard<N> {
+    /// Begins to close an open session with a close frame.
+    pub(super) fn close(&mut self, key: SessionKey, farewell: Farewell<'_>, unsent: Unsent) {
+        if self.leave(key, unsent) {
+            debug!(
+                shard = self.index,
+                session = key,
+                code = farewell.code,
+                reason = farewell.reason,
+                "session closing"
+            );
+            self.append(key, |outbox| outbox.push_close(farewell.code, farewell.reason));
+        }
+    }
+
+    /// Answers the peer's close frame with its own code.
+    pub(super) fn answer_close(&mut self, key: SessionKey, code: Option<u16>) {
+        if self.leave(key, Unsent::Keep) {
+            debug!(shard = self.index, session = key, code, "session closed by its peer");
+            self.append(key, |outbox| match code {
+                Some(code) => outbox.push_close(code, ""),
+                None => outbox.push_bare_close(),
+            });
+        }
+    }
+
+    /// The peer sends no more: what is due to it goes out, then the session ends.
+    pub(super) fn end_of_input(&mut self, key: SessionKey) {
+        let Some(session) = self.sessions.get(key) else { return };
+        match session.phase {
+            Phase::Lingering => self.remove(key),
+            // Still sending; a failed connection shows at the next send, a silent one at the time-out.
+            Phase::Closing => {}
+            Phase::Open => {
+                debug!(shard = self.index, session = key, "session's peer has gone without a close frame");
+                if self.leave(key, Unsent::Keep) {
+                    // Dirty even if nothing is due, so that the flush ends it.
+                    self.append(key, |_| {});
+                }
+            }
+        }
+    }
+
+    /// The connection has failed: the session is gone, and what was due to it is counted.
+    pub(super) fn lose(&mut self, key: SessionKey, error: &io::Error) {
+        debug!(shard = self.index, session = key, error = %error, "session lost");
+        self.remove(key);
+    }
+
+    /// Sends the end of sending, after the last frame.
+    pub(super) fn finish(&mut self, key: SessionKey) {
+        let Some(session) = self.sessions.get(key) else { return };
+        if let Err(error) = session.socket.finish() {
+            return self.lose(key, &error);
+        }
+        session.phase = Phase::Lingering;
+        // What has arrived meanwhile, its end maybe, was not looked at.
+        session.flags.is_readable = true;
+        self.enqueue(key);
+    }
+
+    /// Receives and throws away.
+    pub(super) fn discard(&mut self, key: SessionKey) {
+        let mut scratch = std::mem::take(&mut self.scratch);
+        if let Some(session) = self.sessions.get(key) {
+            let received = session.socket.receive(&mut scratch);
+            let received = self.received(key, received, scratch.len());
+            if let (Some(length), Some(session)) = (received, self.sessions.get(key)) {
+                session.discarded = session.discarded.saturating_add(length as u32);
+                if session.discarded > DISCARD_BYTES_MAX {
+                    self.remove(key);
+                } else if session.flags.is_readable {
+                    self.enqueue(key);
+                }
+            }
+        }
+        self.scratch = scratch;
+    }
+
+    /// Takes an open session out of the registry and stops decoding it; says whether it was open.
+    fn leave(&mut self, key: SessionKey, unsent: Unsent) -> bool {
+        let (log_end, close_by) = (self.log.end(), self.tick.after(self.settings.close_timeout));
+        let Some(session) = self.sessions.get(key) else { return false };
+        if session.phase != Phase::Open {
+            return false;
+        }
+        self.registry.remove(session.hash, key);
+        match unsent {
+            Unsent::Keep if session.log_from != log_end => self.take_log(key, log_end),
+            Unsent::Keep => {}
+            Unsent::Drop => {
+                let unlogged = self.log.frames_from(session.log_from) as u64;
+                let dropped = session.outbox.as_mut().map_or(0, |outbox| outbox.drop_all());
+                self.stats.shed_closed += unlogged + dropped;
+            }
+        }
+        let Some(session) = self.sessions.get(key) else { return false };
+        session.log_from = log_end;
+        session.phase = Phase::Closing;
+        session.reader = Default::default();
+        session.unread = None;
+        session.flags.is_stalled = false;
+        session.close_by = close_by;
+        session.flags.is_readable = true;
+        self.enqueue(key);
+        self.wake_at(key, close_by);
+        true
+    }
+
+    /// Drops a session, wherever in its life it is.
+    pub(super) fn remove(&mut self, key: SessionKey) {
+        let Some(mut session) = self.sessions.remove(key) else { return };
+        if session.phase == Phase::Open {
+            self.registry.remove(session.hash, key);
+            self.stats.shed_closed += self.log.frames_from(session.log_from) as u64;
+        }
+        if let Some(outbox) = &mut session.outbox {
+            self.stats.shed_closed += outbox.count();
+        }
+        self.network.remove(&mut session.socket);
+        debug!(shard = self.index, session = key, peer = session.peer.map(tracing::field::display), "session ended");
+    }
+}

@@ -1,0 +1,291 @@
+//! The part of a turn that sends: everything due to a socket in one call.
+
+use std::io::{self, IoSlice};
+use std::time::{Duration, Instant};
+
+use super::Shard;
+use super::close::{Farewell, Unsent};
+use super::io::{Interest, Network, SessionKey, Socket};
+use super::log::{Position, Run};
+use super::outbox::Outbox;
+use super::session::Phase;
+use crate::config::SlowConsumer;
+use crate::frame::{Opcode, close};
+use crate::message::Payload;
+
+/// How long is sent at a stretch before mail is taken again, so that other shards need not wait for our sends.
+const SLICE: Duration = Duration::from_millis(1);
+
+/// Sends between two looks at the clock.
+const SENDS_PER_LOOK: u32 = 16;
+
+/// Pieces given to one send call.
+const PIECES_MAX: usize = 64;
+
+/// Memory that the pool of empty outboxes keeps, in bytes.
+const POOL_BYTES_MAX: usize = 512 << 10;
+
+/// Memory with which an emptied outbox is kept; one that grew beyond is let go.
+const POOLED_BYTES_MAX: usize = 16 << 10;
+
+/// Empty outboxes, lent to sessions while something waits for their sockets.
+#[derive(Debug, Default)]
+pub(super) struct OutboxPool {
+    empty: Vec<Box<Outbox>>,
+    /// Memory they hold, in bytes.
+    bytes: usize,
+}
+
+impl OutboxPool {
+    pub(super) fn take(&mut self) -> Box<Outbox> {
+        let Some(outbox) = self.empty.pop() else { return Box::default() };
+        self.bytes -= outbox.retained();
+        outbox
+    }
+
+    fn put_back(&mut self, mut outbox: Box<Outbox>) {
+        outbox.clear();
+        let retained = outbox.retained();
+        if retained <= POOLED_BYTES_MAX && self.bytes + retained <= POOL_BYTES_MAX {
+            self.bytes += retained;
+            self.empty.push(outbox);
+        }
+    }
+}
+
+impl Outbox {
+    /// Appends a run of the broadcast log.
+    pub(super) fn append_run(&mut self, run: Run<'_>) -> bool {
+        match run {
+            Run::Encoded(bytes) => self.append(bytes),
+            Run::Shared(payload, from) => self.append_shared(payload.slice(from..)),
+        }
+        true
+    }
+}
+
+impl<N: Network> Shard<N> {
+    /// Sends what is due to every session, in slices; between them mail is taken.
+    pub(super) fn flush(&mut self) {
+        let mut slice = Slice { end: self.network.now() + SLICE, sends: 0 };
+        loop {
+            while let Some(key) = self.dirty.pop_front() {
+                self.flush_session(key);
+                self.breathe(&mut slice);
+            }
+            let log_end = self.log.end();
+            if !self.log.is_empty() {
+                for key in 0..self.sessions.keys_end() {
+                    self.flush_log(key);
+                    self.breathe(&mut slice);
+                }
+            }
+            // Mail taken between slices may have made new work.
+            if self.dirty.is_empty() && self.log.end() == log_end {
+                self.log.clear();
+                return;
+            }
+        }
+    }
+
+    /// Between two slices: learns what is ready, and takes mail within the turn's budget.
+    fn breathe(&mut self, slice: &mut Slice) {
+        slice.sends += 1;
+        if !slice.sends.is_multiple_of(SENDS_PER_LOOK) || self.network.now() < slice.end {
+            return;
+        }
+        self.poll(Some(Duration::ZERO));
+        self.take_mail();
+        self.post();
+        slice.end = self.network.now() + SLICE;
+    }
+
+    /// Sends the rest of the log to a session that has not taken all of it.
+    #[inline]
+    fn flush_log(&mut self, key: SessionKey) {
+        let log_end = self.log.end();
+        let Some(session) = self.sessions.get(key) else { return };
+        if session.log_from != log_end {
+            self.flush_session(key);
+        }
+    }
+
+    /// Sends everything due to a session; what the socket refuses stays in the outbox, as far as the policy keeps it.
+    pub(super) fn flush_session(&mut self, key: SessionKey) {
+        let log_end = self.log.end();
+        let Some(session) = self.sessions.get(key) else { return };
+        session.flags.is_dirty = false;
+        if session.phase != Phase::Open {
+            session.log_from = log_end;
+        }
+        while !self.sessions.get(key).is_none_or(|session| session.flags.is_blocked) {
+            match self.send_once(key) {
+                Sent::All => return self.emptied(key),
+                Sent::Piece => {}
+                Sent::Refused => self.block(key),
+                Sent::Lost(error) => return self.lose(key, &error),
+            }
+        }
+        self.keep_log(key);
+    }
+
+    /// Makes one send call with what is due.
+    fn send_once(&mut self, key: SessionKey) -> Sent {
+        let Some(session) = self.sessions.get(key) else { return Sent::All };
+        let log_end = self.log.end();
+        let mut pieces = [IoSlice::new(&[]); PIECES_MAX];
+        let (mut count, mut offered) = (0, 0);
+        let held = session.outbox.as_ref().map_or(0, |outbox| outbox.bytes());
+        if let Some(outbox) = &session.outbox {
+            (count, offered) = outbox.pieces(&mut pieces);
+        }
+        if offered == held {
+            self.log.runs(session.log_from, log_end, |run| {
+                let Some(piece) = pieces.get_mut(count) else { return false };
+                *piece = IoSlice::new(run.as_slice());
+                offered += piece.len();
+                count += 1;
+                true
+            });
+        }
+        if offered == 0 {
+            return Sent::All;
+        }
+        let due = held + (log_end - session.log_from) as usize;
+        self.stats.sends += 1;
+        let sent = match session.socket.send(&pieces[..count]) {
+            Ok(sent) => sent,
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => 0,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => return Sent::Piece,
+            Err(error) => return Sent::Lost(error),
+        };
+        self.stats.bytes_out += sent as u64;
+        let from_outbox = sent.min(held);
+        session.log_from += (sent - from_outbox) as Position;
+        if sent == due {
+            return Sent::All;
+        }
+        if from_outbox > 0
+            && let Some(outbox) = &mut session.outbox
+        {
+            outbox.sent(from_outbox);
+        }
+        if sent == offered { Sent::Piece } else { Sent::Refused }
+    }
+
+    /// Goes on after all that was due was sent.
+    #[inline]
+    fn emptied(&mut self, key: SessionKey) {
+        let Some(session) = self.sessions.get(key) else { return };
+        session.flags.pongs = 0;
+        if let Some(mut outbox) = session.outbox.take() {
+            let late_pong = outbox.take_late_pong();
+            self.outboxes.put_back(outbox);
+            if let Some(payload) = late_pong {
+                session.flags.pongs = 1;
+                self.append(key, |outbox| outbox.push(Opcode::Pong, &Payload::Borrowed(&payload)));
+                return;
+            }
+        }
+        if session.flags.is_watched {
+            session.flags.is_watched = false;
+            let watched = self.network.watch(&mut session.socket, key, Interest::Readable);
+            if let Err(error) = watched {
+                return self.lose(key, &error);
+            }
+        }
+        if session.phase == Phase::Closing {
+            self.finish(key);
+        }
+    }
+
+    /// Notes that the socket takes nothing more, and asks to be told when it does.
+    fn block(&mut self, key: SessionKey) {
+        self.stats.sends_refused += 1;
+        let Some(session) = self.sessions.get(key) else { return };
+        session.flags.is_blocked = true;
+        if !session.flags.is_watched {
+            session.flags.is_watched = true;
+            let watched = self.network.watch(&mut session.socket, key, Interest::ReadableAndWritable);
+            if let Err(error) = watched {
+                self.lose(key, &error);
+            }
+        }
+    }
+
+    /// Takes up sending again: the socket has room.
+    pub(super) fn unblock(&mut self, key: SessionKey) {
+        let Some(session) = self.sessions.get(key) else { return };
+        session.flags.is_blocked = false;
+        if session.outbox.is_some() && !session.flags.is_dirty {
+            session.flags.is_dirty = true;
+            self.dirty.push_back(key);
+        }
+    }
+
+    /// Copies what the socket refused of the log, frame by frame under the slow-consumer policy.
+    fn keep_log(&mut self, key: SessionKey) {
+        let log_end = self.log.end();
+        let Some(session) = self.sessions.get(key) else { return };
+        if session.log_from == log_end {
+            return;
+        }
+        // The frame begun must be finished, whatever the bound.
+        let begun_to = self.log.frame_from(session.log_from);
+        let begun = (begun_to - session.log_from) as usize;
+        if begun > 0 {
+            self.take_log(key, begun_to);
+            if let Some(outbox) = self.sessions.get(key).and_then(|session| session.outbox.as_mut()) {
+                outbox.fix(begun);
+            }
+        }
+        while let Some(session) = self.sessions.get(key)
+            && session.phase == Phase::Open
+            && session.log_from != log_end
+        {
+            let from = session.log_from;
+            let held = session.outbox.as_ref().map_or(0, |outbox| outbox.bytes());
+            let all = (log_end - from) as usize;
+            if held + all <= self.settings.outbox_bytes_max {
+                return self.take_log(key, log_end);
+            }
+            let next = self.log.frame_from(from + 1);
+            let length = (next - from) as usize;
+            if held + length <= self.settings.outbox_bytes_max {
+                self.take_log(key, next);
+                continue;
+            }
+            match self.settings.slow_consumer {
+                SlowConsumer::Disconnect => {
+                    self.stats.slow_consumers += 1;
+                    return self.close(key, Farewell::of(close::SLOW_CONSUMER), Unsent::Drop);
+                }
+                SlowConsumer::DropOldest if session.outbox.as_mut().is_some_and(|outbox| outbox.drop_oldest()) => {
+                    self.stats.shed_oldest += 1;
+                }
+                SlowConsumer::DropNewest | SlowConsumer::DropOldest => {
+                    self.stats.shed_newest += 1;
+                    session.log_from = next;
+                }
+            }
+        }
+    }
+}
+
+/// A stretch of sending.
+struct Slice {
+    end: Instant,
+    sends: u32,
+}
+
+/// What became of a send call.
+enum Sent {
+    /// Nothing is due any more.
+    All,
+    /// The socket took all that was offered; more is due.
+    Piece,
+    /// The socket took less than was offered.
+    Refused,
+    /// The connection has failed.
+    Lost(io::Error),
+}

@@ -1,0 +1,167 @@
+//! The part of a turn that takes what comes from outside: logged-in connections and requests.
+
+use tracing::debug;
+
+use super::Shard;
+use super::close::{Farewell, Unsent};
+use super::handover::{Handover, LoginNumber, Request};
+use super::io::{Network, SessionKey};
+use super::session::{Flags, Phase, Session, Unread};
+use super::sweep::Drain;
+use super::wheel::Tick;
+use crate::config::DuplicateLogin;
+use crate::frame::{Opcode, close};
+use crate::message::Payload;
+use crate::protocol::plain;
+use crate::uid::Uid;
+
+/// Connections taken in a turn; more wait in the channel, and the gateway behind it.
+const HANDOVERS_PER_TURN: usize = 256;
+
+/// Requests taken in a turn.
+const REQUESTS_PER_TURN: usize = 1024;
+
+/// What a login meets in the registry.
+enum Meeting {
+    /// The uid is free, or shared: the newcomer is added.
+    Free,
+    /// The newcomer takes the place of these.
+    Replace(Vec<SessionKey>),
+    /// The newcomer is turned away with this code.
+    Refused(u16),
+}
+
+impl<N: Network> Shard<N> {
+    /// Takes logged-in connections as sessions.
+    pub(super) fn take_handovers(&mut self) {
+        for _ in 0..HANDOVERS_PER_TURN {
+            let Ok(handover) = self.handovers.try_recv() else { return };
+            self.adopt(handover);
+        }
+    }
+
+    fn adopt(&mut self, handover: Handover<N::Socket>) {
+        let Handover { socket, unread, uid, login, peer, permit } = handover;
+        let meeting = self.meet(&uid, login);
+        let key = self.sessions.insert(Session {
+            socket,
+            reader: Default::default(),
+            unread: (!unread.is_empty()).then(|| Box::new(Unread { bytes: unread, at: 0 })),
+            outbox: None,
+            log_from: self.log.end(),
+            hash: uid.hash(),
+            login,
+            peer,
+            _permit: permit,
+            heard: self.tick,
+            message_since: self.tick,
+            close_by: self.tick,
+            timer: Tick::NEVER,
+            discarded: 0,
+            phase: Phase::Open,
+            flags: Flags::default(),
+        });
+        debug!(
+            shard = self.index,
+            session = key,
+            uid = uid.as_str(),
+            peer = peer.map(tracing::field::display),
+            "login"
+        );
+        let Some(session) = self.sessions.get(key) else { return };
+        if let Err(error) = self.network.add(&mut session.socket, key) {
+            return self.lose(key, &error);
+        }
+        self.stats.logins += 1;
+        self.wake_at(key, self.tick.after(self.settings.heartbeat_interval));
+        match meeting {
+            Meeting::Refused(code) => {
+                let farewell = Farewell::of(code);
+                if code != close::REPLACED {
+                    self.stats.refused += 1;
+                    let error = plain::error(farewell.reason);
+                    self.push(key, Opcode::Text, &Payload::Borrowed(error.as_bytes()));
+                }
+                return self.close(key, farewell, Unsent::Keep);
+            }
+            Meeting::Replace(older) => {
+                for older in older {
+                    self.stats.replaced += 1;
+                    self.close(older, Farewell::of(close::REPLACED), Unsent::Keep);
+                }
+            }
+            Meeting::Free => {}
+        }
+        self.registry.insert(&uid, key);
+        let reply = plain::login_reply(&self.settings.login_reply, uid.as_str());
+        self.push(key, Opcode::Text, &Payload::Borrowed(reply.as_bytes()));
+        if self.drain.is_some() {
+            return self.close(key, Farewell::of(close::GOING_AWAY), Unsent::Keep);
+        }
+        self.enqueue_unread(key);
+    }
+
+    /// Finds what a login has to do with the sessions that its uid has.
+    fn meet(&mut self, uid: &Uid, login: LoginNumber) -> Meeting {
+        let held = self.registry.find(uid.hash(), uid.as_str().as_bytes()).to_vec();
+        if held.is_empty() {
+            return Meeting::Free;
+        }
+        match self.settings.duplicate_login {
+            DuplicateLogin::Share if held.len() < self.settings.uid_sessions_max => Meeting::Free,
+            DuplicateLogin::Share => Meeting::Refused(close::UID_FULL),
+            DuplicateLogin::Reject => Meeting::Refused(close::UID_TAKEN),
+            DuplicateLogin::Replace => {
+                // Its login frame was read before the other's, however long it took since.
+                if held.iter().any(|&key| self.sessions.get(key).is_some_and(|other| other.login > login)) {
+                    return Meeting::Refused(close::REPLACED);
+                }
+                Meeting::Replace(held)
+            }
+        }
+    }
+
+    fn enqueue_unread(&mut self, key: SessionKey) {
+        if self.sessions.get(key).is_some_and(|session| session.unread.is_some()) {
+            self.enqueue(key);
+        }
+    }
+
+    /// Answers requests from outside the message path.
+    pub(super) fn take_requests(&mut self) {
+        for _ in 0..REQUESTS_PER_TURN {
+            if self.is_saturated() {
+                return;
+            }
+            let Ok(request) = self.requests.try_recv() else { return };
+            match request {
+                Request::Push { hash, uid, kind, payload, answer } => {
+                    let cost = super::Cost { deliveries: 1, bytes: payload.len() };
+                    let delivery = self.deliver(hash, uid.as_bytes(), kind, &Payload::Shared(payload));
+                    self.budget.spend(cost);
+                    self.answer(&answer, delivery);
+                }
+                Request::Broadcast { kind, payload, answer } => {
+                    let bytes = payload.len();
+                    let sessions = self.broadcast(kind, Payload::Shared(payload));
+                    self.budget.spend(super::Cost { deliveries: 1 + sessions, bytes });
+                    self.answer(&answer, sessions);
+                }
+                Request::Stats { answer } => self.answer(&answer, self.stats()),
+                Request::Reload(settings) => self.settings = settings,
+                Request::Drain { time_out } => {
+                    if self.drain.is_none() {
+                        self.drain = Some(Drain::new(self.now, time_out, self.sessions.keys_end()));
+                    }
+                }
+            }
+        }
+    }
+
+    /// Gives an answer without waiting; one whose asker has gone is counted.
+    fn answer<T>(&mut self, asker: &flume::Sender<T>, answer: T) {
+        if asker.try_send(answer).is_err() {
+            self.stats.answers_dropped += 1;
+        }
+    }
+}

@@ -1,0 +1,302 @@
+//! A shard: one thread, its event loop, and everything that loop owns.
+//!
+//! ```text
+//!        hand-overs   requests    mail from other shards
+//!             └──────────┼──────────┘
+//!   ┌────────────────────▼───────────────────────────────────────────────┐
+//!   │ turn: poll → receive, decode, route → hand-overs, requests, mail   │
+//!   │       → post mail → flush, one send per socket → sweep             │
+//!   │ registry uid → sessions     sessions     log of the turn's broadcasts │
+//!   └────────────────────┬───────────────────────────────────────────────┘
+//!                        └──▶ mail to other shards
+//! ```
+//! Everything here is touched by this one thread from hand-over to close; nothing is locked or shared
+//! but the rings of the mailbox and the two channels from outside. It never waits for anything but
+//! its poller, and never for another shard. It does no I/O of its own: see [`io`].
+
+mod close;
+mod deliver;
+mod flush;
+mod handover;
+mod intake;
+pub mod io;
+mod log;
+mod outbox;
+mod receive;
+mod registry;
+mod session;
+mod sweep;
+mod transport;
+mod wheel;
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+pub(crate) use handover::Request;
+pub use handover::{Admission, Handover, LoginNumber, LoginNumbers, Permit};
+pub use io::SessionKey;
+pub(crate) use transport::Poller;
+pub use transport::Stream;
+
+use self::flush::OutboxPool;
+use self::io::{Network, Readiness};
+use self::log::Log;
+use self::registry::Registry;
+use self::session::Sessions;
+use self::sweep::Drain;
+use self::wheel::{Tick, Wheel};
+use crate::config::SessionSettings;
+use crate::mailbox::Mailbox;
+use crate::metrics::Stats;
+use crate::uid::UidHasher;
+
+/// Size of the one buffer that sockets are received into, in bytes.
+const SCRATCH_BYTES: usize = 64 << 10;
+
+/// Deliveries that may be made on behalf of one connection in a turn, and of a turn's whole intake.
+const CONNECTION_DELIVERIES: usize = 16 << 10;
+const TURN_DELIVERIES: usize = 128 << 10;
+
+/// Bytes that may be queued on behalf of one connection in a turn, and of a turn's whole intake.
+const CONNECTION_BYTES: usize = 1 << 20;
+const TURN_BYTES: usize = 8 << 20;
+
+/// The loop and its state, over sockets and clock of `N`.
+pub struct Shard<N: Network> {
+    network: N,
+    hasher: UidHasher,
+    settings: Arc<SessionSettings>,
+    index: usize,
+    mailbox: Mailbox,
+    handovers: flume::Receiver<Handover<N::Socket>>,
+    requests: flume::Receiver<Request>,
+
+    sessions: Sessions<N::Socket>,
+    registry: Registry,
+    log: Log,
+    outboxes: OutboxPool,
+    wheel: Wheel,
+
+    /// The time, as of the last poll.
+    now: Instant,
+    /// `now` on the wheel.
+    tick: Tick,
+    /// Sessions that may have something to receive or to decode.
+    run: VecDeque<SessionKey>,
+    /// Sessions with frames in their outbox since the last flush.
+    dirty: VecDeque<SessionKey>,
+    /// By destination: sessions that filled its batch and wait for it to be posted.
+    stalled: Vec<Vec<(SessionKey, Stall)>>,
+    budget: Budget,
+    scratch: Box<[u8]>,
+    ready: Vec<Readiness>,
+    due: Vec<(Tick, SessionKey)>,
+    drain: Option<Drain>,
+    stats: Stats,
+}
+
+/// What a session that filled a batch has to wait for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Stall {
+    /// Room at the one destination that it wrote to.
+    Unicast,
+    /// Room at every destination.
+    Broadcast,
+}
+
+/// What may still be done, in a turn or for a connection, before others have their turn.
+#[derive(Clone, Copy, Debug)]
+struct Budget {
+    deliveries: usize,
+    bytes: usize,
+}
+
+/// What one message cost of a budget.
+#[derive(Clone, Copy, Debug)]
+struct Cost {
+    deliveries: usize,
+    bytes: usize,
+}
+
+impl Budget {
+    fn is_spent(&self) -> bool {
+        self.deliveries == 0 || self.bytes == 0
+    }
+
+    fn spend(&mut self, cost: Cost) {
+        self.deliveries = self.deliveries.saturating_sub(cost.deliveries);
+        self.bytes = self.bytes.saturating_sub(cost.bytes);
+    }
+}
+
+/// Whether a shard goes on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[must_use]
+pub enum Turn {
+    /// There will be another turn.
+    Done,
+    /// The shard has drained.
+    Last,
+}
+
+/// What a shard is made of, besides its network.
+pub(crate) struct Parts<S> {
+    pub(crate) index: usize,
+    pub(crate) hasher: UidHasher,
+    pub(crate) settings: Arc<SessionSettings>,
+    pub(crate) mailbox: Mailbox,
+    pub(crate) handovers: flume::Receiver<Handover<S>>,
+    pub(crate) requests: flume::Receiver<Request>,
+}
+
+impl<N: Network> Shard<N> {
+    /// Makes a shard that has no sessions yet.
+    pub(crate) fn new(network: N, parts: Parts<N::Socket>) -> Self {
+        let Parts { index, hasher, settings, mailbox, handovers, requests } = parts;
+        let now = network.now();
+        let stalled = (0..mailbox.shard_count()).map(|_| Vec::new()).collect();
+        Self {
+            network,
+            hasher,
+            settings,
+            index,
+            mailbox,
+            handovers,
+            requests,
+            sessions: Sessions::new(),
+            registry: Registry::default(),
+            log: Log::default(),
+            outboxes: OutboxPool::default(),
+            wheel: Wheel::new(now),
+            now,
+            tick: Tick::default(),
+            run: VecDeque::new(),
+            dirty: VecDeque::new(),
+            stalled,
+            budget: Budget { deliveries: 0, bytes: 0 },
+            scratch: vec![0; SCRATCH_BYTES].into_boxed_slice(),
+            ready: Vec::new(),
+            due: Vec::new(),
+            drain: None,
+            stats: Stats::default(),
+        }
+    }
+
+    /// Runs turns until the shard has drained.
+    ///
+    /// # Panics
+    /// When the poller fails: the shard can't serve its sessions any more.
+    pub(crate) fn run(mut self) {
+        while self.turn() == Turn::Done {}
+    }
+
+    /// Makes one pass: takes what is ready, routes it, sends what is due.
+    ///
+    /// # Panics
+    /// When the poller fails.
+    pub fn turn(&mut self) -> Turn {
+        self.stats.turns += 1;
+        self.wait();
+        self.budget = Budget { deliveries: TURN_DELIVERIES, bytes: TURN_BYTES };
+        self.receive_ready();
+        self.take_handovers();
+        self.take_requests();
+        self.take_mail();
+        self.post();
+        self.flush();
+        let turn = self.sweep();
+        self.sessions.end_turn();
+        turn
+    }
+
+    /// Returns what was counted so far.
+    pub fn stats(&self) -> Stats {
+        Stats { sessions: self.registry.sessions() as u64, uids: self.registry.len() as u64, ..self.stats }
+    }
+
+    /// Polls; sleeps unless there is something to do at once.
+    fn wait(&mut self) {
+        let mut time_out = self.idle_for();
+        if time_out == Some(Duration::ZERO) {
+            self.poll(time_out);
+            return;
+        }
+        if !self.mailbox.lie_down(|| self.handovers.is_empty() && self.requests.is_empty()) {
+            time_out = Some(Duration::ZERO);
+        }
+        self.poll(time_out);
+        self.mailbox.get_up();
+    }
+
+    /// Polls for at most `time_out` and notes what each socket is ready for.
+    fn poll(&mut self, time_out: Option<Duration>) {
+        let mut ready = std::mem::take(&mut self.ready);
+        self.network.poll(time_out, &mut ready).expect("the poller of a shard works, or the process must end");
+        self.now = self.network.now();
+        self.tick = self.wheel.tick(self.now);
+        for readiness in ready.drain(..) {
+            self.note(readiness);
+        }
+        self.ready = ready;
+    }
+
+    fn note(&mut self, readiness: Readiness) {
+        let key = readiness.session;
+        let Some(session) = self.sessions.get(key) else { return };
+        if readiness.is_readable || readiness.is_read_closed {
+            session.flags.is_readable = true;
+            session.flags.is_read_closed |= readiness.is_read_closed;
+            self.enqueue(key);
+        }
+        if readiness.is_writable {
+            self.unblock(key);
+        }
+    }
+
+    /// Puts a session that can progress on the run list, once.
+    fn enqueue(&mut self, key: SessionKey) {
+        let Some(session) = self.sessions.get(key) else { return };
+        if !session.flags.is_queued && !session.flags.is_stalled {
+            session.flags.is_queued = true;
+            self.run.push_back(key);
+        }
+    }
+
+    /// Returns how long there is nothing to do unless somebody brings something; `None`: for ever.
+    fn idle_for(&self) -> Option<Duration> {
+        let waits = !self.run.is_empty()
+            || !self.dirty.is_empty()
+            || !self.handovers.is_empty()
+            || !self.requests.is_empty()
+            || self.mailbox.has_unread();
+        if waits {
+            return Some(Duration::ZERO);
+        }
+        let sweep = self.wheel.idle_for(self.now);
+        match &self.drain {
+            Some(drain) => Some(sweep.map_or(drain.step(), |sweep| sweep.min(drain.step()))),
+            None => sweep,
+        }
+    }
+
+    /// Posts the mail in hand; sessions that waited for room go on.
+    fn post(&mut self) {
+        let mut stalled = std::mem::take(&mut self.stalled);
+        let mut resumed = Vec::new();
+        let lost = self.mailbox.post(|to| resumed.append(&mut stalled[to]));
+        self.stats.shed_shard_gone += lost as u64;
+        self.stalled = stalled;
+        for (key, stall) in resumed {
+            match (stall, self.mailbox.first_full()) {
+                (Stall::Broadcast, Some(full)) => self.stalled[full].push((key, stall)),
+                _ => {
+                    if let Some(session) = self.sessions.get(key) {
+                        session.flags.is_stalled = false;
+                    }
+                    self.enqueue(key);
+                }
+            }
+        }
+    }
+}

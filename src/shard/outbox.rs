@@ -1,0 +1,361 @@
+//! What waits for one session's socket: encoded frames in order, small ones copied, large ones shared.
+//!
+//! Owned by the session, present only while something waits. It knows where its frames begin (a
+//! server frame's header tells its length), so dropping takes whole unsent data frames: never the
+//! one begun, never a control frame. A header is never cut over two chunks.
+
+use std::collections::VecDeque;
+use std::io::IoSlice;
+
+use bytes::{Buf, Bytes};
+
+use crate::frame::{self, HEADER_BYTES_MAX, Opcode};
+use crate::mailbox::SHARE_FROM;
+use crate::message::Payload;
+
+/// Bytes from which on a new chunk is begun, so that a long outbox is not moved as it grows.
+const CHUNK_BYTES: usize = 64 << 10;
+
+#[derive(Debug, Default)]
+pub(crate) struct Outbox {
+    chunks: VecDeque<Chunk>,
+    /// Unsent bytes in all chunks.
+    bytes: usize,
+    /// Unsent bytes at the front that may not be dropped: the rest of the frame begun, and control frames.
+    fixed: usize,
+    /// The latest ping's payload, if its pong waits until everything else was sent.
+    late_pong: Option<Vec<u8>>,
+}
+
+#[derive(Debug)]
+enum Chunk {
+    /// Frames, or their headers; the bytes before `sent` have gone.
+    Copied { bytes: Vec<u8>, sent: usize },
+    /// The payload of the frame whose header ends the chunk before it.
+    Shared(Bytes),
+}
+
+impl Chunk {
+    fn as_slice(&self) -> &[u8] {
+        match self {
+            Self::Copied { bytes, sent } => &bytes[*sent..],
+            Self::Shared(bytes) => bytes,
+        }
+    }
+
+    /// Skips `count` bytes at the front.
+    fn skip(&mut self, count: usize) {
+        match self {
+            Self::Copied { sent, .. } => *sent += count,
+            Self::Shared(bytes) => bytes.advance(count),
+        }
+    }
+}
+
+impl Outbox {
+    /// Returns the unsent bytes.
+    #[inline]
+    pub(crate) fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    #[cfg(test)]
+    pub(crate) fn is_empty(&self) -> bool {
+        self.bytes == 0
+    }
+
+    /// Appends a frame.
+    #[inline]
+    pub(crate) fn push(&mut self, opcode: Opcode, payload: &Payload<'_>) {
+        if let Payload::Shared(bytes) = payload
+            && bytes.len() >= SHARE_FROM
+        {
+            let header = frame::Header::new(opcode, bytes.len());
+            self.append(header.as_slice());
+            self.append_shared(bytes.clone());
+            return;
+        }
+        let payload = payload.as_slice();
+        let tail = self.tail(HEADER_BYTES_MAX + payload.len());
+        let before = tail.len();
+        frame::encode(tail, opcode, payload);
+        self.bytes += tail.len() - before;
+    }
+
+    /// Appends a close frame.
+    pub(crate) fn push_close(&mut self, code: u16, reason: &str) {
+        let tail = self.tail(127);
+        let before = tail.len();
+        frame::encode_close(tail, code, reason);
+        self.bytes += tail.len() - before;
+    }
+
+    /// Appends a close frame without a code.
+    pub(crate) fn push_bare_close(&mut self) {
+        self.append(frame::Header::new(Opcode::Close, 0).as_slice());
+    }
+
+    /// Keeps a pong for when everything else was sent, in place of an earlier one.
+    pub(crate) fn set_late_pong(&mut self, payload: &[u8]) {
+        self.late_pong = Some(payload.to_vec());
+    }
+
+    /// Takes the pong that waited for everything else.
+    pub(crate) fn take_late_pong(&mut self) -> Option<Vec<u8>> {
+        self.late_pong.take()
+    }
+
+    /// Appends encoded bytes: whole frames, or what goes on from the bytes before.
+    pub(crate) fn append(&mut self, encoded: &[u8]) {
+        self.tail(encoded.len()).extend_from_slice(encoded);
+        self.bytes += encoded.len();
+    }
+
+    /// Appends the payload, or the rest of it, of the frame whose header was appended last.
+    pub(crate) fn append_shared(&mut self, payload: Bytes) {
+        self.bytes += payload.len();
+        self.chunks.push_back(Chunk::Shared(payload));
+    }
+
+    /// Notes that the first `count` unsent bytes, just appended to an empty outbox, belong to a frame begun.
+    pub(crate) fn fix(&mut self, count: usize) {
+        debug_assert_eq!((self.fixed, self.bytes), (0, count));
+        self.fixed = count;
+    }
+
+    /// Fills `pieces` with the unsent bytes in order; returns how many pieces, and how many bytes they hold.
+    #[inline]
+    pub(crate) fn pieces<'a>(&'a self, pieces: &mut [IoSlice<'a>]) -> (usize, usize) {
+        let (mut count, mut bytes) = (0, 0);
+        for (piece, chunk) in pieces.iter_mut().zip(&self.chunks) {
+            *piece = IoSlice::new(chunk.as_slice());
+            bytes += piece.len();
+            count += 1;
+        }
+        (count, bytes)
+    }
+
+    /// Takes note that the first `count` unsent bytes were sent.
+    pub(crate) fn sent(&mut self, mut count: usize) {
+        debug_assert!(count <= self.bytes);
+        if count == self.bytes {
+            self.clear();
+            return;
+        }
+        while count >= self.fixed {
+            count -= self.fixed;
+            let fixed = std::mem::take(&mut self.fixed);
+            self.skip_front(fixed);
+            if count == 0 {
+                return;
+            }
+            self.fixed = self.extent_at(0).length;
+        }
+        self.fixed -= count;
+        self.skip_front(count);
+    }
+
+    /// Drops the oldest whole unsent data frame; says whether there was one.
+    pub(crate) fn drop_oldest(&mut self) -> bool {
+        loop {
+            if self.fixed == self.bytes {
+                return false;
+            }
+            let first = self.split_behind_fixed();
+            let extent = self.extent_at(first);
+            if extent.is_control {
+                self.fixed += extent.length;
+                continue;
+            }
+            self.bytes -= extent.length;
+            let mut left = extent.length;
+            while left > 0 {
+                let step = left.min(self.chunks[first].as_slice().len());
+                self.chunks[first].skip(step);
+                left -= step;
+                if self.chunks[first].as_slice().is_empty() {
+                    self.chunks.remove(first);
+                }
+            }
+            return true;
+        }
+    }
+
+    /// Drops every whole unsent data frame; returns how many.
+    pub(crate) fn drop_all(&mut self) -> u64 {
+        let mut dropped = 0;
+        while self.drop_oldest() {
+            dropped += 1;
+        }
+        dropped
+    }
+
+    /// Returns how many whole unsent data frames, and frames begun, wait.
+    pub(crate) fn count(&mut self) -> u64 {
+        let begun = u64::from(self.fixed > 0);
+        begun + self.drop_all()
+    }
+
+    /// Empties it for its next session; returns the memory it keeps, in bytes.
+    pub(crate) fn clear(&mut self) {
+        self.chunks.truncate(1);
+        match self.chunks.front_mut() {
+            Some(Chunk::Copied { bytes, sent }) => {
+                bytes.clear();
+                *sent = 0;
+            }
+            _ => self.chunks.clear(),
+        }
+        (self.bytes, self.fixed) = (0, 0);
+    }
+
+    /// Returns the memory an empty outbox holds, in bytes.
+    pub(crate) fn retained(&self) -> usize {
+        let chunk = match self.chunks.front() {
+            Some(Chunk::Copied { bytes, .. }) => bytes.capacity(),
+            _ => 0,
+        };
+        chunk + self.chunks.capacity() * size_of::<Chunk>() + size_of::<Self>()
+    }
+
+    /// Returns the chunk to append `length` bytes to.
+    #[inline]
+    fn tail(&mut self, length: usize) -> &mut Vec<u8> {
+        let fits = matches!(self.chunks.back(),
+            Some(Chunk::Copied { bytes, .. }) if bytes.is_empty() || bytes.len() + length <= CHUNK_BYTES);
+        if !fits {
+            self.chunks.push_back(Chunk::Copied { bytes: Vec::new(), sent: 0 });
+        }
+        match self.chunks.back_mut() {
+            Some(Chunk::Copied { bytes, .. }) => bytes,
+            _ => unreachable!("a copied chunk was just made sure of"),
+        }
+    }
+
+    /// Returns the extent of the frame at the front of chunk `index`.
+    fn extent_at(&self, index: usize) -> frame::Extent {
+        frame::extent(self.chunks[index].as_slice()).expect("a header is never cut over two chunks")
+    }
+
+    /// Skips sent bytes at the front.
+    fn skip_front(&mut self, mut count: usize) {
+        self.bytes -= count;
+        while count > 0 {
+            let step = count.min(self.chunks[0].as_slice().len());
+            self.chunks[0].skip(step);
+            count -= step;
+            if self.chunks[0].as_slice().is_empty() {
+                self.chunks.pop_front();
+            }
+        }
+    }
+
+    /// Makes the first byte behind the fixed ones the first of a chunk; returns the chunk's index.
+    fn split_behind_fixed(&mut self) -> usize {
+        let mut left = self.fixed;
+        let mut index = 0;
+        while left > 0 {
+            let held = self.chunks[index].as_slice().len();
+            if held > left {
+                let bytes = self.chunks[index].as_slice()[..left].to_vec();
+                self.chunks[index].skip(left);
+                self.chunks.insert(index, Chunk::Copied { bytes, sent: 0 });
+                return index + 1;
+            }
+            left -= held;
+            index += 1;
+        }
+        index
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn content(outbox: &Outbox) -> Vec<u8> {
+        outbox.chunks.iter().flat_map(Chunk::as_slice).copied().collect()
+    }
+
+    #[derive(Clone, Debug)]
+    enum Step {
+        Data(usize),
+        Control,
+        Sent(usize),
+        DropOldest,
+    }
+
+    fn step() -> impl Strategy<Value = Step> {
+        prop_oneof![
+            4 => prop_oneof![0_usize..300, SHARE_FROM..SHARE_FROM + 2].prop_map(Step::Data),
+            1 => Just(Step::Control),
+            2 => (0_usize..5000).prop_map(Step::Sent),
+            3 => Just(Step::DropOldest),
+        ]
+    }
+
+    proptest! {
+        /// Against a list of whole frames: bytes, order, and which frame a drop takes.
+        #[test]
+        fn agrees_with_a_list_of_frames(steps in proptest::collection::vec(step(), 0..120)) {
+            let mut outbox = Outbox::default();
+            // Unsent part of each frame, whether it was begun, whether it is control.
+            let mut naive: VecDeque<(Vec<u8>, bool, bool)> = VecDeque::new();
+            for (number, step) in steps.into_iter().enumerate() {
+                match step {
+                    Step::Data(length) => {
+                        let payload = Bytes::from(vec![number as u8; length]);
+                        let mut frame = Vec::new();
+                        frame::encode(&mut frame, Opcode::Binary, &payload);
+                        naive.push_back((frame, false, false));
+                        outbox.push(Opcode::Binary, &Payload::Shared(payload));
+                    }
+                    Step::Control => {
+                        let mut frame = Vec::new();
+                        frame::encode(&mut frame, Opcode::Ping, b"p");
+                        naive.push_back((frame, false, true));
+                        outbox.push(Opcode::Ping, &Payload::Borrowed(b"p"));
+                    }
+                    Step::Sent(count) => {
+                        let mut left = count.min(outbox.bytes());
+                        outbox.sent(left);
+                        while left > 0 {
+                            let (frame, begun, _) = &mut naive[0];
+                            let step = left.min(frame.len());
+                            frame.drain(..step);
+                            *begun = true;
+                            left -= step;
+                            if frame.is_empty() {
+                                naive.pop_front();
+                            }
+                        }
+                    }
+                    Step::DropOldest => {
+                        let oldest = naive.iter().position(|(_, begun, control)| !begun && !control);
+                        prop_assert_eq!(outbox.drop_oldest(), oldest.is_some());
+                        if let Some(oldest) = oldest {
+                            naive.remove(oldest);
+                        }
+                    }
+                }
+                let expected: Vec<u8> = naive.iter().flat_map(|(frame, ..)| frame.iter().copied()).collect();
+                prop_assert_eq!(outbox.bytes(), expected.len());
+                prop_assert_eq!(content(&outbox), expected);
+            }
+            let data = naive.iter().filter(|(_, begun, control)| !begun && !control).count() as u64;
+            prop_assert_eq!(outbox.drop_all(), data);
+        }
+    }
+
+    #[test]
+    fn emptied_it_keeps_one_small_chunk() {
+        let mut outbox = Outbox::default();
+        outbox.push(Opcode::Text, &Payload::Borrowed(b"x"));
+        outbox.push(Opcode::Text, &Payload::Shared(Bytes::from(vec![0; SHARE_FROM])));
+        outbox.sent(outbox.bytes());
+        assert!(outbox.is_empty());
+        assert!(outbox.retained() < 1024, "{}", outbox.retained());
+    }
+}

@@ -1,0 +1,358 @@
+//! The part of a turn that receives, decodes and routes what clients send.
+
+use std::io;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
+use bytes::Bytes;
+use tracing::error;
+
+use super::close::{Farewell, Unsent};
+use super::io::{Network, SessionKey, Socket};
+use super::session::{Phase, Unread};
+use super::{Budget, CONNECTION_BYTES, CONNECTION_DELIVERIES, Cost, Shard, Stall};
+use crate::frame::{self, Event, Opcode, Reader, Violation, close};
+use crate::mailbox::{Room, SHARE_FROM};
+use crate::message::{Kind, Payload};
+use crate::protocol::plain::{self, Recipient};
+use crate::router;
+use crate::uid;
+
+/// What a frame asks for, found without touching the shard.
+enum Step<'a> {
+    /// A message, its recipient's name in front of the colon.
+    Command {
+        kind: Kind,
+        message: Payload<'a>,
+        command: plain::Command,
+    },
+    /// A message without a colon.
+    Malformed,
+    Ping(&'a [u8]),
+    Pong,
+    Close {
+        code: Option<u16>,
+    },
+    /// The bytes end inside a frame or a message.
+    Incomplete,
+    Violation(Violation),
+    /// The per-session code panicked.
+    Panicked,
+}
+
+/// Why decoding stopped.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Stop {
+    /// All bytes are decoded.
+    End,
+    /// A budget is spent; others have their turn first.
+    Budget,
+    /// The session filled a mailbox and waits until it was posted.
+    Stalled,
+    /// The session isn't open any more.
+    Closed,
+}
+
+impl<N: Network> Shard<N> {
+    /// Gives each session on the run list its share, until the turn's budget is spent.
+    pub(super) fn receive_ready(&mut self) {
+        for _ in 0..self.run.len() {
+            if self.is_saturated() {
+                return;
+            }
+            let Some(key) = self.run.pop_front() else { return };
+            let Some(session) = self.sessions.get(key) else { continue };
+            // A stale entry: the key was freed and given to another session.
+            if !std::mem::take(&mut session.flags.is_queued) {
+                continue;
+            }
+            match (session.phase, session.unread.take()) {
+                (Phase::Open, Some(unread)) => self.resume(key, unread),
+                (Phase::Open, None) => self.receive(key),
+                _ => self.discard(key),
+            }
+        }
+    }
+
+    /// Whether no more may be taken in before what is due was sent.
+    pub(super) fn is_saturated(&self) -> bool {
+        self.budget.is_spent() || self.log.is_full()
+    }
+
+    /// Decodes what was received in an earlier turn.
+    fn resume(&mut self, key: SessionKey, mut unread: Box<Unread>) {
+        let stop = self.decode(key, &mut unread.bytes, &mut unread.at);
+        let Some(session) = self.sessions.get(key) else { return };
+        if stop == Stop::End {
+            if session.flags.is_readable {
+                self.enqueue(key);
+            }
+            return;
+        }
+        session.unread = (stop != Stop::Closed).then_some(unread);
+        if stop == Stop::Budget {
+            self.enqueue(key);
+        }
+    }
+
+    /// Receives once and decodes it.
+    fn receive(&mut self, key: SessionKey) {
+        let Some(session) = self.sessions.get(key) else { return };
+        if let Some((buffer, _)) = session.reader.direct() {
+            let space = buffer.capacity() - buffer.len();
+            let received = session.socket.receive_onto(buffer);
+            self.received_onto(key, received, space);
+            return;
+        }
+        let mut scratch = std::mem::take(&mut self.scratch);
+        let received = session.socket.receive(&mut scratch);
+        if let Some(length) = self.received(key, received, scratch.len()) {
+            let mut at = 0;
+            let stop = self.decode(key, &mut scratch[..length], &mut at);
+            self.keep_rest(key, &scratch[at..length], stop);
+        }
+        self.scratch = scratch;
+    }
+
+    /// Takes note of a receive call into `space` bytes: returns how many came, if any.
+    pub(super) fn received(&mut self, key: SessionKey, received: io::Result<usize>, space: usize) -> Option<usize> {
+        let tick = self.tick;
+        let session = self.sessions.get(key)?;
+        match received {
+            Ok(0) => {
+                session.flags.is_readable = false;
+                self.end_of_input(key);
+                None
+            }
+            Ok(length) => {
+                session.heard = tick;
+                session.flags.is_pinged = false;
+                // A short read is the last unless the event said that the end is near.
+                session.flags.is_readable = length == space || session.flags.is_read_closed;
+                self.stats.bytes_in += length as u64;
+                Some(length)
+            }
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                session.flags.is_readable = false;
+                None
+            }
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {
+                self.enqueue(key);
+                None
+            }
+            Err(error) => {
+                self.lose(key, &error);
+                None
+            }
+        }
+    }
+
+    /// Goes on after a receive call straight into a message's buffer.
+    fn received_onto(&mut self, key: SessionKey, received: io::Result<usize>, space: usize) {
+        if self.received(key, received, space).is_none() {
+            // The reader must hear of it all the same, before it is used again.
+            if let Some(session) = self.sessions.get(key) {
+                session.reader.direct_done(usize::MAX).ok();
+            }
+            return;
+        }
+        let Some(session) = self.sessions.get(key) else { return };
+        let mut reader = std::mem::take(&mut session.reader);
+        let message_bytes_max = self.settings.message_bytes_max;
+        let step = guard(|| classify(reader.direct_done(message_bytes_max)));
+        let mut budget = Budget { deliveries: CONNECTION_DELIVERIES, bytes: CONNECTION_BYTES };
+        let stop = self.act(key, step, &mut budget);
+        self.give_back(key, reader);
+        self.keep_rest(key, &[], stop.unwrap_or(Stop::End));
+    }
+
+    /// Keeps the bytes that were not decoded, and puts the session where it can go on.
+    fn keep_rest(&mut self, key: SessionKey, rest: &[u8], stop: Stop) {
+        let Some(session) = self.sessions.get(key) else { return };
+        if !rest.is_empty() && stop != Stop::Closed {
+            session.unread = Some(Box::new(Unread { bytes: rest.to_vec(), at: 0 }));
+        }
+        if stop != Stop::Stalled && (session.unread.is_some() || session.flags.is_readable) {
+            self.enqueue(key);
+        }
+    }
+
+    /// Decodes `bytes` from `at` on and does what each frame asks for.
+    fn decode(&mut self, key: SessionKey, bytes: &mut [u8], at: &mut usize) -> Stop {
+        let Some(session) = self.sessions.get(key) else { return Stop::Closed };
+        let mut reader = std::mem::take(&mut session.reader);
+        let message_bytes_max = self.settings.message_bytes_max;
+        let mut budget = Budget { deliveries: CONNECTION_DELIVERIES, bytes: CONNECTION_BYTES };
+        let stop = loop {
+            if *at == bytes.len() {
+                break Stop::End;
+            }
+            if budget.is_spent() || self.is_saturated() {
+                break Stop::Budget;
+            }
+            let step = guard(|| {
+                let (taken, event) = reader.read(&mut bytes[*at..], message_bytes_max);
+                *at += taken;
+                classify(event)
+            });
+            if let Some(stop) = self.act(key, step, &mut budget) {
+                break stop;
+            }
+        };
+        self.give_back(key, reader);
+        stop
+    }
+
+    /// Puts the reader back into its session, and a deadline to a message that has begun.
+    fn give_back(&mut self, key: SessionKey, reader: Reader) {
+        let tick = self.tick;
+        let Some(session) = self.sessions.get(key) else { return };
+        if session.phase != Phase::Open {
+            return;
+        }
+        let is_mid_message = reader.is_mid_message();
+        session.reader = reader;
+        if is_mid_message && !session.flags.is_mid_message {
+            session.message_since = tick;
+            session.flags.is_mid_message = true;
+            let deadline = tick.after(self.settings.message_timeout);
+            self.wake_at(key, deadline);
+        } else {
+            session.flags.is_mid_message = is_mid_message;
+        }
+    }
+
+    /// Does what one frame asks for; says why decoding must stop, if it must.
+    #[inline]
+    fn act(&mut self, key: SessionKey, step: Step<'_>, budget: &mut Budget) -> Option<Stop> {
+        self.stats.frames_in += 1;
+        let mut cost = Cost { deliveries: 1, bytes: 0 };
+        let mut stop = None;
+        match step {
+            Step::Command { kind, message, command } => {
+                if let Some(session) = self.sessions.get(key) {
+                    session.flags.is_mid_message = false;
+                }
+                (cost, stop) = self.route(key, kind, message, command);
+            }
+            Step::Malformed => {
+                self.stats.invalid += 1;
+                cost.bytes = plain::NO_COLON.len();
+                self.push(key, Opcode::Text, &Payload::Borrowed(plain::NO_COLON.as_bytes()));
+            }
+            Step::Ping(payload) => self.pong(key, payload),
+            Step::Pong => {}
+            Step::Incomplete => self.stats.frames_in -= 1,
+            Step::Close { code } => {
+                self.answer_close(key, code);
+                return Some(Stop::Closed);
+            }
+            Step::Violation(violation) => {
+                self.stats.violations += 1;
+                self.close(
+                    key,
+                    Farewell { code: violation.close_code(), reason: &violation.to_string() },
+                    Unsent::Keep,
+                );
+                return Some(Stop::Closed);
+            }
+            Step::Panicked => {
+                self.stats.panics += 1;
+                error!(shard = self.index, session = key, "a session's code panicked, the session ends");
+                let farewell = Farewell::of(close::INTERNAL_ERROR);
+                self.close(key, farewell, Unsent::Keep);
+                return Some(Stop::Closed);
+            }
+        }
+        budget.spend(cost);
+        self.budget.spend(cost);
+        // It may have been closed by what it sent to itself.
+        match self.sessions.get(key) {
+            Some(session) if session.phase == Phase::Open => stop,
+            _ => Some(Stop::Closed),
+        }
+    }
+
+    /// Sends a message on its way: to a session of this shard, or into the mail for another.
+    #[inline]
+    fn route(
+        &mut self,
+        key: SessionKey,
+        kind: Kind,
+        message: Payload<'_>,
+        plain::Command { recipient, colon }: plain::Command,
+    ) -> (Cost, Option<Stop>) {
+        let payload = match &message {
+            Payload::Borrowed(bytes) => Payload::Borrowed(&bytes[colon + 1..]),
+            Payload::Shared(bytes) => Payload::Shared(bytes.slice(colon + 1..)),
+        };
+        let bytes = payload.as_slice().len();
+        match recipient {
+            Recipient::Everybody => {
+                // One copy for this shard's log and the others' mail.
+                let payload = if bytes < SHARE_FROM { payload } else { Payload::Shared(payload.into_shared()) };
+                let deliveries = 1 + self.broadcast(kind, payload.clone());
+                self.mailbox.broadcast(kind, payload);
+                let stop = self.mailbox.first_full().map(|full| self.stall(key, full, Stall::Broadcast));
+                (Cost { deliveries, bytes }, stop)
+            }
+            Recipient::Uid => {
+                let uid = &message.as_slice()[..colon];
+                let cost = Cost { deliveries: 1, bytes };
+                if uid.len() > uid::BYTES_MAX {
+                    self.stats.offline += 1;
+                    return (cost, None);
+                }
+                let hash = self.hasher.hash(uid);
+                let to = router::shard_of(hash, self.mailbox.shard_count());
+                if to == self.index {
+                    self.deliver(hash, uid, kind, &payload);
+                    return (cost, None);
+                }
+                match self.mailbox.unicast(to, hash, uid, kind, &payload) {
+                    Room::Left => (cost, None),
+                    Room::Full => (cost, Some(self.stall(key, to, Stall::Unicast))),
+                }
+            }
+        }
+    }
+
+    /// Makes a session wait until the batch that it filled was posted.
+    fn stall(&mut self, key: SessionKey, full: usize, stall: Stall) -> Stop {
+        if let Some(session) = self.sessions.get(key) {
+            session.flags.is_stalled = true;
+        }
+        self.stalled[full].push((key, stall));
+        Stop::Stalled
+    }
+}
+
+/// Runs the per-session code; a panic in it ends the session, not the shard.
+///
+/// That code holds no reference to the shard: what it may leave half done, the reader and the bytes
+/// received, is thrown away with the session.
+#[inline]
+fn guard<'a>(decode: impl FnOnce() -> Step<'a>) -> Step<'a> {
+    catch_unwind(AssertUnwindSafe(decode)).unwrap_or(Step::Panicked)
+}
+
+/// Says what a frame asks for.
+#[inline]
+fn classify(event: Result<Option<Event<'_>>, Violation>) -> Step<'_> {
+    match event {
+        Ok(Some(Event::Message { kind, payload })) => match plain::parse(payload.as_slice()) {
+            Some(command) => {
+                let message = match payload {
+                    frame::Payload::Borrowed(bytes) => Payload::Borrowed(bytes),
+                    frame::Payload::Owned(bytes) => Payload::Shared(Bytes::from(bytes)),
+                };
+                Step::Command { kind, message, command }
+            }
+            None => Step::Malformed,
+        },
+        Ok(Some(Event::Ping(payload))) => Step::Ping(payload),
+        Ok(Some(Event::Pong(_))) => Step::Pong,
+        Ok(Some(Event::Close { code, .. })) => Step::Close { code },
+        Ok(None) => Step::Incomplete,
+        Err(violation) => Step::Violation(violation),
+    }
+}

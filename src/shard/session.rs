@@ -1,0 +1,155 @@
+//! One logged-in connection, and the place where a shard keeps all of its own.
+
+use std::net::SocketAddr;
+
+use super::handover::{LoginNumber, Permit};
+use super::io::SessionKey;
+use super::log::Position;
+use super::outbox::Outbox;
+use super::wheel::Tick;
+use crate::frame::Reader;
+use crate::uid::UidHash;
+
+/// A session; touched by its shard's thread only, from hand-over to close.
+///
+/// Every field here costs each idle connection its bytes; rare state is boxed.
+#[derive(Debug)]
+pub(crate) struct Session<S> {
+    pub(crate) socket: S,
+    pub(crate) reader: Reader,
+    /// Bytes received and not decoded yet: a budget ran out, or the session must wait.
+    pub(crate) unread: Option<Box<Unread>>,
+    /// What waits for the socket; absent when nothing does.
+    pub(crate) outbox: Option<Box<Outbox>>,
+    /// Up to where the broadcast log was taken; equal to the log's end between turns.
+    pub(crate) log_from: Position,
+    pub(crate) hash: UidHash,
+    pub(crate) login: LoginNumber,
+    pub(crate) peer: Option<SocketAddr>,
+    pub(crate) _permit: Permit,
+    /// When something was received last.
+    pub(crate) heard: Tick,
+    /// While a message is arriving: when its first byte came.
+    pub(crate) message_since: Tick,
+    /// While closing: when to stop waiting for the peer.
+    pub(crate) close_by: Tick,
+    /// Where the session waits on the wheel; entries for other ticks are stale.
+    pub(crate) timer: Tick,
+    /// While closing: bytes received and thrown away.
+    pub(crate) discarded: u32,
+    pub(crate) phase: Phase,
+    pub(crate) flags: Flags,
+}
+
+/// Where in its life a session is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Phase {
+    /// Logged in; in the registry.
+    Open,
+    /// Its last frames wait for the socket; what it sends is thrown away.
+    Closing,
+    /// All was sent, and the end of it too; waits for the peer's end.
+    Lingering,
+}
+
+/// What is known of the socket, and where the session is queued.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Flags {
+    /// There may be bytes to receive.
+    pub(crate) is_readable: bool,
+    /// The end of what the peer sends is near: a short read is not the last.
+    pub(crate) is_read_closed: bool,
+    /// The socket refused bytes and has not become writable since.
+    pub(crate) is_blocked: bool,
+    /// The poller watches for writability.
+    pub(crate) is_watched: bool,
+    /// On the run list.
+    pub(crate) is_queued: bool,
+    /// On the dirty list.
+    pub(crate) is_dirty: bool,
+    /// Waits for room in a mailbox.
+    pub(crate) is_stalled: bool,
+    /// A ping was sent since something was heard.
+    pub(crate) is_pinged: bool,
+    /// A message is arriving.
+    pub(crate) is_mid_message: bool,
+    /// Pongs since the outbox was last empty.
+    pub(crate) pongs: u8,
+}
+
+/// Received bytes that wait to be decoded.
+#[derive(Debug, Default)]
+pub(crate) struct Unread {
+    pub(crate) bytes: Vec<u8>,
+    /// Where decoding goes on.
+    pub(crate) at: usize,
+}
+
+/// A shard's sessions by key. A key that was freed is used again only after [`Sessions::end_turn`].
+#[derive(Debug)]
+pub(crate) struct Sessions<S> {
+    places: Vec<Option<Box<Session<S>>>>,
+    free: Vec<SessionKey>,
+    freed_this_turn: Vec<SessionKey>,
+    count: usize,
+}
+
+impl<S> Sessions<S> {
+    pub(crate) fn new() -> Self {
+        Self { places: Vec::new(), free: Vec::new(), freed_this_turn: Vec::new(), count: 0 }
+    }
+
+    /// Returns how many sessions there are, closing ones included.
+    pub(crate) fn len(&self) -> usize {
+        self.count
+    }
+
+    /// Returns a number above every key in use.
+    pub(crate) fn keys_end(&self) -> SessionKey {
+        self.places.len() as SessionKey
+    }
+
+    #[inline]
+    pub(crate) fn get(&mut self, key: SessionKey) -> Option<&mut Session<S>> {
+        self.places.get_mut(key as usize)?.as_deref_mut()
+    }
+
+    pub(crate) fn insert(&mut self, session: Session<S>) -> SessionKey {
+        self.count += 1;
+        let session = Some(Box::new(session));
+        if let Some(key) = self.free.pop() {
+            self.places[key as usize] = session;
+            return key;
+        }
+        self.places.push(session);
+        self.places.len() as SessionKey - 1
+    }
+
+    pub(crate) fn remove(&mut self, key: SessionKey) -> Option<Box<Session<S>>> {
+        let session = self.places.get_mut(key as usize)?.take()?;
+        self.count -= 1;
+        self.freed_this_turn.push(key);
+        Some(session)
+    }
+
+    /// Makes the keys freed in this turn available.
+    pub(crate) fn end_turn(&mut self) {
+        self.free.append(&mut self.freed_this_turn);
+        // After a storm nothing of it is kept.
+        if self.count == 0 && self.places.capacity() > 1024 {
+            *self = Self::new();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::shard::transport::Stream;
+
+    /// Grown unseen, this would cost every idle connection; see `docs/performance.md` before raising it.
+    #[test]
+    fn a_session_stays_small() {
+        assert!(size_of::<Session<Stream>>() <= 192, "{} bytes", size_of::<Session<Stream>>());
+    }
+}

@@ -1,0 +1,131 @@
+//! The part of a turn that looks at the clock: heartbeats, time-outs, and the drain.
+
+use std::time::{Duration, Instant};
+
+use super::close::{Farewell, Unsent};
+use super::io::{Network, SessionKey};
+use super::session::Phase;
+use super::wheel::Tick;
+use super::{Shard, Turn};
+use crate::frame::{Opcode, close};
+use crate::message::Payload;
+
+/// The end of a shard's life, once asked for.
+#[derive(Debug)]
+pub(super) struct Drain {
+    since: Instant,
+    time_out: Duration,
+    /// Keys below this had been given when the drain began.
+    keys_end: SessionKey,
+    /// Keys below this have been told.
+    told: SessionKey,
+}
+
+impl Drain {
+    pub(super) fn new(now: Instant, time_out: Duration, keys_end: SessionKey) -> Self {
+        Self { since: now, time_out, keys_end, told: 0 }
+    }
+
+    /// Returns how often to look: often enough that the closes are spread evenly.
+    pub(super) fn step(&self) -> Duration {
+        (self.time_out / 200).clamp(Duration::from_millis(1), Duration::from_millis(50))
+    }
+
+    /// Returns up to which key sessions should have been told at `now`: all, from half of the time on.
+    fn due(&self, now: Instant) -> SessionKey {
+        let half = self.time_out / 2;
+        let elapsed = now.saturating_duration_since(self.since);
+        if elapsed >= half {
+            return SessionKey::MAX;
+        }
+        (f64::from(self.keys_end) * elapsed.as_secs_f64() / half.as_secs_f64()) as SessionKey
+    }
+
+    fn is_over(&self, now: Instant) -> bool {
+        now.saturating_duration_since(self.since) >= self.time_out
+    }
+}
+
+impl<N: Network> Shard<N> {
+    /// Looks at the sessions whose time has come, and at the drain; says whether there will be another turn.
+    pub(super) fn sweep(&mut self) -> Turn {
+        let mut due = std::mem::take(&mut self.due);
+        self.wheel.take_due(self.tick, &mut due);
+        for (tick, key) in due.drain(..) {
+            // Stale unless it is what the session waits for.
+            if self.sessions.get(key).is_some_and(|session| session.timer == tick) {
+                self.check(key);
+            }
+        }
+        due.shrink_to(1024);
+        self.due = due;
+        self.sweep_drain()
+    }
+
+    /// Makes sure that the session is looked at by `at`.
+    pub(super) fn wake_at(&mut self, key: SessionKey, at: Tick) {
+        let Some(session) = self.sessions.get(key) else { return };
+        if at < session.timer {
+            session.timer = self.wheel.put(at, key);
+        }
+    }
+
+    /// Does what a session's deadlines ask for, and puts it down for the next.
+    fn check(&mut self, key: SessionKey) {
+        let (tick, settings) = (self.tick, self.settings.clone());
+        let Some(session) = self.sessions.get(key) else { return };
+        session.timer = Tick::NEVER;
+        if session.phase != Phase::Open {
+            if session.close_by <= tick {
+                return self.remove(key);
+            }
+            let close_by = session.close_by;
+            return self.wake_at(key, close_by);
+        }
+        if session.flags.is_stalled || session.unread.is_some() {
+            // We paused it; that isn't silence.
+            session.heard = tick;
+            session.message_since = tick;
+        }
+        let message_by = session.message_since.after(settings.message_timeout);
+        if session.flags.is_mid_message && message_by <= tick {
+            self.stats.timeouts += 1;
+            let reason = format!("message not finished within {:?}", settings.message_timeout);
+            return self.close(key, Farewell { code: close::POLICY, reason: &reason }, Unsent::Keep);
+        }
+        let ping_by = session.heard.after(settings.heartbeat_interval);
+        let silent_by = session.heard.after(settings.heartbeat_interval * 2);
+        if silent_by <= tick {
+            self.stats.timeouts += 1;
+            return self.close(key, Farewell::of(close::HEARTBEAT), Unsent::Drop);
+        }
+        let mut next = if ping_by <= tick { silent_by } else { ping_by };
+        if session.flags.is_mid_message {
+            next = next.min(message_by);
+        }
+        if ping_by <= tick && !session.flags.is_pinged {
+            session.flags.is_pinged = true;
+            self.append(key, |outbox| outbox.push(Opcode::Ping, &Payload::Borrowed(&[])));
+        }
+        self.wake_at(key, next);
+    }
+
+    fn sweep_drain(&mut self) -> Turn {
+        let Some(drain) = &mut self.drain else { return Turn::Done };
+        let from = drain.told;
+        let to = drain.due(self.now).min(self.sessions.keys_end());
+        drain.told = to.max(from);
+        let is_over = drain.is_over(self.now);
+        for key in from..to {
+            self.close(key, Farewell::of(close::GOING_AWAY), Unsent::Keep);
+        }
+        let is_empty = self.sessions.len() == 0;
+        // The gateway lets go of its end when no login is under way any more.
+        let no_more = self.handovers.is_disconnected() && self.handovers.is_empty();
+        if is_over {
+            // The last chance of what was closed just now.
+            self.flush();
+        }
+        if is_over || (is_empty && no_more) { Turn::Last } else { Turn::Done }
+    }
+}

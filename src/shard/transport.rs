@@ -1,0 +1,139 @@
+//! Real sockets behind the seam: mio's poller, TCP and Unix streams.
+
+use std::io::{self, IoSlice, Read, Write};
+use std::net::Shutdown;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use mio::event::Source;
+use mio::{Events, Poll, Registry, Token, Waker};
+use rustix::buffer::spare_capacity;
+use rustix::net::RecvFlags;
+
+use super::io::{Interest, Network, Readiness, SessionKey, Socket};
+use crate::mailbox::Wake;
+
+/// Events taken from the poller at once; more come with the next poll.
+const EVENTS_MAX: usize = 1024;
+
+/// Stands for the waker among the tokens, which are session keys otherwise.
+const WAKER: Token = Token(usize::MAX);
+
+/// A client's stream.
+#[derive(Debug)]
+pub enum Stream {
+    /// Over TCP.
+    Tcp(mio::net::TcpStream),
+    /// Over a Unix socket.
+    Unix(mio::net::UnixStream),
+}
+
+impl Socket for Stream {
+    #[inline]
+    fn receive(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        match self {
+            Self::Tcp(stream) => stream.read(buffer),
+            Self::Unix(stream) => stream.read(buffer),
+        }
+    }
+
+    fn receive_onto(&mut self, buffer: &mut Vec<u8>) -> io::Result<usize> {
+        let into = spare_capacity(buffer);
+        let received = match self {
+            Self::Tcp(stream) => rustix::net::recv(stream, into, RecvFlags::empty()),
+            Self::Unix(stream) => rustix::net::recv(stream, into, RecvFlags::empty()),
+        };
+        Ok(received.map(|(received, _)| received)?)
+    }
+
+    #[inline]
+    fn send(&mut self, pieces: &[IoSlice<'_>]) -> io::Result<usize> {
+        match (self, pieces) {
+            // `send` is cheaper for the kernel than `writev`.
+            (Self::Tcp(stream), [piece]) => stream.write(piece),
+            (Self::Unix(stream), [piece]) => stream.write(piece),
+            (Self::Tcp(stream), pieces) => stream.write_vectored(pieces),
+            (Self::Unix(stream), pieces) => stream.write_vectored(pieces),
+        }
+    }
+
+    fn finish(&mut self) -> io::Result<()> {
+        match self {
+            Self::Tcp(stream) => stream.shutdown(Shutdown::Write),
+            Self::Unix(stream) => stream.shutdown(Shutdown::Write),
+        }
+    }
+}
+
+impl Stream {
+    fn source(&mut self) -> &mut dyn Source {
+        match self {
+            Self::Tcp(stream) => stream,
+            Self::Unix(stream) => stream,
+        }
+    }
+}
+
+/// mio's poller: epoll on Linux, kqueue on macOS.
+pub(crate) struct Poller {
+    poll: Poll,
+    events: Events,
+}
+
+impl Poller {
+    /// Makes a poller, and what wakes it from another thread.
+    ///
+    /// # Errors
+    /// When the system has no descriptors left.
+    pub(crate) fn new() -> io::Result<(Self, Wake)> {
+        let poll = Poll::new()?;
+        let waker = Waker::new(poll.registry(), WAKER)?;
+        Ok((Self { poll, events: Events::with_capacity(EVENTS_MAX) }, Arc::new(move || waker.wake())))
+    }
+
+    fn registry(&self) -> &Registry {
+        self.poll.registry()
+    }
+}
+
+impl Network for Poller {
+    type Socket = Stream;
+
+    fn now(&self) -> Instant {
+        Instant::now()
+    }
+
+    fn poll(&mut self, time_out: Option<Duration>, ready: &mut Vec<Readiness>) -> io::Result<()> {
+        match self.poll.poll(&mut self.events, time_out) {
+            Ok(()) => {}
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => return Ok(()),
+            Err(error) => return Err(error),
+        }
+        for event in self.events.iter().filter(|event| event.token() != WAKER) {
+            ready.push(Readiness {
+                session: event.token().0 as SessionKey,
+                is_readable: event.is_readable() || event.is_error(),
+                is_writable: event.is_writable(),
+                is_read_closed: event.is_read_closed() || event.is_error(),
+            });
+        }
+        Ok(())
+    }
+
+    fn add(&mut self, socket: &mut Stream, session: SessionKey) -> io::Result<()> {
+        self.registry().register(socket.source(), Token(session as usize), mio::Interest::READABLE)
+    }
+
+    fn watch(&mut self, socket: &mut Stream, session: SessionKey, interest: Interest) -> io::Result<()> {
+        let interest = match interest {
+            Interest::Readable => mio::Interest::READABLE,
+            Interest::ReadableAndWritable => mio::Interest::READABLE | mio::Interest::WRITABLE,
+        };
+        self.registry().reregister(socket.source(), Token(session as usize), interest)
+    }
+
+    fn remove(&mut self, socket: &mut Stream) {
+        // Fails only for a socket that isn't registered, and closing it would take it out anyway.
+        self.registry().deregister(socket.source()).ok();
+    }
+}

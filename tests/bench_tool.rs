@@ -1,0 +1,389 @@
+//! Promise: `pombo bench` finds every message that is lost, doubled, out of order or misdelivered, and no other.
+//!
+//! It runs against a small server which speaks the plain protocol over tokio-tungstenite and misbehaves on purpose.
+
+use std::collections::HashMap;
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpListener};
+use std::process::Command;
+use std::sync::{Arc, Mutex};
+use std::thread;
+
+use clap::Parser;
+use pombo::cli::bench::{BenchArgs, BenchError, Report, Tally, measure};
+use tokio_tungstenite::tungstenite::protocol::CloseFrame;
+use tokio_tungstenite::tungstenite::{Message, WebSocket, accept};
+
+/// Connections that a server takes in its life; no test opens more.
+const CLIENTS_MAX: usize = 64;
+
+/// What the server does with every `EVERY`th message.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Conduct {
+    Behave,
+    Drop,
+    Double,
+    /// Delivers it behind the next message from the same sender.
+    Swap,
+    /// Delivers it to the sender.
+    Misdeliver,
+    /// Changes its last byte.
+    Damage,
+    /// Delivers nothing from here on.
+    Stop,
+    /// Closes its sender's connection.
+    Close,
+    /// Behaves, and adds a ping, and cuts the message into three frames.
+    Fragment,
+}
+
+const EVERY: u64 = 10;
+
+/// What goes out to a connection: a message, or the end of it.
+type Outbox = std::sync::mpsc::SyncSender<Message>;
+type Users = Arc<Mutex<HashMap<String, Outbox>>>;
+
+/// Serves on a port of its own until the test's process ends.
+fn server(conduct: Conduct) -> SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
+    let address = listener.local_addr().expect("it is bound");
+    let users = Users::default();
+    thread::spawn(move || {
+        for stream in listener.incoming().take(CLIENTS_MAX) {
+            let users = users.clone();
+            let stream = stream.expect("a client");
+            stream.set_nodelay(true).expect("a socket option");
+            let sending = stream.try_clone().expect("a descriptor");
+            let socket = accept(stream).expect("an upgrade");
+            thread::spawn(move || serve(socket, sending, conduct, &users));
+        }
+    });
+    address
+}
+
+fn serve(mut socket: WebSocket<std::net::TcpStream>, sending: std::net::TcpStream, conduct: Conduct, users: &Users) {
+    use tokio_tungstenite::tungstenite::protocol::Role;
+    let uid = socket.read().expect("a login").into_text().expect("a uid").to_string();
+    let (outbox, due) = std::sync::mpsc::sync_channel::<Message>(100_000);
+    thread::spawn(move || {
+        let mut sink = WebSocket::from_raw_socket(sending, Role::Server, None);
+        while let Ok(message) = due.recv() {
+            let last = message.is_close();
+            if send(&mut sink, message, conduct).is_err() || last {
+                break;
+            }
+        }
+    });
+    outbox.send(Message::text("welcome")).expect("the writer lives");
+    users.lock().expect("sound").insert(uid, outbox.clone());
+    let mut held: Option<(String, Message)> = None;
+    let mut count = 0;
+    while let Ok(message) = socket.read() {
+        if message.is_close() {
+            let _ = outbox.send(message);
+            return;
+        }
+        if !message.is_text() && !message.is_binary() {
+            continue;
+        }
+        let bytes = message.clone().into_data();
+        let colon = bytes.iter().position(|byte| *byte == b':').expect("an address");
+        let to = String::from_utf8(bytes[..colon].to_vec()).expect("a uid");
+        let mut body = bytes[colon + 1..].to_vec();
+        count += 1;
+        let odd = count % EVERY == 0;
+        if odd && conduct == Conduct::Damage {
+            *body.last_mut().expect("not empty") ^= 1;
+        }
+        let body = if message.is_text() {
+            Message::text(String::from_utf8(body).expect("text"))
+        } else {
+            Message::binary(body)
+        };
+        match conduct {
+            Conduct::Drop if odd => continue,
+            Conduct::Double if odd => deliver(users, &to, &body),
+            Conduct::Swap if odd => {
+                held = Some((to, body));
+                continue;
+            }
+            Conduct::Misdeliver if odd => {
+                let _ = outbox.send(body);
+                continue;
+            }
+            Conduct::Stop if count >= EVERY => continue,
+            Conduct::Close if odd => {
+                let _ = outbox.send(Message::Close(Some(CloseFrame { code: 4008.into(), reason: "too slow".into() })));
+                return;
+            }
+            _ => {}
+        }
+        deliver(users, &to, &body);
+        if let Some((to, body)) = held.take() {
+            deliver(users, &to, &body);
+        }
+    }
+}
+
+fn deliver(users: &Users, to: &str, body: &Message) {
+    let users = users.lock().expect("sound");
+    if to == "all" {
+        for outbox in users.values() {
+            let _ = outbox.send(body.clone());
+        }
+    } else if let Some(outbox) = users.get(to) {
+        let _ = outbox.send(body.clone());
+    }
+}
+
+/// Sends a message, in three frames around a ping if that is the conduct.
+fn send(
+    sink: &mut WebSocket<std::net::TcpStream>,
+    message: Message,
+    conduct: Conduct,
+) -> tokio_tungstenite::tungstenite::Result<()> {
+    use tokio_tungstenite::tungstenite::protocol::frame::Frame;
+    use tokio_tungstenite::tungstenite::protocol::frame::coding::{Data, OpCode};
+    if conduct != Conduct::Fragment || message.is_close() {
+        return sink.send(message);
+    }
+    let data = message.into_data();
+    let (first, rest) = data.split_at(data.len() / 2);
+    sink.send(Message::Frame(Frame::message(first.to_vec(), OpCode::Data(Data::Text), false)))?;
+    sink.send(Message::Ping("are you there".into()))?;
+    sink.send(Message::Frame(Frame::message(rest.to_vec(), OpCode::Data(Data::Continue), false)))?;
+    sink.send(Message::Frame(Frame::message("", OpCode::Data(Data::Continue), true)))
+}
+
+#[derive(Parser)]
+struct Cli {
+    #[command(flatten)]
+    bench: BenchArgs,
+}
+
+#[track_caller]
+fn bench(address: SocketAddr, arguments: &str) -> Result<Report, BenchError> {
+    let address = address.to_string();
+    let mut words = arguments.split(' ');
+    let scenario = words.next().expect("a scenario");
+    let words = ["bench", scenario, &address, "--deadline", "20", "--patience", "0.5"].into_iter().chain(words);
+    measure(&Cli::try_parse_from(words).expect("good arguments").bench)
+}
+
+/// Compares the books of a run against a server of this conduct, and what the report makes of them.
+#[track_caller]
+fn check(conduct: Conduct, arguments: &str, expected: Tally) {
+    let report = bench(server(conduct), arguments).expect("the run comes to an end");
+    assert_eq!(report.tally.as_ref(), Some(&expected), "{report}");
+    assert_eq!(report.is_sound(), expected.faults() == 0, "{report}");
+    assert_eq!(report.to_string().contains("FAILED"), expected.faults() > 0, "{report}");
+}
+
+/// 400 messages among four connections.
+const UNICAST: &str = "unicast -c 4 --window 4 --messages 400 --warmup 0 --targets next";
+
+/// 100 broadcasts to four connections.
+const BROADCAST: &str = "broadcast -c 4 --window 4 --messages 100 --warmup 0";
+
+fn sent(messages: u64, owed: u64, delivered: u64) -> Tally {
+    Tally { sent: messages, owed, delivered, ..Tally::default() }
+}
+
+#[test]
+fn a_sound_server_passes() {
+    for targets in ["pairs", "next", "self", "random"] {
+        check(
+            Conduct::Behave,
+            &format!("unicast -c 4 --window 4 --messages 400 --warmup 0 --targets {targets}"),
+            sent(400, 400, 400),
+        );
+    }
+    check(Conduct::Behave, BROADCAST, sent(100, 400, 400));
+}
+
+#[test]
+fn sizes_and_kinds_pass() {
+    for rest in ["--size 24", "--size 119", "--size 130 --binary", "--size 70000 --text", "--size 70000 --binary"] {
+        check(Conduct::Behave, &format!("{UNICAST} {rest}"), sent(400, 400, 400));
+    }
+}
+
+#[test]
+fn fragments_and_pings_pass() {
+    check(Conduct::Fragment, UNICAST, sent(400, 400, 400));
+    check(Conduct::Fragment, BROADCAST, sent(100, 400, 400));
+}
+
+#[test]
+fn a_warm_up_and_a_time_pass() {
+    let report = bench(server(Conduct::Behave), "unicast -c 4 --seconds 0.3 --warmup 0.2").expect("it ends");
+    let tally = report.tally.as_ref().expect("messages were sent");
+    let messages = report.messages.as_ref().expect("messages were measured");
+    assert!(report.is_sound(), "{report}");
+    assert_eq!(tally.sent, tally.delivered);
+    assert!(messages.delivered > 0 && messages.delivered < tally.delivered, "{report}");
+    assert!((0.3..5.0).contains(&messages.seconds), "{report}");
+    assert!(messages.latency.p50_us > 0.0 && messages.latency.p50_us <= messages.latency.max_us, "{report}");
+}
+
+/// 99 messages from one connection to itself, so exactly nine are odd, and another follows each of them.
+const ALONE: &str = "unicast -c 1 --window 4 --messages 99 --warmup 0 --targets self";
+
+#[test]
+fn lost_messages_are_counted() {
+    check(Conduct::Drop, ALONE, Tally { lost: 9, ..sent(99, 99, 90) });
+    check(
+        Conduct::Drop,
+        "broadcast -c 4 --window 4 --messages 99 --warmup 0",
+        Tally { lost: 36, ..sent(99, 396, 360) },
+    );
+}
+
+#[test]
+fn doubled_messages_are_counted() {
+    check(Conduct::Double, ALONE, Tally { duplicated: 9, ..sent(99, 99, 99) });
+    check(
+        Conduct::Double,
+        "broadcast -c 4 --window 4 --messages 99 --warmup 0",
+        Tally { duplicated: 36, ..sent(99, 396, 396) },
+    );
+}
+
+#[test]
+fn swapped_messages_are_counted() {
+    check(Conduct::Swap, ALONE, Tally { reordered: 9, ..sent(99, 99, 99) });
+    check(
+        Conduct::Swap,
+        "broadcast -c 4 --window 4 --messages 99 --warmup 0",
+        Tally { reordered: 36, ..sent(99, 396, 396) },
+    );
+}
+
+#[test]
+fn misdelivered_messages_are_counted() {
+    // Both send; every tenth message of each is misdelivered, wherever the loop ends.
+    let report =
+        bench(server(Conduct::Misdeliver), "unicast -c 2 --window 4 --messages 200 --warmup 0 --targets pairs")
+            .expect("it ends");
+    let tally = report.tally.as_ref().expect("messages were sent");
+    assert!((19..=20).contains(&tally.misdelivered), "{report}");
+    assert_eq!(*tally, Tally { misdelivered: tally.misdelivered, ..sent(200, 200, 200 - tally.misdelivered) });
+    assert!(!report.is_sound());
+}
+
+#[test]
+fn damaged_messages_are_counted() {
+    // A damaged message is not the one that was sent: that one is lost as well.
+    check(Conduct::Damage, ALONE, Tally { damaged: 9, lost: 9, ..sent(99, 99, 90) });
+}
+
+#[test]
+fn a_server_that_stops_delivering_fails_the_run() {
+    let report = bench(server(Conduct::Stop), ALONE).expect("it ends");
+    assert_eq!(report.tally, Some(Tally { lost: 4, ..sent(13, 13, 9) }), "{report}");
+    assert_eq!(report.failures[0], "nothing arrived for 500ms with 4 messages in flight");
+}
+
+#[test]
+fn a_connection_that_is_closed_fails_the_run() {
+    let report = bench(server(Conduct::Close), ALONE).expect("it ends");
+    let tally = report.tally.as_ref().expect("messages were sent");
+    assert_eq!((tally.closed, tally.delivered), (1, 9), "{report}");
+    assert_eq!(report.failures[0], "the connection of u0 was closed with code 4008, \"too slow\"");
+}
+
+#[test]
+fn logins_are_counted() {
+    let report = bench(server(Conduct::Behave), "connect -c 20 --connecting 3 --hold 0.1").expect("it ends");
+    assert!(report.is_sound(), "{report}");
+    assert!(report.tally.is_none() && report.messages.is_none());
+    assert!(report.logins.per_second > 0.0 && report.logins.latency.max_us > 0.0);
+}
+
+#[test]
+fn a_process_is_measured() {
+    // The server runs in this very process.
+    let pid = std::process::id();
+    let report = bench(server(Conduct::Behave), &format!("{UNICAST} --pid {pid}")).expect("it ends");
+    let cost = report.server_cost.as_ref().expect("the process is known");
+    let cpu = cost.cpu_per_delivery.expect("messages were delivered");
+    assert!(cpu.total_us > 0.0, "{report}");
+    assert!((cpu.user_us + cpu.system_us - cpu.total_us).abs() < 1e-6, "{report}");
+    assert!(cost.private_bytes_before > 0 && cost.private_bytes_idle > 0, "{report}");
+    assert!(report.logins.server_cpu_us.is_some());
+}
+
+#[test]
+fn json_and_table_say_the_same() {
+    let report = bench(server(Conduct::Double), ALONE).expect("it ends");
+    let json: serde_json::Value = serde_json::from_str(&report.to_json()).expect("one JSON object");
+    assert_eq!(json["scenario"], "unicast");
+    assert_eq!(json["parameters"]["targets"], "self");
+    assert_eq!(json["parameters"]["size"], 64);
+    assert_eq!(json["tally"]["duplicated"], 9);
+    assert_eq!(json["failures"].as_array().map(Vec::len), Some(1));
+    let table = report.to_string();
+    assert!(table.contains("9 duplicated") && table.contains("targets self"), "{table}");
+}
+
+/// A server that accepts, answers with `answer`, and then says nothing more.
+fn mute(answer: &'static str) -> SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
+    let address = listener.local_addr().expect("it is bound");
+    thread::spawn(move || {
+        let mut held = Vec::new();
+        for stream in listener.incoming() {
+            let mut stream = stream.expect("a client");
+            let _ = stream.read(&mut [0; 1024]);
+            let _ = stream.write_all(answer.as_bytes());
+            held.push(stream);
+        }
+    });
+    address
+}
+
+#[test]
+fn servers_that_do_not_let_in_are_reported() {
+    let gone = TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr()).expect("a free port");
+    let error = bench(gone, "connect -c 3").expect_err("nobody listens");
+    assert_eq!(error.to_string(), format!("cannot connect to {gone}: connection refused"));
+
+    let error = bench(mute("HTTP/1.1 503 Service Unavailable\r\n\r\n"), "connect -c 1").expect_err("refused");
+    let expected = "cannot log in as u0: the connection was refused the upgrade: HTTP/1.1 503 Service Unavailable";
+    assert_eq!(error.to_string(), expected);
+
+    let silent = mute("");
+    let error = bench(silent, "connect -c 2").expect_err("no answer");
+    let expected = format!("no answer from {silent} for 500ms: 0 of 2 connections are logged in");
+    assert_eq!(error.to_string(), expected);
+}
+
+#[test]
+fn the_deadline_ends_the_run() {
+    let address = server(Conduct::Behave);
+    let words = ["bench", "connect", &address.to_string(), "-c", "1", "--hold", "30", "--deadline", "0.3"];
+    let error = measure(&Cli::try_parse_from(words).expect("good arguments").bench).expect_err("too long");
+    assert_eq!(error.to_string(), "the run is not over after 300ms");
+}
+
+#[track_caller]
+fn check_exit(arguments: &[&str], code: i32, stderr: &str) {
+    let output = Command::new(env!("CARGO_BIN_EXE_pombo")).arg("bench").args(arguments).output().expect("it starts");
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(code), "{said}");
+    assert!(said.contains(stderr), "{said}");
+}
+
+#[test]
+fn exit_codes() {
+    let sound = server(Conduct::Behave).to_string();
+    check_exit(&["unicast", &sound, "-c", "2", "--messages", "50", "--warmup", "0", "--json"], 0, "");
+    let doubling = server(Conduct::Double).to_string();
+    check_exit(&["unicast", &doubling, "-c", "2", "--messages", "50", "--warmup", "0"], 1, "");
+    check_exit(&["unicast", "--size", "23"], 2, "23 is not in 24..=16777216");
+    check_exit(&["connect", "nowhere"], 2, "server is \"nowhere\", ");
+    check_exit(&["connect", "wss://127.0.0.1:1"], 2, "expected HOST:PORT or ws://HOST:PORT/PATH");
+    check_exit(&["connect", "--prefix", "a:b"], 2, "without a colon");
+    check_exit(&["connect", "--pid", "4294967295"], 2, "cannot read /proc/4294967295/stat");
+    check_exit(&["connect", "--hold", "-1"], 2, "");
+}
