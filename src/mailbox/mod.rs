@@ -14,10 +14,12 @@
 //! ```
 //! What can't be posted stays with its producer, in order; the bound says from which size on the
 //! connections that fill it must wait. Taking mail never makes mail, so shards that flood each
-//! other can't dead-lock. The wake protocol is [`Doorbell`]'s.
+//! other can't dead-lock. The wake protocol is `doorbell`'s.
 
 mod doorbell;
 mod mail;
+#[cfg(all(test, pombo_loom))]
+mod model;
 
 use std::io;
 use std::sync::Arc;
