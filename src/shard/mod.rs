@@ -44,7 +44,7 @@ use self::io::{Network, Readiness};
 use self::log::Log;
 use self::registry::Registry;
 use self::session::Sessions;
-use self::sweep::Drain;
+use self::sweep::{Drain, Summary};
 use self::wheel::{Tick, Wheel};
 use crate::config::SessionSettings;
 use crate::mailbox::Mailbox;
@@ -94,6 +94,7 @@ pub struct Shard<N: Network> {
     due: Vec<(Tick, SessionKey)>,
     drain: Option<Drain>,
     stats: Stats,
+    summary: Summary,
 }
 
 /// What a session that filled a batch has to wait for.
@@ -180,6 +181,7 @@ impl<N: Network> Shard<N> {
             due: Vec::new(),
             drain: None,
             stats: Stats::default(),
+            summary: Summary::new(now),
         }
     }
 
