@@ -246,6 +246,15 @@ impl Mailbox {
         }
     }
 
+    /// Gives up all mail, as the last act of a shard; returns how many messages nobody will read or post.
+    pub(crate) fn abandon(&mut self) -> usize {
+        let mut lost = self.peers.iter().map(|peer| peer.gathering.len()).sum();
+        while let Some(batch) = self.next_batch() {
+            lost += batch.mail.len();
+        }
+        lost
+    }
+
     /// Says whether letters wait that are this shard's to read.
     pub(crate) fn has_unread(&self) -> bool {
         self.reading.is_some() || !self.inbox.is_empty()

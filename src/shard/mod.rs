@@ -33,6 +33,8 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use tracing::info;
+
 pub(crate) use handover::Request;
 pub use handover::{Admission, Handover, LoginNumber, LoginNumbers, Permit};
 pub use io::SessionKey;
@@ -191,6 +193,9 @@ impl<N: Network> Shard<N> {
     /// When the poller fails: the shard can't serve its sessions any more.
     pub(crate) fn run(mut self) {
         while self.turn() == Turn::Done {}
+        let Stats { sessions, shed_closed, shed_shard_gone, .. } = self.stats();
+        let unread = self.mailbox.abandon();
+        info!(shard = self.index, sessions, unread, shed_closed, shed_shard_gone, "shard drained");
     }
 
     /// Makes one pass: takes what is ready, routes it, sends what is due.

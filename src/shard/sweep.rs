@@ -57,7 +57,8 @@ impl Drain {
         if elapsed >= half {
             return SessionKey::MAX;
         }
-        (f64::from(self.keys_end) * elapsed.as_secs_f64() / half.as_secs_f64()) as SessionKey
+        // The first at once: with one session there is nothing to spread.
+        1 + (f64::from(self.keys_end) * elapsed.as_secs_f64() / half.as_secs_f64()) as SessionKey
     }
 
     fn is_over(&self, now: Instant) -> bool {
