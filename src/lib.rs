@@ -1,4 +1,61 @@
-//! WebSocket push server.
+//! A WebSocket push server: it delivers a message to one user by uid, or to everybody, on every core of one machine.
+//!
+//! ```text
+//!            clients                               the program around it
+//!               │                                        │ Handle
+//!   ┌───────────▼──────────┐                             │
+//!   │ gateway (tokio)      │ accept, upgrade, login      │
+//!   └───────────┬──────────┘                             │
+//!               │ hand-over: a connection, as one value  │ push, broadcast, stats, drain
+//!     ┌─────────┴─────────┬───────────────────┬──────────┘
+//!     ▼                   ▼                   ▼
+//!  ┌─────────┐  mail   ┌─────────┐  mail   ┌─────────┐
+//!  │ shard 0 │◀───────▶│ shard 1 │◀── … ──▶│ shard N │  a thread each, with its own poller
+//!  └─────────┘         └─────────┘         └─────────┘
+//! ```
+//! The command line is [`cli`]. A program of its own binds a [`Server`], starts it, and pushes through its [`Handle`]:
+//!
+//! ```no_run
+//! # async fn embed() -> Result<(), Box<dyn std::error::Error>> {
+//! use pombo::message::Kind;
+//! use pombo::{Config, Server};
+//!
+//! let server = Server::bind(Config { listen: vec!["127.0.0.1:0".parse()?], ..Config::default() })?;
+//! println!("listening on {}", server.addresses()[0]);
+//! let node = server.start()?;
+//! node.push("alice", Kind::Text, "hi from Rust").await;
+//! node.drain().await;
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! # Rooms
+//!
+//! What stands lower knows nothing of what stands higher; `tests/tidy.rs` holds it so.
+//!
+//! | room | holds |
+//! | --- | --- |
+//! | [`cli`] | `pombo serve`, `connect`, `bench` |
+//! | [`server`] | the only wiring: a checked config, then bound, then running, then drained |
+//! | `gateway` | where connections come in: accept, upgrade, login, hand-over; the page |
+//! | [`shard`] | one thread, its event loop, and everything that loop owns |
+//! | [`config`], [`metrics`] | the settings; what is counted |
+//! | [`router`] | from a uid to the shard that owns it |
+//! | [`mailbox`] | mail from shard to shard, one wake per batch; its atomics come from `sync` |
+//! | [`protocol`] | what a message means |
+//! | [`frame`] | WebSocket frames, bytes in and messages out |
+//! | [`uid`], [`message`] | the vocabulary |
+//!
+//! # Invariants
+//!
+//! 1. A session, its outbox and its registry entry are touched by one thread from hand-over to close.
+//! 2. No shard knows another; all that crosses is mail. No lock, no shared map, no global on the way of a message.
+//! 3. Every queue, buffer, wait and count has a bound, a default, and a policy when it is hit; every drop is counted.
+//! 4. A shard never waits for another shard.
+//! 5. A bad peer ends its own session only. A broken invariant ends the process: half a node is worse than none.
+//! 6. A shard does no I/O of its own: clock, sockets and mail come in through a seam.
+//!
+//! `docs/architecture.md` has the reasons.
 
 pub mod cli;
 pub mod config;

@@ -9,6 +9,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::process;
 use std::sync::Arc;
 use std::thread;
+use std::time::Duration;
 
 use bytes::Bytes;
 use tokio::sync::{Semaphore, watch};
@@ -45,11 +46,14 @@ pub struct Handle {
 
 /// What reaches a running node's threads from outside.
 struct Node {
-    config: Config,
     hasher: UidHasher,
     shards: Vec<ShardDoor>,
     settings: watch::Sender<Arc<GatewaySettings>>,
+    /// How long a drain may take; changed by a reload, read by the drain.
+    drain_timeout: watch::Sender<Duration>,
     is_draining: watch::Sender<bool>,
+    admission: Admission,
+    logins: LoginNumbers,
     /// Held open by every thread of the node; nothing is ever sent.
     running: flume::Receiver<Infallible>,
 }
@@ -145,13 +149,14 @@ impl Server {
 
         let (settings, gateway_settings) = watch::channel(Arc::new(config.gateway()));
         let (is_draining, draining) = watch::channel(false);
+        let (admission, logins) = (Admission::default(), LoginNumbers::default());
         let gateway = Gateway {
             settings: gateway_settings,
             doors,
             hasher: hasher.clone(),
             is_draining: draining,
-            admission: Admission::default(),
-            logins: LoginNumbers::default(),
+            admission: admission.clone(),
+            logins: logins.clone(),
             handshakes: Arc::new(Semaphore::new(config.handshakes_max)),
         };
         let runtime = tokio::runtime::Builder::new_multi_thread()
@@ -169,7 +174,10 @@ impl Server {
             runtime.block_on(run).expect("the gateway does not panic");
             drop(alive);
         })?;
-        Ok(Handle { node: Arc::new(Node { config, hasher, shards, settings, is_draining, running }) })
+        let drain_timeout = watch::Sender::new(config.drain_timeout);
+        Ok(Handle {
+            node: Arc::new(Node { hasher, shards, settings, drain_timeout, is_draining, admission, logins, running }),
+        })
     }
 }
 
@@ -231,6 +239,16 @@ impl Handle {
         sum
     }
 
+    /// Returns how many login frames were read since the start.
+    pub fn logins(&self) -> u64 {
+        self.node.logins.count()
+    }
+
+    /// Returns how many connections are open now, logged in or not.
+    pub fn connections(&self) -> usize {
+        self.node.admission.count()
+    }
+
     /// Returns the index of the shard that owns `uid`.
     pub fn shard_of(&self, uid: &str) -> usize {
         router::shard_of(self.node.hasher.hash(uid.as_bytes()), self.node.shards.len())
@@ -239,6 +257,7 @@ impl Handle {
     /// Hands what can change while running to every thread; what can't is ignored (see [`Config::reload`]).
     pub fn reload(&self, config: &Config) {
         self.node.settings.send_replace(Arc::new(config.gateway()));
+        self.node.drain_timeout.send_replace(config.drain_timeout);
         let settings = Arc::new(config.session());
         for door in &self.node.shards {
             // A shard that has drained needs none.
@@ -255,7 +274,7 @@ impl Handle {
     pub async fn drain(&self) {
         if !self.node.is_draining.send_replace(true) {
             info!("draining");
-            let time_out = self.node.config.drain_timeout;
+            let time_out = *self.node.drain_timeout.borrow();
             for door in &self.node.shards {
                 door.requests.send_async(Request::Drain { time_out }).await.ok();
                 door.bell.ring();

@@ -29,18 +29,55 @@ mod switch {
 mod switch {
     use std::cell::Cell;
 
-    pub(crate) use loom::sync::atomic::{AtomicU8, Ordering};
+    pub(crate) use loom::sync::atomic::Ordering;
 
     use super::Fence;
+
+    /// Loom's atomic, with all its stores in one order.
+    ///
+    /// Loom orders two stores only if their threads have seen each other, and so lets a reader find a value older
+    /// than one it must see: nothing may come between a read-modify-write and the store that it read
+    /// (C++20, [atomics.order]). As a swap, each store joins the one chain. What the swap reads adds no strength:
+    /// it is relaxed, and what a later fence makes of it, loom's sequentially consistent fences make anyway.
+    #[derive(Debug)]
+    pub(crate) struct AtomicU8(loom::sync::atomic::AtomicU8);
+
+    impl AtomicU8 {
+        pub(crate) fn new(value: u8) -> Self {
+            Self(loom::sync::atomic::AtomicU8::new(value))
+        }
+
+        pub(crate) fn load(&self, order: Ordering) -> u8 {
+            self.0.load(order)
+        }
+
+        pub(crate) fn store(&self, value: u8, order: Ordering) {
+            self.0.swap(value, order);
+        }
+
+        pub(crate) fn swap(&self, value: u8, order: Ordering) -> u8 {
+            self.0.swap(value, order)
+        }
+
+        pub(crate) fn compare_exchange(
+            &self,
+            current: u8,
+            new: u8,
+            success: Ordering,
+            failure: Ordering,
+        ) -> Result<u8, u8> {
+            self.0.compare_exchange(current, new, success, failure)
+        }
+    }
 
     thread_local! {
         static LEFT_OUT: Cell<Option<Fence>> = const { Cell::new(None) };
     }
 
-    /// Leaves the fence at `place` out of every model run by this thread from now on.
+    /// Leaves the fence at `place`, or none, out of every model that this thread runs from now on.
     #[cfg(test)]
-    pub(crate) fn leave_out(place: Fence) {
-        LEFT_OUT.set(Some(place));
+    pub(crate) fn leave_out(place: Option<Fence>) {
+        LEFT_OUT.set(place);
     }
 
     /// Orders everything before it against everything behind it, unless left out.

@@ -166,7 +166,7 @@ fn bench(address: SocketAddr, arguments: &str) -> Result<Report, BenchError> {
     let address = address.to_string();
     let mut words = arguments.split(' ');
     let scenario = words.next().expect("a scenario");
-    let words = ["bench", scenario, &address, "--deadline", "20", "--patience", "0.5"].into_iter().chain(words);
+    let words = ["bench", scenario, &address, "--deadline", "60", "--patience", "4"].into_iter().chain(words);
     measure(&Cli::try_parse_from(words).expect("good arguments").bench)
 }
 
@@ -281,7 +281,7 @@ fn damaged_messages_are_counted() {
 fn a_server_that_stops_delivering_fails_the_run() {
     let report = bench(server(Conduct::Stop), ALONE).expect("it ends");
     assert_eq!(report.tally, Some(Tally { lost: 4, ..sent(13, 13, 9) }), "{report}");
-    assert_eq!(report.failures[0], "nothing arrived for 500ms with 4 messages in flight");
+    assert_eq!(report.failures[0], "nothing arrived for 4s with 4 messages in flight");
 }
 
 #[test]
@@ -354,7 +354,7 @@ fn servers_that_do_not_let_in_are_reported() {
 
     let silent = mute("");
     let error = bench(silent, "connect -c 2").expect_err("no answer");
-    let expected = format!("no answer from {silent} for 500ms: 0 of 2 connections are logged in");
+    let expected = format!("no answer from {silent} for 4s: 0 of 2 connections are logged in");
     assert_eq!(error.to_string(), expected);
 }
 

@@ -15,7 +15,7 @@ use tracing::{error, info, warn};
 
 use super::flags::Flags;
 use super::log::Log;
-use super::refuse;
+use super::{refuse, trim};
 use crate::config::{Config, Faults, Listen, Paths, load};
 use crate::server::{Handle, Server, StartError};
 
@@ -81,6 +81,7 @@ impl Serve {
         mut signals: Signals,
         variables: &[(OsString, OsString)],
     ) -> ExitCode {
+        tokio::spawn(trim::after_storms(handle.clone()));
         while signals.next().await == Asked::Reload {
             match self.load(variables) {
                 Ok(new) => config = reload(&config, &new, &handle, log),

@@ -4,14 +4,13 @@
 //! one buffer, which grows with what has arrived: a header that announces a megabyte costs nothing
 //! until the megabyte comes.
 
-use super::{
-    Opcode, Violation,
-    head::Head,
-    mask::unmask,
-    reader::{CONTROL_BYTES_MAX, DIRECT_BYTES_MIN},
-};
+use super::{Opcode, Violation, head::Head, mask::unmask};
 use crate::message::Kind;
 
+/// Longest payload of a control frame (RFC 6455, section 5.5).
+const CONTROL_BYTES_MAX: usize = 125;
+/// With more than this to come, a payload is better received straight into its message.
+const DIRECT_BYTES_MIN: usize = 64 * 1024;
 /// Smallest buffer that a message cut in two is given, unless the message is smaller.
 const BUFFER_BYTES_MIN: usize = 256;
 /// So much of a message must have arrived before its buffer offers to receive directly: the room

@@ -12,11 +12,6 @@ use super::{
 };
 use crate::message::Kind;
 
-/// Longest payload of a control frame (RFC 6455, section 5.5).
-pub(super) const CONTROL_BYTES_MAX: usize = 125;
-/// With more than this to come, a payload is better received straight into its message.
-pub(super) const DIRECT_BYTES_MIN: usize = 64 * 1024;
-
 /// Decoder of one client's frames; sans-I/O.
 ///
 /// 24 bytes; holds no heap memory unless a message or a control frame was cut.

@@ -159,6 +159,7 @@ impl Gateway {
                 refusal::say(&mut stream, &refusal, settings.close_timeout).await;
                 return Err(refusal);
             }
+            // Refused over HTTP already, by `Rules::is_full`.
             (Ok(_), None) => return Err(refusal::Refusal::Full),
         };
         let login = self.logins.draw();

@@ -8,7 +8,7 @@
 //! ```
 //! With both fences at least one side sees the other: either the producer sees the flag, or the
 //! sleeper sees the work (store buffering is what they exclude). Without either, both can look
-//! too early and the wake is lost; the loom model below fails then. The doorbell decides who must
+//! too early and the wake is lost; the loom model, `model.rs`, fails then. The doorbell decides who must
 //! wake; the wake itself (one eventfd write) is the caller's, and comes at most once per sleep.
 
 use crate::sync::{AtomicU8, Fence, Ordering, fence};

@@ -14,10 +14,12 @@
 //! ```
 //! What can't be posted stays with its producer, in order; the bound says from which size on the
 //! connections that fill it must wait. Taking mail never makes mail, so shards that flood each
-//! other can't dead-lock. The wake protocol is [`Doorbell`]'s.
+//! other can't dead-lock. The wake protocol is `doorbell`'s.
 
 mod doorbell;
 mod mail;
+#[cfg(all(test, pombo_loom))]
+mod model;
 
 use std::io;
 use std::sync::Arc;
@@ -242,6 +244,15 @@ impl Mailbox {
         if peer.returns.try_send((self.shard, mail)).is_ok() {
             peer.bell.ring_for_room();
         }
+    }
+
+    /// Gives up all mail, as the last act of a shard; returns how many messages nobody will read or post.
+    pub(crate) fn abandon(&mut self) -> usize {
+        let mut lost = self.peers.iter().map(|peer| peer.gathering.len()).sum();
+        while let Some(batch) = self.next_batch() {
+            lost += batch.mail.len();
+        }
+        lost
     }
 
     /// Says whether letters wait that are this shard's to read.

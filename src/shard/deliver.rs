@@ -90,6 +90,11 @@ impl<N: Network> Shard<N> {
             self.catch_up(key);
         }
         let Some(session) = self.sessions.get(key) else { return false };
+        // Catching up may have shown that it is a slow consumer.
+        if session.phase != Phase::Open {
+            self.stats.shed_closed += 1;
+            return false;
+        }
         let held = session.outbox.as_ref().map_or(0, |outbox| outbox.bytes());
         if held + length > bytes_max && !self.make_room(key, length) {
             return false;
@@ -146,6 +151,7 @@ impl<N: Network> Shard<N> {
         self.flush_session(key);
         let Some(session) = self.sessions.get(key) else { return false };
         if session.phase != Phase::Open {
+            self.stats.shed_closed += 1;
             return false;
         }
         let fits = |held: usize| held + length <= self.settings.outbox_bytes_max;
@@ -186,6 +192,9 @@ impl<N: Network> Shard<N> {
         session.flags.pongs += 1;
         if session.log_from != log_end {
             self.catch_up(key);
+        }
+        if self.sessions.get(key).is_none_or(|session| session.phase != Phase::Open) {
+            return;
         }
         self.append(key, |outbox| outbox.push(Opcode::Pong, &Payload::Borrowed(payload)));
     }

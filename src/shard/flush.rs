@@ -31,6 +31,7 @@ const POOLED_BYTES_MAX: usize = 16 << 10;
 /// Empty outboxes, lent to sessions while something waits for their sockets.
 #[derive(Debug, Default)]
 pub(super) struct OutboxPool {
+    #[expect(clippy::vec_box, reason = "sessions hold them boxed, so that an idle one has a pointer only")]
     empty: Vec<Box<Outbox>>,
     /// Memory they hold, in bytes.
     bytes: usize,

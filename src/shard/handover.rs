@@ -43,6 +43,12 @@ impl LoginNumbers {
         // Relaxed: only the counter's own order matters.
         LoginNumber(self.0.fetch_add(1, Ordering::Relaxed))
     }
+
+    /// Returns how many were drawn.
+    pub fn count(&self) -> u64 {
+        // Relaxed: a statistic.
+        self.0.load(Ordering::Relaxed)
+    }
 }
 
 /// Connections on the node, against a bound; shared by the gateway's threads.
@@ -54,6 +60,12 @@ pub struct Admission(Arc<AtomicUsize>);
 pub struct Permit(Arc<AtomicUsize>);
 
 impl Admission {
+    /// Returns how many places are taken.
+    pub fn count(&self) -> usize {
+        // Relaxed: a statistic.
+        self.0.load(Ordering::Relaxed)
+    }
+
     /// Takes a place if fewer than `connections_max` are taken.
     pub fn admit(&self, connections_max: usize) -> Option<Permit> {
         // Relaxed: a count; nothing else is ordered by it.

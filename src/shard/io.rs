@@ -1,7 +1,7 @@
 //! The seam between a shard and the world: clock, sockets, readiness.
 //!
 //! A shard does no I/O of its own. Two implementors stand behind the seam: mio's poller with real
-//! sockets ([`super::transport`]), and memory, where benchmarks and simulations drive the same turns.
+//! sockets (`transport`), and memory, where benchmarks and simulations drive the same turns.
 
 use std::io::{self, IoSlice};
 use std::time::{Duration, Instant};

@@ -33,6 +33,8 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use tracing::info;
+
 pub(crate) use handover::Request;
 pub use handover::{Admission, Handover, LoginNumber, LoginNumbers, Permit};
 pub use io::SessionKey;
@@ -44,7 +46,7 @@ use self::io::{Network, Readiness};
 use self::log::Log;
 use self::registry::Registry;
 use self::session::Sessions;
-use self::sweep::Drain;
+use self::sweep::{Drain, Summary};
 use self::wheel::{Tick, Wheel};
 use crate::config::SessionSettings;
 use crate::mailbox::Mailbox;
@@ -94,6 +96,7 @@ pub struct Shard<N: Network> {
     due: Vec<(Tick, SessionKey)>,
     drain: Option<Drain>,
     stats: Stats,
+    summary: Summary,
 }
 
 /// What a session that filled a batch has to wait for.
@@ -180,6 +183,7 @@ impl<N: Network> Shard<N> {
             due: Vec::new(),
             drain: None,
             stats: Stats::default(),
+            summary: Summary::new(now),
         }
     }
 
@@ -189,6 +193,9 @@ impl<N: Network> Shard<N> {
     /// When the poller fails: the shard can't serve its sessions any more.
     pub(crate) fn run(mut self) {
         while self.turn() == Turn::Done {}
+        let Stats { sessions, shed_closed, shed_shard_gone, .. } = self.stats();
+        let unread = self.mailbox.abandon();
+        info!(shard = self.index, sessions, unread, shed_closed, shed_shard_gone, "shard drained");
     }
 
     /// Makes one pass: takes what is ready, routes it, sends what is due.

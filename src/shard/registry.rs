@@ -30,6 +30,7 @@ struct User {
 #[derive(Debug)]
 enum Sessions {
     One(SessionKey),
+    #[expect(clippy::box_collection, reason = "the common case pays for the size of the rare one")]
     Many(Box<Vec<SessionKey>>),
 }
 

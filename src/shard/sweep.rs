@@ -2,6 +2,8 @@
 
 use std::time::{Duration, Instant};
 
+use tracing::warn;
+
 use super::close::{Farewell, Unsent};
 use super::io::{Network, SessionKey};
 use super::session::Phase;
@@ -9,6 +11,23 @@ use super::wheel::Tick;
 use super::{Shard, Turn};
 use crate::frame::{Opcode, close};
 use crate::message::Payload;
+use crate::metrics::Stats;
+
+/// Least time between two log lines about shed messages.
+const SUMMARY_INTERVAL: Duration = Duration::from_secs(1);
+
+/// What was last logged about shed messages.
+#[derive(Debug)]
+pub(super) struct Summary {
+    at: Instant,
+    shed: u64,
+}
+
+impl Summary {
+    pub(super) fn new(now: Instant) -> Self {
+        Self { at: now, shed: 0 }
+    }
+}
 
 /// The end of a shard's life, once asked for.
 #[derive(Debug)]
@@ -38,7 +57,8 @@ impl Drain {
         if elapsed >= half {
             return SessionKey::MAX;
         }
-        (f64::from(self.keys_end) * elapsed.as_secs_f64() / half.as_secs_f64()) as SessionKey
+        // The first at once: with one session there is nothing to spread.
+        1 + (f64::from(self.keys_end) * elapsed.as_secs_f64() / half.as_secs_f64()) as SessionKey
     }
 
     fn is_over(&self, now: Instant) -> bool {
@@ -59,7 +79,19 @@ impl<N: Network> Shard<N> {
         }
         due.shrink_to(1024);
         self.due = due;
+        self.sum_up();
         self.sweep_drain()
+    }
+
+    /// Logs what was shed since the last time: a line a second at most, however much it is.
+    fn sum_up(&mut self) {
+        let Stats { shed_newest, shed_oldest, shed_closed, slow_consumers, .. } = self.stats;
+        let shed = shed_newest + shed_oldest + shed_closed;
+        if shed != self.summary.shed && self.now >= self.summary.at + SUMMARY_INTERVAL {
+            let since_last = shed - self.summary.shed;
+            self.summary = Summary { at: self.now, shed };
+            warn!(shard = self.index, messages = since_last, slow_consumers, "messages shed");
+        }
     }
 
     /// Makes sure that the session is looked at by `at`.

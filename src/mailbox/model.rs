@@ -1,0 +1,307 @@
+//! The wake protocol under loom: every interleaving and every reordering that the memory model allows.
+//!
+//! ```text
+//! RUSTFLAGS="--cfg pombo_loom" cargo test --profile loom --target-dir target/loom --lib mailbox::model
+//! ```
+//! The doorbell is the real one. The ring is a stand-in, because loom can't look into crossbeam-channel's. Its
+//! atomics are weaker: a slot's stamp is a release store and an acquire load, a place is taken with both, all
+//! else is relaxed, nothing is sequentially consistent. The two sides go through the steps of [`super::Mailbox`]:
+//! push, ring, take, give the arena back, ring for room, lie down, look once more, sleep. The eventfd is loom's
+//! `Notify`. A lost wake leaves somebody asleep for ever, which loom reports as a deadlock.
+//!
+//! Two producers, one consumer, capacity two: one batch in flight for each producer. The small models are
+//! explored without a bound, the whole protocol with at most `PREEMPTIONS_MAX` switches away from a thread that
+//! could have gone on. `LOOM_MAX_PREEMPTIONS` sets another bound for all of them.
+
+use std::sync::Arc;
+use std::sync::atomic::AtomicUsize as Count;
+use std::sync::atomic::Ordering::SeqCst;
+
+use loom::model::Builder;
+use loom::sync::Notify;
+use loom::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use loom::thread;
+
+use super::{Doorbell, Sleep};
+use crate::sync::{Fence, leave_out};
+
+/// Producers, and places in a ring: one batch in flight for each.
+const PRODUCERS: usize = 2;
+
+/// Bound for the whole protocol: twenty seconds with two, more than five minutes with three. Few preemptions find
+/// nearly all such bugs (Musuvathi and Qadeer, "Iterative Context Bounding", 2007).
+const PREEMPTIONS_MAX: usize = 2;
+
+/// A bounded ring with relaxed places; the consumer keeps its own.
+struct Ring {
+    slots: [Slot; PRODUCERS],
+    tail: AtomicUsize,
+}
+
+struct Slot {
+    /// `2 * place` while free for the batch at this place, one more once it is written.
+    stamp: AtomicUsize,
+    batch: AtomicUsize,
+}
+
+/// The consumer's end of a ring.
+#[derive(Default)]
+struct Head(usize);
+
+impl Ring {
+    fn new() -> Self {
+        let slot = |place: usize| Slot { stamp: AtomicUsize::new(2 * place), batch: AtomicUsize::new(0) };
+        Self { slots: [slot(0), slot(1)], tail: AtomicUsize::new(0) }
+    }
+
+    fn push(&self, batch: usize) {
+        // Acquire and release: pairs with itself. Whoever took the place before had a credit for it, so the
+        // consumer's stores up to that credit are seen: that is why a ring of this length is never full.
+        let place = self.tail.fetch_add(1, Ordering::AcqRel);
+        let slot = &self.slots[place % PRODUCERS];
+        // Relaxed: ordered by the line above after the consumer's store in `take`.
+        assert_eq!(slot.stamp.load(Ordering::Relaxed), 2 * place, "the ring is never full");
+        // Relaxed: the stamp publishes it.
+        slot.batch.store(batch, Ordering::Relaxed);
+        // Release: pairs with the load in `is_empty`.
+        slot.stamp.store(2 * place + 1, Ordering::Release);
+    }
+
+    fn take(&self, head: &mut Head) -> Option<usize> {
+        if self.is_empty(head) {
+            return None;
+        }
+        let slot = &self.slots[head.0 % PRODUCERS];
+        // Relaxed: the acquired stamp has ordered it after the store in `push`.
+        let batch = slot.batch.load(Ordering::Relaxed);
+        // Release, as crossbeam's; nothing here needs it to be more than relaxed.
+        slot.stamp.store(2 * (head.0 + PRODUCERS), Ordering::Release);
+        head.0 += 1;
+        Some(batch)
+    }
+
+    fn is_empty(&self, head: &Head) -> bool {
+        // Acquire: pairs with the store in `push`.
+        self.slots[head.0 % PRODUCERS].stamp.load(Ordering::Acquire) != 2 * head.0 + 1
+    }
+}
+
+/// A thread that sleeps in its poller: its doorbell, its eventfd, and what must stay true of its wakes.
+struct Sleeper {
+    doorbell: Doorbell,
+    eventfd: Notify,
+    /// How often it lay down, and was woken; not modelled, so of std.
+    sleeps: Count,
+    wakes: Count,
+}
+
+impl Sleeper {
+    fn new() -> Self {
+        Self { doorbell: Doorbell::new(), eventfd: Notify::new(), sleeps: Count::new(0), wakes: Count::new(0) }
+    }
+
+    fn ring(&self) {
+        if self.doorbell.ring() {
+            self.wake();
+        }
+    }
+
+    fn ring_for_room(&self) {
+        if self.doorbell.ring_for_room() {
+            self.wake();
+        }
+    }
+
+    fn wake(&self) {
+        let wakes = self.wakes.fetch_add(1, SeqCst) + 1;
+        assert!(wakes <= self.sleeps.load(SeqCst), "at most one wake per sleep");
+        self.eventfd.notify();
+    }
+
+    /// A turn's poll: raises the flag, looks once more, sleeps unless there is work, lowers the flag.
+    fn poll(&self, sleep: Sleep, idle: impl FnOnce() -> bool) {
+        self.sleeps.fetch_add(1, SeqCst);
+        self.doorbell.lie_down(sleep);
+        if idle() {
+            self.eventfd.wait();
+        }
+        self.doorbell.get_up();
+    }
+}
+
+/// A shard and those who send to it.
+struct Node {
+    inbox: Ring,
+    consumer: Sleeper,
+    /// Told to close, by a store behind which the consumer's bell is rung.
+    closing: AtomicBool,
+    producers: [Producer; PRODUCERS],
+}
+
+struct Producer {
+    sleeper: Sleeper,
+    /// Arenas that come back: the credit for the next batch.
+    returns: Ring,
+}
+
+impl Node {
+    fn new() -> Self {
+        let producer = || Producer { sleeper: Sleeper::new(), returns: Ring::new() };
+        Self {
+            inbox: Ring::new(),
+            consumer: Sleeper::new(),
+            closing: AtomicBool::new(false),
+            producers: [producer(), producer()],
+        }
+    }
+
+    /// Posts `batches` in order, each when the arena of the one before has come back.
+    fn produce(&self, producer: usize, batches: std::ops::Range<usize>) {
+        let Producer { sleeper, returns } = &self.producers[producer];
+        let mut head = Head::default();
+        for batch in batches {
+            // What can't be posted yet stays in hand, and the sleep says so.
+            while batch > 0 && returns.take(&mut head).is_none() {
+                sleeper.poll(Sleep::UntilWorkOrRoom, || returns.is_empty(&head));
+            }
+            self.post(producer, batch);
+        }
+    }
+
+    fn post(&self, producer: usize, batch: usize) {
+        self.inbox.push(batch * PRODUCERS + producer);
+        self.consumer.ring();
+    }
+
+    /// Takes batches until as many have come from each producer as `expected` says, and the node closes.
+    fn consume(&self, expected: [usize; PRODUCERS]) {
+        let mut head = Head::default();
+        let mut taken = [0; PRODUCERS];
+        loop {
+            while let Some(batch) = self.inbox.take(&mut head) {
+                self.receive(batch, &mut taken);
+            }
+            // Relaxed: pairs with the store in `close`; it carries no data.
+            let closing = || self.closing.load(Ordering::Relaxed);
+            if taken == expected && closing() {
+                return;
+            }
+            self.consumer.poll(Sleep::UntilWork, || self.inbox.is_empty(&head) && !(taken == expected && closing()));
+        }
+    }
+
+    fn receive(&self, batch: usize, taken: &mut [usize; PRODUCERS]) {
+        let (batch, from) = (batch / PRODUCERS, batch % PRODUCERS);
+        assert_eq!(batch, taken[from], "each batch once and in order");
+        taken[from] += 1;
+        self.producers[from].returns.push(0);
+        self.producers[from].sleeper.ring_for_room();
+    }
+
+    fn close(&self) {
+        // Relaxed: pairs with the load in `consume`, ordered by the bell's fence.
+        self.closing.store(true, Ordering::Relaxed);
+        self.consumer.ring();
+    }
+}
+
+/// Explores `model` with a node, without the fence `left_out`, within `preemptions_max`.
+fn check(left_out: Option<Fence>, preemptions_max: Option<usize>, model: fn(Arc<Node>)) {
+    leave_out(left_out);
+    let mut builder = Builder::new();
+    builder.preemption_bound = builder.preemption_bound.or(preemptions_max);
+    builder.check(move || model(Arc::new(Node::new())));
+}
+
+fn spawn(node: &Arc<Node>, part: impl FnOnce(&Node) + 'static) -> thread::JoinHandle<()> {
+    let node = Arc::clone(node);
+    thread::spawn(move || part(&node))
+}
+
+/// The consumer goes to sleep while the first batch is posted.
+fn work(node: Arc<Node>) {
+    // Relaxed: before the other thread begins.
+    node.closing.store(true, Ordering::Relaxed);
+    let consumer = spawn(&node, |node| node.consume([1, 0]));
+    node.produce(0, 0..1);
+    consumer.join().expect("loom reports panics itself");
+}
+
+/// A producer goes to sleep with its second batch in hand while the first is taken: nothing but the room wakes it.
+fn room(node: Arc<Node>) {
+    node.post(0, 0);
+    let consumer = spawn(&node, |node| {
+        let mut head = Head::default();
+        let batch = node.inbox.take(&mut head).expect("posted before this thread began");
+        node.receive(batch, &mut [0, 0]);
+    });
+    node.produce(0, 1..2);
+    consumer.join().expect("loom reports panics itself");
+}
+
+/// The consumer goes to sleep while it is told to close.
+fn close(node: Arc<Node>) {
+    let consumer = spawn(&node, |node| node.consume([0, 0]));
+    node.close();
+    consumer.join().expect("loom reports panics itself");
+}
+
+/// Two batches from each of two producers, and then the close.
+fn whole(node: Arc<Node>) {
+    let consumer = spawn(&node, |node| node.consume([2, 2]));
+    let other = spawn(&node, |node| node.produce(1, 0..2));
+    node.produce(0, 0..2);
+    node.close();
+    other.join().expect("loom reports panics itself");
+    consumer.join().expect("loom reports panics itself");
+}
+
+#[test]
+fn work_wakes_a_sleeper() {
+    check(None, None, work);
+}
+
+#[test]
+fn room_wakes_a_sleeper_with_mail_in_hand() {
+    check(None, None, room);
+}
+
+#[test]
+fn close_wakes_a_sleeper() {
+    check(None, None, close);
+}
+
+#[test]
+fn two_producers_fill_wait_and_close() {
+    check(None, Some(PREEMPTIONS_MAX), whole);
+}
+
+#[test]
+#[should_panic(expected = "deadlock")]
+fn work_is_lost_without_the_publisher_s_fence() {
+    check(Some(Fence::Publish), None, work);
+}
+
+#[test]
+#[should_panic(expected = "deadlock")]
+fn work_is_lost_without_the_sleeper_s_fence() {
+    check(Some(Fence::Sleep), None, work);
+}
+
+#[test]
+#[should_panic(expected = "deadlock")]
+fn room_is_lost_without_the_publisher_s_fence() {
+    check(Some(Fence::Publish), None, room);
+}
+
+#[test]
+#[should_panic(expected = "deadlock")]
+fn room_is_lost_without_the_sleeper_s_fence() {
+    check(Some(Fence::Sleep), None, room);
+}
+
+#[test]
+#[should_panic(expected = "deadlock")]
+fn the_close_is_lost_without_the_sleeper_s_fence() {
+    check(Some(Fence::Sleep), None, close);
+}

@@ -1,0 +1,94 @@
+//! What the crate depends on: licences that go with ours, one version of each package, one source.
+//!
+//! Asks cargo about the lock file, offline, for this machine's platform; known vulnerabilities are in a database that
+//! must be downloaded, so they are not looked at here.
+
+use std::collections::{BTreeMap, HashSet};
+use std::env;
+use std::process::Command;
+
+use serde_json::Value;
+
+/// Licences that MIT OR Apache-2.0 can build on; of alternatives one is enough.
+const LICENCES: &[&str] = &["Apache-2.0", "MIT", "Unicode-3.0"];
+
+/// Packages that come in more than one version, and why that has to be.
+const DUPLICATES: &[(&str, &str)] = &[
+    ("getrandom", "ahash 0.8 asks for an older one than tungstenite's rand"),
+    ("syn", "tracing-attributes asks for an older one than the derives; at compile time only"),
+];
+
+/// Where packages may come from; the crate itself comes from nowhere.
+const SOURCE: &str = "registry+https://github.com/rust-lang/crates.io-index";
+
+#[test]
+fn licences_go_with_ours() {
+    let bad: Vec<_> = packages()
+        .into_iter()
+        .filter(|package| !is_allowed(package["license"].as_str().unwrap_or("none")))
+        .map(|package| format!("{} {}: {}", package["name"], package["version"], package["license"]))
+        .collect();
+    assert!(bad.is_empty(), "licences that are not allowed:\n{}", bad.join("\n"));
+}
+
+#[test]
+fn every_package_comes_from_the_registry() {
+    for package in packages() {
+        let source = package["source"].as_str();
+        assert!(source == Some(SOURCE) || package["name"] == "pombo", "{} comes from {source:?}", package["name"]);
+    }
+}
+
+#[test]
+fn one_version_of_each_package() {
+    let mut versions = BTreeMap::<String, Vec<String>>::new();
+    for package in packages() {
+        let text = |key: &str| package[key].as_str().expect("a text").to_owned();
+        versions.entry(text("name")).or_default().push(text("version"));
+    }
+    versions.retain(|_, versions| versions.len() > 1);
+    for (name, versions) in &versions {
+        let known = DUPLICATES.iter().any(|(known, _)| known == name);
+        assert!(known, "{name} comes as {}; `cargo tree -d` tells who asks for each", versions.join(" and "));
+    }
+    for (name, reason) in DUPLICATES {
+        let stale = cfg!(target_os = "linux") && !versions.contains_key(*name);
+        assert!(!stale, "{name} comes once; its exception ({reason}) can go");
+    }
+}
+
+/// Tells whether a licence expression (SPDX, or the older form with slashes) can be met by [`LICENCES`].
+fn is_allowed(expression: &str) -> bool {
+    let expression = expression.replace('/', " OR ").replace(['(', ')'], "");
+    expression.split(" AND ").all(|part| part.split(" OR ").any(|licence| LICENCES.contains(&licence.trim())))
+}
+
+#[test]
+fn licence_expressions_are_understood() {
+    for good in ["MIT", "MIT/Apache-2.0", "GPL-3.0 OR MIT", "(MIT OR Apache-2.0) AND Unicode-3.0"] {
+        assert!(is_allowed(good), "{good}");
+    }
+    for bad in ["none", "GPL-3.0", "MIT AND GPL-3.0", "(MIT OR Apache-2.0) AND GPL-3.0", "Apache-2.0 WITH X"] {
+        assert!(!is_allowed(bad), "{bad}");
+    }
+}
+
+/// Every package that a build, test or bench on this platform uses.
+fn packages() -> Vec<Value> {
+    let rustc = run(Command::new(env::var_os("RUSTC").unwrap_or("rustc".into())).arg("-vV"));
+    let host = rustc.lines().find_map(|line| line.strip_prefix("host: ")).expect("rustc tells its host");
+    let metadata = run(Command::new(env::var_os("CARGO").unwrap_or("cargo".into()))
+        .current_dir(env!("CARGO_MANIFEST_DIR"))
+        .args(["metadata", "--format-version", "1", "--locked", "--offline", "--filter-platform", host]));
+    let metadata: Value = serde_json::from_str(&metadata).expect("cargo metadata is JSON");
+    let nodes = metadata["resolve"]["nodes"].as_array().expect("the resolved packages");
+    let used: HashSet<_> = nodes.iter().map(|node| &node["id"]).collect();
+    let packages = metadata["packages"].as_array().expect("the packages");
+    packages.iter().filter(|package| used.contains(&package["id"])).cloned().collect()
+}
+
+fn run(command: &mut Command) -> String {
+    let output = command.output().expect("the program is there, since it built this test");
+    assert!(output.status.success(), "{command:?}: {}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8(output.stdout).expect("UTF-8")
+}
