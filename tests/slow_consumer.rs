@@ -48,82 +48,84 @@ fn number_of(frame: &Frame) -> usize {
 }
 
 /// How the messages of a flood are addressed.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum To {
     One,
     Everybody,
+    /// A few to one, then a few to everybody.
+    Both,
 }
 
-/// A flood from alice, to bob who does not read and to a witness who does.
+/// A flood from alice, to bob who does not read and to a witness on his shard who does.
 struct Flood<'n> {
     node: &'n Node,
     to: To,
     sender: Client,
     witness: Client,
     slow: Client,
-    sent: usize,
+    unicasts: usize,
+    broadcasts: usize,
 }
 
 impl<'n> Flood<'n> {
     fn new(node: &'n Node, alice: &str, bob: &str, to: To) -> Self {
         let slow = node.log_in_with_small_buffer(bob);
-        let witness = node.log_in(&node.uid_on(2, "witness"));
-        Self { node, to, sender: node.log_in(alice), witness, slow, sent: 0 }
+        let witness = node.log_in(&node.uid_on(node.handle().shard_of(bob), "witness"));
+        Self { node, to, sender: node.log_in(alice), witness, slow, unicasts: 0, broadcasts: 0 }
     }
 
-    /// Sends until the node has counted what `is_enough` asks for; the witness takes every message meanwhile.
+    /// Sends until the node has counted what `is_enough` asks for; the others take every message meanwhile.
     #[track_caller]
     fn until(&mut self, what: &str, is_enough: impl Fn(&Stats) -> bool) {
         eventually(what, || {
-            for _ in 0..10 {
-                self.send_one();
-            }
+            self.send(10);
             is_enough(&self.node.stats())
         });
-        self.settle();
     }
 
+    fn sent(&self) -> usize {
+        self.unicasts + self.broadcasts
+    }
+
+    /// Sends messages to both in one write; the witness takes each behind the slow one, so none is on its way then.
     #[track_caller]
-    fn send_one(&mut self) {
-        let message = message(self.sent);
-        self.sent += 1;
-        match self.to {
-            To::One => {
+    fn send(&mut self, count: usize) {
+        let numbers = self.sent()..self.sent() + count;
+        let to = self.to;
+        let is_broadcast = |number: usize| to == To::Everybody || (to == To::Both && number % 7 > 3);
+        let mut frames = Vec::new();
+        for number in numbers.clone() {
+            let message = message(number);
+            if is_broadcast(number) {
+                self.broadcasts += 1;
+                frames.push(Sent::text(format!("all:{message}")));
+            } else {
+                self.unicasts += 1;
                 let recipients = [self.slow.name(), self.witness.name()];
-                let frames = recipients.map(|uid| Sent::text(format!("{uid}:{message}")));
-                self.sender.send_together(&frames);
-            }
-            To::Everybody => {
-                self.sender.send_text(format!("all:{message}"));
-                self.sender.expect_text(&message);
+                frames.extend(recipients.map(|uid| Sent::text(format!("{uid}:{message}"))));
             }
         }
-        self.witness.expect_text(&message);
-    }
-
-    /// Waits until the node knows what became of every message.
-    fn settle(&self) -> Stats {
-        let sent = self.sent as u64;
-        self.node.eventually("every message has come to its shard", |stats| match self.to {
-            To::One => stats.delivered + stats.offline + stats.shed_newest == 2 * sent,
-            To::Everybody => stats.broadcasts == sent * self.node.shard_count() as u64,
-        })
+        self.sender.send_together(&frames);
+        for number in numbers {
+            self.witness.expect_text(message(number));
+            if is_broadcast(number) {
+                self.sender.expect_text(message(number));
+            }
+        }
     }
 
     /// How many messages were due to the slow one, and how many of them the node has shed by now.
     fn account(&self) -> (u64, u64) {
-        let (stats, sent) = (self.settle(), self.sent as u64);
-        let due = match self.to {
-            To::One => sent - stats.offline,
-            To::Everybody => stats.broadcast_deliveries - 2 * sent,
-        };
-        (due, stats.shed_newest + stats.shed_oldest + stats.shed_closed)
+        let stats = self.node.stats();
+        let unicasts = self.unicasts as u64 - stats.offline;
+        let broadcasts = stats.broadcast_deliveries - 2 * self.broadcasts as u64;
+        (unicasts + broadcasts, stats.shed_newest + stats.shed_oldest + stats.shed_closed)
     }
 }
 
-/// Runs `body` for floods of unicasts and of broadcasts.
+/// Runs `body` for floods of unicasts, of broadcasts, and of both.
 fn each_flood(policy: SlowConsumer, body: impl Fn(Flood<'_>)) {
-    for to in [To::One, To::Everybody] {
+    for to in [To::One, To::Everybody, To::Both] {
         stalling(policy).each_pair(|node, alice, bob| body(Flood::new(node, alice, bob, to)));
     }
 }
@@ -163,13 +165,14 @@ fn disconnect_cuts_the_slow_one_with_its_code() {
 fn drop_newest_keeps_the_oldest_messages() {
     each_flood(SlowConsumer::DropNewest, |mut flood| {
         flood.until("many are shed", |stats| stats.shed_newest > 100);
-        let sent = flood.sent;
+        let sent = flood.sent();
         let (received, shed) = drain(&mut flood);
         assert_eq!(flood.node.stats().shed_newest, shed, "no other reason");
         let kept = outbox_full(0..);
         assert_eq!(received[..kept], Vec::from_iter(0..kept), "the oldest are all there");
-        let newest = *received.last().expect("some were received");
-        assert!(newest < sent - 10, "the newest are not: {newest} of {sent}");
+        // Short ones may still have found room.
+        let newest_long = received.iter().copied().filter(|&number| message(number).len() > 9000).max();
+        assert!(newest_long < Some(sent - 20), "the newest are not: {newest_long:?} of {sent}");
     });
 }
 
@@ -177,7 +180,7 @@ fn drop_newest_keeps_the_oldest_messages() {
 fn drop_oldest_keeps_the_newest_messages() {
     each_flood(SlowConsumer::DropOldest, |mut flood| {
         flood.until("many are shed", |stats| stats.shed_oldest > 100);
-        let sent = flood.sent;
+        let sent = flood.sent();
         let (received, shed) = drain(&mut flood);
         assert_eq!(flood.node.stats().shed_oldest, shed, "no other reason");
         // Less what is in the way: the frame that the socket has begun.
@@ -206,8 +209,8 @@ fn drain(flood: &mut Flood<'_>) -> (Vec<usize>, u64) {
 
     // It is a session like any other again, and nothing is shed any more.
     for _ in 0..3 {
-        let number = flood.sent;
-        flood.send_one();
+        let number = flood.sent();
+        flood.send(1);
         flood.slow.expect_text(message(number));
     }
     flood.slow.converse(&mut flood.sender);
@@ -311,7 +314,7 @@ fn sixty_four_senders_at_once_do_not_get_a_healthy_receiver_cut() {
                 .iter_mut()
                 .enumerate()
                 .map(|(sender_number, sender)| {
-                    let (begin, rounds) = mpsc::channel();
+                    let (begin, rounds) = mpsc::sync_channel(ROUNDS);
                     threads.spawn(move || {
                         let padding = "x".repeat(450);
                         for round in rounds {
