@@ -9,7 +9,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::process;
 use std::sync::Arc;
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use tokio::sync::{Semaphore, watch};
@@ -51,7 +51,8 @@ struct Node {
     settings: watch::Sender<Arc<GatewaySettings>>,
     /// How long a drain may take; changed by a reload, read by the drain.
     drain_timeout: watch::Sender<Duration>,
-    is_draining: watch::Sender<bool>,
+    /// When the drain must be over, once there is one.
+    drain_by: watch::Sender<Option<Instant>>,
     admission: Admission,
     logins: LoginNumbers,
     /// Held open by every thread of the node; nothing is ever sent.
@@ -148,13 +149,13 @@ impl Server {
         }
 
         let (settings, gateway_settings) = watch::channel(Arc::new(config.gateway()));
-        let (is_draining, draining) = watch::channel(false);
+        let (drain_by, gateway_drain_by) = watch::channel(None);
         let (admission, logins) = (Admission::default(), LoginNumbers::default());
         let gateway = Gateway {
             settings: gateway_settings,
             doors,
             hasher: hasher.clone(),
-            is_draining: draining,
+            drain_by: gateway_drain_by,
             admission: admission.clone(),
             logins: logins.clone(),
             handshakes: Arc::new(Semaphore::new(config.handshakes_max)),
@@ -176,7 +177,7 @@ impl Server {
         })?;
         let drain_timeout = watch::Sender::new(config.drain_timeout);
         Ok(Handle {
-            node: Arc::new(Node { hasher, shards, settings, drain_timeout, is_draining, admission, logins, running }),
+            node: Arc::new(Node { hasher, shards, settings, drain_timeout, drain_by, admission, logins, running }),
         })
     }
 }
@@ -272,9 +273,14 @@ impl Handle {
     /// # Cancel safety
     /// A drain that was begun goes on when the future is dropped; calling it again waits for the same drain.
     pub async fn drain(&self) {
-        if !self.node.is_draining.send_replace(true) {
+        let time_out = *self.node.drain_timeout.borrow();
+        let begin = |drain_by: &mut Option<Instant>| {
+            let is_first = drain_by.is_none();
+            drain_by.get_or_insert_with(|| Instant::now() + time_out);
+            is_first
+        };
+        if self.node.drain_by.send_if_modified(begin) {
             info!("draining");
-            let time_out = *self.node.drain_timeout.borrow();
             for door in &self.node.shards {
                 door.requests.send_async(Request::Drain { time_out }).await.ok();
                 door.bell.ring();

@@ -15,9 +15,10 @@ mod page;
 mod refusal;
 mod upgrade;
 
+use std::future::pending;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch};
@@ -47,8 +48,8 @@ pub(crate) struct Gateway {
     pub(crate) settings: watch::Receiver<Arc<GatewaySettings>>,
     pub(crate) doors: Vec<Door>,
     pub(crate) hasher: UidHasher,
-    /// True from the moment that the node drains.
-    pub(crate) is_draining: watch::Receiver<bool>,
+    /// When the node drains: when that must be over.
+    pub(crate) drain_by: watch::Receiver<Option<Instant>>,
     pub(crate) admission: Admission,
     pub(crate) logins: LoginNumbers,
     /// Bounds the connections that are not logged in yet.
@@ -76,7 +77,8 @@ impl Accepted for tokio::net::UnixStream {
 impl Gateway {
     /// Accepts on all listeners until the node drains, then waits for the logins under way.
     ///
-    /// A login under way at the drain is refused at its next step; none outlives its own time-outs.
+    /// A login under way at the drain is refused at its next step; what has not ended when the drain must be over is
+    /// let go.
     pub(crate) async fn run(self, listeners: Vec<Listener>) {
         let gateway = Arc::new(self);
         let (under_way, mut all_done) = mpsc::channel::<()>(1);
@@ -86,16 +88,27 @@ impl Gateway {
             tokio::spawn(tokio::task::unconstrained(accepting));
         }
         drop(under_way);
-        // Nothing is ever sent; the channel ends with the last task that holds it.
-        all_done.recv().await;
+        let mut drain_by = gateway.drain_by.clone();
+        let is_over = async {
+            match drain_by.wait_for(Option::is_some).await.map(|by| *by) {
+                Ok(Some(by)) => tokio::time::sleep_until(by.into()).await,
+                // Nobody is left who could drain the node.
+                _ => pending().await,
+            }
+        };
+        tokio::select! {
+            // Nothing is ever sent; the channel ends with the last task that holds it.
+            _ = all_done.recv() => {}
+            () = is_over => {}
+        }
     }
 
     async fn accept(self: Arc<Self>, listener: Listener, under_way: mpsc::Sender<()>) {
-        let mut is_draining = self.is_draining.clone();
+        let mut drain_by = self.drain_by.clone();
         loop {
             let accepted = tokio::select! {
                 biased;
-                _ = is_draining.wait_for(|is_draining| *is_draining) => return,
+                _ = drain_by.wait_for(Option::is_some) => return,
                 accepted = self.accept_one(&listener) => accepted,
             };
             match accepted {
@@ -144,14 +157,14 @@ impl Gateway {
         let rules = upgrade::Rules {
             settings: Arc::clone(settings),
             is_full: permit.is_none(),
-            is_draining: *self.is_draining.borrow(),
+            drain_by: self.drain_by.clone(),
         };
         let (mut stream, mut received) = upgrade::upgrade(stream, rules).await?;
-        let mut is_draining = self.is_draining.clone();
+        let mut drain_by = self.drain_by.clone();
         let uid = tokio::select! {
             biased;
             uid = login::read(&mut stream, &mut received, settings, &self.hasher) => uid,
-            _ = is_draining.wait_for(|is_draining| *is_draining) => Err(refusal::Refusal::Draining),
+            _ = drain_by.wait_for(Option::is_some) => Err(refusal::Refusal::Draining),
         };
         let (uid, permit) = match (uid, permit) {
             (Ok(uid), Some(permit)) => (uid, permit),

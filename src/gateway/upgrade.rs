@@ -8,6 +8,7 @@ use std::cell::Cell;
 use std::convert::Infallible;
 use std::future::{Ready, poll_fn, ready};
 use std::sync::Arc;
+use std::time::Instant;
 
 use bytes::Bytes;
 use http_body_util::Full;
@@ -17,6 +18,7 @@ use hyper::server::conn::http1;
 use hyper::service::Service;
 use hyper::{Method, Request, Response, StatusCode, Version};
 use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::sync::watch;
 use tokio::time::timeout;
 use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
 
@@ -36,7 +38,8 @@ pub(super) struct Rules {
     pub(super) settings: Arc<GatewaySettings>,
     /// No place is left on the node.
     pub(super) is_full: bool,
-    pub(super) is_draining: bool,
+    /// Set once the node drains, which may be while the request still comes.
+    pub(super) drain_by: watch::Receiver<Option<Instant>>,
 }
 
 /// Upgrades a connection, or answers it and ends it.
@@ -143,7 +146,7 @@ fn answer<B>(request: &Request<B>, rules: &Rules) -> Result<Response<Full<Bytes>
         return Err(Fault::new(StatusCode::NOT_FOUND, "this path is not upgraded, see the setting paths"));
     }
     let key = check_upgrade(request)?;
-    if rules.is_draining {
+    if rules.drain_by.borrow().is_some() {
         let fault = Fault::new(StatusCode::SERVICE_UNAVAILABLE, "server is going away, connect again");
         return Err(fault.with(header::RETRY_AFTER, "1"));
     }
@@ -254,7 +257,7 @@ mod tests {
     ];
 
     fn rules(config: &Config) -> Rules {
-        Rules { settings: Arc::new(config.gateway()), is_full: false, is_draining: false }
+        Rules { settings: Arc::new(config.gateway()), is_full: false, drain_by: watch::channel(None).1 }
     }
 
     fn request(headers: &[(&str, &str)]) -> Request<()> {
@@ -312,7 +315,10 @@ mod tests {
         let status = |rules: &Rules| answer(&request(GOOD), rules).expect_err("refused").status.as_u16();
         assert_eq!(status(&rules(&config)), 404);
         assert_eq!(status(&Rules { is_full: true, ..rules(&Config::default()) }), 503);
-        assert_eq!(status(&Rules { is_draining: true, ..rules(&Config::default()) }), 503);
+        assert_eq!(
+            status(&Rules { drain_by: watch::channel(Some(Instant::now())).1, ..rules(&Config::default()) }),
+            503
+        );
     }
 
     #[test]
