@@ -1,0 +1,260 @@
+//! The end of a node: everybody is told, what was accepted is sent, and the drain returns whatever the peers do.
+
+mod support;
+
+use std::io::ErrorKind;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use pombo::Config;
+use pombo::message::{Delivery, Kind};
+use support::{Client, Frame, Node, Nodes, Request, Sent, eventually, nodes};
+
+/// An end that must not be waited for: longer than a test may take.
+const NEVER: Duration = Duration::from_secs(3600);
+
+fn draining_for(timeout: Duration) -> Nodes<'static> {
+    nodes().with(move |config| config.drain_timeout = timeout)
+}
+
+/// Takes the node's farewell, and sees the connection end.
+#[track_caller]
+fn is_told(client: &mut Client) {
+    client.expect_close(1001, "server is going away");
+    client.expect_end();
+}
+
+/// Waits until nobody can connect any more.
+#[track_caller]
+fn stops_accepting(node: &Node) {
+    eventually("the node stops accepting", || {
+        Client::try_dial(node.address()).is_err_and(|error| error.kind() == ErrorKind::ConnectionRefused)
+    });
+}
+
+#[test]
+fn everybody_is_told_and_the_drain_returns() {
+    draining_for(Duration::from_millis(400)).each(|node| {
+        let mut clients: Vec<_> = node.uids(20).iter().map(|uid| node.log_in(uid)).collect();
+        thread::scope(|threads| {
+            threads.spawn(|| node.drain());
+            for client in &mut clients {
+                is_told(client);
+                client.send(&Sent::close(1001, ""));
+                client.finish_sending();
+            }
+        });
+        let refused = Client::try_dial(node.address()).expect_err("nobody listens any more");
+        assert_eq!(refused.kind(), ErrorKind::ConnectionRefused);
+    });
+}
+
+#[test]
+fn empty_node_drains_at_once() {
+    draining_for(NEVER).each(|node| {
+        node.drain();
+        // A second drain is the same one.
+        node.drain();
+    });
+}
+
+#[test]
+fn node_whose_clients_leave_drains_at_once() {
+    draining_for(NEVER).each(|node| {
+        let clients: Vec<_> = node.uids(6).iter().map(|uid| node.log_in(uid)).collect();
+        let long_gone = node.log_in("gone");
+        drop(long_gone);
+        thread::scope(|threads| {
+            threads.spawn(|| node.drain());
+            stops_accepting(node);
+            drop(clients);
+        });
+    });
+}
+
+#[test]
+fn farewells_are_spread_over_the_first_half_of_the_time() {
+    let timeout = Duration::from_secs(4);
+    draining_for(timeout).each(|node| {
+        let clients: Vec<_> = node.uids(30).iter().map(|uid| node.log_in(uid)).collect();
+        let began = Instant::now();
+        let mut told: Vec<_> = thread::scope(|threads| {
+            let told: Vec<_> = clients
+                .into_iter()
+                .map(|mut client| {
+                    threads.spawn(move || {
+                        is_told(&mut client);
+                        began.elapsed()
+                    })
+                })
+                .collect();
+            node.drain();
+            told.into_iter().map(|client| client.join().expect("it is told")).collect()
+        });
+        told.sort_unstable();
+        // A busy machine delays them, but never all of the later ones into one instant.
+        let (first, middle, last) = (told[2], told[15], told[27]);
+        assert!(middle - first >= timeout / 16 && last - middle >= timeout / 16, "{told:?}");
+        assert!(last >= timeout * 3 / 8, "{told:?}");
+    });
+}
+
+#[test]
+fn sessions_live_until_they_are_told() {
+    draining_for(NEVER).each_pair(|node, alice, bob| {
+        // The first of each shard is told at once, the rest within half an hour.
+        let first: Vec<_> = (0..node.shard_count()).map(|shard| node.log_in(&node.uid_on(shard, "first"))).collect();
+        let (mut alice, mut bob) = (node.log_in(alice), node.log_in(bob));
+        thread::scope(|threads| {
+            threads.spawn(|| node.drain());
+            for mut client in first {
+                is_told(&mut client);
+            }
+            stops_accepting(node);
+            alice.converse(&mut bob);
+            drop((alice, bob));
+        });
+    });
+}
+
+#[test]
+fn what_was_accepted_is_sent_first() {
+    const MESSAGES: usize = 500;
+    draining_for(NEVER).each_pair(|node, alice, bob| {
+        let mut bob = node.log_in_with_small_buffer(bob);
+        let mut alice = node.log_in(alice);
+        let message = |number: usize| format!("{number} {}", "x".repeat(1000));
+        for number in 0..MESSAGES / 2 {
+            alice.send_text(format!("{}:{}", bob.name(), message(number)));
+        }
+        node.eventually("half is accepted", |stats| stats.delivered as usize == MESSAGES / 2);
+        drop(alice);
+        node.eventually("bob is alone", |stats| stats.sessions == 1);
+        for number in MESSAGES / 2..MESSAGES {
+            assert_eq!(node.broadcast(Kind::Text, message(number)), 1);
+        }
+        thread::scope(|threads| {
+            threads.spawn(|| node.drain());
+            stops_accepting(node);
+            for number in 0..MESSAGES {
+                bob.expect_text(message(number));
+            }
+            is_told(&mut bob);
+            drop(bob);
+        });
+    });
+}
+
+#[test]
+fn clients_that_neither_read_nor_leave_hold_nothing_up() {
+    let stubborn = |config: &mut Config| {
+        config.drain_timeout = Duration::from_millis(500);
+        config.close_timeout = NEVER;
+        config.handshake_timeout = NEVER;
+        config.login_timeout = NEVER;
+        config.message_timeout = NEVER;
+    };
+    nodes().with(stubborn).each_pair(|node, alice, bob| {
+        let silent = node.dial();
+        let mut begun = node.dial();
+        begun.send_bytes(b"GET / HT");
+        let upgraded = node.connect();
+        let mut half_logged_in = node.connect();
+        half_logged_in.send(&Sent::text("x").unfinished());
+        let mut refused = node.dial();
+        refused.send_request(&Request::upgrade().without("Upgrade"));
+        assert_eq!(refused.receive_response().status, 400);
+        let mut closed = node.log_in("closed");
+        closed.send(&Sent::continuation(""));
+        closed.expect_close(1002, "");
+        let stuffed = node.log_in_with_small_buffer(alice);
+        node.push(alice, Kind::Binary, vec![0; 2_000_000]);
+        let idle = node.log_in(bob);
+        node.drain();
+        drop((silent, begun, upgraded, half_logged_in, refused, closed, stuffed, idle));
+    });
+}
+
+#[test]
+fn login_under_way_is_told() {
+    draining_for(NEVER).each(|node| {
+        let mut asked = node.log_in("stays");
+        let mut clients = [node.connect(), node.connect(), node.connect()];
+        clients[1].send(&Sent::text("x").unfinished());
+        clients[2].send(&Sent::ping("x"));
+        clients[2].expect(&Frame::pong("x"));
+        thread::scope(|threads| {
+            threads.spawn(|| node.drain());
+            for client in &mut clients {
+                is_told(client);
+            }
+            drop(clients);
+            is_told(&mut asked);
+            drop(asked);
+        });
+    });
+}
+
+#[test]
+fn request_under_way_is_told() {
+    draining_for(NEVER).each(|node| {
+        // Accepted, as its answer shows: the other is in line behind it.
+        let mut accepted = node.dial();
+        let request = Request::upgrade().bytes();
+        accepted.send_bytes(&request[..10]);
+        let mut later = node.dial();
+        later.send_request(&Request::upgrade());
+        later.expect_upgrade();
+        thread::scope(|threads| {
+            threads.spawn(|| node.drain());
+            is_told(&mut later);
+            stops_accepting(node);
+            accepted.send_bytes(&request[10..]);
+            let response = accepted.receive_response();
+            assert_eq!(response.status, 503, "{response:?}");
+            assert!(response.body.contains("going away") && response.header("retry-after").is_some(), "{response:?}");
+            accepted.expect_end();
+            drop((accepted, later));
+        });
+    });
+}
+
+#[test]
+fn handle_says_what_it_can_when_the_node_has_drained() {
+    nodes().each(|node| {
+        let mut alice = node.log_in("alice");
+        node.drain();
+        is_told(&mut alice);
+        assert_eq!(node.push("alice", Kind::Text, "too late"), Delivery::Offline);
+        assert_eq!(node.broadcast(Kind::Text, "too late"), 0);
+        assert_eq!(node.stats(), pombo::Stats::default());
+        node.reload(|_| {});
+        node.drain();
+    });
+}
+
+#[test]
+fn drain_under_load_ends() {
+    draining_for(Duration::from_millis(500)).each(|node| {
+        let clients: Vec<_> = node.uids(6).iter().map(|uid| node.log_in(uid)).collect();
+        thread::scope(|threads| {
+            for mut client in clients {
+                let mut writer = client.twin();
+                threads.spawn(move || {
+                    let frames: Vec<u8> = (0..20).flat_map(|_| Sent::text("all:x").bytes()).collect();
+                    while writer.try_send_bytes(&frames).is_ok() {}
+                });
+                threads.spawn(move || {
+                    let mut frame = client.receive();
+                    while frame == Frame::text("x") {
+                        frame = client.receive();
+                    }
+                    assert!(frame.is_close(1001, "going away"), "{frame:?}");
+                    client.expect_end();
+                });
+            }
+            node.eventually("the load is there", |stats| stats.broadcasts > 100);
+            node.drain();
+        });
+    });
+}
