@@ -72,7 +72,10 @@ fn sources() -> Vec<Source> {
     while let Some(folder) = folders.pop() {
         for entry in fs::read_dir(&folder).expect("a folder of the package") {
             let path = entry.expect("an entry of it").path();
-            if path.is_dir() {
+            if path.ends_with("target") {
+                // What a build left there is not ours.
+                continue;
+            } else if path.is_dir() {
                 folders.push(path);
             } else if path.extension().is_some_and(|extension| extension == "rs") && !path.ends_with(file!()) {
                 let text = fs::read_to_string(&path).expect("sources are UTF-8");
