@@ -67,6 +67,7 @@ impl<N: Network> Shard<N> {
     }
 
     fn take_letter(&mut self, letter: Letter<'_>) -> super::Cost {
+        self.stats.mail_letters += 1;
         match letter {
             Letter::Unicast { hash, uid, kind, payload } => {
                 self.deliver(hash, uid, kind, &payload);

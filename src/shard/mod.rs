@@ -290,8 +290,12 @@ impl<N: Network> Shard<N> {
     /// Posts the mail in hand; sessions that waited for room go on.
     fn post(&mut self) {
         let mut stalled = std::mem::take(&mut self.stalled);
-        let mut resumed = Vec::new();
-        let lost = self.mailbox.post(|to| resumed.append(&mut stalled[to]));
+        let (mut resumed, mut batches) = (Vec::new(), 0);
+        let lost = self.mailbox.post(|to| {
+            batches += 1;
+            resumed.append(&mut stalled[to]);
+        });
+        self.stats.mail_batches += batches;
         self.stats.shed_shard_gone += lost as u64;
         self.stalled = stalled;
         for (key, stall) in resumed {
