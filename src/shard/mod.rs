@@ -35,11 +35,9 @@ use std::time::{Duration, Instant};
 
 use tracing::info;
 
-pub(crate) use handover::Request;
-pub use handover::{Admission, Handover, LoginNumber, LoginNumbers, Permit};
+pub use handover::{Admission, Handover, LoginNumber, LoginNumbers, Permit, Request};
 pub use io::SessionKey;
-pub(crate) use transport::Poller;
-pub use transport::Stream;
+pub use transport::{Poller, Stream};
 
 use self::flush::OutboxPool;
 use self::io::{Network, Readiness};
@@ -144,18 +142,26 @@ pub enum Turn {
 }
 
 /// What a shard is made of, besides its network.
-pub(crate) struct Parts<S> {
-    pub(crate) index: usize,
-    pub(crate) hasher: UidHasher,
-    pub(crate) settings: Arc<SessionSettings>,
-    pub(crate) mailbox: Mailbox,
-    pub(crate) handovers: flume::Receiver<Handover<S>>,
-    pub(crate) requests: flume::Receiver<Request>,
+///
+/// Whoever puts something into one of the channels rings the shard's [`crate::mailbox::Bell`] afterwards.
+pub struct Parts<S> {
+    /// Which of the node's shards it is, from 0; the same as its mailbox's place in [`crate::mailbox::wire`].
+    pub index: usize,
+    /// The node's hash key; every shard and whoever hands over uids must use the same.
+    pub hasher: UidHasher,
+    /// The settings until a [`Request::Reload`].
+    pub settings: Arc<SessionSettings>,
+    /// Its side of the mail.
+    pub mailbox: Mailbox,
+    /// Where logged-in connections come from.
+    pub handovers: flume::Receiver<Handover<S>>,
+    /// Where everything else from outside comes from.
+    pub requests: flume::Receiver<Request>,
 }
 
 impl<N: Network> Shard<N> {
     /// Makes a shard that has no sessions yet.
-    pub(crate) fn new(network: N, parts: Parts<N::Socket>) -> Self {
+    pub fn new(network: N, parts: Parts<N::Socket>) -> Self {
         let Parts { index, hasher, settings, mailbox, handovers, requests } = parts;
         let now = network.now();
         let stalled = (0..mailbox.shard_count()).map(|_| Vec::new()).collect();
@@ -191,7 +197,7 @@ impl<N: Network> Shard<N> {
     ///
     /// # Panics
     /// When the poller fails: the shard can't serve its sessions any more.
-    pub(crate) fn run(mut self) {
+    pub fn run(mut self) {
         while self.turn() == Turn::Done {}
         let Stats { sessions, shed_closed, shed_shard_gone, .. } = self.stats();
         let unread = self.mailbox.abandon();
