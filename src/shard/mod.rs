@@ -26,6 +26,8 @@ mod receive;
 mod registry;
 mod session;
 mod sweep;
+#[cfg(all(test, not(pombo_loom)))]
+mod tests;
 mod transport;
 mod wheel;
 

@@ -17,6 +17,10 @@ use crate::protocol::plain::{self, Recipient};
 use crate::router;
 use crate::uid;
 
+/// A message that makes the per-session code panic, for the tests: nothing that a peer can send does.
+#[cfg(test)]
+pub(super) const PANIC_PAYLOAD: &[u8] = b"\0panic";
+
 /// What a frame asks for, found without touching the shard.
 enum Step<'a> {
     /// A message, its recipient's name in front of the colon.
@@ -338,6 +342,10 @@ fn guard<'a>(decode: impl FnOnce() -> Step<'a>) -> Step<'a> {
 /// Says what a frame asks for.
 #[inline]
 fn classify(event: Result<Option<Event<'_>>, Violation>) -> Step<'_> {
+    #[cfg(test)]
+    if let Ok(Some(Event::Message { payload, .. })) = &event {
+        assert_ne!(payload.as_slice(), PANIC_PAYLOAD, "a test asked for it");
+    }
     match event {
         Ok(Some(Event::Message { kind, payload })) => match plain::parse(payload.as_slice()) {
             Some(command) => {

@@ -1,0 +1,161 @@
+//! Sockets that take little, receivers that are slow, shards that flood each other: what arrives, and that
+//! everything else is counted.
+
+use super::memory::{BINARY, Client, Node, TEXT, close_code, masked, plain, settings};
+use crate::config::{SessionSettings, SlowConsumer};
+use crate::frame::close;
+use crate::mailbox::SHARE_FROM;
+
+const POLICIES: [SlowConsumer; 3] = [SlowConsumer::Disconnect, SlowConsumer::DropNewest, SlowConsumer::DropOldest];
+
+/// The `number`th message of a sender: bytes that say so, and show where they are torn.
+fn message(sender: usize, number: usize, length: usize) -> Vec<u8> {
+    let mut bytes = format!("{sender} {number} ").into_bytes();
+    let filler = bytes.len()..length;
+    bytes.extend(filler.map(|index| ((index * 7 + number) % 251) as u8));
+    bytes
+}
+
+/// Returns the sender and the number of a message that arrived; it must be as it was sent.
+#[track_caller]
+fn read(payload: &[u8]) -> (usize, usize) {
+    let mut words = payload.splitn(3, |byte| *byte == b' ');
+    let mut number = || {
+        let word = std::str::from_utf8(words.next().expect("a word")).expect("a number is text");
+        word.parse().expect("a number")
+    };
+    let (sender, number) = (number(), number());
+    assert_eq!(payload, message(sender, number, payload.len()), "bytes changed");
+    (sender, number)
+}
+
+fn command(to: &str, message: &[u8]) -> Vec<u8> {
+    masked(BINARY, &[to.as_bytes(), b":", message].concat())
+}
+
+#[test]
+fn whatever_a_socket_takes_at_once_the_bytes_are_the_same() {
+    const EVERYBODY: bool = true;
+    let sequence = [
+        (!EVERYBODY, 20),
+        (!EVERYBODY, SHARE_FROM),
+        (EVERYBODY, SHARE_FROM + 1),
+        (EVERYBODY, 30),
+        (!EVERYBODY, 8),
+        (EVERYBODY, 126),
+        (EVERYBODY, SHARE_FROM),
+        (!EVERYBODY, SHARE_FROM),
+        (EVERYBODY, 9),
+    ];
+    for slow_consumer in POLICIES {
+        let mut node = Node::new(1, SessionSettings { slow_consumer, ..settings() });
+        let (alice, bob) = (node.login("alice"), node.login("bob"));
+        let (mut sent, mut expected, mut edges) = (Vec::new(), Vec::new(), vec![0]);
+        for (number, (is_for_all, length)) in sequence.into_iter().enumerate() {
+            let message = message(0, number, length);
+            sent.extend(command(if is_for_all { "all" } else { "bob" }, &message));
+            expected.extend(plain(BINARY, &message));
+            edges.push(expected.len());
+        }
+        let is_near_an_edge = |cut: &usize| edges.iter().any(|edge| edge.abs_diff(*cut) <= 12);
+        for cut in (0..=expected.len()).filter(|cut| cut % 101 == 0 || is_near_an_edge(cut)) {
+            for then in [0, 1, 5_000] {
+                bob.give_room(cut);
+                alice.send_bytes(&sent);
+                node.settle();
+                bob.give_room(then);
+                node.settle();
+                bob.give_room(usize::MAX);
+                node.settle();
+                let output = std::mem::take(&mut bob.wire.borrow_mut().output);
+                assert!(output == expected, "cut at {cut}, then {then}, under {slow_consumer:?}");
+                assert_eq!(alice.take().len(), 5);
+            }
+        }
+        assert_eq!(node.shards[0].outboxes.take().bytes(), 0, "what was sent is let go");
+    }
+}
+
+#[test]
+fn a_healthy_receiver_is_not_cut_for_a_busy_turn() {
+    let settings = SessionSettings { outbox_bytes_max: 10_000, ..settings() };
+    let mut node = Node::new(1, settings);
+    let bob = node.login("bob");
+    let senders: Vec<_> = (0..64).map(|index| node.login(&format!("sender{index}"))).collect();
+    for (index, sender) in senders.iter().enumerate() {
+        (0..10).for_each(|number| sender.send_bytes(&command("bob", &message(index, number, 500))));
+        sender.send_bytes(&command("all", &message(index, 10, 500)));
+    }
+    node.turn(0);
+    assert_eq!(bob.take().len(), 64 * 11);
+    assert_eq!(node.stats().slow_consumers + node.stats().shed_newest, 0);
+}
+
+#[test]
+fn shards_that_flood_each_other_at_the_smallest_bound_deliver_everything() {
+    for shards in [2, 3] {
+        let mut node = Node::with_mailboxes(shards, settings(), 1024);
+        let clients: Vec<Client> =
+            (0..12).map(|index| node.login(&node.uid_on(index % shards, &format!("user{index}-")))).collect();
+        for (index, client) in clients.iter().enumerate() {
+            for number in 0..300 {
+                let to = &clients[(index + number) % clients.len()].uid;
+                let to = if number % 10 == 9 { "all" } else { to };
+                let length = if number % 25 == 0 { SHARE_FROM } else { 40 };
+                client.send_bytes(&command(to, &message(index, number, length)));
+            }
+        }
+        node.settle();
+        let arrived: usize = clients.iter().map(|client| client.take().len()).sum();
+        assert_eq!(arrived, 12 * 270 + 12 * 30 * 12);
+        let stats = node.stats();
+        assert_eq!((stats.offline, stats.delivered), (0, 12 * 270));
+        assert!(node.shards.iter().all(|shard| shard.stalled.iter().all(Vec::is_empty)));
+    }
+}
+
+#[test]
+fn a_reader_that_never_reads_does_not_hold_up_others() {
+    for slow_consumer in POLICIES {
+        let settings = SessionSettings { slow_consumer, outbox_bytes_max: 10_000, ..settings() };
+        let mut node = Node::with_mailboxes(2, settings, 1024);
+        let (bob, stuck) = (node.login(&node.uid_on(1, "bob")), node.login(&node.uid_on(1, "stuck")));
+        let alice = node.login(&node.uid_on(0, "alice"));
+        stuck.give_room(0);
+        for number in 0..500 {
+            alice.send_bytes(&command(&stuck.uid, &message(0, number, 200)));
+            alice.send_bytes(&command(&bob.uid, &message(0, number, 200)));
+        }
+        node.settle();
+        assert_eq!(bob.take().len(), 500, "under {slow_consumer:?}");
+        stuck.give_room(usize::MAX);
+        node.settle();
+        let got = stuck.take();
+        let stats = node.stats();
+        let shed = stats.shed_newest + stats.shed_oldest + stats.shed_closed;
+        match slow_consumer {
+            SlowConsumer::Disconnect => {
+                assert_eq!((got.len(), close_code(&got[0])), (1, close::SLOW_CONSUMER));
+                assert_eq!((shed + stats.offline, stats.slow_consumers), (500, 1));
+            }
+            SlowConsumer::DropNewest => assert_eq!(read(&got[0].1), (0, 0)),
+            SlowConsumer::DropOldest => assert_eq!(read(&got[got.len() - 1].1), (0, 499)),
+        }
+        if slow_consumer != SlowConsumer::Disconnect {
+            assert_eq!((got.len() as u64 + shed, stats.slow_consumers), (500, 0));
+        }
+    }
+}
+
+#[test]
+fn a_message_of_the_largest_size_reaches_everybody() {
+    let mut node = Node::new(2, settings());
+    let clients: Vec<_> = (0..6).map(|index| node.login(&node.uid_on(index % 2, &format!("user{index}-")))).collect();
+    let text = "x".repeat((1 << 20) - 4);
+    clients[0].send_bytes(&masked(TEXT, format!("all:{text}").as_bytes()));
+    clients.iter().for_each(|client| client.give_room(100_000));
+    node.settle();
+    clients.iter().for_each(|client| client.give_room(usize::MAX));
+    node.settle();
+    assert!(clients.iter().all(|client| client.texts() == [text.as_str()]));
+}
