@@ -91,6 +91,23 @@ fn a_healthy_receiver_is_not_cut_for_a_busy_turn() {
     assert_eq!(node.stats().slow_consumers + node.stats().shed_newest, 0);
 }
 
+/// A session that was cut while it caught up with the log got the message that came next behind its close frame.
+#[test]
+fn a_receiver_cut_by_broadcasts_gets_nothing_behind_its_close_frame() {
+    let settings = SessionSettings { outbox_bytes_max: 10_000, ..settings() };
+    let mut node = Node::new(1, settings);
+    let (alice, bob) = (node.login("alice"), node.login("bob"));
+    bob.give_room(0);
+    (0..3).for_each(|number| alice.send_bytes(&command("all", &message(0, number, 4_000))));
+    alice.send_bytes(&command("bob", &message(0, 3, 100)));
+    node.settle();
+    bob.give_room(usize::MAX);
+    node.settle();
+    assert_eq!(bob.closed(), close::SLOW_CONSUMER);
+    let stats = node.stats();
+    assert_eq!((stats.slow_consumers, stats.shed_closed + stats.shed_newest, stats.delivered), (1, 4, 0));
+}
+
 #[test]
 fn shards_that_flood_each_other_at_the_smallest_bound_deliver_everything() {
     for shards in [2, 3] {
