@@ -121,6 +121,23 @@ fn a_close_is_answered_and_the_rest_thrown_away() {
     assert_eq!(alice.take(), []);
 }
 
+/// The pong that had waited for room went out behind the close frame.
+#[test]
+fn nothing_follows_the_close_frame() {
+    let mut node = Node::new(1, settings());
+    let bob = node.login("bob");
+    bob.give_room(0);
+    (0..40).for_each(|index| bob.send_frame(PING, &[index]));
+    node.settle();
+    bob.send_frame(CLOSE, &[]);
+    node.settle();
+    bob.give_room(usize::MAX);
+    node.settle();
+    let got = bob.take();
+    assert_eq!(got.last(), Some(&(CLOSE, vec![])));
+    assert!(got[..got.len() - 1].iter().enumerate().all(|(index, frame)| *frame == (PONG, vec![index as u8])));
+}
+
 #[test]
 fn of_many_pings_to_a_peer_that_does_not_read_the_latest_is_answered() {
     let mut node = Node::new(1, settings());
