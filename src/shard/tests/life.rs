@@ -32,6 +32,42 @@ fn a_silent_peer_is_pinged_and_then_closed() {
     assert!(!alive.wire.borrow().is_removed);
 }
 
+/// A node that was stopped (a suspended machine) cut everybody who had nothing to say meanwhile.
+#[test]
+fn a_shard_that_was_stopped_asks_before_it_closes() {
+    let mut node = Node::new(1, settings());
+    let (quiet, alive) = (node.login("quiet"), node.login("alive"));
+    node.jump(3600 * SECOND);
+    node.settle();
+    assert_eq!((quiet.take(), alive.take()), (vec![(PING, vec![])], vec![(PING, vec![])]));
+    alive.send_frame(PONG, b"");
+    node.settle();
+    node.pass(24 * SECOND);
+    assert_eq!(quiet.take(), [], "it has an interval to answer in");
+    node.pass(SECOND + LATE);
+    assert_eq!(quiet.closed(), close::HEARTBEAT);
+    assert_eq!(node.stats().sessions, 1);
+}
+
+#[test]
+fn a_connection_that_is_paused_is_not_silent() {
+    let mut node = Node::with_mailboxes(2, settings(), 1024);
+    let (alice, bob) = (node.login(&node.uid_on(0, "alice")), node.login(&node.uid_on(1, "bob")));
+    for index in 0..200 {
+        alice.send(&format!("{}:{index}", bob.uid));
+    }
+    // The other shard doesn't turn: its mailbox stays full.
+    for _ in 0..200 {
+        node.jump(SECOND);
+        node.turn(0);
+    }
+    assert_eq!(alice.take().iter().filter(|(first, _)| *first == CLOSE).count(), 0);
+    node.settle();
+    let texts: Vec<_> = bob.take().into_iter().filter(|(first, _)| *first == TEXT).collect();
+    assert_eq!(texts.len(), 200);
+    assert_eq!(node.stats().timeouts, 0);
+}
+
 #[test]
 fn a_message_must_end_in_time() {
     let mut node = Node::new(1, SessionSettings { message_timeout: 10 * SECOND, ..settings() });
