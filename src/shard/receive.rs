@@ -225,6 +225,14 @@ impl<N: Network> Shard<N> {
         }
     }
 
+    /// Notes that what arrives next belongs to another message, with a deadline of its own.
+    #[inline]
+    fn message_ended(&mut self, key: SessionKey) {
+        if let Some(session) = self.sessions.get(key) {
+            session.flags.is_mid_message = false;
+        }
+    }
+
     /// Does what one frame asks for; says why decoding must stop, if it must.
     #[inline]
     fn act(&mut self, key: SessionKey, step: Step<'_>, budget: &mut Budget) -> Option<Stop> {
@@ -233,12 +241,11 @@ impl<N: Network> Shard<N> {
         let mut stop = None;
         match step {
             Step::Command { kind, message, command } => {
-                if let Some(session) = self.sessions.get(key) {
-                    session.flags.is_mid_message = false;
-                }
+                self.message_ended(key);
                 (cost, stop) = self.route(key, kind, message, command);
             }
             Step::Malformed => {
+                self.message_ended(key);
                 self.stats.invalid += 1;
                 cost.bytes = plain::NO_COLON.len();
                 self.push(key, Opcode::Text, &Payload::Borrowed(plain::NO_COLON.as_bytes()));

@@ -91,6 +91,21 @@ fn a_message_must_end_in_time() {
     assert_eq!((steady.texts().len(), node.stats().timeouts), (2, 1));
 }
 
+/// A client whose messages have no colon, each read ending inside the next one, was cut after `message_timeout`.
+#[test]
+fn each_message_has_its_own_time_whatever_it_says() {
+    let mut node = Node::new(1, SessionSettings { message_timeout: 10 * SECOND, ..settings() });
+    let alice = node.login("alice");
+    let message = masked(TEXT, b"no colon");
+    alice.send_bytes(&message[..5]);
+    for _ in 0..15 {
+        node.pass(SECOND);
+        alice.send_bytes(&[&message[5..], &message[..5]].concat());
+    }
+    node.settle();
+    assert_eq!((alice.texts().len(), node.stats().timeouts), (15, 0));
+}
+
 #[test]
 fn the_newest_login_wins_whatever_order_they_come_in() {
     for is_later_first in [false, true] {
