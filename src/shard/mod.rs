@@ -214,10 +214,25 @@ impl<N: Network> Shard<N> {
         self.stats.turns += 1;
         self.wait();
         self.budget = Budget { deliveries: TURN_DELIVERIES, bytes: TURN_BYTES };
-        self.receive_ready();
+        // Whoever comes first finds the whole budget: each does in its turn, so that a flood on one side starves no other.
+        match self.stats.turns % 3 {
+            0 => {
+                self.receive_ready();
+                self.take_requests();
+                self.take_mail();
+            }
+            1 => {
+                self.take_requests();
+                self.take_mail();
+                self.receive_ready();
+            }
+            _ => {
+                self.take_mail();
+                self.receive_ready();
+                self.take_requests();
+            }
+        }
         self.take_handovers();
-        self.take_requests();
-        self.take_mail();
         self.post();
         self.flush();
         let turn = self.sweep();

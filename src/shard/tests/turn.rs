@@ -107,6 +107,26 @@ fn a_read_full_of_broadcasts_starves_nobody() {
     assert_eq!(clients[3].take().len(), 6_500);
 }
 
+/// Ten connections with broadcasts enough for every turn kept mail and requests out, a drain too, for as long as they went on.
+#[test]
+fn a_flood_from_its_own_clients_keeps_a_shard_from_neither_mail_nor_requests() {
+    let mut node = Node::new(2, settings());
+    let own: Vec<_> = (0..100).map(|index| node.login(&node.uid_on(0, &format!("user{index}-")))).collect();
+    let alice = node.login(&node.uid_on(1, "alice"));
+    for flooder in &own[..10] {
+        flooder.send_bytes(&masked(TEXT, b"all:").repeat(6_500));
+    }
+    alice.send(&format!("{}:hi", own[99].uid));
+    let (answer, answered) = flume::bounded(1);
+    node.request(0, Request::Stats { answer });
+    (0..6).for_each(|_| _ = node.round());
+    assert!(node.stats().frames_in < 10 * 6_500, "the flood must last longer than this test looks");
+    assert!(answered.try_recv().is_ok());
+    assert!(own[99].take().contains(&(TEXT, b"hi".to_vec())));
+    node.settle();
+    assert_eq!(own[98].take().len(), 10 * 6_500);
+}
+
 #[test]
 fn pushes_and_broadcasts_from_outside_are_answered() {
     let mut node = Node::new(1, settings());
