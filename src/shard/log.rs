@@ -118,9 +118,10 @@ impl Log {
         self.frames.get(index).map_or(self.end, |frame| frame.start)
     }
 
-    /// Returns how many frames begin in `from..`.
+    /// Returns how many frames a session that has taken the log up to `from` has not got to their end.
     pub(crate) fn frames_from(&self, from: Position) -> usize {
-        self.frames.len() - self.frames.partition_point(|frame| frame.start < from)
+        let is_begun = self.frame_from(from) != from;
+        usize::from(is_begun) + self.frames.len() - self.frames.partition_point(|frame| frame.start < from)
     }
 
     fn runs_among_shared<'a>(&'a self, from: Position, to: Position, mut take: impl FnMut(Run<'a>) -> bool) {
@@ -175,12 +176,13 @@ mod tests {
                 assert_eq!(bytes(&log, start + cut as u64, log.end()), expected[cut..], "from {cut}");
                 let next = starts.iter().copied().find(|&at| at >= cut).unwrap_or(expected.len());
                 assert_eq!(log.frame_from(start + cut as u64), start + next as u64);
+                let ends = starts.iter().copied().skip(1).chain([expected.len()]);
+                assert_eq!(log.frames_from(start + cut as u64), ends.filter(|&end| end > cut).count());
             }
             for window in starts.windows(2) {
                 let (from, to) = (window[0], window[1]);
                 assert_eq!(bytes(&log, start + from as u64, start + to as u64), expected[from..to]);
             }
-            assert_eq!(log.frames_from(start), sizes.len());
         }
     }
 
