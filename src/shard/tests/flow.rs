@@ -1,12 +1,19 @@
 //! Sockets that take little, receivers that are slow, shards that flood each other: what arrives, and that
 //! everything else is counted.
 
-use super::memory::{BINARY, Client, Node, TEXT, close_code, masked, plain, settings};
+use std::time::Duration;
+
+use proptest::prelude::*;
+
+use super::memory::{BINARY, CLOSE, Client, Node, TEXT, close_code, frames, masked, plain, settings};
 use crate::config::{SessionSettings, SlowConsumer};
 use crate::frame::close;
 use crate::mailbox::SHARE_FROM;
 
 const POLICIES: [SlowConsumer; 3] = [SlowConsumer::Disconnect, SlowConsumer::DropNewest, SlowConsumer::DropOldest];
+
+/// Longest message that the tests here send.
+const MESSAGE_BYTES_MAX: usize = 9_000;
 
 /// The `number`th message of a sender: bytes that say so, and show where they are torn.
 fn message(sender: usize, number: usize, length: usize) -> Vec<u8> {
@@ -161,6 +168,142 @@ fn a_reader_that_never_reads_does_not_hold_up_others() {
         if slow_consumer != SlowConsumer::Disconnect {
             assert_eq!((got.len() as u64 + shed, stats.slow_consumers), (500, 0));
         }
+    }
+}
+
+/// What happens next to a node.
+#[derive(Clone, Debug)]
+enum Step {
+    /// A client sends; to itself maybe, and to everybody if `to` is no client. After `split` bytes the shards turn.
+    Send { from: usize, to: usize, length: usize, split: usize },
+    /// A client's socket takes this much more.
+    Room { of: usize, bytes: usize },
+    /// One shard has a turn.
+    Turn(usize),
+    /// A client's connection fails.
+    Fail(usize),
+}
+
+const CLIENTS: usize = 4;
+
+fn step() -> impl Strategy<Value = Step> {
+    let length = prop_oneof![4 => 0_usize..200, 2 => SHARE_FROM - 3..SHARE_FROM + 3, 2 => 0..MESSAGE_BYTES_MAX];
+    let split = prop_oneof![3 => Just(usize::MAX), 1 => 0_usize..200];
+    let room = prop_oneof![2 => 0_usize..300, 2 => 0_usize..9_000, 1 => Just(usize::MAX), 1 => Just(0)];
+    prop_oneof![
+        40 => (0..CLIENTS, 0..CLIENTS + 2, length, split)
+            .prop_map(|(from, to, length, split)| Step::Send { from, to, length, split }),
+        10 => (0..CLIENTS, room).prop_map(|(of, bytes)| Step::Room { of, bytes }),
+        10 => (0_usize..2).prop_map(Step::Turn),
+        1 => (0..CLIENTS).prop_map(Step::Fail),
+    ]
+}
+
+/// A node, its clients, and what they have sent.
+struct Simulation {
+    node: Node,
+    clients: Vec<Client>,
+    failed: [bool; CLIENTS],
+    sent: [usize; CLIENTS],
+}
+
+impl Simulation {
+    fn new(shards: usize, settings: SessionSettings, look: Duration) -> Self {
+        let mut node = Node::with_mailboxes(shards, settings, 1024);
+        let clients: Vec<_> =
+            (0..CLIENTS).map(|index| node.login(&node.uid_on(index % shards, &format!("user{index}-")))).collect();
+        node.slow_down(look);
+        Self { node, clients, failed: [false; CLIENTS], sent: [0; CLIENTS] }
+    }
+
+    fn step(&mut self, step: &Step) {
+        match *step {
+            Step::Send { from, to, length, split } => {
+                let to = self.clients.get(to).map_or("all", |client| &client.uid);
+                let bytes = command(to, &message(from, self.sent[from], length));
+                self.sent[from] += 1;
+                let (first, rest) = bytes.split_at(split.min(bytes.len()));
+                self.clients[from].send_bytes(first);
+                if !rest.is_empty() {
+                    self.node.round();
+                    self.clients[from].send_bytes(rest);
+                }
+            }
+            Step::Room { of, bytes } => self.clients[of].give_room(bytes),
+            Step::Turn(shard) if shard < self.node.shards.len() => self.node.turn(shard),
+            Step::Turn(_) => {}
+            Step::Fail(index) => {
+                self.clients[index].fail();
+                self.failed[index] = true;
+            }
+        }
+        // A frame begun is finished whatever the bound; control frames have no bound of their own here.
+        for shard in &mut self.node.shards {
+            let held_max = shard.settings.outbox_bytes_max + MESSAGE_BYTES_MAX + 200;
+            for key in 0..shard.sessions.keys_end() {
+                let outbox = shard.sessions.get(key).and_then(|session| session.outbox.as_ref());
+                assert!(outbox.is_none_or(|outbox| outbox.bytes() <= held_max));
+            }
+        }
+    }
+
+    /// Lets everything arrive and compares it with what was sent.
+    fn finish(mut self) {
+        self.clients.iter().for_each(|client| client.give_room(usize::MAX));
+        self.node.settle();
+        let stats = self.node.stats();
+        let (mut arrived, mut closed) = (0, 0);
+        for (client, has_failed) in self.clients.iter().zip(self.failed) {
+            let output = std::mem::take(&mut client.wire.borrow_mut().output);
+            let (mut got, rest) = frames(&output);
+            assert!(rest.is_empty() || has_failed, "a frame was cut");
+            if let Some(last) = got.pop_if(|(first, _)| *first == CLOSE) {
+                assert_eq!(close_code(&last), close::SLOW_CONSUMER);
+                closed += 1;
+            }
+            let mut next = [0; CLIENTS];
+            for (first, payload) in got {
+                assert_eq!(first, BINARY);
+                let (sender, number) = read(&payload);
+                assert!(number >= next[sender], "{number} came again, or after {}", next[sender]);
+                next[sender] = number + 1;
+                arrived += 1;
+            }
+        }
+        let everywhere = stats.broadcasts / self.node.shards.len() as u64;
+        let sent = stats.frames_in - everywhere + stats.broadcast_deliveries;
+        let shed = stats.shed_newest + stats.shed_oldest + stats.shed_closed;
+        assert_eq!(sent, arrived + stats.offline + shed, "arrived {arrived}, {stats:?}");
+        if !self.failed.contains(&true) {
+            assert_eq!(closed, stats.slow_consumers);
+            let all: usize = self.sent.iter().sum();
+            assert!(closed > 0 || stats.frames_in == all as u64, "{} of {all} were read", stats.frames_in);
+        }
+    }
+}
+
+proptest! {
+    /// Under any policy, load and sockets: what arrives is whole, unchanged, in order and not twice, and what
+    /// doesn't is counted once.
+    #[test]
+    fn every_message_arrives_once_in_order_or_is_counted(
+        shards in 1_usize..3,
+        slow_consumer in prop::sample::select(&POLICIES[..]),
+        outbox_bytes_max in MESSAGE_BYTES_MAX + 34..40_000,
+        look in 0_u64..300,
+        steps in proptest::collection::vec(step(), 0..200),
+    ) {
+        let settings = SessionSettings {
+            slow_consumer,
+            outbox_bytes_max,
+            message_bytes_max: MESSAGE_BYTES_MAX + 20,
+            heartbeat_interval: Duration::from_secs(3600),
+            message_timeout: Duration::from_secs(3600),
+            ..settings()
+        };
+        let mut simulation = Simulation::new(shards, settings, Duration::from_micros(look));
+        steps.iter().for_each(|step| simulation.step(step));
+        simulation.finish();
     }
 }
 

@@ -301,6 +301,11 @@ impl Node {
         self.clock.now.set(self.clock.now.get() + time);
     }
 
+    /// Lets `time` pass with each look at the clock.
+    pub(super) fn slow_down(&self, time: Duration) {
+        self.clock.look.set(time);
+    }
+
     pub(super) fn has_ended(&self, shard: usize) -> bool {
         self.has_ended[shard]
     }
@@ -338,6 +343,13 @@ impl Client {
     pub(super) fn end(&self) {
         let mut wire = self.wire.borrow_mut();
         wire.is_input_ended = true;
+        wire.has_become_readable = true;
+    }
+
+    /// Lets the connection fail with the next call.
+    pub(super) fn fail(&self) {
+        let mut wire = self.wire.borrow_mut();
+        wire.has_failed = true;
         wire.has_become_readable = true;
     }
 
