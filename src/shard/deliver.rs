@@ -55,7 +55,7 @@ impl<N: Network> Shard<N> {
     pub(super) fn take_mail(&mut self) {
         while !self.is_saturated() {
             let Some(mut batch) = self.mailbox.next_batch() else { return };
-            while let Some(letter) = batch.mail.take() {
+            while let Some(letter) = batch.take() {
                 let cost = self.take_letter(letter);
                 self.budget.spend(cost);
                 if self.is_saturated() {

@@ -13,6 +13,8 @@
 //! Everything here is touched by this one thread from hand-over to close; nothing is locked or shared
 //! but the rings of the mailbox and the two channels from outside. It never waits for anything but
 //! its poller, and never for another shard. It does no I/O of its own: see [`io`].
+//!
+//! Three rooms are public for `benches/pieces.rs` alone, and hidden: they are no part of the library.
 
 mod close;
 mod deliver;
@@ -20,10 +22,13 @@ mod flush;
 mod handover;
 mod intake;
 pub mod io;
-mod log;
-mod outbox;
+#[doc(hidden)]
+pub mod log;
+#[doc(hidden)]
+pub mod outbox;
 mod receive;
-mod registry;
+#[doc(hidden)]
+pub mod registry;
 mod session;
 mod sweep;
 #[cfg(all(test, not(pombo_loom)))]

@@ -17,7 +17,7 @@ use crate::message::Payload;
 const CHUNK_BYTES: usize = 64 << 10;
 
 #[derive(Debug, Default)]
-pub(crate) struct Outbox {
+pub struct Outbox {
     chunks: VecDeque<Chunk>,
     /// Unsent bytes in all chunks.
     bytes: usize,
@@ -57,7 +57,7 @@ impl Chunk {
 impl Outbox {
     /// Returns the unsent bytes.
     #[inline]
-    pub(crate) fn bytes(&self) -> usize {
+    pub fn bytes(&self) -> usize {
         self.bytes
     }
 
@@ -68,7 +68,7 @@ impl Outbox {
 
     /// Appends a frame.
     #[inline]
-    pub(crate) fn push(&mut self, opcode: Opcode, payload: &Payload<'_>) {
+    pub fn push(&mut self, opcode: Opcode, payload: &Payload<'_>) {
         if let Payload::Shared(bytes) = payload
             && bytes.len() >= SHARE_FROM
         {
@@ -127,7 +127,7 @@ impl Outbox {
 
     /// Fills `pieces` with the unsent bytes in order; returns how many pieces, and how many bytes they hold.
     #[inline]
-    pub(crate) fn pieces<'a>(&'a self, pieces: &mut [IoSlice<'a>]) -> (usize, usize) {
+    pub fn pieces<'a>(&'a self, pieces: &mut [IoSlice<'a>]) -> (usize, usize) {
         let (mut count, mut bytes) = (0, 0);
         for (piece, chunk) in pieces.iter_mut().zip(&self.chunks) {
             *piece = IoSlice::new(chunk.as_slice());
@@ -138,7 +138,7 @@ impl Outbox {
     }
 
     /// Takes note that the first `count` unsent bytes were sent.
-    pub(crate) fn sent(&mut self, mut count: usize) {
+    pub fn sent(&mut self, mut count: usize) {
         debug_assert!(count <= self.bytes);
         if count == self.bytes {
             self.clear();
