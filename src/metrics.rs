@@ -47,6 +47,10 @@ pub struct Stats {
     pub panics: u64,
     /// Answers to a caller who had gone.
     pub answers_dropped: u64,
+    /// Batches of mail posted to other shards.
+    pub mail_batches: u64,
+    /// Messages taken out of mail from other shards.
+    pub mail_letters: u64,
     /// Frames received.
     pub frames_in: u64,
     /// Bytes received, frame headers included.
@@ -84,6 +88,8 @@ impl Stats {
             timeouts,
             panics,
             answers_dropped,
+            mail_batches,
+            mail_letters,
             frames_in,
             bytes_in,
             bytes_out,
@@ -110,6 +116,8 @@ impl Stats {
         self.timeouts += timeouts;
         self.panics += panics;
         self.answers_dropped += answers_dropped;
+        self.mail_batches += mail_batches;
+        self.mail_letters += mail_letters;
         self.frames_in += frames_in;
         self.bytes_in += bytes_in;
         self.bytes_out += bytes_out;

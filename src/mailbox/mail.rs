@@ -27,9 +27,25 @@ pub(crate) struct Mail {
 
 /// A message as it comes out of a mailbox.
 #[derive(Debug)]
-pub(crate) enum Letter<'a> {
-    Unicast { hash: UidHash, uid: &'a [u8], kind: Kind, payload: Payload<'a> },
-    Broadcast { kind: Kind, payload: Payload<'a> },
+pub enum Letter<'a> {
+    /// To the sessions of one uid.
+    Unicast {
+        /// The uid's hash, drawn where it was first read.
+        hash: UidHash,
+        /// The uid, or what was written in its place.
+        uid: &'a [u8],
+        /// How it goes on the wire.
+        kind: Kind,
+        /// The message.
+        payload: Payload<'a>,
+    },
+    /// To every session of the shard.
+    Broadcast {
+        /// How it goes on the wire.
+        kind: Kind,
+        /// The message.
+        payload: Payload<'a>,
+    },
 }
 
 #[derive(Debug)]

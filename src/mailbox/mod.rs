@@ -27,8 +27,8 @@ use std::sync::Arc;
 use crossbeam_channel as ring;
 
 pub(crate) use doorbell::{Doorbell, Sleep};
-pub use mail::SHARE_FROM;
-pub(crate) use mail::{Letter, Mail};
+use mail::Mail;
+pub use mail::{Letter, SHARE_FROM};
 
 use crate::message::{Kind, Payload};
 use crate::uid::UidHash;
@@ -77,9 +77,17 @@ pub struct Mailbox {
 }
 
 /// A batch being read, with the shard that it came from.
-pub(crate) struct Batch {
+pub struct Batch {
     from: usize,
-    pub(crate) mail: Mail,
+    mail: Mail,
+}
+
+impl Batch {
+    /// Takes the oldest letter; `None` when all are taken.
+    #[inline]
+    pub fn take(&mut self) -> Option<Letter<'_>> {
+        self.mail.take()
+    }
 }
 
 /// Another shard as seen by one producer.
@@ -227,12 +235,12 @@ impl Mailbox {
     }
 
     /// Takes the batch to read on with, oldest first; `None` when there is none. Pair it with [`Mailbox::put_back`].
-    pub(crate) fn next_batch(&mut self) -> Option<Batch> {
+    pub fn next_batch(&mut self) -> Option<Batch> {
         self.reading.take().or_else(|| self.inbox.try_recv().ok().map(|(from, mail)| Batch { from, mail }))
     }
 
     /// Takes back a batch: one that was read to its end returns to its producer, another is read on next time.
-    pub(crate) fn put_back(&mut self, batch: Batch) {
+    pub fn put_back(&mut self, batch: Batch) {
         if !batch.mail.is_empty() {
             self.reading = Some(batch);
             return;
@@ -313,7 +321,7 @@ mod tests {
         };
         let mut all = Vec::new();
         while let Some(mut batch) = mailbox.next_batch() {
-            while let Some(letter) = batch.mail.take() {
+            while let Some(letter) = batch.take() {
                 all.push(text(letter));
             }
             mailbox.put_back(batch);

@@ -158,7 +158,7 @@ impl<N: Network> Shard<N> {
             self.stats.shed_closed += self.log.frames_from(session.log_from) as u64;
         }
         if let Some(outbox) = &mut session.outbox {
-            self.stats.shed_closed += outbox.count();
+            self.stats.shed_closed += outbox.abandon();
         }
         self.network.remove(&mut session.socket);
         debug!(shard = self.index, session = key, peer = session.peer.map(tracing::field::display), "session ended");

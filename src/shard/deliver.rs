@@ -55,7 +55,7 @@ impl<N: Network> Shard<N> {
     pub(super) fn take_mail(&mut self) {
         while !self.is_saturated() {
             let Some(mut batch) = self.mailbox.next_batch() else { return };
-            while let Some(letter) = batch.mail.take() {
+            while let Some(letter) = batch.take() {
                 let cost = self.take_letter(letter);
                 self.budget.spend(cost);
                 if self.is_saturated() {
@@ -67,6 +67,7 @@ impl<N: Network> Shard<N> {
     }
 
     fn take_letter(&mut self, letter: Letter<'_>) -> super::Cost {
+        self.stats.mail_letters += 1;
         match letter {
             Letter::Unicast { hash, uid, kind, payload } => {
                 self.deliver(hash, uid, kind, &payload);
@@ -86,15 +87,11 @@ impl<N: Network> Shard<N> {
         let bytes_max = self.settings.outbox_bytes_max;
         let length = HEADER_BYTES_MAX + payload.as_slice().len();
         let Some(session) = self.sessions.get(key) else { return false };
-        if session.log_from != log_end {
-            self.catch_up(key);
-        }
-        let Some(session) = self.sessions.get(key) else { return false };
-        // Catching up may have shown that it is a slow consumer.
-        if session.phase != Phase::Open {
+        if session.log_from != log_end && !self.catch_up(key) {
             self.stats.shed_closed += 1;
             return false;
         }
+        let Some(session) = self.sessions.get(key) else { return false };
         let held = session.outbox.as_ref().map_or(0, |outbox| outbox.bytes());
         if held + length > bytes_max && !self.make_room(key, length) {
             return false;
@@ -115,22 +112,25 @@ impl<N: Network> Shard<N> {
     }
 
     /// Moves the broadcasts that an open session has not taken into its outbox, so that what comes next stays behind.
+    ///
+    /// Says whether the session is still open: there may be too much for it, or its socket may have failed.
     #[inline(never)]
-    pub(super) fn catch_up(&mut self, key: SessionKey) {
+    pub(super) fn catch_up(&mut self, key: SessionKey) -> bool {
         let (log_end, bytes_max) = (self.log.end(), self.settings.outbox_bytes_max);
-        let Some(session) = self.sessions.get(key) else { return };
+        let Some(session) = self.sessions.get(key) else { return false };
         if session.phase != Phase::Open {
             session.log_from = log_end;
-            return;
+            return false;
         }
         let held = session.outbox.as_ref().map_or(0, |outbox| outbox.bytes());
         let due = (log_end - session.log_from) as usize;
         if held + due > bytes_max {
             // Too much to keep: the socket takes what it can first.
             self.flush_session(key);
-            return;
+            return self.sessions.get(key).is_some_and(|session| session.phase == Phase::Open);
         }
         self.take_log(key, log_end);
+        true
     }
 
     /// Copies the log up to `to` into the session's outbox, whatever its bound says.
@@ -149,11 +149,11 @@ impl<N: Network> Shard<N> {
     #[inline(never)]
     pub(super) fn make_room(&mut self, key: SessionKey, length: usize) -> bool {
         self.flush_session(key);
-        let Some(session) = self.sessions.get(key) else { return false };
-        if session.phase != Phase::Open {
+        let Some(session) = self.sessions.get(key).filter(|session| session.phase == Phase::Open) else {
+            // It was cut or lost just now.
             self.stats.shed_closed += 1;
             return false;
-        }
+        };
         let fits = |held: usize| held + length <= self.settings.outbox_bytes_max;
         let Some(outbox) = &mut session.outbox else { return true };
         if fits(outbox.bytes()) {
@@ -190,10 +190,7 @@ impl<N: Network> Shard<N> {
             return outbox.set_late_pong(payload);
         }
         session.flags.pongs += 1;
-        if session.log_from != log_end {
-            self.catch_up(key);
-        }
-        if self.sessions.get(key).is_none_or(|session| session.phase != Phase::Open) {
+        if session.log_from != log_end && !self.catch_up(key) {
             return;
         }
         self.append(key, |outbox| outbox.push(Opcode::Pong, &Payload::Borrowed(payload)));

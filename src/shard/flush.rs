@@ -182,7 +182,10 @@ impl<N: Network> Shard<N> {
         if let Some(mut outbox) = session.outbox.take() {
             let late_pong = outbox.take_late_pong();
             self.outboxes.put_back(outbox);
-            if let Some(payload) = late_pong {
+            // Behind a close frame nothing is sent.
+            if let Some(payload) = late_pong
+                && session.phase == Phase::Open
+            {
                 session.flags.pongs = 1;
                 self.append(key, |outbox| outbox.push(Opcode::Pong, &Payload::Borrowed(&payload)));
                 return;

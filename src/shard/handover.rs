@@ -84,15 +84,39 @@ impl Drop for Permit {
 
 /// What is asked of a shard from outside the message path; answers are sent without waiting.
 #[derive(Debug)]
-pub(crate) enum Request {
+pub enum Request {
     /// Delivers to one uid, which this shard owns.
-    Push { hash: UidHash, uid: Box<str>, kind: Kind, payload: Bytes, answer: flume::Sender<Delivery> },
-    /// Delivers to every session of this shard; the answer is how many took it.
-    Broadcast { kind: Kind, payload: Bytes, answer: flume::Sender<usize> },
+    Push {
+        /// The uid's hash under the node's key.
+        hash: UidHash,
+        /// Whom it is for.
+        uid: Box<str>,
+        /// How it goes on the wire.
+        kind: Kind,
+        /// The message.
+        payload: Bytes,
+        /// Takes what became of it.
+        answer: flume::Sender<Delivery>,
+    },
+    /// Delivers to every session of this shard.
+    Broadcast {
+        /// How it goes on the wire.
+        kind: Kind,
+        /// The message.
+        payload: Bytes,
+        /// Takes the number of sessions that it is due to.
+        answer: flume::Sender<usize>,
+    },
     /// Tells what was counted.
-    Stats { answer: flume::Sender<Stats> },
+    Stats {
+        /// Takes the counts.
+        answer: flume::Sender<Stats>,
+    },
     /// Uses other settings from the next turn on.
     Reload(Arc<SessionSettings>),
     /// Closes every session, spread over the first half of the time; ends when all are gone or the time is over.
-    Drain { time_out: Duration },
+    Drain {
+        /// How long it may take.
+        time_out: Duration,
+    },
 }

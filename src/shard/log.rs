@@ -17,10 +17,10 @@ const BYTES_MAX: usize = 1 << 20;
 const RETAINED_MAX: usize = 64 << 10;
 
 /// A place in the stream of all broadcasts of a shard, in bytes on the wire.
-pub(crate) type Position = u64;
+pub type Position = u64;
 
 #[derive(Debug, Default)]
-pub(crate) struct Log {
+pub struct Log {
     /// Encoded frames back to back, without the payloads that are shared.
     bytes: Vec<u8>,
     frames: Vec<LogFrame>,
@@ -42,13 +42,13 @@ struct LogFrame {
 
 /// A run of bytes of the log.
 #[derive(Debug, Clone, Copy)]
-pub(crate) enum Run<'a> {
+pub enum Run<'a> {
     Encoded(&'a [u8]),
     Shared(&'a Bytes, usize),
 }
 
 impl<'a> Run<'a> {
-    pub(crate) fn as_slice(self) -> &'a [u8] {
+    pub fn as_slice(self) -> &'a [u8] {
         match self {
             Self::Encoded(bytes) => bytes,
             Self::Shared(bytes, from) => &bytes[from..],
@@ -58,7 +58,7 @@ impl<'a> Run<'a> {
 
 impl Log {
     #[inline]
-    pub(crate) fn end(&self) -> Position {
+    pub fn end(&self) -> Position {
         self.end
     }
 
@@ -71,7 +71,7 @@ impl Log {
     }
 
     /// Appends a broadcast.
-    pub(crate) fn push(&mut self, kind: Kind, payload: Payload<'_>) {
+    pub fn push(&mut self, kind: Kind, payload: Payload<'_>) {
         let length = payload.as_slice().len();
         let at = self.bytes.len();
         let opcode = Opcode::from(kind);
@@ -89,7 +89,7 @@ impl Log {
     }
 
     /// Forgets everything; every session must have taken it.
-    pub(crate) fn clear(&mut self) {
+    pub fn clear(&mut self) {
         self.start = self.end;
         self.bytes.clear();
         self.bytes.shrink_to(RETAINED_MAX);
@@ -100,7 +100,7 @@ impl Log {
 
     /// Calls `take` with the runs of bytes in `from..to` until it returns false.
     #[inline]
-    pub(crate) fn runs<'a>(&'a self, from: Position, to: Position, mut take: impl FnMut(Run<'a>) -> bool) {
+    pub fn runs<'a>(&'a self, from: Position, to: Position, mut take: impl FnMut(Run<'a>) -> bool) {
         if from == to {
             return;
         }
@@ -118,9 +118,10 @@ impl Log {
         self.frames.get(index).map_or(self.end, |frame| frame.start)
     }
 
-    /// Returns how many frames begin in `from..`.
+    /// Returns how many frames a session that has taken the log up to `from` has not got to their end.
     pub(crate) fn frames_from(&self, from: Position) -> usize {
-        self.frames.len() - self.frames.partition_point(|frame| frame.start < from)
+        let is_begun = self.frame_from(from) != from;
+        usize::from(is_begun) + self.frames.len() - self.frames.partition_point(|frame| frame.start < from)
     }
 
     fn runs_among_shared<'a>(&'a self, from: Position, to: Position, mut take: impl FnMut(Run<'a>) -> bool) {
@@ -175,12 +176,13 @@ mod tests {
                 assert_eq!(bytes(&log, start + cut as u64, log.end()), expected[cut..], "from {cut}");
                 let next = starts.iter().copied().find(|&at| at >= cut).unwrap_or(expected.len());
                 assert_eq!(log.frame_from(start + cut as u64), start + next as u64);
+                let ends = starts.iter().copied().skip(1).chain([expected.len()]);
+                assert_eq!(log.frames_from(start + cut as u64), ends.filter(|&end| end > cut).count());
             }
             for window in starts.windows(2) {
                 let (from, to) = (window[0], window[1]);
                 assert_eq!(bytes(&log, start + from as u64, start + to as u64), expected[from..to]);
             }
-            assert_eq!(log.frames_from(start), sizes.len());
         }
     }
 

@@ -13,6 +13,8 @@
 //! Everything here is touched by this one thread from hand-over to close; nothing is locked or shared
 //! but the rings of the mailbox and the two channels from outside. It never waits for anything but
 //! its poller, and never for another shard. It does no I/O of its own: see [`io`].
+//!
+//! Three rooms are public for `benches/pieces.rs` alone, and hidden: they are no part of the library.
 
 mod close;
 mod deliver;
@@ -20,12 +22,17 @@ mod flush;
 mod handover;
 mod intake;
 pub mod io;
-mod log;
-mod outbox;
+#[doc(hidden)]
+pub mod log;
+#[doc(hidden)]
+pub mod outbox;
 mod receive;
-mod registry;
+#[doc(hidden)]
+pub mod registry;
 mod session;
 mod sweep;
+#[cfg(all(test, not(pombo_loom)))]
+mod tests;
 mod transport;
 mod wheel;
 
@@ -35,11 +42,9 @@ use std::time::{Duration, Instant};
 
 use tracing::info;
 
-pub(crate) use handover::Request;
-pub use handover::{Admission, Handover, LoginNumber, LoginNumbers, Permit};
+pub use handover::{Admission, Handover, LoginNumber, LoginNumbers, Permit, Request};
 pub use io::SessionKey;
-pub(crate) use transport::Poller;
-pub use transport::Stream;
+pub use transport::{Poller, Stream};
 
 use self::flush::OutboxPool;
 use self::io::{Network, Readiness};
@@ -144,18 +149,26 @@ pub enum Turn {
 }
 
 /// What a shard is made of, besides its network.
-pub(crate) struct Parts<S> {
-    pub(crate) index: usize,
-    pub(crate) hasher: UidHasher,
-    pub(crate) settings: Arc<SessionSettings>,
-    pub(crate) mailbox: Mailbox,
-    pub(crate) handovers: flume::Receiver<Handover<S>>,
-    pub(crate) requests: flume::Receiver<Request>,
+///
+/// Whoever puts something into one of the channels rings the shard's [`crate::mailbox::Bell`] afterwards.
+pub struct Parts<S> {
+    /// Which of the node's shards it is, from 0; the same as its mailbox's place in [`crate::mailbox::wire`].
+    pub index: usize,
+    /// The node's hash key; every shard and whoever hands over uids must use the same.
+    pub hasher: UidHasher,
+    /// The settings until a [`Request::Reload`].
+    pub settings: Arc<SessionSettings>,
+    /// Its side of the mail.
+    pub mailbox: Mailbox,
+    /// Where logged-in connections come from.
+    pub handovers: flume::Receiver<Handover<S>>,
+    /// Where everything else from outside comes from.
+    pub requests: flume::Receiver<Request>,
 }
 
 impl<N: Network> Shard<N> {
     /// Makes a shard that has no sessions yet.
-    pub(crate) fn new(network: N, parts: Parts<N::Socket>) -> Self {
+    pub fn new(network: N, parts: Parts<N::Socket>) -> Self {
         let Parts { index, hasher, settings, mailbox, handovers, requests } = parts;
         let now = network.now();
         let stalled = (0..mailbox.shard_count()).map(|_| Vec::new()).collect();
@@ -191,7 +204,7 @@ impl<N: Network> Shard<N> {
     ///
     /// # Panics
     /// When the poller fails: the shard can't serve its sessions any more.
-    pub(crate) fn run(mut self) {
+    pub fn run(mut self) {
         while self.turn() == Turn::Done {}
         let Stats { sessions, shed_closed, shed_shard_gone, .. } = self.stats();
         let unread = self.mailbox.abandon();
@@ -206,10 +219,25 @@ impl<N: Network> Shard<N> {
         self.stats.turns += 1;
         self.wait();
         self.budget = Budget { deliveries: TURN_DELIVERIES, bytes: TURN_BYTES };
-        self.receive_ready();
+        // Whoever comes first finds the whole budget: each does in its turn, so that a flood on one side starves no other.
+        match self.stats.turns % 3 {
+            0 => {
+                self.receive_ready();
+                self.take_requests();
+                self.take_mail();
+            }
+            1 => {
+                self.take_requests();
+                self.take_mail();
+                self.receive_ready();
+            }
+            _ => {
+                self.take_mail();
+                self.receive_ready();
+                self.take_requests();
+            }
+        }
         self.take_handovers();
-        self.take_requests();
-        self.take_mail();
         self.post();
         self.flush();
         let turn = self.sweep();
@@ -290,8 +318,12 @@ impl<N: Network> Shard<N> {
     /// Posts the mail in hand; sessions that waited for room go on.
     fn post(&mut self) {
         let mut stalled = std::mem::take(&mut self.stalled);
-        let mut resumed = Vec::new();
-        let lost = self.mailbox.post(|to| resumed.append(&mut stalled[to]));
+        let (mut resumed, mut batches) = (Vec::new(), 0);
+        let lost = self.mailbox.post(|to| {
+            batches += 1;
+            resumed.append(&mut stalled[to]);
+        });
+        self.stats.mail_batches += batches;
         self.stats.shed_shard_gone += lost as u64;
         self.stalled = stalled;
         for (key, stall) in resumed {

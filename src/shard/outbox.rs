@@ -17,12 +17,14 @@ use crate::message::Payload;
 const CHUNK_BYTES: usize = 64 << 10;
 
 #[derive(Debug, Default)]
-pub(crate) struct Outbox {
+pub struct Outbox {
     chunks: VecDeque<Chunk>,
     /// Unsent bytes in all chunks.
     bytes: usize,
     /// Unsent bytes at the front that may not be dropped: the rest of the frame begun, and control frames.
     fixed: usize,
+    /// Of the fixed bytes, those at the front that are the rest of a data frame begun.
+    begun: usize,
     /// The latest ping's payload, if its pong waits until everything else was sent.
     late_pong: Option<Vec<u8>>,
 }
@@ -55,7 +57,7 @@ impl Chunk {
 impl Outbox {
     /// Returns the unsent bytes.
     #[inline]
-    pub(crate) fn bytes(&self) -> usize {
+    pub fn bytes(&self) -> usize {
         self.bytes
     }
 
@@ -66,7 +68,7 @@ impl Outbox {
 
     /// Appends a frame.
     #[inline]
-    pub(crate) fn push(&mut self, opcode: Opcode, payload: &Payload<'_>) {
+    pub fn push(&mut self, opcode: Opcode, payload: &Payload<'_>) {
         if let Payload::Shared(bytes) = payload
             && bytes.len() >= SHARE_FROM
         {
@@ -117,15 +119,15 @@ impl Outbox {
         self.chunks.push_back(Chunk::Shared(payload));
     }
 
-    /// Notes that the first `count` unsent bytes, just appended to an empty outbox, belong to a frame begun.
+    /// Notes that the first `count` unsent bytes, just appended to an empty outbox, belong to a data frame begun.
     pub(crate) fn fix(&mut self, count: usize) {
         debug_assert_eq!((self.fixed, self.bytes), (0, count));
-        self.fixed = count;
+        (self.fixed, self.begun) = (count, count);
     }
 
     /// Fills `pieces` with the unsent bytes in order; returns how many pieces, and how many bytes they hold.
     #[inline]
-    pub(crate) fn pieces<'a>(&'a self, pieces: &mut [IoSlice<'a>]) -> (usize, usize) {
+    pub fn pieces<'a>(&'a self, pieces: &mut [IoSlice<'a>]) -> (usize, usize) {
         let (mut count, mut bytes) = (0, 0);
         for (piece, chunk) in pieces.iter_mut().zip(&self.chunks) {
             *piece = IoSlice::new(chunk.as_slice());
@@ -136,7 +138,7 @@ impl Outbox {
     }
 
     /// Takes note that the first `count` unsent bytes were sent.
-    pub(crate) fn sent(&mut self, mut count: usize) {
+    pub fn sent(&mut self, mut count: usize) {
         debug_assert!(count <= self.bytes);
         if count == self.bytes {
             self.clear();
@@ -145,13 +147,17 @@ impl Outbox {
         while count >= self.fixed {
             count -= self.fixed;
             let fixed = std::mem::take(&mut self.fixed);
+            self.begun = 0;
             self.skip_front(fixed);
             if count == 0 {
                 return;
             }
-            self.fixed = self.extent_at(0).length;
+            let extent = self.extent_at(0);
+            self.fixed = extent.length;
+            self.begun = if extent.is_control { 0 } else { extent.length };
         }
         self.fixed -= count;
+        self.begun = self.begun.saturating_sub(count);
         self.skip_front(count);
     }
 
@@ -190,10 +196,11 @@ impl Outbox {
         dropped
     }
 
-    /// Returns how many whole unsent data frames, and frames begun, wait.
-    pub(crate) fn count(&mut self) -> u64 {
-        let begun = u64::from(self.fixed > 0);
-        begun + self.drop_all()
+    /// Drops everything; returns how many data frames had not been sent to their end.
+    pub(crate) fn abandon(&mut self) -> u64 {
+        let frames = u64::from(self.begun > 0) + self.drop_all();
+        self.clear();
+        frames
     }
 
     /// Empties it for its next session; returns the memory it keeps, in bytes.
@@ -206,7 +213,7 @@ impl Outbox {
             }
             _ => self.chunks.clear(),
         }
-        (self.bytes, self.fixed) = (0, 0);
+        (self.bytes, self.fixed, self.begun) = (0, 0, 0);
     }
 
     /// Returns the memory an empty outbox holds, in bytes.
@@ -344,8 +351,9 @@ mod tests {
                 prop_assert_eq!(outbox.bytes(), expected.len());
                 prop_assert_eq!(content(&outbox), expected);
             }
-            let data = naive.iter().filter(|(_, begun, control)| !begun && !control).count() as u64;
-            prop_assert_eq!(outbox.drop_all(), data);
+            let unfinished = naive.iter().filter(|(.., control)| !control).count() as u64;
+            prop_assert_eq!(outbox.abandon(), unfinished);
+            prop_assert!(outbox.is_empty());
         }
     }
 

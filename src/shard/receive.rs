@@ -17,6 +17,10 @@ use crate::protocol::plain::{self, Recipient};
 use crate::router;
 use crate::uid;
 
+/// A message that makes the per-session code panic, for the tests: nothing that a peer can send does.
+#[cfg(test)]
+pub(super) const PANIC_PAYLOAD: &[u8] = b"\0panic";
+
 /// What a frame asks for, found without touching the shard.
 enum Step<'a> {
     /// A message, its recipient's name in front of the colon.
@@ -221,6 +225,14 @@ impl<N: Network> Shard<N> {
         }
     }
 
+    /// Notes that what arrives next belongs to another message, with a deadline of its own.
+    #[inline]
+    fn message_ended(&mut self, key: SessionKey) {
+        if let Some(session) = self.sessions.get(key) {
+            session.flags.is_mid_message = false;
+        }
+    }
+
     /// Does what one frame asks for; says why decoding must stop, if it must.
     #[inline]
     fn act(&mut self, key: SessionKey, step: Step<'_>, budget: &mut Budget) -> Option<Stop> {
@@ -229,12 +241,11 @@ impl<N: Network> Shard<N> {
         let mut stop = None;
         match step {
             Step::Command { kind, message, command } => {
-                if let Some(session) = self.sessions.get(key) {
-                    session.flags.is_mid_message = false;
-                }
+                self.message_ended(key);
                 (cost, stop) = self.route(key, kind, message, command);
             }
             Step::Malformed => {
+                self.message_ended(key);
                 self.stats.invalid += 1;
                 cost.bytes = plain::NO_COLON.len();
                 self.push(key, Opcode::Text, &Payload::Borrowed(plain::NO_COLON.as_bytes()));
@@ -338,6 +349,10 @@ fn guard<'a>(decode: impl FnOnce() -> Step<'a>) -> Step<'a> {
 /// Says what a frame asks for.
 #[inline]
 fn classify(event: Result<Option<Event<'_>>, Violation>) -> Step<'_> {
+    #[cfg(test)]
+    if let Ok(Some(Event::Message { payload, .. })) = &event {
+        assert_ne!(payload.as_slice(), PANIC_PAYLOAD, "a test asked for it");
+    }
     match event {
         Ok(Some(Event::Message { kind, payload })) => match plain::parse(payload.as_slice()) {
             Some(command) => {

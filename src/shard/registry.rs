@@ -12,7 +12,7 @@ use crate::uid::{Uid, UidHash};
 
 /// Map from uid to sessions; a uid without sessions is not in it.
 #[derive(Debug, Default)]
-pub(crate) struct Registry {
+pub struct Registry {
     table: HashTable<User>,
     /// Sessions of all uids.
     sessions: usize,
@@ -47,12 +47,12 @@ impl Registry {
 
     /// Returns the sessions of `uid`, oldest first; empty when it is offline.
     #[inline]
-    pub(crate) fn find(&self, hash: UidHash, uid: &[u8]) -> &[SessionKey] {
+    pub fn find(&self, hash: UidHash, uid: &[u8]) -> &[SessionKey] {
         self.find_by(hash, |user| user.hash == hash && user.uid.as_bytes() == uid)
     }
 
     /// Adds `session` as the newest of `uid`.
-    pub(crate) fn insert(&mut self, uid: &Uid, session: SessionKey) {
+    pub fn insert(&mut self, uid: &Uid, session: SessionKey) {
         self.sessions += 1;
         let hash = uid.hash();
         let same = |user: &User| user.hash == hash && *user.uid == *uid.as_str();

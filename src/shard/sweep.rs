@@ -125,12 +125,16 @@ impl<N: Network> Shard<N> {
             let reason = format!("message not finished within {:?}", settings.message_timeout);
             return self.close(key, Farewell { code: close::POLICY, reason: &reason }, Unsent::Keep);
         }
+        if session.heard.after(settings.heartbeat_interval * 2) <= tick {
+            if session.flags.is_pinged {
+                self.stats.timeouts += 1;
+                return self.close(key, Farewell::of(close::HEARTBEAT), Unsent::Drop);
+            }
+            // It was not asked in time, as after a machine was suspended: it has an interval from now.
+            session.heard = tick.before(settings.heartbeat_interval);
+        }
         let ping_by = session.heard.after(settings.heartbeat_interval);
         let silent_by = session.heard.after(settings.heartbeat_interval * 2);
-        if silent_by <= tick {
-            self.stats.timeouts += 1;
-            return self.close(key, Farewell::of(close::HEARTBEAT), Unsent::Drop);
-        }
         let mut next = if ping_by <= tick { silent_by } else { ping_by };
         if session.flags.is_mid_message {
             next = next.min(message_by);

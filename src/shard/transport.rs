@@ -75,7 +75,8 @@ impl Stream {
 }
 
 /// mio's poller: epoll on Linux, kqueue on macOS.
-pub(crate) struct Poller {
+#[derive(Debug)]
+pub struct Poller {
     poll: Poll,
     events: Events,
 }
@@ -85,7 +86,7 @@ impl Poller {
     ///
     /// # Errors
     /// When the system has no descriptors left.
-    pub(crate) fn new() -> io::Result<(Self, Wake)> {
+    pub fn new() -> io::Result<(Self, Wake)> {
         let poll = Poll::new()?;
         let waker = Waker::new(poll.registry(), WAKER)?;
         Ok((Self { poll, events: Events::with_capacity(EVENTS_MAX) }, Arc::new(move || waker.wake())))

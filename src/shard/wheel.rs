@@ -88,6 +88,11 @@ impl Tick {
         let ticks = duration.as_millis().div_ceil(TICK.as_millis());
         Self(self.0.saturating_add(u32::try_from(ticks).unwrap_or(u32::MAX)).saturating_add(1))
     }
+
+    /// Returns the latest tick from which `duration` is over now: the inverse of [`Tick::after`].
+    pub(crate) fn before(self, duration: Duration) -> Self {
+        Self(self.0.saturating_sub(Self(0).after(duration).0))
+    }
 }
 
 #[cfg(test)]
@@ -134,5 +139,7 @@ mod tests {
         assert_eq!(Tick(7).after(Duration::from_millis(1)), Tick(9));
         assert_eq!(Tick(7).after(TICK * 2), Tick(10));
         assert!(Tick(u32::MAX).after(Duration::MAX) == Tick(u32::MAX));
+        assert_eq!(Tick(9).before(Duration::from_millis(1)), Tick(7));
+        assert_eq!(Tick(10).before(TICK * 2), Tick(7));
     }
 }

@@ -1,0 +1,451 @@
+//! Memory for sockets and a clock that stands still: a node on one thread, turned by hand.
+//!
+//! Sockets are edge-triggered like mio's, take as many bytes as a test gives them room for, and keep
+//! what they took. [`Node::settle`] turns every shard until all of them would sleep.
+
+use std::cell::{Cell, RefCell};
+use std::collections::VecDeque;
+use std::io::{self, IoSlice};
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use crate::config::{Config, SessionSettings};
+use crate::frame::unmask;
+use crate::mailbox::{self, Bell};
+use crate::metrics::Stats;
+use crate::router::shard_of;
+use crate::shard::io::{Interest, Network, Readiness, SessionKey, Socket};
+use crate::shard::{Admission, Handover, LoginNumber, LoginNumbers, Parts, Request, Shard, Turn};
+use crate::uid::{Uid, UidHasher};
+
+/// Rounds after which a node that is not quiet never will be.
+const ROUNDS_MAX: usize = 1_000_000;
+
+const MASK: [u8; 4] = [0xA1, 0x5E, 0x83, 0x0C];
+
+/// First bytes of frames, by what they carry.
+pub(super) const TEXT: u8 = 0x81;
+pub(super) const BINARY: u8 = 0x82;
+pub(super) const CLOSE: u8 = 0x88;
+pub(super) const PING: u8 = 0x89;
+pub(super) const PONG: u8 = 0x8A;
+
+/// The clock, for all shards of a node.
+#[derive(Debug)]
+pub(super) struct Clock {
+    now: Cell<Instant>,
+    /// How much time passes with each look at it.
+    look: Cell<Duration>,
+}
+
+/// One connection: both of its directions, and what a test wants to know of it.
+#[derive(Debug, Default)]
+pub(super) struct Wire {
+    input: VecDeque<u8>,
+    is_input_ended: bool,
+    pub(super) output: Vec<u8>,
+    /// Bytes that the socket still takes.
+    room: usize,
+    /// Send calls, refused ones included.
+    pub(super) sends: usize,
+    /// Where the first piece of the last send lay.
+    pub(super) sent_from: usize,
+    pub(super) is_finished: bool,
+    pub(super) is_removed: bool,
+    has_failed: bool,
+    is_watched: bool,
+    has_become_readable: bool,
+    has_become_writable: bool,
+}
+
+pub(super) struct MemorySocket(Rc<RefCell<Wire>>);
+
+pub(super) struct MemoryNetwork {
+    clock: Rc<Clock>,
+    wires: Vec<(SessionKey, Rc<RefCell<Wire>>)>,
+    /// Whether the last poll would have slept.
+    slept: bool,
+}
+
+impl Socket for MemorySocket {
+    fn receive(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let mut wire = self.0.borrow_mut();
+        if wire.has_failed {
+            return Err(io::ErrorKind::ConnectionReset.into());
+        }
+        if wire.input.is_empty() {
+            return if wire.is_input_ended { Ok(0) } else { Err(io::ErrorKind::WouldBlock.into()) };
+        }
+        let length = buffer.len().min(wire.input.len());
+        for (to, from) in buffer.iter_mut().zip(wire.input.drain(..length)) {
+            *to = from;
+        }
+        Ok(length)
+    }
+
+    fn receive_onto(&mut self, buffer: &mut Vec<u8>) -> io::Result<usize> {
+        let mut room = vec![0; buffer.capacity() - buffer.len()];
+        let length = self.receive(&mut room)?;
+        buffer.extend_from_slice(&room[..length]);
+        Ok(length)
+    }
+
+    fn send(&mut self, pieces: &[IoSlice<'_>]) -> io::Result<usize> {
+        let mut wire = self.0.borrow_mut();
+        wire.sends += 1;
+        wire.sent_from = pieces[0].as_ptr() as usize;
+        if wire.has_failed {
+            return Err(io::ErrorKind::BrokenPipe.into());
+        }
+        if wire.room == 0 {
+            return Err(io::ErrorKind::WouldBlock.into());
+        }
+        let mut sent = 0;
+        for piece in pieces {
+            let length = piece.len().min(wire.room);
+            wire.output.extend_from_slice(&piece[..length]);
+            wire.room -= length;
+            sent += length;
+        }
+        Ok(sent)
+    }
+
+    fn finish(&mut self) -> io::Result<()> {
+        self.0.borrow_mut().is_finished = true;
+        Ok(())
+    }
+}
+
+impl Network for MemoryNetwork {
+    type Socket = MemorySocket;
+
+    fn now(&self) -> Instant {
+        self.clock.now.set(self.clock.now.get() + self.clock.look.get());
+        self.clock.now.get()
+    }
+
+    fn poll(&mut self, time_out: Option<Duration>, ready: &mut Vec<Readiness>) -> io::Result<()> {
+        for (session, wire) in &self.wires {
+            let mut wire = wire.borrow_mut();
+            let is_readable = std::mem::take(&mut wire.has_become_readable);
+            let is_writable = wire.is_watched && std::mem::take(&mut wire.has_become_writable);
+            if is_readable || is_writable {
+                let is_read_closed = wire.is_input_ended || wire.has_failed;
+                ready.push(Readiness { session: *session, is_readable, is_writable, is_read_closed });
+            }
+        }
+        self.slept = ready.is_empty() && time_out != Some(Duration::ZERO);
+        Ok(())
+    }
+
+    fn add(&mut self, socket: &mut MemorySocket, session: SessionKey) -> io::Result<()> {
+        self.wires.push((session, Rc::clone(&socket.0)));
+        let mut wire = socket.0.borrow_mut();
+        wire.has_become_readable = !wire.input.is_empty() || wire.is_input_ended;
+        Ok(())
+    }
+
+    fn watch(&mut self, socket: &mut MemorySocket, _session: SessionKey, interest: Interest) -> io::Result<()> {
+        let mut wire = socket.0.borrow_mut();
+        wire.is_watched = interest == Interest::ReadableAndWritable;
+        wire.has_become_readable |= !wire.input.is_empty() || wire.is_input_ended;
+        wire.has_become_writable = wire.room > 0;
+        Ok(())
+    }
+
+    fn remove(&mut self, socket: &mut MemorySocket) {
+        socket.0.borrow_mut().is_removed = true;
+        self.wires.retain(|(_, wire)| !Rc::ptr_eq(wire, &socket.0));
+    }
+}
+
+/// A node whose shards all run on the test's thread.
+pub(super) struct Node {
+    pub(super) shards: Vec<Shard<MemoryNetwork>>,
+    has_ended: Vec<bool>,
+    clock: Rc<Clock>,
+    handovers: Vec<flume::Sender<Handover<MemorySocket>>>,
+    requests: Vec<flume::Sender<Request>>,
+    pub(super) hasher: UidHasher,
+    admission: Admission,
+    logins: LoginNumbers,
+}
+
+/// The other end of a session.
+#[derive(Clone)]
+pub(super) struct Client {
+    pub(super) uid: String,
+    pub(super) wire: Rc<RefCell<Wire>>,
+}
+
+/// A frame that arrived: its first byte, and its payload.
+pub(super) type Frame = (u8, Vec<u8>);
+
+/// The defaults, with an empty answer to logins.
+pub(super) fn settings() -> SessionSettings {
+    SessionSettings { login_reply: String::new(), ..Config::default().session() }
+}
+
+impl Node {
+    pub(super) fn new(shards: usize, settings: SessionSettings) -> Self {
+        Self::with_mailboxes(shards, settings, 1 << 20)
+    }
+
+    pub(super) fn with_mailboxes(shards: usize, settings: SessionSettings, mailbox_bytes_max: usize) -> Self {
+        let clock = Rc::new(Clock { now: Cell::new(Instant::now()), look: Cell::default() });
+        let hasher = UidHasher::fixed(11);
+        let settings = Arc::new(settings);
+        let bells: Vec<_> = (0..shards).map(|_| Bell::new(Arc::new(|| Ok(())))).collect();
+        let (mut all, mut handover_senders, mut request_senders) = (Vec::new(), Vec::new(), Vec::new());
+        for (index, mailbox) in mailbox::wire(&bells, mailbox_bytes_max).into_iter().enumerate() {
+            let (handover_sender, handovers) = flume::bounded(1024);
+            let (request_sender, requests) = flume::bounded(1024);
+            handover_senders.push(handover_sender);
+            request_senders.push(request_sender);
+            let network = MemoryNetwork { clock: Rc::clone(&clock), wires: Vec::new(), slept: false };
+            let (hasher, settings) = (hasher.clone(), Arc::clone(&settings));
+            all.push(Shard::new(network, Parts { index, hasher, settings, mailbox, handovers, requests }));
+        }
+        Self {
+            shards: all,
+            has_ended: vec![false; shards],
+            clock,
+            handovers: handover_senders,
+            requests: request_senders,
+            hasher,
+            admission: Admission::default(),
+            logins: LoginNumbers::default(),
+        }
+    }
+
+    /// Returns the shard that owns `uid`.
+    pub(super) fn shard_of(&self, uid: &str) -> usize {
+        shard_of(self.hasher.hash(uid.as_bytes()), self.shards.len())
+    }
+
+    /// Returns a uid that `shard` owns, starting with `name`.
+    pub(super) fn uid_on(&self, shard: usize, name: &str) -> String {
+        let named = |number| format!("{name}{number}");
+        (0..).map(named).find(|uid| self.shard_of(uid) == shard).expect("every shard owns some uid")
+    }
+
+    pub(super) fn draw(&self) -> LoginNumber {
+        self.logins.draw()
+    }
+
+    /// Hands a connection over, `sent` being what came behind its login frame; turns nothing.
+    pub(super) fn hand_over(&self, uid: &str, login: LoginNumber, sent: &[u8]) -> Client {
+        let wire = Rc::new(RefCell::new(Wire { room: usize::MAX, ..Wire::default() }));
+        let handover = Handover {
+            socket: MemorySocket(Rc::clone(&wire)),
+            unread: sent.to_vec(),
+            uid: Uid::new(uid.as_bytes(), 256, &self.hasher).expect("the text is a uid"),
+            login,
+            peer: None,
+            permit: self.admission.admit(usize::MAX).expect("there is no bound"),
+        };
+        self.handovers[self.shard_of(uid)].send(handover).expect("the shard is there");
+        Client { uid: uid.to_owned(), wire }
+    }
+
+    /// Logs `uid` in, and takes its (empty) answer.
+    #[track_caller]
+    pub(super) fn login(&mut self, uid: &str) -> Client {
+        let client = self.hand_over(uid, self.draw(), &[]);
+        self.settle();
+        assert_eq!(client.take(), [(TEXT, Vec::new())]);
+        client.wire.borrow_mut().sends = 0;
+        client
+    }
+
+    pub(super) fn request(&self, shard: usize, request: Request) {
+        self.requests[shard].send(request).expect("the shard is there");
+    }
+
+    /// Turns one shard once.
+    pub(super) fn turn(&mut self, shard: usize) {
+        if !self.has_ended[shard] && self.shards[shard].turn() == Turn::Last {
+            self.has_ended[shard] = true;
+        }
+    }
+
+    /// Turns every shard once; says whether one had something to do.
+    pub(super) fn round(&mut self) -> bool {
+        (0..self.shards.len()).fold(false, |is_busy, shard| {
+            self.turn(shard);
+            let turned = &self.shards[shard];
+            // What a sweep has just made is not sent yet.
+            let is_idle = turned.network.slept && turned.idle_for() != Some(Duration::ZERO);
+            is_busy || !(self.has_ended[shard] || is_idle)
+        })
+    }
+
+    /// Turns the shards until all would sleep.
+    #[track_caller]
+    pub(super) fn settle(&mut self) {
+        assert!((0..ROUNDS_MAX).any(|_| !self.round()), "the shards never come to rest");
+    }
+
+    /// Lets time pass, in steps of a tick, the shards being quiet at each.
+    pub(super) fn pass(&mut self, time: Duration) {
+        let end = self.clock.now.get() + time;
+        while self.clock.now.get() < end {
+            self.jump(Duration::from_millis(50));
+            self.settle();
+        }
+    }
+
+    /// Lets time pass at once; turns nothing.
+    pub(super) fn jump(&self, time: Duration) {
+        self.clock.now.set(self.clock.now.get() + time);
+    }
+
+    /// Lets `time` pass with each look at the clock.
+    pub(super) fn slow_down(&self, time: Duration) {
+        self.clock.look.set(time);
+    }
+
+    pub(super) fn has_ended(&self, shard: usize) -> bool {
+        self.has_ended[shard]
+    }
+
+    /// Lets go of the way by which connections come in, as the gateway does when it ends.
+    pub(super) fn end_logins(&mut self) {
+        self.handovers.clear();
+    }
+
+    /// Returns what all shards have counted.
+    pub(super) fn stats(&self) -> Stats {
+        let mut sum = Stats::default();
+        self.shards.iter().for_each(|shard| sum.add(&shard.stats()));
+        sum
+    }
+}
+
+impl Client {
+    /// Sends bytes as they are.
+    pub(super) fn send_bytes(&self, bytes: &[u8]) {
+        let mut wire = self.wire.borrow_mut();
+        wire.input.extend(bytes);
+        wire.has_become_readable = true;
+    }
+
+    pub(super) fn send_frame(&self, first: u8, payload: &[u8]) {
+        self.send_bytes(&masked(first, payload));
+    }
+
+    pub(super) fn send(&self, text: &str) {
+        self.send_frame(TEXT, text.as_bytes());
+    }
+
+    /// Closes the client's direction.
+    pub(super) fn end(&self) {
+        let mut wire = self.wire.borrow_mut();
+        wire.is_input_ended = true;
+        wire.has_become_readable = true;
+    }
+
+    /// Lets the connection fail with the next call.
+    pub(super) fn fail(&self) {
+        let mut wire = self.wire.borrow_mut();
+        wire.has_failed = true;
+        wire.has_become_readable = true;
+    }
+
+    /// Lets the socket take `bytes` more, from now on.
+    pub(super) fn give_room(&self, bytes: usize) {
+        let mut wire = self.wire.borrow_mut();
+        wire.room = bytes;
+        wire.has_become_writable = bytes > 0;
+    }
+
+    /// Takes what has arrived; it must be whole frames.
+    #[track_caller]
+    pub(super) fn take(&self) -> Vec<Frame> {
+        let output = std::mem::take(&mut self.wire.borrow_mut().output);
+        let (frames, rest) = frames(&output);
+        assert!(rest.is_empty(), "{} bytes of a frame cut short", rest.len());
+        frames
+    }
+
+    /// Takes what has arrived; it must be whole text messages.
+    #[track_caller]
+    pub(super) fn texts(&self) -> Vec<String> {
+        let text = |(first, payload)| {
+            assert_eq!(first, TEXT);
+            String::from_utf8(payload).expect("text is UTF-8")
+        };
+        self.take().into_iter().map(text).collect()
+    }
+
+    /// Takes what has arrived; it must be a close frame: its code.
+    #[track_caller]
+    pub(super) fn closed(&self) -> u16 {
+        match &self.take()[..] {
+            [frame] => close_code(frame),
+            other => panic!("expected a close frame, got {other:?}"),
+        }
+    }
+
+    pub(super) fn sends(&self) -> usize {
+        self.wire.borrow().sends
+    }
+}
+
+#[track_caller]
+pub(super) fn close_code((first, payload): &Frame) -> u16 {
+    assert_eq!(*first, CLOSE);
+    u16::from_be_bytes([payload[0], payload[1]])
+}
+
+/// A client's frame.
+pub(super) fn masked(first: u8, payload: &[u8]) -> Vec<u8> {
+    let mut bytes = header(first, payload.len());
+    bytes[1] |= 0x80;
+    bytes.extend_from_slice(&MASK);
+    let from = bytes.len();
+    bytes.extend_from_slice(payload);
+    unmask(&mut bytes[from..], MASK);
+    bytes
+}
+
+/// A server's frame.
+pub(super) fn plain(first: u8, payload: &[u8]) -> Vec<u8> {
+    let mut bytes = header(first, payload.len());
+    bytes.extend_from_slice(payload);
+    bytes
+}
+
+fn header(first: u8, length: usize) -> Vec<u8> {
+    match length {
+        0..=125 => vec![first, length as u8],
+        126..=0xFFFF => [&[first, 126][..], &(length as u16).to_be_bytes()].concat(),
+        _ => [&[first, 127][..], &(length as u64).to_be_bytes()].concat(),
+    }
+}
+
+/// Cuts a server's bytes into whole frames, and what is left of one.
+pub(super) fn frames(mut bytes: &[u8]) -> (Vec<Frame>, &[u8]) {
+    let mut frames = Vec::new();
+    while let [first, second, rest @ ..] = bytes {
+        assert!(
+            second & 0x80 == 0 && [TEXT, BINARY, CLOSE, PING, PONG].contains(first),
+            "no frame: {first:x} {second:x}"
+        );
+        let (length, head) = match (second, rest) {
+            (126, [a, b, ..]) => (usize::from(u16::from_be_bytes([*a, *b])), 4),
+            (127, [a @ .., _]) if a.len() >= 8 => {
+                (usize::try_from(u64::from_be_bytes(a[..8].try_into().expect("eight"))).expect("it fits"), 10)
+            }
+            (126 | 127, _) => break,
+            (length, _) => (usize::from(*length), 2),
+        };
+        if bytes.len() < head + length {
+            break;
+        }
+        frames.push((*first, bytes[head..head + length].to_vec()));
+        bytes = &bytes[head + length..];
+    }
+    (frames, bytes)
+}

@@ -1,0 +1,6 @@
+//! Turns over memory, one at a time, with a clock that is set by hand.
+
+mod flow;
+mod life;
+mod memory;
+mod turn;

@@ -1,0 +1,165 @@
+//! What one turn does: sends gathered, order kept, budgets, and a panic that ends one session only.
+
+use bytes::Bytes;
+
+use super::memory::{BINARY, Node, TEXT, masked, settings};
+use crate::frame::close;
+use crate::message::{Delivery, Kind};
+use crate::shard::receive::PANIC_PAYLOAD;
+use crate::shard::{CONNECTION_DELIVERIES, Request};
+
+#[test]
+fn all_that_is_due_to_a_socket_goes_in_one_send() {
+    for shards in [1, 2] {
+        let mut node = Node::new(shards, settings());
+        let bob = node.login(&node.uid_on(0, "bob"));
+        let senders: Vec<_> =
+            (0..4).map(|index| node.login(&node.uid_on(shards - 1, &format!("sender{index}-")))).collect();
+        for (index, sender) in senders.iter().enumerate() {
+            for message in 0..4 {
+                sender.send(&format!("{}:{index}{message}", bob.uid));
+            }
+        }
+        node.settle();
+        let texts = bob.texts();
+        for index in 0..4 {
+            let of: Vec<_> = texts.iter().filter(|text| text.starts_with(&index.to_string())).collect();
+            assert_eq!(of, [0, 1, 2, 3].map(|message| format!("{index}{message}")).iter().collect::<Vec<_>>());
+        }
+        assert_eq!((texts.len(), bob.sends()), (16, 1), "{shards} shards");
+        assert!(senders.iter().all(|sender| sender.sends() == 0));
+    }
+}
+
+#[test]
+fn broadcasts_cost_one_send_per_receiver_straight_from_the_log() {
+    let mut node = Node::new(1, settings());
+    let clients: Vec<_> = (0..20).map(|index| node.login(&format!("user{index}"))).collect();
+    for text in ["all:one", "all:two", "all:three"] {
+        clients[7].send(text);
+    }
+    node.turn(0);
+    let from = clients[0].wire.borrow().sent_from;
+    for client in &clients {
+        assert_eq!(client.texts(), ["one", "two", "three"]);
+        let wire = client.wire.borrow();
+        assert_eq!((wire.sends, wire.sent_from), (1, from), "a copy was made");
+    }
+}
+
+#[test]
+fn unicasts_and_broadcasts_keep_their_order_in_one_send() {
+    let large = "x".repeat(5000);
+    for shards in [1, 2] {
+        let mut node = Node::new(shards, settings());
+        let bob = node.login(&node.uid_on(0, "bob"));
+        let alice = node.login(&node.uid_on(shards - 1, "alice"));
+        let mut expected = Vec::new();
+        for (index, text) in ["a", &large, "b", "c", &large, "d", "e", &large].iter().enumerate() {
+            let text = format!("{index}{text}");
+            let to = if index % 3 == 1 { "all" } else { &bob.uid };
+            alice.send(&format!("{to}:{text}"));
+            expected.push(text);
+        }
+        node.settle();
+        assert_eq!((bob.texts(), bob.sends()), (expected, 1), "{shards} shards");
+        assert_eq!(alice.texts().len(), 3);
+    }
+}
+
+#[test]
+fn kinds_and_bytes_are_unchanged() {
+    let mut node = Node::new(1, settings());
+    let bob = node.login("bob");
+    bob.send_frame(BINARY, b"bob:\xff\x00");
+    bob.send_frame(TEXT, b"bob:");
+    bob.send_frame(TEXT, b"nobody:x");
+    bob.send_frame(BINARY, b"all:a:b");
+    node.turn(0);
+    assert_eq!(bob.take(), [(BINARY, b"\xff\x00".to_vec()), (TEXT, vec![]), (BINARY, b"a:b".to_vec())]);
+    assert_eq!(node.stats().offline, 1);
+}
+
+#[test]
+fn a_session_that_joins_mid_turn_gets_no_earlier_broadcast() {
+    let mut node = Node::new(1, settings());
+    let alice = node.login("alice");
+    alice.send("all:before");
+    let bob = node.hand_over("bob", node.draw(), &masked(TEXT, b"all:after"));
+    node.settle();
+    assert_eq!(alice.texts(), ["before", "after"]);
+    assert_eq!(bob.texts(), ["", "after"]);
+}
+
+#[test]
+fn a_read_full_of_broadcasts_starves_nobody() {
+    let mut node = Node::new(1, settings());
+    let clients: Vec<_> = (0..100).map(|index| node.login(&format!("user{index}"))).collect();
+    let flood = masked(TEXT, b"all:").repeat(6_500);
+    clients[0].send_bytes(&flood);
+    clients[1].send("user2:hi");
+    let before = node.stats().broadcast_deliveries;
+    node.turn(0);
+    let deliveries = node.stats().broadcast_deliveries - before;
+    assert!(deliveries <= CONNECTION_DELIVERIES as u64 + 101, "{deliveries} in a turn");
+    assert_eq!(clients[2].texts().iter().filter(|text| *text == "hi").count(), 1, "in the same turn");
+    node.settle();
+    assert_eq!(clients[3].take().len(), 6_500);
+}
+
+/// Ten connections with broadcasts enough for every turn kept mail and requests out, a drain too, for as long as they went on.
+#[test]
+fn a_flood_from_its_own_clients_keeps_a_shard_from_neither_mail_nor_requests() {
+    let mut node = Node::new(2, settings());
+    let own: Vec<_> = (0..100).map(|index| node.login(&node.uid_on(0, &format!("user{index}-")))).collect();
+    let alice = node.login(&node.uid_on(1, "alice"));
+    for flooder in &own[..10] {
+        flooder.send_bytes(&masked(TEXT, b"all:").repeat(6_500));
+    }
+    alice.send(&format!("{}:hi", own[99].uid));
+    let (answer, answered) = flume::bounded(1);
+    node.request(0, Request::Stats { answer });
+    (0..6).for_each(|_| _ = node.round());
+    assert!(node.stats().frames_in < 10 * 6_500, "the flood must last longer than this test looks");
+    assert!(answered.try_recv().is_ok());
+    assert!(own[99].take().contains(&(TEXT, b"hi".to_vec())));
+    node.settle();
+    assert_eq!(own[98].take().len(), 10 * 6_500);
+}
+
+#[test]
+fn pushes_and_broadcasts_from_outside_are_answered() {
+    let mut node = Node::new(1, settings());
+    let bob = node.login("bob");
+    let hash = node.hasher.hash(b"bob");
+    let (answer, pushed) = flume::bounded(2);
+    for uid in ["bob", "eve"] {
+        let payload = Bytes::from_static(b"hi");
+        node.request(0, Request::Push { hash, uid: uid.into(), kind: Kind::Text, payload, answer: answer.clone() });
+    }
+    let (answer, broadcast) = flume::bounded(1);
+    node.request(0, Request::Broadcast { kind: Kind::Text, payload: Bytes::from_static(b"ho"), answer });
+    node.settle();
+    assert_eq!(pushed.drain().collect::<Vec<_>>(), [Delivery::Delivered { sessions: 1 }, Delivery::Offline]);
+    assert_eq!(broadcast.try_recv(), Ok(1));
+    assert_eq!((bob.texts(), bob.sends()), (vec!["hi".to_owned(), "ho".to_owned()], 1));
+}
+
+#[test]
+fn a_panic_in_a_sessions_code_ends_that_session_only() {
+    let mut node = Node::new(1, settings());
+    let (alice, bob) = (node.login("alice"), node.login("bob"));
+    alice.send("bob:before");
+    alice.send_frame(BINARY, PANIC_PAYLOAD);
+    alice.send("bob:behind");
+    bob.send("bob:mine");
+    node.settle();
+    assert_eq!(alice.closed(), close::INTERNAL_ERROR);
+    assert!(alice.wire.borrow().is_finished);
+    assert_eq!(bob.texts(), ["before", "mine"]);
+    assert_eq!((node.stats().panics, node.stats().sessions), (1, 1));
+    bob.send("alice:gone?");
+    bob.send("bob:still here");
+    node.settle();
+    assert_eq!((bob.texts(), node.stats().offline), (vec!["still here".to_owned()], 1));
+}
