@@ -94,6 +94,31 @@ fn push_to_a_slow_consumer_is_shed() {
     });
 }
 
+/// The caller's fault, and no receiver's: nobody is cut for it.
+#[test]
+fn push_longer_than_an_outbox_is_shed() {
+    let small = |config: &mut Config| {
+        config.message_bytes_max = 1000;
+        config.outbox_bytes_max = 1014;
+    };
+    nodes().with(small).each(|node| {
+        let mut alice = node.log_in("alice");
+        for length in [1005, 5_000_000] {
+            assert_eq!(node.push("alice", Kind::Binary, vec![0; length]), Delivery::Shed);
+            assert_eq!(node.broadcast(Kind::Binary, vec![0; length]), 0);
+        }
+        let longest = vec![0; 1004];
+        assert_eq!(node.push("alice", Kind::Binary, longest.clone()), ONE);
+        alice.expect_binary(&longest);
+        assert_eq!(node.broadcast(Kind::Binary, longest.clone()), 1);
+        alice.expect_binary(&longest);
+        alice.expect_silence();
+        let stats = node.stats();
+        assert_eq!((stats.shed_newest, stats.slow_consumers), (2 + 2 * node.shard_count() as u64, 0));
+        assert_eq!(node.push("nobody", Kind::Binary, vec![0; 5_000_000]), Delivery::Offline);
+    });
+}
+
 #[test]
 fn clones_stand_for_the_same_node() {
     nodes().each(|node| {
