@@ -49,6 +49,6 @@ pub enum Delivery {
     },
     /// Nobody with this uid is logged in.
     Offline,
-    /// Every session of the uid is a slow consumer whose outbox had no room.
+    /// Every session of the uid is a slow consumer whose outbox had no room, or the message is longer than any outbox.
     Shed,
 }

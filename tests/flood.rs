@@ -5,7 +5,7 @@
 
 mod support;
 
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread;
 
 use pombo::config::SlowConsumer;
@@ -204,6 +204,39 @@ fn all_at_once_with_drop_newest() {
 #[test]
 fn all_at_once_with_drop_oldest() {
     all_at_once(SlowConsumer::DropOldest);
+}
+
+/// A turn gives each connection its share, however much one of them sends.
+#[test]
+fn one_that_floods_does_not_starve_the_others() {
+    // Nobody is cut, so that the flood goes on.
+    let shedding = |config: &mut Config| config.slow_consumer = SlowConsumer::DropNewest;
+    nodes().with(smallest).with(shedding).each_pair(|node, alice, bob| {
+        let (mut alice, mut bob) = (node.log_in(alice), node.log_in(bob));
+        let uids = node.uids(3);
+        let messages = ["nobody:x", "no colon", &format!("{}:x", uids[0])];
+        let floods = messages.map(|message| Sent::text(message).bytes().repeat(1000));
+        let flooders: Vec<_> = uids.iter().map(|uid| node.log_in(uid)).collect();
+        let is_over = AtomicBool::new(false);
+        thread::scope(|threads| {
+            for (mut flooder, flood) in flooders.into_iter().zip(&floods) {
+                let (mut writer, is_over) = (flooder.twin(), &is_over);
+                threads.spawn(move || {
+                    while !is_over.load(Ordering::Relaxed) {
+                        writer.send_bytes(flood);
+                    }
+                    writer.send(&Sent::close(1000, ""));
+                });
+                // It takes what comes back, so that it is no slow consumer.
+                threads.spawn(move || while flooder.receive().as_close().is_none() {});
+            }
+            for _ in 0..20 {
+                alice.converse(&mut bob);
+            }
+            is_over.store(true, Ordering::Relaxed);
+        });
+        alice.converse(&mut bob);
+    });
 }
 
 const MARK: &str = "that was all";

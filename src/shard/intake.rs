@@ -10,8 +10,8 @@ use super::session::{Flags, Phase, Session, Unread};
 use super::sweep::Drain;
 use super::wheel::Tick;
 use crate::config::DuplicateLogin;
-use crate::frame::{Opcode, close};
-use crate::message::Payload;
+use crate::frame::{HEADER_BYTES_MAX, Opcode, close};
+use crate::message::{Delivery, Payload};
 use crate::protocol::plain;
 use crate::uid::Uid;
 
@@ -137,13 +137,24 @@ impl<N: Network> Shard<N> {
             match request {
                 Request::Push { hash, uid, kind, payload, answer } => {
                     let cost = super::Cost { deliveries: 1, bytes: payload.len() };
-                    let delivery = self.deliver(hash, uid.as_bytes(), kind, &Payload::Shared(payload));
+                    let is_offline = self.registry.find(hash, uid.as_bytes()).is_empty();
+                    let delivery = if is_offline || self.fits_an_outbox(&payload) {
+                        self.deliver(hash, uid.as_bytes(), kind, &Payload::Shared(payload))
+                    } else {
+                        self.stats.shed_newest += 1;
+                        Delivery::Shed
+                    };
                     self.budget.spend(cost);
                     self.answer(&answer, delivery);
                 }
                 Request::Broadcast { kind, payload, answer } => {
                     let bytes = payload.len();
-                    let sessions = self.broadcast(kind, Payload::Shared(payload));
+                    let sessions = if self.fits_an_outbox(&payload) {
+                        self.broadcast(kind, Payload::Shared(payload))
+                    } else {
+                        self.stats.shed_newest += 1;
+                        0
+                    };
                     self.budget.spend(super::Cost { deliveries: 1 + sessions, bytes });
                     self.answer(&answer, sessions);
                 }
@@ -156,6 +167,13 @@ impl<N: Network> Shard<N> {
                 }
             }
         }
+    }
+
+    /// Whether any receiver could take this: a longer one is its sender's fault, and nobody is cut for it.
+    ///
+    /// What clients send always fits: `message_bytes_max` is the smaller one.
+    fn fits_an_outbox(&self, payload: &[u8]) -> bool {
+        HEADER_BYTES_MAX + payload.len() <= self.settings.outbox_bytes_max
     }
 
     /// Gives an answer without waiting; one whose asker has gone is counted.

@@ -182,15 +182,20 @@ impl Frame {
         Some((Self { opcode, payload }, end))
     }
 
-    /// Whether this is a close frame with this code, and a reason that contains `words`.
-    pub(crate) fn is_close(&self, code: u16, words: &str) -> bool {
+    /// Code and reason, of a close frame that has them.
+    pub(crate) fn as_close(&self) -> Option<(u16, &str)> {
         match &self.payload[..] {
             [high, low, reason @ ..] if self.opcode == CLOSE => {
                 let reason = std::str::from_utf8(reason).expect("a close reason is UTF-8");
-                u16::from_be_bytes([*high, *low]) == code && reason.contains(words)
+                Some((u16::from_be_bytes([*high, *low]), reason))
             }
-            _ => false,
+            _ => None,
         }
+    }
+
+    /// Whether this is a close frame with this code, and a reason that contains `words`.
+    pub(crate) fn is_close(&self, code: u16, words: &str) -> bool {
+        self.as_close().is_some_and(|(other, reason)| other == code && reason.contains(words))
     }
 
     /// The payload as text, for looking into it.

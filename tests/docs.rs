@@ -1,0 +1,209 @@
+//! Holds `docs/protocol.md` and `docs/compatibility.md` against the code, the tests, and a running node.
+
+mod support;
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::thread;
+use std::time::Duration;
+
+use pombo::Config;
+use pombo::config::Paths;
+use pombo::frame::{Violation, close};
+use pombo::protocol::plain;
+use pombo::uid::{Uid, UidHasher};
+use support::{Node, Request, Sent, nodes};
+
+fn path(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join(name)
+}
+
+fn read(name: &str) -> String {
+    fs::read_to_string(path(name)).unwrap_or_else(|error| panic!("{name}: {error}"))
+}
+
+/// The rows of the tables whose heads begin with these columns, cell by cell.
+#[track_caller]
+fn rows(document: &str, head: &[&str]) -> Vec<Vec<String>> {
+    let text = read(document);
+    let cells = |line: &str| -> Vec<String> {
+        let inside = line.trim().trim_start_matches('|').trim_end_matches('|');
+        inside.split('|').map(|cell| cell.trim().to_owned()).collect()
+    };
+    let mut rows = Vec::new();
+    let mut lines = text.lines();
+    while let Some(line) = lines.next() {
+        if line.starts_with('|') && cells(line).iter().zip(head).all(|(cell, name)| cell == name) {
+            rows.extend(lines.by_ref().skip(1).take_while(|line| line.starts_with('|')).map(cells));
+        }
+    }
+    assert!(!rows.is_empty(), "{document} has no table with {head:?}");
+    rows
+}
+
+/// What stands between the backticks of a cell that is nothing else.
+#[track_caller]
+fn code(cell: &str) -> &str {
+    let inside = cell.strip_prefix('`').and_then(|cell| cell.strip_suffix('`'));
+    inside.unwrap_or_else(|| panic!("expected `…`, got {cell}"))
+}
+
+#[test]
+fn every_test_named_for_a_difference_exists() {
+    for row in rows("docs/compatibility.md", &["what a client does"]) {
+        let tests = row.last().expect("a row has cells");
+        for test in tests.split(", ").map(code) {
+            let (file, name) = test.split_once("::").unwrap_or_else(|| panic!("expected file::test, got {test}"));
+            let source = read(&format!("tests/{file}.rs"));
+            assert!(source.contains(&format!("#[test]\nfn {name}() {{")), "there is no test {test}");
+        }
+    }
+}
+
+#[test]
+fn close_codes_are_those_of_the_code() {
+    let written = rows("docs/protocol.md", &["code", "name", "meaning"]);
+    let written: Vec<_> = written.iter().map(|row| (row[0].as_str(), code(&row[1]), row[2].as_str())).collect();
+    let codes: Vec<_> = close::ALL.iter().map(|(code, ..)| code.to_string()).collect();
+    let expected: Vec<_> =
+        close::ALL.iter().zip(&codes).map(|((_, name, meaning), code)| (code.as_str(), *name, *meaning)).collect();
+    assert_eq!(written, expected);
+}
+
+#[test]
+fn error_texts_are_those_of_the_code() {
+    let written = rows("docs/protocol.md", &["text", "when"]);
+    let written: Vec<_> = written.iter().map(|row| code(&row[0])).collect();
+    let uid_bytes_max = Config::default().uid_bytes_max;
+    let uids = [&b""[..], &[b'x'; 300], b"a:b", b"all", b"\xff"];
+    let refused = uids.map(|uid| Uid::new(uid, uid_bytes_max, &UidHasher::fixed(0)).expect_err("no uid"));
+    let meanings = [close::UID_TAKEN, close::UID_FULL].map(|code| close::meaning(code).expect("a code of ours"));
+    let mut expected = vec![plain::NO_COLON.to_owned()];
+    expected.extend(refused.map(plain::error));
+    expected.extend(meanings.map(plain::error));
+    assert_eq!(written, expected);
+}
+
+#[test]
+fn close_reasons_are_those_of_the_code() {
+    let written = rows("docs/protocol.md", &["code", "reason"]);
+    let written: Vec<_> = written.iter().map(|row| (row[0].clone(), code(&row[1]).to_owned())).collect();
+    let max = Config::default().message_bytes_max;
+    let reasons = [
+        Violation::Unmasked,
+        Violation::ReservedBits(4),
+        Violation::ReservedOpcode(3),
+        Violation::FragmentedControl,
+        Violation::ControlTooLong,
+        Violation::LengthNotMinimal(5),
+        Violation::LengthTopBit,
+        Violation::ContinuationWithoutStart,
+        Violation::DataInsideMessage,
+        Violation::CloseBodyTooShort,
+        Violation::CloseCodeInvalid(1005),
+        Violation::TextNotUtf8,
+        Violation::CloseReasonNotUtf8,
+        Violation::MessageTooLarge { length: 2_000_000, max },
+    ];
+    let mut expected: Vec<_> =
+        reasons.iter().map(|reason| (reason.close_code().to_string(), reason.to_string())).collect();
+    expected.extend(timeouts().map(|reason| (close::POLICY.to_string(), reason)));
+    expected.sort_by(|one, other| one.0.cmp(&other.0));
+    assert_eq!(written, expected);
+}
+
+/// The reasons of the time-outs, as a node with short ones gives them, with the default times put in.
+fn timeouts() -> [String; 2] {
+    const SHORT: Duration = Duration::from_millis(100);
+    let short = |config: &mut Config| (config.login_timeout, config.message_timeout) = (SHORT, SHORT);
+    let (node, default) = (nodes().with(short).start(1), Config::default());
+    let stranger = node.connect();
+    let mut slow = node.log_in("slow");
+    slow.send(&Sent::text("slow:x").unfinished());
+    let mut ends = [(stranger, default.login_timeout), (slow, default.message_timeout)];
+    ends.each_mut().map(|(client, time)| {
+        let frame = client.receive();
+        let (_, reason) = frame.as_close().expect("a close frame with its reason");
+        reason.replace(&format!("{SHORT:?}"), &format!("{time:?}"))
+    })
+}
+
+#[test]
+fn http_answers_are_those_of_a_node() {
+    let mut written: Vec<_> = rows("docs/protocol.md", &["status", "line"])
+        .iter()
+        .map(|row| (row[0].parse::<u16>().expect("a status"), code(&row[1]).to_owned()))
+        .collect();
+    written.sort_unstable();
+    let mut answers = refused_by_default();
+    answers.extend([wrong_path(), no_page(), too_many(), draining()]);
+    answers.sort_unstable();
+    assert_eq!(written, answers);
+}
+
+type Answer = (u16, String);
+
+#[track_caller]
+fn answer(node: &Node, request: &Request) -> Answer {
+    let mut client = node.dial();
+    client.send_request(request);
+    let response = client.receive_response();
+    (response.status, response.body.trim_end().to_owned())
+}
+
+fn refused_by_default() -> Vec<Answer> {
+    let good = Request::upgrade;
+    let plain = |first_line: &str| Request::new(first_line).with("Host", "localhost");
+    let node = nodes().start(1);
+    [
+        good().without("Connection"),
+        good().replacing("Upgrade", "h2c"),
+        good().without("Sec-WebSocket-Key"),
+        good().replacing("Sec-WebSocket-Key", "short"),
+        good().without("Sec-WebSocket-Version"),
+        good().without("Host"),
+        good().first_line("GET / HTTP/1.0"),
+        good().with("Content-Length", "1"),
+        plain("GET /favicon.ico HTTP/1.1"),
+        good().first_line("PUT / HTTP/1.1"),
+        plain("PUT / HTTP/1.1"),
+        good().replacing("Sec-WebSocket-Version", "8"),
+    ]
+    .iter()
+    .map(|request| answer(&node, request))
+    .collect()
+}
+
+fn wrong_path() -> Answer {
+    let list = |config: &mut Config| config.paths = Paths::List(vec!["/ws".to_owned()]);
+    answer(&nodes().with(list).start(1), &Request::upgrade())
+}
+
+fn no_page() -> Answer {
+    let get = Request::new("GET / HTTP/1.1").with("Host", "localhost");
+    answer(&nodes().with(|config| config.page = false).start(1), &get)
+}
+
+fn too_many() -> Answer {
+    let node = nodes().with(|config| config.connections_max = 1).start(1);
+    let _only = node.log_in("alice");
+    answer(&node, &Request::upgrade())
+}
+
+fn draining() -> Answer {
+    let node = nodes().with(|config| config.drain_timeout = Duration::from_secs(3600)).start(1);
+    let request = Request::upgrade().bytes();
+    let mut client = node.dial();
+    client.send_bytes(&request[..1]);
+    // Accepted after it, so it is accepted, too.
+    let mut later = node.connect();
+    thread::scope(|threads| {
+        threads.spawn(|| node.drain());
+        later.expect_close(close::GOING_AWAY, "");
+        drop(later);
+        client.send_bytes(&request[1..]);
+        let response = client.receive_response();
+        drop(client);
+        (response.status, response.body.trim_end().to_owned())
+    })
+}
