@@ -173,6 +173,8 @@ impl Server {
             // On a worker, so that accepting costs no hop from this thread.
             let run = runtime.spawn(gateway.run(listeners));
             runtime.block_on(run).expect("the gateway does not panic");
+            // With it go the listeners, before the drain counts as done: the socket's file is gone by then.
+            drop(runtime);
             drop(alive);
         })?;
         let drain_timeout = watch::Sender::new(config.drain_timeout);
