@@ -276,6 +276,13 @@ fn what_was_said_before_a_close_counts_and_what_comes_after_does_not() {
         alice.expect_end();
         bob.expect_text("before");
         bob.expect_text("bye");
+
+        // With nothing in between that would send it on its way.
+        let mut alice = node.log_in(alice.name());
+        alice.send_together(&[Sent::text("all:bye"), Sent::close(1000, "")]);
+        alice.expect_text("bye");
+        alice.expect_close(1000, "");
+        bob.expect_text("bye");
         let mut alice = node.log_in(alice.name());
         alice.converse(&mut bob);
     });
@@ -443,7 +450,7 @@ fn messages_that_end_in_time_may_go_on_for_ever() {
 
 #[test]
 fn silent_session_is_pinged_and_then_closed() {
-    let interval = Duration::from_millis(200);
+    let interval = Duration::from_millis(400);
     nodes().with(|config| config.heartbeat_interval = interval).each(|node| {
         let mut silent = node.log_in("silent");
         let began = Instant::now();
@@ -451,7 +458,8 @@ fn silent_session_is_pinged_and_then_closed() {
         assert!(began.elapsed() >= interval / 2, "{:?}", began.elapsed());
         silent.expect_close(4005, "no sign of life");
         silent.expect_end();
-        assert!(began.elapsed() >= interval * 3 / 2, "{:?}", began.elapsed());
+        // Two intervals, on a machine that is busy with other things.
+        assert!((interval * 3 / 2..interval * 12).contains(&began.elapsed()), "{:?}", began.elapsed());
         node.eventually("the session is gone", |stats| stats.sessions == 0 && stats.timeouts == 1);
     });
 }
