@@ -4,7 +4,7 @@
 //!        hand-overs   requests    mail from other shards
 //!             └──────────┼──────────┘
 //!   ┌────────────────────▼───────────────────────────────────────────────┐
-//!   │ turn: poll → receive, decode, route → hand-overs, requests, mail   │
+//!   │ turn: poll → receive, decode, route; requests; mail → hand-overs   │
 //!   │       → post mail → flush, one send per socket → sweep             │
 //!   │ registry uid → sessions     sessions     log of the turn's broadcasts │
 //!   └────────────────────┬───────────────────────────────────────────────┘
