@@ -13,6 +13,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use tokio::sync::{Semaphore, watch};
+use tokio::time::Instant;
 use tracing::{error, info};
 
 use crate::config::{Config, Faults, GatewaySettings, Listen};
@@ -51,7 +52,8 @@ struct Node {
     settings: watch::Sender<Arc<GatewaySettings>>,
     /// How long a drain may take; changed by a reload, read by the drain.
     drain_timeout: watch::Sender<Duration>,
-    is_draining: watch::Sender<bool>,
+    /// When the drain will be over, from its begin on.
+    drain_by: watch::Sender<Option<Instant>>,
     admission: Admission,
     logins: LoginNumbers,
     /// Held open by every thread of the node; nothing is ever sent.
@@ -148,13 +150,13 @@ impl Server {
         }
 
         let (settings, gateway_settings) = watch::channel(Arc::new(config.gateway()));
-        let (is_draining, draining) = watch::channel(false);
+        let (drain_by, gateway_drain_by) = watch::channel(None);
         let (admission, logins) = (Admission::default(), LoginNumbers::default());
         let gateway = Gateway {
             settings: gateway_settings,
             doors,
             hasher: hasher.clone(),
-            is_draining: draining,
+            drain_by: gateway_drain_by,
             admission: admission.clone(),
             logins: logins.clone(),
             handshakes: Arc::new(Semaphore::new(config.handshakes_max)),
@@ -176,7 +178,7 @@ impl Server {
         })?;
         let drain_timeout = watch::Sender::new(config.drain_timeout);
         Ok(Handle {
-            node: Arc::new(Node { hasher, shards, settings, drain_timeout, is_draining, admission, logins, running }),
+            node: Arc::new(Node { hasher, shards, settings, drain_timeout, drain_by, admission, logins, running }),
         })
     }
 }
@@ -272,13 +274,19 @@ impl Handle {
     /// # Cancel safety
     /// A drain that was begun goes on when the future is dropped; calling it again waits for the same drain.
     pub async fn drain(&self) {
-        if !self.node.is_draining.send_replace(true) {
+        let time_out = *self.node.drain_timeout.borrow();
+        let is_first = self.node.drain_by.send_if_modified(|by| {
+            let is_first = by.is_none();
+            by.get_or_insert_with(|| Instant::now() + time_out);
+            is_first
+        });
+        if is_first {
             info!("draining");
-            let time_out = *self.node.drain_timeout.borrow();
-            for door in &self.node.shards {
-                door.requests.send_async(Request::Drain { time_out }).await.ok();
-                door.bell.ring();
-            }
+        }
+        // Every time: an earlier call may have been dropped in front of a full queue, and a shard heeds the first only.
+        for door in &self.node.shards {
+            door.requests.send_async(Request::Drain { time_out }).await.ok();
+            door.bell.ring();
         }
         // Nothing is ever sent: this ends with the last thread.
         self.node.running.recv_async().await.ok();

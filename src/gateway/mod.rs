@@ -15,12 +15,15 @@ mod page;
 mod refusal;
 mod upgrade;
 
+use std::future::pending;
 use std::net::SocketAddr;
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch};
+use tokio::time::{Instant, sleep_until};
 use tracing::{debug, warn};
 
 pub(crate) use listener::{BoundListener, Inherited, Listener};
@@ -47,8 +50,8 @@ pub(crate) struct Gateway {
     pub(crate) settings: watch::Receiver<Arc<GatewaySettings>>,
     pub(crate) doors: Vec<Door>,
     pub(crate) hasher: UidHasher,
-    /// True from the moment that the node drains.
-    pub(crate) is_draining: watch::Receiver<bool>,
+    /// When the drain will be over; nothing as long as the node does not drain.
+    pub(crate) drain_by: watch::Receiver<Option<Instant>>,
     pub(crate) admission: Admission,
     pub(crate) logins: LoginNumbers,
     /// Bounds the connections that are not logged in yet.
@@ -76,7 +79,8 @@ impl Accepted for tokio::net::UnixStream {
 impl Gateway {
     /// Accepts on all listeners until the node drains, then waits for the logins under way.
     ///
-    /// A login under way at the drain is refused at its next step; none outlives its own time-outs.
+    /// A login under way at the drain is refused at its next step; what is left of them when the drain is over
+    /// ends with the runtime.
     pub(crate) async fn run(self, listeners: Vec<Listener>) {
         let gateway = Arc::new(self);
         let (under_way, mut all_done) = mpsc::channel::<()>(1);
@@ -86,16 +90,30 @@ impl Gateway {
             tokio::spawn(tokio::task::unconstrained(accepting));
         }
         drop(under_way);
-        // Nothing is ever sent; the channel ends with the last task that holds it.
-        all_done.recv().await;
+        tokio::select! {
+            // Nothing is ever sent; the channel ends with the last task that holds it.
+            _ = all_done.recv() => {}
+            () = async { sleep_until(gateway.drain().await).await } => debug!("connections left at the end of the drain"),
+        }
+    }
+
+    /// Waits until the node drains; returns when that will be over.
+    async fn drain(&self) -> Instant {
+        let mut drain_by = self.drain_by.clone();
+        let begun = drain_by.wait_for(Option::is_some).await.ok().and_then(|by| *by);
+        match begun {
+            Some(by) => by,
+            // Nobody is left who could ask for it: the node goes on for ever.
+            None => pending().await,
+        }
     }
 
     async fn accept(self: Arc<Self>, listener: Listener, under_way: mpsc::Sender<()>) {
-        let mut is_draining = self.is_draining.clone();
+        let mut draining = pin!(self.drain());
         loop {
             let accepted = tokio::select! {
                 biased;
-                _ = is_draining.wait_for(|is_draining| *is_draining) => return,
+                _ = &mut draining => return,
                 accepted = self.accept_one(&listener) => accepted,
             };
             match accepted {
@@ -144,14 +162,13 @@ impl Gateway {
         let rules = upgrade::Rules {
             settings: Arc::clone(settings),
             is_full: permit.is_none(),
-            is_draining: *self.is_draining.borrow(),
+            is_draining: self.drain_by.borrow().is_some(),
         };
-        let (mut stream, mut received) = upgrade::upgrade(stream, rules).await?;
-        let mut is_draining = self.is_draining.clone();
+        let (mut stream, mut received) = upgrade::upgrade(stream, rules, self.drain()).await?;
         let uid = tokio::select! {
             biased;
             uid = login::read(&mut stream, &mut received, settings, &self.hasher) => uid,
-            _ = is_draining.wait_for(|is_draining| *is_draining) => Err(refusal::Refusal::Draining),
+            _ = self.drain() => Err(refusal::Refusal::Draining),
         };
         let (uid, permit) = match (uid, permit) {
             (Ok(uid), Some(permit)) => (uid, permit),

@@ -6,10 +6,12 @@
 
 use std::cell::Cell;
 use std::convert::Infallible;
-use std::future::{Ready, poll_fn, ready};
+use std::future::{Future, Ready, poll_fn, ready};
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 
 use bytes::Bytes;
+use futures_util::FutureExt;
 use http_body_util::Full;
 use hyper::body::Incoming;
 use hyper::header::{self, HeaderMap, HeaderName, HeaderValue};
@@ -39,13 +41,17 @@ pub(super) struct Rules {
     pub(super) is_draining: bool,
 }
 
-/// Upgrades a connection, or answers it and ends it.
+/// Upgrades a connection, or answers it and ends it; one that has said nothing yet ends when `draining` does.
 ///
 /// Returns the stream and every byte received behind the request.
 ///
 /// # Errors
 /// When the connection was answered otherwise, or lost.
-pub(super) async fn upgrade<S: Accepted>(stream: S, rules: Rules) -> Result<(S, Vec<u8>), Refusal> {
+pub(super) async fn upgrade<S: Accepted>(
+    stream: S,
+    rules: Rules,
+    draining: impl Future,
+) -> Result<(S, Vec<u8>), Refusal> {
     let (deadline, close_timeout) = (rules.settings.handshake_timeout, rules.settings.close_timeout);
     let mut connection = http1::Builder::new()
         .timer(TokioTimer::new())
@@ -53,11 +59,16 @@ pub(super) async fn upgrade<S: Accepted>(stream: S, rules: Rules) -> Result<(S, 
         .max_buf_size(HEAD_BYTES_MAX)
         .max_headers(HEADERS_MAX)
         .serve_connection(TokioIo::new(stream), Answering { rules, status: Cell::default() });
+    let mut draining = pin!(draining.fuse());
     // One deadline for all of it, however the bytes trickle. What is no request hyper answers itself; the
     // stream is taken back from it then, too, to be ended without RST.
-    let answered = timeout(deadline, poll_fn(|context| connection.poll_without_shutdown(context)))
-        .await
-        .map_err(|_| Refusal::HandshakeTimeout)?;
+    let answering = poll_fn(|context| {
+        if draining.as_mut().poll(context).is_ready() {
+            Pin::new(&mut connection).graceful_shutdown();
+        }
+        connection.poll_without_shutdown(context)
+    });
+    let answered = timeout(deadline, answering).await.map_err(|_| Refusal::HandshakeTimeout)?;
     let parts = connection.into_parts();
     let mut stream = parts.io.into_inner();
     if let Err(error) = answered {
