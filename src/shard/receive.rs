@@ -182,6 +182,7 @@ impl<N: Network> Shard<N> {
         let mut reader = std::mem::take(&mut session.reader);
         let message_bytes_max = self.settings.message_bytes_max;
         let mut budget = Budget { deliveries: CONNECTION_DELIVERIES, bytes: CONNECTION_BYTES };
+        let mut was_between = false;
         let stop = loop {
             if *at == bytes.len() {
                 break Stop::End;
@@ -194,10 +195,16 @@ impl<N: Network> Shard<N> {
                 *at += taken;
                 classify(event)
             });
-            if let Some(stop) = self.act(key, step, &mut budget) {
+            let stop = self.act(key, step, &mut budget);
+            was_between |= !reader.is_mid_message();
+            if let Some(stop) = stop {
                 break stop;
             }
         };
+        if was_between && let Some(session) = self.sessions.get(key) {
+            // What is under way now, if anything, is another message than before.
+            session.flags.is_mid_message = false;
+        }
         self.give_back(key, reader);
         stop
     }
@@ -228,12 +235,7 @@ impl<N: Network> Shard<N> {
         let mut cost = Cost { deliveries: 1, bytes: 0 };
         let mut stop = None;
         match step {
-            Step::Command { kind, message, command } => {
-                if let Some(session) = self.sessions.get(key) {
-                    session.flags.is_mid_message = false;
-                }
-                (cost, stop) = self.route(key, kind, message, command);
-            }
+            Step::Command { kind, message, command } => (cost, stop) = self.route(key, kind, message, command),
             Step::Malformed => {
                 self.stats.invalid += 1;
                 cost.bytes = plain::NO_COLON.len();
