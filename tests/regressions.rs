@@ -8,7 +8,8 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use pombo::message::{Delivery, Kind};
-use support::{Client, Node, Sent, eventually, nodes};
+use pombo::protocol::plain::NO_COLON;
+use support::{Client, Frame, Node, Sent, eventually, nodes};
 
 /// Enough that what they send at once is more than a turn may take in.
 const FLOODERS: usize = 24;
@@ -115,4 +116,26 @@ fn a_node_stopped_accepting_when_its_last_handle_was_dropped() {
     for _ in 0..10 {
         Client::dial(&address).upgraded().log_in("alice");
     }
+}
+
+/// A message's time ran on from the message before, if that had no colon or was a ping and every read ended
+/// inside a frame: a busy client was closed for a message not finished in time.
+#[test]
+fn the_time_of_a_message_ran_on_from_the_one_before() {
+    const TIMEOUT: Duration = Duration::from_secs(1);
+    nodes().with(|config| config.message_timeout = TIMEOUT).each(|node| {
+        let error = Frame::text(NO_COLON);
+        for (sent, answer) in [(Sent::text("no colon"), error), (Sent::ping("there?"), Frame::pong("there?"))] {
+            let mut client = node.log_in("alice");
+            let frame = sent.bytes();
+            let (head, rest) = frame.split_at(frame.len() / 2);
+            let cut_anew = [rest, head].concat();
+            client.send_bytes(head);
+            let began = Instant::now();
+            while began.elapsed() < TIMEOUT * 2 {
+                client.send_bytes(&cut_anew);
+                client.expect(&answer);
+            }
+        }
+    });
 }
