@@ -280,6 +280,27 @@ fn sender_that_does_not_read_its_own_broadcasts_is_cut() {
     });
 }
 
+#[test]
+fn one_that_does_not_read_its_own_errors_is_cut() {
+    stalling(SlowConsumer::Disconnect).each_pair(|node, alice, bob| {
+        let mut bob = node.log_in(bob);
+        let mut careless = node.log_in_with_small_buffer(alice);
+        let errors = Sent::text("no colon").bytes().repeat(100);
+        eventually("the careless one is cut", || {
+            careless.send_bytes(&errors);
+            node.stats().slow_consumers == 1
+        });
+        let mut frame = careless.receive();
+        while frame.as_close().is_none() {
+            assert!(frame.as_text().starts_with("error: "), "{frame:?}");
+            frame = careless.receive();
+        }
+        assert!(frame.is_close(4008, "reads too slowly"), "{frame:?}");
+        careless.expect_end();
+        bob.expect_silence();
+    });
+}
+
 /// Reads whole messages, from the first on and in order, until the close of a slow consumer; returns how many.
 #[track_caller]
 fn until_cut(slow: &mut Client) -> usize {
