@@ -11,9 +11,12 @@
 //!      ▼
 //!   process, report                                      the server's cost;  what was found
 //! ```
+//!
+//! `compare` starts servers and runs scenarios against each in turn.
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "a command's results belong on its standard output")]
 
 mod client;
+mod compare;
 mod generator;
 mod ledger;
 mod process;
@@ -51,6 +54,21 @@ pub struct BenchArgs {
 
 #[derive(Subcommand, Clone, Debug)]
 enum Command {
+    #[command(flatten)]
+    Scenario(Scenario),
+    /// Start several servers, run scenarios against each in turn, and compare
+    Compare(compare::CompareArgs),
+}
+
+/// One scenario and its arguments.
+#[derive(Args, Clone, Debug)]
+pub struct ScenarioArgs {
+    #[command(subcommand)]
+    scenario: Scenario,
+}
+
+#[derive(Subcommand, Clone, Debug)]
+enum Scenario {
     /// Open and log in connections: rate, latency, and what an idle connection costs
     Connect(ConnectArgs),
     /// Every connection keeps messages to another in flight
@@ -170,6 +188,14 @@ pub enum BenchError {
     /// The server's process can't be read.
     #[error(transparent)]
     Process(#[from] ProcessError),
+    /// A server to compare did not come up.
+    #[error("cannot start {server}: {why}")]
+    Start {
+        /// Its name.
+        server: String,
+        /// What happened to it.
+        why: String,
+    },
     /// The poller failed.
     #[error("cannot poll: {kind}", kind = source.kind())]
     Poll {
@@ -216,7 +242,7 @@ impl BenchError {
     /// The process's exit code: whether the run failed (1) or was never made (2).
     fn exit_code(&self) -> u8 {
         match self {
-            BenchError::Arguments(_) | BenchError::Process(_) => 2,
+            BenchError::Arguments(_) | BenchError::Process(_) | BenchError::Start { .. } => 2,
             _ => 1,
         }
     }
@@ -224,6 +250,10 @@ impl BenchError {
 
 /// Runs a scenario and prints what it found; the exit code is 0 if it is sound, 1 if not, 2 if it was never made.
 pub fn run(args: BenchArgs) -> ExitCode {
+    let args = match args.command {
+        Command::Scenario(scenario) => ScenarioArgs { scenario },
+        Command::Compare(args) => return compare::run(&args),
+    };
     match measure(&args) {
         Ok(report) => {
             if args.common().json {
@@ -247,33 +277,33 @@ pub fn run(args: BenchArgs) -> ExitCode {
 ///
 /// # Errors
 /// When it could not be made, or could not be brought to an end that says something.
-pub fn measure(args: &BenchArgs) -> Result<Report, BenchError> {
+pub fn measure(args: &ScenarioArgs) -> Result<Report, BenchError> {
     args.check()?;
     let target = args.common().target()?;
-    match &args.command {
-        Command::Connect(args) => scenario::connect(args, target),
-        Command::Unicast(args) => scenario::unicast(args, target),
-        Command::Broadcast(args) => scenario::broadcast(args, target),
+    match &args.scenario {
+        Scenario::Connect(args) => scenario::connect(args, target),
+        Scenario::Unicast(args) => scenario::unicast(args, target),
+        Scenario::Broadcast(args) => scenario::broadcast(args, target),
     }
 }
 
-impl BenchArgs {
+impl ScenarioArgs {
     fn common(&self) -> &CommonArgs {
-        match &self.command {
-            Command::Connect(args) => &args.common,
-            Command::Unicast(args) => &args.common,
-            Command::Broadcast(args) => &args.common,
+        match &self.scenario {
+            Scenario::Connect(args) => &args.common,
+            Scenario::Unicast(args) => &args.common,
+            Scenario::Broadcast(args) => &args.common,
         }
     }
 
     /// Checks what depends on more than one argument, or on the machine.
     fn check(&self) -> Result<(), BenchError> {
-        let (connections, load, in_flight) = match &self.command {
-            Command::Connect(args) => (args.connections, None, 0_u64),
-            Command::Unicast(args) => {
+        let (connections, load, in_flight) = match &self.scenario {
+            Scenario::Connect(args) => (args.connections, None, 0_u64),
+            Scenario::Unicast(args) => {
                 (args.connections, Some(&args.load), u64::from(args.connections) * u64::from(args.window))
             }
-            Command::Broadcast(args) => (args.connections, Some(&args.load), u64::from(args.window)),
+            Scenario::Broadcast(args) => (args.connections, Some(&args.load), u64::from(args.window)),
         };
         if let Some(load) = load
             && in_flight * u64::from(load.size) > IN_FLIGHT_BYTES_MAX

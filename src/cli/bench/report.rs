@@ -344,7 +344,7 @@ impl Table {
 }
 
 /// A time in the unit that suits it.
-fn time(us: f64) -> String {
+pub(super) fn time(us: f64) -> String {
     match us {
         ..1_000.0 => format!("{us:.1} µs"),
         ..1_000_000.0 => format!("{:.2} ms", us / 1e3),
@@ -353,7 +353,7 @@ fn time(us: f64) -> String {
 }
 
 /// A whole number, its thousands apart.
-fn whole(number: u64) -> String {
+pub(super) fn whole(number: u64) -> String {
     let digits = number.to_string();
     let mut text = String::with_capacity(digits.len() * 4 / 3);
     for (index, digit) in digits.chars().enumerate() {
