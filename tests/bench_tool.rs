@@ -34,6 +34,8 @@ enum Conduct {
     Damage,
     /// Delivers nothing from here on.
     Stop,
+    /// Waits a fifth of a second before it delivers the first.
+    Stall,
     /// Closes its sender's connection.
     Close,
     /// Behaves, and adds a ping, and cuts the message into three frames.
@@ -77,8 +79,9 @@ fn serve(mut socket: WebSocket<std::net::TcpStream>, sending: std::net::TcpStrea
             }
         }
     });
-    outbox.send(Message::text("welcome")).expect("the writer lives");
+    // In this order: who is welcome can be reached.
     users.lock().expect("sound").insert(uid, outbox.clone());
+    outbox.send(Message::text("welcome")).expect("the writer lives");
     let mut held: Option<(String, Message)> = None;
     let mut count = 0;
     while let Ok(message) = socket.read() {
@@ -114,6 +117,7 @@ fn serve(mut socket: WebSocket<std::net::TcpStream>, sending: std::net::TcpStrea
                 let _ = outbox.send(body);
                 continue;
             }
+            Conduct::Stall if count == 1 => thread::sleep(Duration::from_millis(200)),
             Conduct::Stop if count >= EVERY => continue,
             Conduct::Close if odd => {
                 let _ = outbox.send(Message::Close(Some(CloseFrame { code: 4008.into(), reason: "too slow".into() })));
@@ -227,6 +231,33 @@ fn a_warm_up_and_a_time_pass() {
     assert!(messages.delivered > 0 && messages.delivered < tally.delivered, "{report}");
     assert!((0.3..5.0).contains(&messages.seconds), "{report}");
     assert!(messages.latency.p50_us > 0.0 && messages.latency.p50_us <= messages.latency.max_us, "{report}");
+}
+
+#[test]
+fn a_rate_is_kept_and_checked() {
+    let arguments = "unicast -c 4 --rate 2000 --seconds 0.5 --warmup 0.1 --targets next";
+    let report = bench(server(Conduct::Behave), arguments).expect("it ends");
+    let messages = report.messages.as_ref().expect("messages were measured");
+    assert!(report.is_sound(), "{report}");
+    // The schedule goes on without us while the machine is busy, and catches up.
+    assert!((800..=1200).contains(&messages.delivered), "{report}");
+    assert!(messages.late.as_ref().is_some_and(|late| late.p50_us <= messages.latency.p50_us), "{report}");
+    assert!(report.to_string().contains("2,000 messages a second"), "{report}");
+
+    let arguments = "unicast -c 1 --rate 1000 --messages 99 --warmup 0 --targets self";
+    check(Conduct::Behave, arguments, sent(99, 99, 99));
+    check(Conduct::Drop, arguments, Tally { lost: 9, ..sent(99, 99, 90) });
+    check(Conduct::Double, arguments, Tally { duplicated: 9, ..sent(99, 99, 99) });
+}
+
+#[test]
+fn a_stall_shows_in_the_latency_of_a_rate() {
+    // Nothing is delivered for the first fifth of the time: in a closed loop that would be one late message.
+    let report = bench(server(Conduct::Stall), "unicast -c 1 --rate 500 --seconds 1 --warmup 0 --targets self");
+    let report = report.expect("it ends");
+    let latency = &report.messages.as_ref().expect("messages were measured").latency;
+    assert!(report.is_sound(), "{report}");
+    assert!(latency.p90_us > 50_000.0, "{report}");
 }
 
 /// 99 messages from one connection to itself, so exactly nine are odd, and another follows each of them.
@@ -384,6 +415,7 @@ fn exit_codes() {
     let doubling = server(Conduct::Double).to_string();
     check_exit(&["unicast", &doubling, "-c", "2", "--messages", "50", "--warmup", "0"], 1, "");
     check_exit(&["unicast", "--size", "23"], 2, "23 is not in 24..=16777216");
+    check_exit(&["unicast", "--rate", "5", "-w", "3"], 2, "cannot be used with");
     check_exit(&["connect", "nowhere"], 2, "server is \"nowhere\", ");
     check_exit(&["connect", "wss://127.0.0.1:1"], 2, "expected HOST:PORT or ws://HOST:PORT/PATH");
     check_exit(&["connect", "--prefix", "a:b"], 2, "without a colon");

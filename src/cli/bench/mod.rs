@@ -101,7 +101,10 @@ struct UnicastArgs {
     /// Messages that each connection keeps in flight
     #[arg(long, short, value_name = "N", default_value_t = 16, value_parser = clap::value_parser!(u32).range(1..=4096))]
     window: u32,
-    /// Who sends to whom
+    /// Send so many messages a second in total, whatever has arrived; latency counts from when each is due
+    #[arg(long, value_name = "N", conflicts_with = "window", value_parser = clap::value_parser!(u32).range(1..))]
+    rate: Option<u32>,
+    /// Who sends to whom; on which shards they are can't be known from outside
     #[arg(long, value_enum, default_value_t = Targets::Pairs)]
     targets: Targets,
 }
@@ -301,7 +304,9 @@ impl ScenarioArgs {
         let (connections, load, in_flight) = match &self.scenario {
             Scenario::Connect(args) => (args.connections, None, 0_u64),
             Scenario::Unicast(args) => {
-                (args.connections, Some(&args.load), u64::from(args.connections) * u64::from(args.window))
+                // At a fixed rate the run ends when too many are in flight.
+                let window = if args.rate.is_some() { 0 } else { args.window };
+                (args.connections, Some(&args.load), u64::from(args.connections) * u64::from(window))
             }
             Scenario::Broadcast(args) => (args.connections, Some(&args.load), u64::from(args.window)),
         };

@@ -49,6 +49,9 @@ pub struct Parameters {
     /// Messages in flight: per connection, or of the one that broadcasts.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub window: Option<u32>,
+    /// Messages a second asked for, of all connections together.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub rate: Option<u32>,
     /// Payload bytes behind `uid:`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub size: Option<usize>,
@@ -85,6 +88,9 @@ pub struct Messages {
     pub delivered_per_second: f64,
     /// From when a message was due to its delivery.
     pub latency: Latency,
+    /// From when a message was due to when the generator took it up: part of `latency`; at a fixed rate only.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub late: Option<Latency>,
     /// From when a broadcast was due to its last delivery; in `broadcast` only.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub to_last_receiver: Option<Latency>,
@@ -219,6 +225,9 @@ impl fmt::Display for Report {
             );
             table.row("delivered", &rate);
             table.latency("latency", &messages.latency);
+            if let Some(late) = &messages.late {
+                table.latency("of it in the generator", late);
+            }
             if let Some(latency) = &messages.to_last_receiver {
                 table.latency("to the last receiver", latency);
             }
@@ -254,8 +263,14 @@ impl Report {
     fn scenario_text(&self) -> String {
         let parameters = &self.parameters;
         let mut text = format!("{}, {} connections", self.scenario, whole(parameters.connections.into()));
-        if let (Some(window), Some(size), Some(kind)) = (parameters.window, parameters.size, parameters.kind) {
-            let _ = write!(text, ", window {window}, {size} bytes {kind}");
+        if let Some(window) = parameters.window {
+            let _ = write!(text, ", window {window}");
+        }
+        if let Some(rate) = parameters.rate {
+            let _ = write!(text, ", {} messages a second", whole(rate.into()));
+        }
+        if let (Some(size), Some(kind)) = (parameters.size, parameters.kind) {
+            let _ = write!(text, ", {size} bytes {kind}");
         }
         if let Some(targets) = parameters.targets {
             let name = clap::ValueEnum::to_possible_value(&targets).map(|value| value.get_name().to_owned());

@@ -23,8 +23,14 @@ const QUIET: Duration = Duration::from_millis(100);
 /// Longest time between two looks at the clock.
 const LOOK: Duration = Duration::from_millis(50);
 
+/// Share of the median latency from which on the generator's own lateness is taken for the bottleneck.
+const LATE: f64 = 0.5;
+
 /// Longest login reply or error text that is read.
 const REPLY_BYTES_MAX: usize = 64 * 1024;
+
+/// Messages on their way at a fixed rate: beyond, the server is hopelessly behind.
+const IN_FLIGHT_MAX: u64 = 1 << 20;
 
 /// Share of the time from which on the generator is taken for the bottleneck.
 const BOTTLENECK: f64 = 0.95;
@@ -39,14 +45,19 @@ pub(super) fn connect(args: &ConnectArgs, target: Target) -> Result<Report, Benc
         size: None,
         kind: None,
         targets: None,
+        rate: None,
     };
     run.finish("connect", parameters, None)
 }
 
 pub(super) fn unicast(args: &UnicastArgs, target: Target) -> Result<Report, BenchError> {
     let addresses = Addresses::new((0..args.connections).map(|index| target.uid(index)));
-    let load = Unicast::new(args.connections, args.window, args.targets, addresses, args.load.writer());
+    let mut load = Unicast::new(args.connections, args.window, args.targets, addresses, args.load.writer());
     let mut parameters = args.load.parameters(&args.common, args.connections, args.window);
+    if let Some(rate) = args.rate {
+        load = load.with_rate(rate, IN_FLIGHT_MAX.min(super::IN_FLIGHT_BYTES_MAX / u64::from(args.load.size)));
+        (parameters.window, parameters.rate) = (None, Some(rate));
+    }
     parameters.targets = Some(args.targets);
     drive("unicast", &args.common, &args.load, target, parameters, load)
 }
@@ -91,6 +102,7 @@ impl LoadArgs {
             size: Some(self.size as usize),
             kind: Some(if self.binary { "binary" } else { "text" }),
             targets: None,
+            rate: None,
         }
     }
 }
@@ -213,18 +225,20 @@ impl Run {
         let now = self.generator.now();
         load.start(now, self.generator.due());
         let warm = Instant::now() + args.warmup;
-        while Instant::now() < warm && !self.is_broken() {
+        while Instant::now() < warm && !self.is_broken() && !load.is_overrun() {
             self.generator.turn(&mut load, LOOK.min(warm.saturating_duration_since(Instant::now())))?;
         }
         let before = Moment::now(self.process.as_ref());
         let (delivered_before, receives_before) = (load.tally().delivered, self.generator.receives);
+        let now = self.generator.now();
+        load.resume(now);
         if !args.warmup.is_zero() {
             // Takes in what had to wait while the clocks were read: that is nobody's latency.
             self.generator.turn(&mut load, LOOK)?;
         }
         load.mark(args.messages);
         let end = before.at + args.seconds;
-        while !self.is_broken() {
+        while !self.is_broken() && !load.is_overrun() {
             let wait = match args.messages {
                 Some(_) if load.is_exhausted() && load.in_flight() == 0 => break,
                 Some(_) => LOOK,
@@ -238,6 +252,11 @@ impl Run {
         let after = Moment::now(self.process.as_ref());
         let delivered = load.tally().delivered - delivered_before;
         let receives = self.generator.receives - receives_before;
+        if load.is_overrun() {
+            let behind = load.in_flight();
+            self.failures.push(format!("the rate cannot be kept: {behind} messages are on their way"));
+        }
+        let late = load.lateness().map(Latency::of);
         self.drain(&mut load)?;
 
         let memory_after = self.process.and_then(|process| process.private_bytes().ok());
@@ -252,15 +271,22 @@ impl Run {
         let mut outcome = load.close();
         outcome.tally.closed = self.generator.lost.as_ref().map_or(0, |(_, count)| *count);
         let seconds = (after.at - before.at).as_secs_f64();
+        let mut generator = after.own_cost(&before, delivered);
+        let latency = Latency::of(&outcome.latency);
+        if let Some(late) = &late {
+            // It polls without sleep to keep its schedule, so being busy means nothing.
+            generator.bottleneck = late.p50_us > latency.p50_us * LATE;
+        }
         let messages = Messages {
             seconds,
             delivered,
             delivered_per_second: delivered as f64 / seconds.max(1e-9),
-            latency: Latency::of(&outcome.latency),
+            latency,
+            late,
             to_last_receiver: outcome.to_last.as_ref().map(Latency::of),
             delivered_per_read: delivered as f64 / receives.max(1) as f64,
         };
-        Ok(Measured { messages, tally: outcome.tally, cost, generator: after.own_cost(&before, delivered) })
+        Ok(Measured { messages, tally: outcome.tally, cost, generator })
     }
 
     /// Whether a connection ended, or nothing has come for too long: it makes no sense to go on.

@@ -38,6 +38,7 @@ const SCENARIOS: &[&str] = &[
     "broadcast -c 1000",
     "broadcast -c 10000",
     "broadcast -c 1000 -w 8",
+    "unicast -c 1000 --rate 30000",
     "connect -c 10000",
 ];
 
@@ -50,7 +51,7 @@ pub(super) struct CompareArgs {
     /// The server that the others are compared with [default: the first]
     #[arg(long, value_name = "NAME")]
     baseline: Option<String>,
-    /// What to run, as behind `pombo bench`; repeat for each [default: ten shapes of load]
+    /// What to run, as behind `pombo bench`; repeat for each [default: eleven shapes of load]
     #[arg(long = "scenario", value_name = "SCENARIO")]
     scenarios: Vec<String>,
     /// How often to run each scenario against each server
