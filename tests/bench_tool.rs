@@ -345,6 +345,8 @@ fn a_process_is_measured() {
     assert!((cpu.user_us + cpu.system_us - cpu.total_us).abs() < 1e-6, "{report}");
     assert!(cost.private_bytes_before > 0 && cost.private_bytes_idle > 0, "{report}");
     assert!(report.logins.server_cpu_us.is_some());
+    assert!(cost.kernel_slab_bytes_per_connection.is_some_and(f64::is_finite), "{report}");
+    assert!(cost.kernel_tcp_bytes_per_connection.is_some_and(f64::is_finite), "{report}");
 }
 
 #[test]

@@ -143,6 +143,13 @@ pub struct ServerCost {
     pub private_bytes_idle: u64,
     /// The difference, per connection.
     pub private_bytes_per_connection: f64,
+    /// What the kernel's objects grew by from before the first connection until all were idle, on the whole machine and
+    /// with both ends if the server is on it, per connection; none where the kernel does not tell.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub kernel_slab_bytes_per_connection: Option<f64>,
+    /// The same for TCP's buffers, part of which lies in those objects.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub kernel_tcp_bytes_per_connection: Option<f64>,
     /// Private memory after the messages; none in `connect`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub private_bytes_after: Option<u64>,
@@ -298,6 +305,12 @@ impl ServerCost {
             whole(self.private_bytes_idle / 1024)
         );
         table.row("private memory", &memory);
+        if let Some((slab, tcp)) = self.kernel_slab_bytes_per_connection.zip(self.kernel_tcp_bytes_per_connection) {
+            let memory = format!(
+                "{slab:.0} bytes of slab a connection, {tcp:.0} of TCP's buffers: of the whole machine, both ends"
+            );
+            table.row("kernel's memory", &memory);
+        }
         if let Some(after) = self.private_bytes_after {
             table.row("", &format!("{} KiB after the messages", whole(after / 1024)));
         }

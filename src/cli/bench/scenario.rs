@@ -5,7 +5,7 @@
 use std::time::{Duration, Instant};
 
 use super::generator::{Generator, Idle, Target};
-use super::process::{self, Process, Schedule, Usage};
+use super::process::{self, KernelMemory, Process, Schedule, Usage};
 use super::report::{Cpu, GeneratorCost, Latency, Logins, Messages, Parameters, Report, ServerCost, micros_per};
 use super::traffic::{Broadcast, Load, Unicast};
 use super::wire::{Addresses, Kind, Writer};
@@ -116,10 +116,24 @@ struct Run {
     logins: Logins,
     login_cost: GeneratorCost,
     /// Before the first connection, and with all logged in.
-    memory: Option<(u64, u64)>,
+    memory: Option<[Memory; 2]>,
     /// From before the first connection to the last login.
     login_switches: (u64, u64),
     failures: Vec<String>,
+}
+
+/// Memory at one moment.
+#[derive(Clone, Copy)]
+struct Memory {
+    private_bytes: u64,
+    kernel: Option<KernelMemory>,
+}
+
+impl Memory {
+    /// Waits for it to settle, and reads it.
+    fn settled(process: &Process) -> Result<Self, process::ProcessError> {
+        Ok(Self { private_bytes: process.settled_private_bytes(SETTLE_MAX)?, kernel: process::kernel_memory() })
+    }
 }
 
 /// What [`Run::measure`] found.
@@ -172,9 +186,7 @@ impl Run {
         let deadline = args.deadline.unwrap_or(length + DEADLINE_SPARE);
         let mut generator =
             Generator::new(target, connections, payload_max, deadline).map_err(|source| BenchError::Poll { source })?;
-        let settled =
-            |process: Option<&Process>| process.map(|process| process.settled_private_bytes(SETTLE_MAX)).transpose();
-        let memory_before = settled(process.as_ref())?;
+        let memory_before = process.as_ref().map(Memory::settled).transpose()?;
         let before = Moment::now(process.as_ref());
         generator.last_arrival = generator.now();
         while generator.connections() < connections || generator.logging_in > 0 {
@@ -188,7 +200,7 @@ impl Run {
             }
         }
         let after = Moment::now(process.as_ref());
-        let memory_idle = settled(process.as_ref())?;
+        let memory_idle = process.as_ref().map(Memory::settled).transpose()?;
         let spent = after.server_cost(&before).unwrap_or_default();
         let seconds = (after.at - before.at).as_secs_f64();
         let logins = Logins {
@@ -204,7 +216,7 @@ impl Run {
             process,
             logins,
             login_cost: after.own_cost(&before, connections.into()),
-            memory: memory_before.zip(memory_idle),
+            memory: memory_before.zip(memory_idle).map(|(before, idle)| [before, idle]),
             login_switches: (spent.voluntary_switches, spent.involuntary_switches),
             failures: Vec::new(),
         })
@@ -312,16 +324,19 @@ impl Run {
         Ok(())
     }
 
-    fn cost_of_connections(&self, (before, idle): (u64, u64), switches: (u64, u64)) -> ServerCost {
-        let connections = f64::from(self.generator.connections());
+    fn cost_of_connections(&self, [before, idle]: [Memory; 2], switches: (u64, u64)) -> ServerCost {
+        let each = |before: u64, idle: u64| (idle as f64 - before as f64) / f64::from(self.generator.connections());
+        let kernel = before.kernel.zip(idle.kernel);
         ServerCost {
             cpu_per_delivery: None,
             cores: None,
             voluntary_switches: switches.0,
             involuntary_switches: switches.1,
-            private_bytes_before: before,
-            private_bytes_idle: idle,
-            private_bytes_per_connection: (idle as f64 - before as f64) / connections,
+            private_bytes_before: before.private_bytes,
+            private_bytes_idle: idle.private_bytes,
+            private_bytes_per_connection: each(before.private_bytes, idle.private_bytes),
+            kernel_slab_bytes_per_connection: kernel.map(|(before, idle)| each(before.slab_bytes, idle.slab_bytes)),
+            kernel_tcp_bytes_per_connection: kernel.map(|(before, idle)| each(before.tcp_bytes, idle.tcp_bytes)),
             private_bytes_after: None,
         }
     }
