@@ -230,6 +230,8 @@ fn a_warm_up_and_a_time_pass() {
     assert_eq!(tally.sent, tally.delivered);
     assert!(messages.delivered > 0 && messages.delivered < tally.delivered, "{report}");
     assert!((0.3..5.0).contains(&messages.seconds), "{report}");
+    let over_time = &messages.over_time;
+    assert!(!over_time.is_empty() && over_time.iter().any(|sample| sample.per_second > 0.0), "{over_time:?}");
     assert!(messages.latency.p50_us > 0.0 && messages.latency.p50_us <= messages.latency.max_us, "{report}");
 }
 
@@ -414,6 +416,10 @@ fn check_exit(arguments: &[&str], code: i32, stderr: &str) {
 fn exit_codes() {
     let sound = server(Conduct::Behave).to_string();
     check_exit(&["unicast", &sound, "-c", "2", "--messages", "50", "--warmup", "0", "--json"], 0, "");
+    // Progress is for terminals.
+    let arguments = ["bench", "unicast", &sound, "-c", "2", "--messages", "50", "--warmup", "0"];
+    let output = Command::new(env!("CARGO_BIN_EXE_pombo")).args(arguments).output().expect("it starts");
+    assert!(output.stderr.is_empty(), "{}", String::from_utf8_lossy(&output.stderr));
     let doubling = server(Conduct::Double).to_string();
     check_exit(&["unicast", &doubling, "-c", "2", "--messages", "50", "--warmup", "0"], 1, "");
     check_exit(&["unicast", "--size", "23"], 2, "23 is not in 24..=16777216");

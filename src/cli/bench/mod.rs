@@ -20,6 +20,7 @@ mod compare;
 mod generator;
 mod ledger;
 mod process;
+mod progress;
 mod report;
 mod scenario;
 mod traffic;
@@ -34,9 +35,11 @@ use clap::{Args, Subcommand};
 
 pub use self::ledger::Tally;
 pub use self::process::ProcessError;
+pub use self::progress::Sample;
 pub use self::report::{Cpu, GeneratorCost, Latency, Logins, Messages, Parameters, Report, ServerCost};
 pub use self::traffic::Targets;
 
+use self::progress::Progress;
 use self::wire::{CONNECTIONS_MAX, STAMP_BYTES};
 
 /// Descriptors that are not connections: standard streams, the poller, files of `/proc`.
@@ -281,12 +284,18 @@ pub fn run(args: BenchArgs) -> ExitCode {
 /// # Errors
 /// When it could not be made, or could not be brought to an end that says something.
 pub fn measure(args: &ScenarioArgs) -> Result<Report, BenchError> {
+    measure_as(&args.common().server, args)
+}
+
+/// Does the same under a title for its progress, which is shown if the standard error is a terminal.
+fn measure_as(title: &str, args: &ScenarioArgs) -> Result<Report, BenchError> {
     args.check()?;
+    let progress = Progress::new(title);
     let target = args.common().target()?;
     match &args.scenario {
-        Scenario::Connect(args) => scenario::connect(args, target),
-        Scenario::Unicast(args) => scenario::unicast(args, target),
-        Scenario::Broadcast(args) => scenario::broadcast(args, target),
+        Scenario::Connect(args) => scenario::connect(args, target, progress),
+        Scenario::Unicast(args) => scenario::unicast(args, target, progress),
+        Scenario::Broadcast(args) => scenario::broadcast(args, target, progress),
     }
 }
 

@@ -10,6 +10,7 @@ use serde::Serialize;
 
 use super::ledger::Tally;
 use super::process::Spent;
+use super::progress::Sample;
 use super::traffic::Targets;
 
 /// What a run found.
@@ -96,6 +97,8 @@ pub struct Messages {
     pub to_last_receiver: Option<Latency>,
     /// Deliveries per read of a client: how well the server coalesces.
     pub delivered_per_read: f64,
+    /// The rate in the course of time: at most 600 pieces of equal length.
+    pub over_time: Vec<Sample>,
 }
 
 /// A distribution of times, in microseconds.

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use super::generator::{Generator, Idle, Target};
 use super::process::{self, KernelMemory, Process, Schedule, Usage};
+use super::progress::Progress;
 use super::report::{Cpu, GeneratorCost, Latency, Logins, Messages, Parameters, Report, ServerCost, micros_per};
 use super::traffic::{Broadcast, Load, Unicast};
 use super::wire::{Addresses, Kind, Writer};
@@ -35,8 +36,8 @@ const IN_FLIGHT_MAX: u64 = 1 << 20;
 /// Share of the time from which on the generator is taken for the bottleneck.
 const BOTTLENECK: f64 = 0.95;
 
-pub(super) fn connect(args: &ConnectArgs, target: Target) -> Result<Report, BenchError> {
-    let mut run = Run::begin(&args.common, target, args.connections, REPLY_BYTES_MAX, args.hold)?;
+pub(super) fn connect(args: &ConnectArgs, target: Target, progress: Progress) -> Result<Report, BenchError> {
+    let mut run = Run::begin(&args.common, target, args.connections, REPLY_BYTES_MAX, args.hold, progress)?;
     run.hold(args.hold)?;
     let parameters = Parameters {
         connections: args.connections,
@@ -50,7 +51,7 @@ pub(super) fn connect(args: &ConnectArgs, target: Target) -> Result<Report, Benc
     run.finish("connect", parameters, None)
 }
 
-pub(super) fn unicast(args: &UnicastArgs, target: Target) -> Result<Report, BenchError> {
+pub(super) fn unicast(args: &UnicastArgs, target: Target, progress: Progress) -> Result<Report, BenchError> {
     let addresses = Addresses::new((0..args.connections).map(|index| target.uid(index)));
     let mut load = Unicast::new(args.connections, args.window, args.targets, addresses, args.load.writer());
     let mut parameters = args.load.parameters(&args.common, args.connections, args.window);
@@ -59,13 +60,13 @@ pub(super) fn unicast(args: &UnicastArgs, target: Target) -> Result<Report, Benc
         (parameters.window, parameters.rate) = (None, Some(rate));
     }
     parameters.targets = Some(args.targets);
-    drive("unicast", &args.common, &args.load, target, parameters, load)
+    drive("unicast", &args.common, &args.load, target, progress, parameters, load)
 }
 
-pub(super) fn broadcast(args: &BroadcastArgs, target: Target) -> Result<Report, BenchError> {
+pub(super) fn broadcast(args: &BroadcastArgs, target: Target, progress: Progress) -> Result<Report, BenchError> {
     let load = Broadcast::new(args.connections, args.window, args.load.writer());
     let parameters = args.load.parameters(&args.common, args.connections, args.window);
-    drive("broadcast", &args.common, &args.load, target, parameters, load)
+    drive("broadcast", &args.common, &args.load, target, progress, parameters, load)
 }
 
 fn drive<L: Load>(
@@ -73,11 +74,13 @@ fn drive<L: Load>(
     common: &CommonArgs,
     args: &LoadArgs,
     target: Target,
+    progress: Progress,
     parameters: Parameters,
     load: L,
 ) -> Result<Report, BenchError> {
     let payload_max = REPLY_BYTES_MAX.max(args.size as usize);
-    let mut run = Run::begin(common, target, parameters.connections, payload_max, args.warmup + args.seconds)?;
+    let mut run =
+        Run::begin(common, target, parameters.connections, payload_max, args.warmup + args.seconds, progress)?;
     let measured = run.measure(args, load)?;
     run.finish(scenario, parameters, Some(measured))
 }
@@ -119,6 +122,7 @@ struct Run {
     memory: Option<[Memory; 2]>,
     /// From before the first connection to the last login.
     login_switches: (u64, u64),
+    progress: Progress,
     failures: Vec<String>,
 }
 
@@ -180,6 +184,7 @@ impl Run {
         connections: u32,
         payload_max: usize,
         length: Duration,
+        mut progress: Progress,
     ) -> Result<Self, BenchError> {
         let process = args.pid.map(Process::open).transpose()?;
         let address = target.address;
@@ -194,8 +199,9 @@ impl Run {
                 generator.connect_next()?;
             }
             generator.turn(&mut Idle, LOOK)?;
+            let logged_in = generator.connections() - generator.logging_in;
+            progress.say(f64::from(logged_in) / f64::from(connections), || format!("{logged_in} logged in"));
             if since(&generator) > args.patience {
-                let logged_in = generator.connections() - generator.logging_in;
                 return Err(BenchError::Silent { address, patience: args.patience, logged_in, connections });
             }
         }
@@ -218,6 +224,7 @@ impl Run {
             login_cost: after.own_cost(&before, connections.into()),
             memory: memory_before.zip(memory_idle).map(|(before, idle)| [before, idle]),
             login_switches: (spent.voluntary_switches, spent.involuntary_switches),
+            progress,
             failures: Vec::new(),
         })
     }
@@ -227,6 +234,8 @@ impl Run {
         let end = Instant::now() + time;
         while Instant::now() < end && self.generator.lost.is_none() {
             self.generator.turn(&mut Idle, LOOK.min(end.saturating_duration_since(Instant::now())))?;
+            let left = end.saturating_duration_since(Instant::now()).as_secs_f64();
+            self.progress.say(1.0 - left / time.as_secs_f64(), || format!("idle for {left:.0} s more"));
         }
         Ok(())
     }
@@ -236,9 +245,13 @@ impl Run {
         self.generator.last_arrival = self.generator.now();
         let now = self.generator.now();
         load.start(now, self.generator.due());
-        let warm = Instant::now() + args.warmup;
+        let whole = (args.warmup + args.seconds).as_secs_f64().max(1e-9);
+        let start = Instant::now();
+        let warm = start + args.warmup;
         while Instant::now() < warm && !self.is_broken() && !load.is_overrun() {
             self.generator.turn(&mut load, LOOK.min(warm.saturating_duration_since(Instant::now())))?;
+            let (now, tally) = (Instant::now(), load.tally());
+            self.progress.look(now, tally.delivered, tally.faults(), (now - start).as_secs_f64() / whole);
         }
         let before = Moment::now(self.process.as_ref());
         let (delivered_before, receives_before) = (load.tally().delivered, self.generator.receives);
@@ -249,6 +262,7 @@ impl Run {
             self.generator.turn(&mut load, LOOK)?;
         }
         load.mark(args.messages);
+        self.progress.begin(before.at, delivered_before);
         let end = before.at + args.seconds;
         while !self.is_broken() && !load.is_overrun() {
             let wait = match args.messages {
@@ -260,6 +274,13 @@ impl Run {
                 break;
             }
             self.generator.turn(&mut load, wait)?;
+            let (now, tally) = (Instant::now(), load.tally());
+            let share = match args.messages {
+                // Deliveries of a broadcast are many.
+                Some(messages) => tally.sent as f64 / messages as f64,
+                None => (now - start).as_secs_f64() / whole,
+            };
+            self.progress.look(now, tally.delivered, tally.faults(), share);
         }
         let after = Moment::now(self.process.as_ref());
         let delivered = load.tally().delivered - delivered_before;
@@ -297,6 +318,7 @@ impl Run {
             late,
             to_last_receiver: outcome.to_last.as_ref().map(Latency::of),
             delivered_per_read: delivered as f64 / receives.max(1) as f64,
+            over_time: Vec::new(),
         };
         Ok(Measured { messages, tally: outcome.tally, cost, generator })
     }
@@ -354,10 +376,14 @@ impl Run {
             self.failures.push(format!("{first}{others}"));
         }
         self.generator.close()?;
-        let (messages, tally, server_cost, generator) = match measured {
+        let over_time = self.progress.end();
+        let (mut messages, tally, server_cost, generator) = match measured {
             Some(Measured { messages, tally, cost, generator }) => (Some(messages), Some(tally), cost, generator),
             None => (None, None, idle_cost, self.login_cost),
         };
+        if let Some(messages) = &mut messages {
+            messages.over_time = over_time;
+        }
         if let Some(tally) = tally.as_ref().filter(|tally| tally.faults() > 0) {
             self.failures.push(tally.faults_text());
         }

@@ -25,7 +25,7 @@ use serde::Serialize;
 use self::affinity::Cores;
 use self::peer::{Launcher, Peer, PeerCommand};
 use self::statistics::{Figures, Verdict};
-use super::{BenchError, Report, ScenarioArgs, measure, parse_seconds};
+use super::{BenchError, Report, ScenarioArgs, measure_as, parse_seconds};
 
 /// What is measured unless scenarios are named: the shapes of load that tell servers apart.
 const SCENARIOS: &[&str] = &[
@@ -157,7 +157,9 @@ fn compare(args: &CompareArgs) -> Result<Comparison, BenchError> {
                     peer => peer,
                 };
                 let outcome = peer.and_then(|peer| {
-                    let report = line.measure(&peer);
+                    let name = &args.servers[index].name;
+                    let title = format!("round {} of {}, {name}: {}", round + 1, args.rounds, line.text);
+                    let report = line.measure(&title, &peer);
                     if !fresh {
                         running[index] = Some(peer);
                     }
@@ -244,8 +246,8 @@ impl Line {
         self.text.trim_start().starts_with("connect")
     }
 
-    fn measure(&self, peer: &Peer) -> Result<Report, BenchError> {
-        measure(&self.arguments(&peer.address.to_string(), Some(peer.pid()))?)
+    fn measure(&self, title: &str, peer: &Peer) -> Result<Report, BenchError> {
+        measure_as(title, &self.arguments(&peer.address.to_string(), Some(peer.pid()))?)
     }
 
     fn row(&self, servers: &[PeerCommand]) -> Row {
