@@ -29,7 +29,7 @@ mod memory;
 
 use std::hint::black_box;
 use std::io::IoSlice;
-use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU8, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Barrier};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -77,10 +77,20 @@ struct Pace {
     measure: Duration,
 }
 
-/// Where a run is; written by the driver, read by the shard threads once per turn.
+/// Where a run is.
 const WARM_UP: u8 = 0;
 const MEASURE: u8 = 1;
 const DONE: u8 = 2;
+
+/// What the driver and the shard threads tell each other.
+struct Course {
+    /// Where the run is; written by the driver, looked at by each shard thread before every turn.
+    phase: AtomicU8,
+    /// Shard threads whose clients send no more.
+    stopped: AtomicUsize,
+    /// Where all wait until the clients are logged in.
+    ready: Barrier,
+}
 
 /// A client that is to be made: its uid, and what it does.
 struct Client {
@@ -166,8 +176,8 @@ fn main() {
 /// Runs one row; panics when a message is unaccounted for.
 fn run(load: Load, path: Path, shards: usize, pace: Pace) -> Row {
     let hasher = UidHasher::fixed(7);
-    let phase = Arc::new(AtomicU8::new(WARM_UP));
-    let ready = Arc::new(Barrier::new(shards + 1));
+    let (phase, stopped) = (AtomicU8::new(WARM_UP), AtomicUsize::new(0));
+    let course = Arc::new(Course { phase, stopped, ready: Barrier::new(shards + 1) });
     let pollers: Vec<_> = (0..shards).map(|_| Poller::new().expect("there are descriptors left")).collect();
     let wakes: Vec<Arc<AtomicU64>> = (0..shards).map(|_| Arc::default()).collect();
     let bells: Vec<_> = pollers
@@ -190,23 +200,22 @@ fn run(load: Load, path: Path, shards: usize, pace: Pace) -> Row {
         let (sender, requests) = flume::bounded(16);
         doors.push(Door { requests: sender, bell });
         let clients = plans.next().expect("there is a plan for each shard");
-        let (hasher, phase, ready) = (hasher.clone(), Arc::clone(&phase), Arc::clone(&ready));
-        let wakes = Arc::clone(&wakes[index]);
+        let (hasher, course, wakes) = (hasher.clone(), Arc::clone(&course), Arc::clone(&wakes[index]));
         threads.push(thread::spawn(move || {
             let network = MemoryNetwork::new(poller);
-            drive(network, Seat { index, hasher, mailbox, requests, clients }, &phase, &ready, &wakes)
+            drive(network, Seat { index, hasher, mailbox, requests, clients }, &course, &wakes)
         }));
     }
 
-    ready.wait();
+    course.ready.wait();
     thread::sleep(pace.warm_up);
-    phase.store(MEASURE, Ordering::Release);
+    course.phase.store(MEASURE, Ordering::Release);
     let start = Instant::now();
     ask(&doors);
     thread::sleep(pace.measure);
-    phase.store(DONE, Ordering::Release);
+    course.phase.store(DONE, Ordering::Release);
     let wall = start.elapsed();
-    settle(&doors, path);
+    settle(&doors, path, &course);
     for door in &doors {
         door.requests.send(Request::Drain { time_out: Duration::from_millis(20) }).expect("the shard runs");
         door.bell.ring();
@@ -275,10 +284,11 @@ struct Seat {
 }
 
 /// The body of a shard thread: logs its clients in, turns until drained.
-fn drive(network: MemoryNetwork, seat: Seat, phase: &AtomicU8, ready: &Barrier, wakes: &AtomicU64) -> Outcome {
+fn drive(network: MemoryNetwork, seat: Seat, course: &Course, wakes: &AtomicU64) -> Outcome {
     let Seat { index, hasher, mailbox, requests, clients } = seat;
     let shared = network.shared();
-    let (sender, handovers) = flume::bounded(clients.len());
+    let count = clients.len();
+    let (sender, handovers) = flume::bounded(count);
     let (admission, logins) = (Admission::default(), LoginNumbers::default());
     for client in clients {
         let script = Script {
@@ -298,9 +308,14 @@ fn drive(network: MemoryNetwork, seat: Seat, phase: &AtomicU8, ready: &Barrier, 
     let mut shard = Shard::new(network, parts);
     let mut readings = [Reading::default(); 3];
     let mut seen = WARM_UP;
-    ready.wait();
+    // Nobody writes to somebody who isn't there yet.
+    while shard.stats().logins < count as u64 {
+        assert_eq!(shard.turn(), Turn::Done);
+    }
+    course.ready.wait();
+    shared.start();
     loop {
-        let now = phase.load(Ordering::Acquire);
+        let now = course.phase.load(Ordering::Acquire);
         if now != seen {
             seen = now;
             let (arrived, stats) = (shared.arrived.get(), shard.stats());
@@ -308,6 +323,7 @@ fn drive(network: MemoryNetwork, seat: Seat, phase: &AtomicU8, ready: &Barrier, 
             readings[usize::from(now)] = Reading { cpu: thread_cpu(), arrived, wakes, stats };
             if now == DONE {
                 shared.stop();
+                course.stopped.fetch_add(1, Ordering::AcqRel);
             }
         }
         if shard.turn() == Turn::Last {
@@ -342,14 +358,19 @@ fn ask(doors: &[Door]) -> Stats {
 }
 
 /// Waits until nothing is under way any more; panics when messages are stuck.
-fn settle(doors: &[Door], path: Path) {
-    // After the first answer every shard has seen that it is over, by the second its clients send no more.
-    ask(doors);
+fn settle(doors: &[Door], path: Path, course: &Course) {
     let deadline = Instant::now() + PATIENCE;
+    // Asking wakes those that sleep. From here on nothing new is sent, so equal counts mean that all came through.
+    while course.stopped.load(Ordering::Acquire) < doors.len() {
+        ask(doors);
+        assert!(Instant::now() < deadline, "{path:?}: a shard does not turn");
+    }
     loop {
         let stats = ask(doors);
+        let shed = stats.offline + stats.shed_newest + stats.shed_oldest + stats.shed_closed + stats.shed_shard_gone;
+        assert_eq!(shed, 0, "{path:?}: {stats:?}");
         let (is, ought) = match path {
-            Path::UnicastSame | Path::UnicastCross => (stats.delivered + stats.offline, stats.frames_in),
+            Path::UnicastSame | Path::UnicastCross => (stats.delivered, stats.frames_in),
             Path::BroadcastOneShard | Path::BroadcastSpread => (stats.broadcasts, stats.frames_in * doors.len() as u64),
         };
         if is == ought {
@@ -391,6 +412,7 @@ fn stand_in_alone(load: Load, pace: Pace) -> f64 {
     }
     let (mut scratch, mut ready) = (vec![0; 64 << 10], Vec::new());
     let (shared, start, cpu) = (network.shared(), Instant::now(), thread_cpu());
+    shared.start();
     while start.elapsed() < pace.measure {
         network.poll(None, &mut ready).expect("the poller works");
         for readiness in ready.drain(..) {

@@ -9,10 +9,11 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::process;
 use std::sync::Arc;
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use bytes::Bytes;
 use tokio::sync::{Semaphore, watch};
+use tokio::time::Instant;
 use tracing::{error, info};
 
 use crate::config::{Config, Faults, GatewaySettings, Listen};
@@ -51,7 +52,7 @@ struct Node {
     settings: watch::Sender<Arc<GatewaySettings>>,
     /// How long a drain may take; changed by a reload, read by the drain.
     drain_timeout: watch::Sender<Duration>,
-    /// When the drain must be over, once there is one.
+    /// When the drain will be over, from its begin on.
     drain_by: watch::Sender<Option<Instant>>,
     admission: Admission,
     logins: LoginNumbers,
@@ -276,17 +277,18 @@ impl Handle {
     /// A drain that was begun goes on when the future is dropped; calling it again waits for the same drain.
     pub async fn drain(&self) {
         let time_out = *self.node.drain_timeout.borrow();
-        let begin = |drain_by: &mut Option<Instant>| {
-            let is_first = drain_by.is_none();
-            drain_by.get_or_insert_with(|| Instant::now() + time_out);
+        let is_first = self.node.drain_by.send_if_modified(|by| {
+            let is_first = by.is_none();
+            by.get_or_insert_with(|| Instant::now() + time_out);
             is_first
-        };
-        if self.node.drain_by.send_if_modified(begin) {
+        });
+        if is_first {
             info!("draining");
-            for door in &self.node.shards {
-                door.requests.send_async(Request::Drain { time_out }).await.ok();
-                door.bell.ring();
-            }
+        }
+        // Every time: an earlier call may have been dropped in front of a full queue, and a shard heeds the first only.
+        for door in &self.node.shards {
+            door.requests.send_async(Request::Drain { time_out }).await.ok();
+            door.bell.ring();
         }
         // Nothing is ever sent: this ends with the last thread.
         self.node.running.recv_async().await.ok();

@@ -3,14 +3,17 @@
 //! It runs against a small server which speaks the plain protocol over tokio-tungstenite and misbehaves on purpose.
 
 use std::collections::HashMap;
+use std::fs;
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener};
+use std::path::Path;
 use std::process::Command;
 use std::sync::{Arc, Mutex};
 use std::thread;
+use std::time::{Duration, Instant};
 
 use clap::Parser;
-use pombo::cli::bench::{BenchArgs, BenchError, Report, Tally, measure};
+use pombo::cli::bench::{BenchError, Report, ScenarioArgs, Tally, measure};
 use tokio_tungstenite::tungstenite::protocol::CloseFrame;
 use tokio_tungstenite::tungstenite::{Message, WebSocket, accept};
 
@@ -31,6 +34,8 @@ enum Conduct {
     Damage,
     /// Delivers nothing from here on.
     Stop,
+    /// Waits a fifth of a second before it delivers the first.
+    Stall,
     /// Closes its sender's connection.
     Close,
     /// Behaves, and adds a ping, and cuts the message into three frames.
@@ -74,8 +79,9 @@ fn serve(mut socket: WebSocket<std::net::TcpStream>, sending: std::net::TcpStrea
             }
         }
     });
-    outbox.send(Message::text("welcome")).expect("the writer lives");
+    // In this order: who is welcome can be reached.
     users.lock().expect("sound").insert(uid, outbox.clone());
+    outbox.send(Message::text("welcome")).expect("the writer lives");
     let mut held: Option<(String, Message)> = None;
     let mut count = 0;
     while let Ok(message) = socket.read() {
@@ -111,6 +117,7 @@ fn serve(mut socket: WebSocket<std::net::TcpStream>, sending: std::net::TcpStrea
                 let _ = outbox.send(body);
                 continue;
             }
+            Conduct::Stall if count == 1 => thread::sleep(Duration::from_millis(200)),
             Conduct::Stop if count >= EVERY => continue,
             Conduct::Close if odd => {
                 let _ = outbox.send(Message::Close(Some(CloseFrame { code: 4008.into(), reason: "too slow".into() })));
@@ -158,7 +165,7 @@ fn send(
 #[derive(Parser)]
 struct Cli {
     #[command(flatten)]
-    bench: BenchArgs,
+    bench: ScenarioArgs,
 }
 
 #[track_caller]
@@ -223,7 +230,36 @@ fn a_warm_up_and_a_time_pass() {
     assert_eq!(tally.sent, tally.delivered);
     assert!(messages.delivered > 0 && messages.delivered < tally.delivered, "{report}");
     assert!((0.3..5.0).contains(&messages.seconds), "{report}");
+    let over_time = &messages.over_time;
+    assert!(!over_time.is_empty() && over_time.iter().any(|sample| sample.per_second > 0.0), "{over_time:?}");
     assert!(messages.latency.p50_us > 0.0 && messages.latency.p50_us <= messages.latency.max_us, "{report}");
+}
+
+#[test]
+fn a_rate_is_kept_and_checked() {
+    let arguments = "unicast -c 4 --rate 2000 --seconds 0.5 --warmup 0.1 --targets next";
+    let report = bench(server(Conduct::Behave), arguments).expect("it ends");
+    let messages = report.messages.as_ref().expect("messages were measured");
+    assert!(report.is_sound(), "{report}");
+    // The schedule goes on without us while the machine is busy, and catches up.
+    assert!((800..=1200).contains(&messages.delivered), "{report}");
+    assert!(messages.late.as_ref().is_some_and(|late| late.p50_us <= messages.latency.p50_us), "{report}");
+    assert!(report.to_string().contains("2,000 messages a second"), "{report}");
+
+    let arguments = "unicast -c 1 --rate 1000 --messages 99 --warmup 0 --targets self";
+    check(Conduct::Behave, arguments, sent(99, 99, 99));
+    check(Conduct::Drop, arguments, Tally { lost: 9, ..sent(99, 99, 90) });
+    check(Conduct::Double, arguments, Tally { duplicated: 9, ..sent(99, 99, 99) });
+}
+
+#[test]
+fn a_stall_shows_in_the_latency_of_a_rate() {
+    // Nothing is delivered for the first fifth of the time: in a closed loop that would be one late message.
+    let report = bench(server(Conduct::Stall), "unicast -c 1 --rate 500 --seconds 1 --warmup 0 --targets self");
+    let report = report.expect("it ends");
+    let latency = &report.messages.as_ref().expect("messages were measured").latency;
+    assert!(report.is_sound(), "{report}");
+    assert!(latency.p90_us > 50_000.0, "{report}");
 }
 
 /// 99 messages from one connection to itself, so exactly nine are odd, and another follows each of them.
@@ -311,6 +347,8 @@ fn a_process_is_measured() {
     assert!((cpu.user_us + cpu.system_us - cpu.total_us).abs() < 1e-6, "{report}");
     assert!(cost.private_bytes_before > 0 && cost.private_bytes_idle > 0, "{report}");
     assert!(report.logins.server_cpu_us.is_some());
+    assert!(cost.kernel_slab_bytes_per_connection.is_some_and(f64::is_finite), "{report}");
+    assert!(cost.kernel_tcp_bytes_per_connection.is_some_and(f64::is_finite), "{report}");
 }
 
 #[test]
@@ -378,12 +416,113 @@ fn check_exit(arguments: &[&str], code: i32, stderr: &str) {
 fn exit_codes() {
     let sound = server(Conduct::Behave).to_string();
     check_exit(&["unicast", &sound, "-c", "2", "--messages", "50", "--warmup", "0", "--json"], 0, "");
+    // Progress is for terminals.
+    let arguments = ["bench", "unicast", &sound, "-c", "2", "--messages", "50", "--warmup", "0"];
+    let output = Command::new(env!("CARGO_BIN_EXE_pombo")).args(arguments).output().expect("it starts");
+    assert!(output.stderr.is_empty(), "{}", String::from_utf8_lossy(&output.stderr));
     let doubling = server(Conduct::Double).to_string();
     check_exit(&["unicast", &doubling, "-c", "2", "--messages", "50", "--warmup", "0"], 1, "");
     check_exit(&["unicast", "--size", "23"], 2, "23 is not in 24..=16777216");
+    check_exit(&["unicast", "--rate", "5", "-w", "3"], 2, "cannot be used with");
     check_exit(&["connect", "nowhere"], 2, "server is \"nowhere\", ");
     check_exit(&["connect", "wss://127.0.0.1:1"], 2, "expected HOST:PORT or ws://HOST:PORT/PATH");
     check_exit(&["connect", "--prefix", "a:b"], 2, "without a colon");
     check_exit(&["connect", "--pid", "4294967295"], 2, "cannot read /proc/4294967295/stat");
     check_exit(&["connect", "--hold", "-1"], 2, "");
+}
+
+/// Starts `pombo bench compare`.
+fn compare(arguments: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_pombo"));
+    command.args(["bench", "compare", "--json", "--seconds", "0.2", "--warmup", "0.1"]).args(arguments);
+    command
+}
+
+/// A command line that notes the process that it becomes.
+fn noting(pids: &Path) -> String {
+    let (pombo, pids) = (env!("CARGO_BIN_EXE_pombo"), pids.display());
+    format!("echo $$ >> '{pids}'; exec '{pombo}' serve --listen 127.0.0.1:{{port}} 2> /dev/null")
+}
+
+/// The processes noted, each of which must have ended.
+#[track_caller]
+fn ended(pids: &Path) -> usize {
+    let noted = fs::read_to_string(pids).expect("servers were started");
+    for pid in noted.lines() {
+        let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+        assert!(stat.is_empty() || stat.contains(") Z "), "still there: {stat}");
+    }
+    noted.lines().count()
+}
+
+#[test]
+#[cfg(target_os = "linux")]
+fn servers_are_compared_and_ended() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let pids = folder.path().join("pids");
+    let (first, second) = (format!("one={}", noting(&pids)), format!("two={}", noting(&pids)));
+    let output = compare(&["--server", &first, "--server", &second, "--baseline", "two", "--rounds", "3"])
+        .args(["--scenario", "unicast -c 4 -w 2", "--scenario", "connect -c 10"])
+        .args(["--scenario", "broadcast -c 4 --messages 50"])
+        .output()
+        .expect("it starts");
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let found: serde_json::Value = serde_json::from_slice(&output.stdout).expect("one JSON object");
+    assert_eq!((&found["rounds"], &found["baseline"]), (&3.into(), &"two".into()));
+    let rows = found["rows"].as_array().expect("rows");
+    assert_eq!(rows.len(), 3);
+    for row in rows {
+        let columns = row["columns"].as_array().expect("columns");
+        assert_eq!(columns.len(), 2);
+        for column in columns {
+            assert_eq!(column["failures"].as_array().map(Vec::len), Some(0), "{column}");
+            assert_eq!(column["rounds"].as_array().map(Vec::len), Some(3), "{column}");
+            assert!(column["median"]["per_second"].as_f64() > Some(0.0), "{column}");
+        }
+        assert!(columns[0]["verdict"]["per_second"]["median"].as_f64() > Some(0.0), "{row}");
+        assert!(columns[1]["verdict"].is_null(), "{row}");
+        assert_eq!(columns[0]["verdict"]["bytes_per_connection"].is_null(), row["scenario"] != "connect -c 10");
+    }
+    // Each once for the traffic, and once a round for the logins.
+    assert_eq!(ended(&pids), 8);
+}
+
+#[test]
+#[cfg(target_os = "linux")]
+fn a_comparison_that_is_ended_ends_its_servers() {
+    use rustix::process::{Pid, Signal, kill_process};
+    let folder = tempfile::tempdir().expect("a folder");
+    let pids = folder.path().join("pids");
+    let line = format!("one={}", noting(&pids));
+    let mut child = compare(&["--server", &line, "--scenario", "connect -c 1 --hold 60"]).spawn().expect("it starts");
+    let patience = Instant::now() + Duration::from_secs(30);
+    while fs::read_to_string(&pids).unwrap_or_default().is_empty() && Instant::now() < patience {
+        thread::sleep(Duration::from_millis(10));
+    }
+    kill_process(Pid::from_child(&child), Signal::TERM).expect("it runs");
+    assert_eq!(child.wait().expect("it ends").code(), Some(128 + 15));
+    assert_eq!(ended(&pids), 1);
+}
+
+#[test]
+#[cfg(target_os = "linux")]
+fn comparisons_that_cannot_be_made_say_why() {
+    #[track_caller]
+    fn check(arguments: &[&str], stderr: &str) {
+        let output = compare(arguments).output().expect("it starts");
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(2), "{said}");
+        assert!(said.contains(stderr), "{said}");
+    }
+    check(&[], "--server <NAME=COMMAND>");
+    check(&["--server", "x=y"], "expected {port} in the command");
+    check(&["--server", "x=exit 3 {port}"], "cannot start x: it ended with exit status: 3");
+    let silent = ["--server", "x=sleep 30 # {port}", "--start-patience", "0.2"];
+    check(&silent, "cannot start x: it accepts no connection on 127.0.0.1:");
+    check(&["--server", "x=a {port}", "--server", "x=b {port}"], "two servers have the name \"x\"");
+    check(&["--server", "x=a {port}", "--baseline", "y"], "--baseline is \"y\", expected one of x");
+    check(&["--server", "x=a {port}", "--server-cores", "1-0"], "such as 0 or 0-3,8");
+    check(&["--server", "x=a {port}", "--server-cores", "1023"], "cannot run on core 1023");
+    check(&["--server", "x=a {port}", "--scenario", "unicast -q"], "--scenario is \"unicast -q\": unexpected argument");
+    check(&["--server", "x=a {port}", "--scenario", "compare"], "--scenario is \"compare\": ");
 }

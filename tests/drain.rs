@@ -235,7 +235,7 @@ fn handle_says_what_it_can_when_the_node_has_drained() {
 
 #[test]
 fn drain_under_load_ends() {
-    draining_for(Duration::from_millis(500)).each(|node| {
+    draining_for(Duration::from_secs(4)).each(|node| {
         let clients: Vec<_> = node.uids(6).iter().map(|uid| node.log_in(uid)).collect();
         thread::scope(|threads| {
             for mut client in clients {

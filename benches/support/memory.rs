@@ -39,7 +39,8 @@ pub(crate) struct MemoryNetwork {
 pub(crate) struct Shared {
     /// Clients whose burst may go.
     ready: RefCell<Vec<SessionKey>>,
-    is_stopped: Cell<bool>,
+    /// Whether clients send; not before all are logged in, and not any more when all is to arrive.
+    is_running: Cell<bool>,
     /// Messages that the clients have sent.
     pub(crate) sent: Cell<u64>,
     /// Messages that have arrived at the clients.
@@ -92,9 +93,14 @@ impl MemoryNetwork {
 }
 
 impl Shared {
+    /// Lets the clients send.
+    pub(crate) fn start(&self) {
+        self.is_running.set(true);
+    }
+
     /// Lets no client send any more.
     pub(crate) fn stop(&self) {
-        self.is_stopped.set(true);
+        self.is_running.set(false);
     }
 }
 
@@ -106,10 +112,12 @@ impl Network for MemoryNetwork {
     }
 
     fn poll(&mut self, time_out: Option<Duration>, ready: &mut Vec<Readiness>) -> io::Result<()> {
-        let is_idle = self.shared.ready.borrow().is_empty();
+        let is_idle = !self.shared.is_running.get() || self.shared.ready.borrow().is_empty();
         self.poller.poll(if is_idle { time_out } else { Some(Duration::ZERO) }, &mut self.none)?;
-        let told = self.shared.ready.take();
-        ready.extend(told.iter().map(|&session| Readiness {
+        if is_idle {
+            return Ok(());
+        }
+        ready.extend(self.shared.ready.borrow_mut().drain(..).map(|session| Readiness {
             session,
             is_readable: true,
             is_writable: false,
@@ -133,7 +141,7 @@ impl Network for MemoryNetwork {
 
 impl MemorySocket {
     fn may_send(&self) -> bool {
-        self.credit >= self.script.burst_after && !self.script.burst.is_empty() && !self.shared.is_stopped.get()
+        self.credit >= self.script.burst_after && !self.script.burst.is_empty()
     }
 
     /// Tells the poller if the client may send.
@@ -154,7 +162,7 @@ impl Socket for MemorySocket {
             return Ok(0);
         }
         self.is_listed = false;
-        if !self.may_send() {
+        if !self.may_send() || !self.shared.is_running.get() {
             return Err(io::ErrorKind::WouldBlock.into());
         }
         self.credit -= self.script.burst_after;
@@ -178,8 +186,11 @@ impl Socket for MemorySocket {
         } else if bytes >= FRAME_BYTES {
             assert_eq!(pieces[0][2..2 + self.script.tag.len()], self.script.tag, "a message for somebody else");
         }
-        // Once stopped, a close frame may come behind.
-        assert!(bytes.is_multiple_of(FRAME_BYTES) || self.shared.is_stopped.get(), "{bytes} bytes are no whole frames");
+        // A close frame comes when the clients have stopped.
+        assert!(
+            bytes.is_multiple_of(FRAME_BYTES) || !self.shared.is_running.get(),
+            "{bytes} bytes are no whole frames"
+        );
         let messages = (bytes / FRAME_BYTES) as u64;
         self.shared.arrived.set(self.shared.arrived.get() + messages);
         self.credit += messages;

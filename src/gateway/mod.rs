@@ -17,11 +17,13 @@ mod upgrade;
 
 use std::future::pending;
 use std::net::SocketAddr;
+use std::pin::pin;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch};
+use tokio::time::{Instant, sleep_until};
 use tracing::{debug, warn};
 
 pub(crate) use listener::{BoundListener, Inherited, Listener};
@@ -48,7 +50,7 @@ pub(crate) struct Gateway {
     pub(crate) settings: watch::Receiver<Arc<GatewaySettings>>,
     pub(crate) doors: Vec<Door>,
     pub(crate) hasher: UidHasher,
-    /// When the node drains: when that must be over.
+    /// When the drain will be over; nothing as long as the node does not drain.
     pub(crate) drain_by: watch::Receiver<Option<Instant>>,
     pub(crate) admission: Admission,
     pub(crate) logins: LoginNumbers,
@@ -58,17 +60,30 @@ pub(crate) struct Gateway {
 
 /// A stream as tokio has it, before it moves to a shard.
 pub(crate) trait Accepted: AsyncRead + AsyncWrite + Unpin + Send + 'static {
+    /// Waits until the peer has sent something, or has gone; takes nothing.
+    fn begun(&self) -> impl Future<Output = std::io::Result<()>> + Send;
+
     /// Takes the stream out of tokio's poller.
     fn into_stream(self) -> std::io::Result<Stream>;
 }
 
 impl Accepted for tokio::net::TcpStream {
+    async fn begun(&self) -> std::io::Result<()> {
+        // Not `readable`, which may say so before anything has come.
+        self.peek(&mut [0]).await.map(|_| ())
+    }
+
     fn into_stream(self) -> std::io::Result<Stream> {
         self.into_std().map(|stream| Stream::Tcp(mio::net::TcpStream::from_std(stream)))
     }
 }
 
 impl Accepted for tokio::net::UnixStream {
+    async fn begun(&self) -> std::io::Result<()> {
+        // Can't be peeked at: a silent local client may hold a drain up for its handshake time-out.
+        self.readable().await
+    }
+
     fn into_stream(self) -> std::io::Result<Stream> {
         self.into_std().map(|stream| Stream::Unix(mio::net::UnixStream::from_std(stream)))
     }
@@ -77,8 +92,8 @@ impl Accepted for tokio::net::UnixStream {
 impl Gateway {
     /// Accepts on all listeners until the node drains, then waits for the logins under way.
     ///
-    /// A login under way at the drain is refused at its next step; what has not ended when the drain must be over is
-    /// let go.
+    /// A login under way at the drain is refused at its next step; what is left of them when the drain is over
+    /// ends with the runtime.
     pub(crate) async fn run(self, listeners: Vec<Listener>) {
         let gateway = Arc::new(self);
         let (under_way, mut all_done) = mpsc::channel::<()>(1);
@@ -88,27 +103,30 @@ impl Gateway {
             tokio::spawn(tokio::task::unconstrained(accepting));
         }
         drop(under_way);
-        let mut drain_by = gateway.drain_by.clone();
-        let is_over = async {
-            match drain_by.wait_for(Option::is_some).await.map(|by| *by) {
-                Ok(Some(by)) => tokio::time::sleep_until(by.into()).await,
-                // Nobody is left who could drain the node.
-                _ => pending().await,
-            }
-        };
         tokio::select! {
             // Nothing is ever sent; the channel ends with the last task that holds it.
             _ = all_done.recv() => {}
-            () = is_over => {}
+            () = async { sleep_until(gateway.drain().await).await } => debug!("connections left at the end of the drain"),
+        }
+    }
+
+    /// Waits until the node drains; returns when that will be over.
+    async fn drain(&self) -> Instant {
+        let mut drain_by = self.drain_by.clone();
+        let begun = drain_by.wait_for(Option::is_some).await.ok().and_then(|by| *by);
+        match begun {
+            Some(by) => by,
+            // Nobody is left who could ask for it: the node goes on for ever.
+            None => pending().await,
         }
     }
 
     async fn accept(self: Arc<Self>, listener: Listener, under_way: mpsc::Sender<()>) {
-        let mut drain_by = self.drain_by.clone();
+        let mut draining = pin!(self.drain());
         loop {
             let accepted = tokio::select! {
                 biased;
-                _ = drain_by.wait_for(Option::is_some) => return,
+                _ = &mut draining => return,
                 accepted = self.accept_one(&listener) => accepted,
             };
             match accepted {
@@ -159,12 +177,11 @@ impl Gateway {
             is_full: permit.is_none(),
             drain_by: self.drain_by.clone(),
         };
-        let (mut stream, mut received) = upgrade::upgrade(stream, rules).await?;
-        let mut drain_by = self.drain_by.clone();
+        let (mut stream, mut received) = upgrade::upgrade(stream, rules, self.drain()).await?;
         let uid = tokio::select! {
             biased;
             uid = login::read(&mut stream, &mut received, settings, &self.hasher) => uid,
-            _ = drain_by.wait_for(Option::is_some) => Err(refusal::Refusal::Draining),
+            _ = self.drain() => Err(refusal::Refusal::Draining),
         };
         let (uid, permit) = match (uid, permit) {
             (Ok(uid), Some(permit)) => (uid, permit),

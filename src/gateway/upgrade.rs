@@ -6,9 +6,8 @@
 
 use std::cell::Cell;
 use std::convert::Infallible;
-use std::future::{Ready, poll_fn, ready};
+use std::future::{Future, Ready, poll_fn, ready};
 use std::sync::Arc;
-use std::time::Instant;
 
 use bytes::Bytes;
 use http_body_util::Full;
@@ -19,7 +18,7 @@ use hyper::service::Service;
 use hyper::{Method, Request, Response, StatusCode, Version};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::sync::watch;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout, timeout_at};
 use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
 
 use super::Accepted;
@@ -42,14 +41,27 @@ pub(super) struct Rules {
     pub(super) drain_by: watch::Receiver<Option<Instant>>,
 }
 
-/// Upgrades a connection, or answers it and ends it.
+/// Upgrades a connection, or answers it and ends it; one that has said nothing yet ends when `draining` does.
 ///
 /// Returns the stream and every byte received behind the request.
 ///
 /// # Errors
 /// When the connection was answered otherwise, or lost.
-pub(super) async fn upgrade<S: Accepted>(stream: S, rules: Rules) -> Result<(S, Vec<u8>), Refusal> {
+pub(super) async fn upgrade<S: Accepted>(
+    stream: S,
+    rules: Rules,
+    draining: impl Future,
+) -> Result<(S, Vec<u8>), Refusal> {
     let (deadline, close_timeout) = (rules.settings.handshake_timeout, rules.settings.close_timeout);
+    let until = Instant::now() + deadline;
+    let has_begun = async {
+        tokio::select! {
+            biased;
+            begun = stream.begun() => begun.map_err(Refusal::Lost),
+            _ = draining => Err(Refusal::Draining),
+        }
+    };
+    timeout_at(until, has_begun).await.map_err(|_| Refusal::HandshakeTimeout)??;
     let mut connection = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(deadline)
@@ -58,7 +70,7 @@ pub(super) async fn upgrade<S: Accepted>(stream: S, rules: Rules) -> Result<(S, 
         .serve_connection(TokioIo::new(stream), Answering { rules, status: Cell::default() });
     // One deadline for all of it, however the bytes trickle. What is no request hyper answers itself; the
     // stream is taken back from it then, too, to be ended without RST.
-    let answered = timeout(deadline, poll_fn(|context| connection.poll_without_shutdown(context)))
+    let answered = timeout_at(until, poll_fn(|context| connection.poll_without_shutdown(context)))
         .await
         .map_err(|_| Refusal::HandshakeTimeout)?;
     let parts = connection.into_parts();

@@ -4,7 +4,7 @@
 //!        hand-overs   requests    mail from other shards
 //!             └──────────┼──────────┘
 //!   ┌────────────────────▼───────────────────────────────────────────────┐
-//!   │ turn: poll → receive, decode, route → hand-overs, requests, mail   │
+//!   │ turn: poll → receive, decode, route; requests; mail → hand-overs   │
 //!   │       → post mail → flush, one send per socket → sweep             │
 //!   │ registry uid → sessions     sessions     log of the turn's broadcasts │
 //!   └────────────────────┬───────────────────────────────────────────────┘
@@ -219,30 +219,25 @@ impl<N: Network> Shard<N> {
         self.stats.turns += 1;
         self.wait();
         self.budget = Budget { deliveries: TURN_DELIVERIES, bytes: TURN_BYTES };
-        // Whoever comes first finds the whole budget: each does in its turn, so that a flood on one side starves no other.
-        match self.stats.turns % 3 {
-            0 => {
-                self.receive_ready();
-                self.take_requests();
-                self.take_mail();
-            }
-            1 => {
-                self.take_requests();
-                self.take_mail();
-                self.receive_ready();
-            }
-            _ => {
-                self.take_mail();
-                self.receive_ready();
-                self.take_requests();
-            }
-        }
+        self.take_in();
         self.take_handovers();
         self.post();
         self.flush();
         let turn = self.sweep();
         self.sessions.end_turn();
         turn
+    }
+
+    /// Takes what clients, callers and other shards bring, each first in its turn: the first may spend all of the
+    /// budget, and would starve the others if it always were the same.
+    fn take_in(&mut self) {
+        for place in 0..3 {
+            match (self.stats.turns + place) % 3 {
+                0 => self.receive_ready(),
+                1 => self.take_requests(),
+                _ => self.take_mail(),
+            }
+        }
     }
 
     /// Returns what was counted so far.

@@ -186,6 +186,7 @@ impl<N: Network> Shard<N> {
         let mut reader = std::mem::take(&mut session.reader);
         let message_bytes_max = self.settings.message_bytes_max;
         let mut budget = Budget { deliveries: CONNECTION_DELIVERIES, bytes: CONNECTION_BYTES };
+        let mut was_between = false;
         let stop = loop {
             if *at == bytes.len() {
                 break Stop::End;
@@ -198,10 +199,16 @@ impl<N: Network> Shard<N> {
                 *at += taken;
                 classify(event)
             });
-            if let Some(stop) = self.act(key, step, &mut budget) {
+            let stop = self.act(key, step, &mut budget);
+            was_between |= !reader.is_mid_message();
+            if let Some(stop) = stop {
                 break stop;
             }
         };
+        if was_between && let Some(session) = self.sessions.get(key) {
+            // What is under way now, if anything, is another message than before.
+            session.flags.is_mid_message = false;
+        }
         self.give_back(key, reader);
         stop
     }
@@ -225,14 +232,6 @@ impl<N: Network> Shard<N> {
         }
     }
 
-    /// Notes that what arrives next belongs to another message, with a deadline of its own.
-    #[inline]
-    fn message_ended(&mut self, key: SessionKey) {
-        if let Some(session) = self.sessions.get(key) {
-            session.flags.is_mid_message = false;
-        }
-    }
-
     /// Does what one frame asks for; says why decoding must stop, if it must.
     #[inline]
     fn act(&mut self, key: SessionKey, step: Step<'_>, budget: &mut Budget) -> Option<Stop> {
@@ -240,12 +239,8 @@ impl<N: Network> Shard<N> {
         let mut cost = Cost { deliveries: 1, bytes: 0 };
         let mut stop = None;
         match step {
-            Step::Command { kind, message, command } => {
-                self.message_ended(key);
-                (cost, stop) = self.route(key, kind, message, command);
-            }
+            Step::Command { kind, message, command } => (cost, stop) = self.route(key, kind, message, command),
             Step::Malformed => {
-                self.message_ended(key);
                 self.stats.invalid += 1;
                 cost.bytes = plain::NO_COLON.len();
                 self.push(key, Opcode::Text, &Payload::Borrowed(plain::NO_COLON.as_bytes()));

@@ -28,11 +28,22 @@ const CONNECTIONS_PER_SOURCE: u16 = 8_000;
 /// that is bound, and below those that it gives to others.
 const SOURCE_PORT: u16 = 20_000;
 
+/// A poll may sleep this much longer than it should, since it counts in milliseconds: closer to its time, a schedule is
+/// kept by polling without sleep.
+const POLL_OVERSLEEP: Duration = Duration::from_millis(2);
+
 /// Closings that make no progress for this long are not waited for.
 const CLOSING_PATIENCE: Duration = Duration::from_secs(2);
 
 /// What is sent, and what is made of arrivals.
 pub(super) trait Traffic {
+    /// Enters in `due` who may send by `now` without having received anything, and returns how long it is until somebody
+    /// may next.
+    #[inline]
+    fn look(&mut self, _now: u64, _due: &mut Due) -> Duration {
+        Duration::MAX
+    }
+
     /// Accounts for a message that `receiver` got at `now`, and enters in `due` who may send because of it.
     fn arrived(&mut self, receiver: u32, payload: &[u8], now: u64, due: &mut Due);
 
@@ -195,6 +206,7 @@ impl Generator {
         // Zero capacity takes no memory; the events come back below.
         let mut events = mem::replace(&mut self.events, Events::with_capacity(0));
         // Someone who may send already need not wait for anything.
+        let wait = wait.min(traffic.look(self.now(), &mut self.due).saturating_sub(POLL_OVERSLEEP));
         let wait = if self.due.list.is_empty() { wait } else { Duration::ZERO };
         match self.poll.poll(&mut events, Some(wait)) {
             Err(error) if error.kind() != io::ErrorKind::Interrupted => return Err(BenchError::Poll { source: error }),
@@ -207,6 +219,7 @@ impl Generator {
             }
         }
         self.events = events;
+        traffic.look(self.now(), &mut self.due);
         self.flush(traffic)
     }
 

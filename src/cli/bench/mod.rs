@@ -11,12 +11,16 @@
 //!      ▼
 //!   process, report                                      the server's cost;  what was found
 //! ```
+//!
+//! `compare` starts servers and runs scenarios against each in turn.
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "a command's results belong on its standard output")]
 
 mod client;
+mod compare;
 mod generator;
 mod ledger;
 mod process;
+mod progress;
 mod report;
 mod scenario;
 mod traffic;
@@ -31,9 +35,11 @@ use clap::{Args, Subcommand};
 
 pub use self::ledger::Tally;
 pub use self::process::ProcessError;
+pub use self::progress::Sample;
 pub use self::report::{Cpu, GeneratorCost, Latency, Logins, Messages, Parameters, Report, ServerCost};
 pub use self::traffic::Targets;
 
+use self::progress::Progress;
 use self::wire::{CONNECTIONS_MAX, STAMP_BYTES};
 
 /// Descriptors that are not connections: standard streams, the poller, files of `/proc`.
@@ -51,6 +57,21 @@ pub struct BenchArgs {
 
 #[derive(Subcommand, Clone, Debug)]
 enum Command {
+    #[command(flatten)]
+    Scenario(Scenario),
+    /// Start several servers, run scenarios against each in turn, and compare
+    Compare(compare::CompareArgs),
+}
+
+/// One scenario and its arguments.
+#[derive(Args, Clone, Debug)]
+pub struct ScenarioArgs {
+    #[command(subcommand)]
+    scenario: Scenario,
+}
+
+#[derive(Subcommand, Clone, Debug)]
+enum Scenario {
     /// Open and log in connections: rate, latency, and what an idle connection costs
     Connect(ConnectArgs),
     /// Every connection keeps messages to another in flight
@@ -83,7 +104,10 @@ struct UnicastArgs {
     /// Messages that each connection keeps in flight
     #[arg(long, short, value_name = "N", default_value_t = 16, value_parser = clap::value_parser!(u32).range(1..=4096))]
     window: u32,
-    /// Who sends to whom
+    /// Send so many messages a second in total, whatever has arrived; latency counts from when each is due
+    #[arg(long, value_name = "N", conflicts_with = "window", value_parser = clap::value_parser!(u32).range(1..))]
+    rate: Option<u32>,
+    /// Who sends to whom; on which shards they are can't be known from outside
     #[arg(long, value_enum, default_value_t = Targets::Pairs)]
     targets: Targets,
 }
@@ -170,6 +194,14 @@ pub enum BenchError {
     /// The server's process can't be read.
     #[error(transparent)]
     Process(#[from] ProcessError),
+    /// A server to compare did not come up.
+    #[error("cannot start {server}: {why}")]
+    Start {
+        /// Its name.
+        server: String,
+        /// What happened to it.
+        why: String,
+    },
     /// The poller failed.
     #[error("cannot poll: {kind}", kind = source.kind())]
     Poll {
@@ -216,7 +248,7 @@ impl BenchError {
     /// The process's exit code: whether the run failed (1) or was never made (2).
     fn exit_code(&self) -> u8 {
         match self {
-            BenchError::Arguments(_) | BenchError::Process(_) => 2,
+            BenchError::Arguments(_) | BenchError::Process(_) | BenchError::Start { .. } => 2,
             _ => 1,
         }
     }
@@ -224,6 +256,10 @@ impl BenchError {
 
 /// Runs a scenario and prints what it found; the exit code is 0 if it is sound, 1 if not, 2 if it was never made.
 pub fn run(args: BenchArgs) -> ExitCode {
+    let args = match args.command {
+        Command::Scenario(scenario) => ScenarioArgs { scenario },
+        Command::Compare(args) => return compare::run(&args),
+    };
     match measure(&args) {
         Ok(report) => {
             if args.common().json {
@@ -247,33 +283,41 @@ pub fn run(args: BenchArgs) -> ExitCode {
 ///
 /// # Errors
 /// When it could not be made, or could not be brought to an end that says something.
-pub fn measure(args: &BenchArgs) -> Result<Report, BenchError> {
+pub fn measure(args: &ScenarioArgs) -> Result<Report, BenchError> {
+    measure_as(&args.common().server, args)
+}
+
+/// Does the same under a title for its progress, which is shown if the standard error is a terminal.
+fn measure_as(title: &str, args: &ScenarioArgs) -> Result<Report, BenchError> {
     args.check()?;
+    let progress = Progress::new(title);
     let target = args.common().target()?;
-    match &args.command {
-        Command::Connect(args) => scenario::connect(args, target),
-        Command::Unicast(args) => scenario::unicast(args, target),
-        Command::Broadcast(args) => scenario::broadcast(args, target),
+    match &args.scenario {
+        Scenario::Connect(args) => scenario::connect(args, target, progress),
+        Scenario::Unicast(args) => scenario::unicast(args, target, progress),
+        Scenario::Broadcast(args) => scenario::broadcast(args, target, progress),
     }
 }
 
-impl BenchArgs {
+impl ScenarioArgs {
     fn common(&self) -> &CommonArgs {
-        match &self.command {
-            Command::Connect(args) => &args.common,
-            Command::Unicast(args) => &args.common,
-            Command::Broadcast(args) => &args.common,
+        match &self.scenario {
+            Scenario::Connect(args) => &args.common,
+            Scenario::Unicast(args) => &args.common,
+            Scenario::Broadcast(args) => &args.common,
         }
     }
 
     /// Checks what depends on more than one argument, or on the machine.
     fn check(&self) -> Result<(), BenchError> {
-        let (connections, load, in_flight) = match &self.command {
-            Command::Connect(args) => (args.connections, None, 0_u64),
-            Command::Unicast(args) => {
-                (args.connections, Some(&args.load), u64::from(args.connections) * u64::from(args.window))
+        let (connections, load, in_flight) = match &self.scenario {
+            Scenario::Connect(args) => (args.connections, None, 0_u64),
+            Scenario::Unicast(args) => {
+                // At a fixed rate the run ends when too many are in flight.
+                let window = if args.rate.is_some() { 0 } else { args.window };
+                (args.connections, Some(&args.load), u64::from(args.connections) * u64::from(window))
             }
-            Command::Broadcast(args) => (args.connections, Some(&args.load), u64::from(args.window)),
+            Scenario::Broadcast(args) => (args.connections, Some(&args.load), u64::from(args.window)),
         };
         if let Some(load) = load
             && in_flight * u64::from(load.size) > IN_FLIGHT_BYTES_MAX

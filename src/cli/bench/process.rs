@@ -181,6 +181,33 @@ pub(super) struct Schedule {
     pub(super) waiting: Duration,
 }
 
+/// Memory that the kernel keeps for sockets, of the whole machine: it does not tell whose. A server on this machine and
+/// the generator have one end of each connection each.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct KernelMemory {
+    /// Its objects, sockets and their files among them: `Slab` of `/proc/meminfo`.
+    pub(super) slab_bytes: u64,
+    /// Data in TCP's buffers and what is set aside for more: `mem` of `TCP` in `/proc/net/sockstat`. Part of it lies in
+    /// the slabs as well, so the two do not add up.
+    pub(super) tcp_bytes: u64,
+}
+
+/// Reads what the kernel keeps; `None` where it does not tell.
+pub(super) fn kernel_memory() -> Option<KernelMemory> {
+    let meminfo = fs::read_to_string("/proc/meminfo").ok()?;
+    let sockstat = fs::read_to_string("/proc/net/sockstat").ok()?;
+    let tcp_pages = parse_tcp_pages(&sockstat)?;
+    let tcp_bytes = tcp_pages * rustix::param::page_size() as u64;
+    Some(KernelMemory { slab_bytes: field(&meminfo, "Slab:")? * 1024, tcp_bytes })
+}
+
+/// Parses the pages that TCP has, out of `/proc/net/sockstat`: names and numbers by turns.
+fn parse_tcp_pages(text: &str) -> Option<u64> {
+    let mut words = text.lines().find_map(|line| line.strip_prefix("TCP:"))?.split_ascii_whitespace();
+    words.find(|word| *word == "mem")?;
+    words.next()?.parse().ok()
+}
+
 #[derive(Debug, PartialEq, Eq)]
 struct Stat {
     parent: u32,
@@ -265,6 +292,19 @@ mod tests {
         check_private("Private_Clean: 56 kB\n", None);
         check_private("Private_Clean: x kB\nPrivate_Dirty: 1 kB\n", None);
         check_private("", None);
+    }
+
+    #[track_caller]
+    fn check_tcp_pages(text: &str, expected: Option<u64>) {
+        assert_eq!(parse_tcp_pages(text), expected, "{text:?}");
+    }
+
+    #[test]
+    fn tcp_pages() {
+        check_tcp_pages("sockets: used 9\nTCP: inuse 5 orphan 0 tw 2 alloc 8 mem 31\nUDP: inuse 2 mem 7\n", Some(31));
+        check_tcp_pages("TCP: inuse 5\nUDP: inuse 2 mem 7\n", None);
+        check_tcp_pages("TCP: mem\n", None);
+        check_tcp_pages("", None);
     }
 
     #[track_caller]

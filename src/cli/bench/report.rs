@@ -10,6 +10,7 @@ use serde::Serialize;
 
 use super::ledger::Tally;
 use super::process::Spent;
+use super::progress::Sample;
 use super::traffic::Targets;
 
 /// What a run found.
@@ -49,6 +50,9 @@ pub struct Parameters {
     /// Messages in flight: per connection, or of the one that broadcasts.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub window: Option<u32>,
+    /// Messages a second asked for, of all connections together.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub rate: Option<u32>,
     /// Payload bytes behind `uid:`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub size: Option<usize>,
@@ -85,11 +89,16 @@ pub struct Messages {
     pub delivered_per_second: f64,
     /// From when a message was due to its delivery.
     pub latency: Latency,
+    /// From when a message was due to when the generator took it up: part of `latency`; at a fixed rate only.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub late: Option<Latency>,
     /// From when a broadcast was due to its last delivery; in `broadcast` only.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub to_last_receiver: Option<Latency>,
     /// Deliveries per read of a client: how well the server coalesces.
     pub delivered_per_read: f64,
+    /// The rate in the course of time: at most 600 pieces of equal length.
+    pub over_time: Vec<Sample>,
 }
 
 /// A distribution of times, in microseconds.
@@ -137,6 +146,13 @@ pub struct ServerCost {
     pub private_bytes_idle: u64,
     /// The difference, per connection.
     pub private_bytes_per_connection: f64,
+    /// What the kernel's objects grew by from before the first connection until all were idle, on the whole machine and
+    /// with both ends if the server is on it, per connection; none where the kernel does not tell.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub kernel_slab_bytes_per_connection: Option<f64>,
+    /// The same for TCP's buffers, part of which lies in those objects.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub kernel_tcp_bytes_per_connection: Option<f64>,
     /// Private memory after the messages; none in `connect`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub private_bytes_after: Option<u64>,
@@ -219,6 +235,9 @@ impl fmt::Display for Report {
             );
             table.row("delivered", &rate);
             table.latency("latency", &messages.latency);
+            if let Some(late) = &messages.late {
+                table.latency("of it in the generator", late);
+            }
             if let Some(latency) = &messages.to_last_receiver {
                 table.latency("to the last receiver", latency);
             }
@@ -254,8 +273,14 @@ impl Report {
     fn scenario_text(&self) -> String {
         let parameters = &self.parameters;
         let mut text = format!("{}, {} connections", self.scenario, whole(parameters.connections.into()));
-        if let (Some(window), Some(size), Some(kind)) = (parameters.window, parameters.size, parameters.kind) {
-            let _ = write!(text, ", window {window}, {size} bytes {kind}");
+        if let Some(window) = parameters.window {
+            let _ = write!(text, ", window {window}");
+        }
+        if let Some(rate) = parameters.rate {
+            let _ = write!(text, ", {} messages a second", whole(rate.into()));
+        }
+        if let (Some(size), Some(kind)) = (parameters.size, parameters.kind) {
+            let _ = write!(text, ", {size} bytes {kind}");
         }
         if let Some(targets) = parameters.targets {
             let name = clap::ValueEnum::to_possible_value(&targets).map(|value| value.get_name().to_owned());
@@ -283,6 +308,12 @@ impl ServerCost {
             whole(self.private_bytes_idle / 1024)
         );
         table.row("private memory", &memory);
+        if let Some((slab, tcp)) = self.kernel_slab_bytes_per_connection.zip(self.kernel_tcp_bytes_per_connection) {
+            let memory = format!(
+                "{slab:.0} bytes of slab a connection, {tcp:.0} of TCP's buffers: of the whole machine, both ends"
+            );
+            table.row("kernel's memory", &memory);
+        }
         if let Some(after) = self.private_bytes_after {
             table.row("", &format!("{} KiB after the messages", whole(after / 1024)));
         }
@@ -344,7 +375,7 @@ impl Table {
 }
 
 /// A time in the unit that suits it.
-fn time(us: f64) -> String {
+pub(super) fn time(us: f64) -> String {
     match us {
         ..1_000.0 => format!("{us:.1} µs"),
         ..1_000_000.0 => format!("{:.2} ms", us / 1e3),
@@ -353,7 +384,7 @@ fn time(us: f64) -> String {
 }
 
 /// A whole number, its thousands apart.
-fn whole(number: u64) -> String {
+pub(super) fn whole(number: u64) -> String {
     let digits = number.to_string();
     let mut text = String::with_capacity(digits.len() * 4 / 3);
     for (index, digit) in digits.chars().enumerate() {

@@ -5,7 +5,8 @@
 use std::time::{Duration, Instant};
 
 use super::generator::{Generator, Idle, Target};
-use super::process::{self, Process, Schedule, Usage};
+use super::process::{self, KernelMemory, Process, Schedule, Usage};
+use super::progress::Progress;
 use super::report::{Cpu, GeneratorCost, Latency, Logins, Messages, Parameters, Report, ServerCost, micros_per};
 use super::traffic::{Broadcast, Load, Unicast};
 use super::wire::{Addresses, Kind, Writer};
@@ -23,14 +24,20 @@ const QUIET: Duration = Duration::from_millis(100);
 /// Longest time between two looks at the clock.
 const LOOK: Duration = Duration::from_millis(50);
 
+/// Share of the median latency from which on the generator's own lateness is taken for the bottleneck.
+const LATE: f64 = 0.5;
+
 /// Longest login reply or error text that is read.
 const REPLY_BYTES_MAX: usize = 64 * 1024;
+
+/// Messages on their way at a fixed rate: beyond, the server is hopelessly behind.
+const IN_FLIGHT_MAX: u64 = 1 << 20;
 
 /// Share of the time from which on the generator is taken for the bottleneck.
 const BOTTLENECK: f64 = 0.95;
 
-pub(super) fn connect(args: &ConnectArgs, target: Target) -> Result<Report, BenchError> {
-    let mut run = Run::begin(&args.common, target, args.connections, REPLY_BYTES_MAX, args.hold)?;
+pub(super) fn connect(args: &ConnectArgs, target: Target, progress: Progress) -> Result<Report, BenchError> {
+    let mut run = Run::begin(&args.common, target, args.connections, REPLY_BYTES_MAX, args.hold, progress)?;
     run.hold(args.hold)?;
     let parameters = Parameters {
         connections: args.connections,
@@ -39,22 +46,27 @@ pub(super) fn connect(args: &ConnectArgs, target: Target) -> Result<Report, Benc
         size: None,
         kind: None,
         targets: None,
+        rate: None,
     };
     run.finish("connect", parameters, None)
 }
 
-pub(super) fn unicast(args: &UnicastArgs, target: Target) -> Result<Report, BenchError> {
+pub(super) fn unicast(args: &UnicastArgs, target: Target, progress: Progress) -> Result<Report, BenchError> {
     let addresses = Addresses::new((0..args.connections).map(|index| target.uid(index)));
-    let load = Unicast::new(args.connections, args.window, args.targets, addresses, args.load.writer());
+    let mut load = Unicast::new(args.connections, args.window, args.targets, addresses, args.load.writer());
     let mut parameters = args.load.parameters(&args.common, args.connections, args.window);
+    if let Some(rate) = args.rate {
+        load = load.with_rate(rate, IN_FLIGHT_MAX.min(super::IN_FLIGHT_BYTES_MAX / u64::from(args.load.size)));
+        (parameters.window, parameters.rate) = (None, Some(rate));
+    }
     parameters.targets = Some(args.targets);
-    drive("unicast", &args.common, &args.load, target, parameters, load)
+    drive("unicast", &args.common, &args.load, target, progress, parameters, load)
 }
 
-pub(super) fn broadcast(args: &BroadcastArgs, target: Target) -> Result<Report, BenchError> {
+pub(super) fn broadcast(args: &BroadcastArgs, target: Target, progress: Progress) -> Result<Report, BenchError> {
     let load = Broadcast::new(args.connections, args.window, args.load.writer());
     let parameters = args.load.parameters(&args.common, args.connections, args.window);
-    drive("broadcast", &args.common, &args.load, target, parameters, load)
+    drive("broadcast", &args.common, &args.load, target, progress, parameters, load)
 }
 
 fn drive<L: Load>(
@@ -62,11 +74,13 @@ fn drive<L: Load>(
     common: &CommonArgs,
     args: &LoadArgs,
     target: Target,
+    progress: Progress,
     parameters: Parameters,
     load: L,
 ) -> Result<Report, BenchError> {
     let payload_max = REPLY_BYTES_MAX.max(args.size as usize);
-    let mut run = Run::begin(common, target, parameters.connections, payload_max, args.warmup + args.seconds)?;
+    let mut run =
+        Run::begin(common, target, parameters.connections, payload_max, args.warmup + args.seconds, progress)?;
     let measured = run.measure(args, load)?;
     run.finish(scenario, parameters, Some(measured))
 }
@@ -91,6 +105,7 @@ impl LoadArgs {
             size: Some(self.size as usize),
             kind: Some(if self.binary { "binary" } else { "text" }),
             targets: None,
+            rate: None,
         }
     }
 }
@@ -104,10 +119,25 @@ struct Run {
     logins: Logins,
     login_cost: GeneratorCost,
     /// Before the first connection, and with all logged in.
-    memory: Option<(u64, u64)>,
+    memory: Option<[Memory; 2]>,
     /// From before the first connection to the last login.
     login_switches: (u64, u64),
+    progress: Progress,
     failures: Vec<String>,
+}
+
+/// Memory at one moment.
+#[derive(Clone, Copy)]
+struct Memory {
+    private_bytes: u64,
+    kernel: Option<KernelMemory>,
+}
+
+impl Memory {
+    /// Waits for it to settle, and reads it.
+    fn settled(process: &Process) -> Result<Self, process::ProcessError> {
+        Ok(Self { private_bytes: process.settled_private_bytes(SETTLE_MAX)?, kernel: process::kernel_memory() })
+    }
 }
 
 /// What [`Run::measure`] found.
@@ -154,15 +184,14 @@ impl Run {
         connections: u32,
         payload_max: usize,
         length: Duration,
+        mut progress: Progress,
     ) -> Result<Self, BenchError> {
         let process = args.pid.map(Process::open).transpose()?;
         let address = target.address;
         let deadline = args.deadline.unwrap_or(length + DEADLINE_SPARE);
         let mut generator =
             Generator::new(target, connections, payload_max, deadline).map_err(|source| BenchError::Poll { source })?;
-        let settled =
-            |process: Option<&Process>| process.map(|process| process.settled_private_bytes(SETTLE_MAX)).transpose();
-        let memory_before = settled(process.as_ref())?;
+        let memory_before = process.as_ref().map(Memory::settled).transpose()?;
         let before = Moment::now(process.as_ref());
         generator.last_arrival = generator.now();
         while generator.connections() < connections || generator.logging_in > 0 {
@@ -170,13 +199,14 @@ impl Run {
                 generator.connect_next()?;
             }
             generator.turn(&mut Idle, LOOK)?;
+            let logged_in = generator.connections() - generator.logging_in;
+            progress.say(f64::from(logged_in) / f64::from(connections), || format!("{logged_in} logged in"));
             if since(&generator) > args.patience {
-                let logged_in = generator.connections() - generator.logging_in;
                 return Err(BenchError::Silent { address, patience: args.patience, logged_in, connections });
             }
         }
         let after = Moment::now(process.as_ref());
-        let memory_idle = settled(process.as_ref())?;
+        let memory_idle = process.as_ref().map(Memory::settled).transpose()?;
         let spent = after.server_cost(&before).unwrap_or_default();
         let seconds = (after.at - before.at).as_secs_f64();
         let logins = Logins {
@@ -192,8 +222,9 @@ impl Run {
             process,
             logins,
             login_cost: after.own_cost(&before, connections.into()),
-            memory: memory_before.zip(memory_idle),
+            memory: memory_before.zip(memory_idle).map(|(before, idle)| [before, idle]),
             login_switches: (spent.voluntary_switches, spent.involuntary_switches),
+            progress,
             failures: Vec::new(),
         })
     }
@@ -203,6 +234,8 @@ impl Run {
         let end = Instant::now() + time;
         while Instant::now() < end && self.generator.lost.is_none() {
             self.generator.turn(&mut Idle, LOOK.min(end.saturating_duration_since(Instant::now())))?;
+            let left = end.saturating_duration_since(Instant::now()).as_secs_f64();
+            self.progress.say(1.0 - left / time.as_secs_f64(), || format!("idle for {left:.0} s more"));
         }
         Ok(())
     }
@@ -212,19 +245,26 @@ impl Run {
         self.generator.last_arrival = self.generator.now();
         let now = self.generator.now();
         load.start(now, self.generator.due());
-        let warm = Instant::now() + args.warmup;
-        while Instant::now() < warm && !self.is_broken() {
+        let whole = (args.warmup + args.seconds).as_secs_f64().max(1e-9);
+        let start = Instant::now();
+        let warm = start + args.warmup;
+        while Instant::now() < warm && !self.is_broken() && !load.is_overrun() {
             self.generator.turn(&mut load, LOOK.min(warm.saturating_duration_since(Instant::now())))?;
+            let (now, tally) = (Instant::now(), load.tally());
+            self.progress.look(now, tally.delivered, tally.faults(), (now - start).as_secs_f64() / whole);
         }
         let before = Moment::now(self.process.as_ref());
         let (delivered_before, receives_before) = (load.tally().delivered, self.generator.receives);
+        let now = self.generator.now();
+        load.resume(now);
         if !args.warmup.is_zero() {
             // Takes in what had to wait while the clocks were read: that is nobody's latency.
             self.generator.turn(&mut load, LOOK)?;
         }
         load.mark(args.messages);
+        self.progress.begin(before.at, delivered_before);
         let end = before.at + args.seconds;
-        while !self.is_broken() {
+        while !self.is_broken() && !load.is_overrun() {
             let wait = match args.messages {
                 Some(_) if load.is_exhausted() && load.in_flight() == 0 => break,
                 Some(_) => LOOK,
@@ -234,10 +274,22 @@ impl Run {
                 break;
             }
             self.generator.turn(&mut load, wait)?;
+            let (now, tally) = (Instant::now(), load.tally());
+            let share = match args.messages {
+                // Deliveries of a broadcast are many.
+                Some(messages) => tally.sent as f64 / messages as f64,
+                None => (now - start).as_secs_f64() / whole,
+            };
+            self.progress.look(now, tally.delivered, tally.faults(), share);
         }
         let after = Moment::now(self.process.as_ref());
         let delivered = load.tally().delivered - delivered_before;
         let receives = self.generator.receives - receives_before;
+        if load.is_overrun() {
+            let behind = load.in_flight();
+            self.failures.push(format!("the rate cannot be kept: {behind} messages are on their way"));
+        }
+        let late = load.lateness().map(Latency::of);
         self.drain(&mut load)?;
 
         let memory_after = self.process.and_then(|process| process.private_bytes().ok());
@@ -252,15 +304,23 @@ impl Run {
         let mut outcome = load.close();
         outcome.tally.closed = self.generator.lost.as_ref().map_or(0, |(_, count)| *count);
         let seconds = (after.at - before.at).as_secs_f64();
+        let mut generator = after.own_cost(&before, delivered);
+        let latency = Latency::of(&outcome.latency);
+        if let Some(late) = &late {
+            // It polls without sleep to keep its schedule, so being busy means nothing.
+            generator.bottleneck = late.p50_us > latency.p50_us * LATE;
+        }
         let messages = Messages {
             seconds,
             delivered,
             delivered_per_second: delivered as f64 / seconds.max(1e-9),
-            latency: Latency::of(&outcome.latency),
+            latency,
+            late,
             to_last_receiver: outcome.to_last.as_ref().map(Latency::of),
             delivered_per_read: delivered as f64 / receives.max(1) as f64,
+            over_time: Vec::new(),
         };
-        Ok(Measured { messages, tally: outcome.tally, cost, generator: after.own_cost(&before, delivered) })
+        Ok(Measured { messages, tally: outcome.tally, cost, generator })
     }
 
     /// Whether a connection ended, or nothing has come for too long: it makes no sense to go on.
@@ -286,16 +346,19 @@ impl Run {
         Ok(())
     }
 
-    fn cost_of_connections(&self, (before, idle): (u64, u64), switches: (u64, u64)) -> ServerCost {
-        let connections = f64::from(self.generator.connections());
+    fn cost_of_connections(&self, [before, idle]: [Memory; 2], switches: (u64, u64)) -> ServerCost {
+        let each = |before: u64, idle: u64| (idle as f64 - before as f64) / f64::from(self.generator.connections());
+        let kernel = before.kernel.zip(idle.kernel);
         ServerCost {
             cpu_per_delivery: None,
             cores: None,
             voluntary_switches: switches.0,
             involuntary_switches: switches.1,
-            private_bytes_before: before,
-            private_bytes_idle: idle,
-            private_bytes_per_connection: (idle as f64 - before as f64) / connections,
+            private_bytes_before: before.private_bytes,
+            private_bytes_idle: idle.private_bytes,
+            private_bytes_per_connection: each(before.private_bytes, idle.private_bytes),
+            kernel_slab_bytes_per_connection: kernel.map(|(before, idle)| each(before.slab_bytes, idle.slab_bytes)),
+            kernel_tcp_bytes_per_connection: kernel.map(|(before, idle)| each(before.tcp_bytes, idle.tcp_bytes)),
             private_bytes_after: None,
         }
     }
@@ -313,10 +376,14 @@ impl Run {
             self.failures.push(format!("{first}{others}"));
         }
         self.generator.close()?;
-        let (messages, tally, server_cost, generator) = match measured {
+        let over_time = self.progress.end();
+        let (mut messages, tally, server_cost, generator) = match measured {
             Some(Measured { messages, tally, cost, generator }) => (Some(messages), Some(tally), cost, generator),
             None => (None, None, idle_cost, self.login_cost),
         };
+        if let Some(messages) = &mut messages {
+            messages.over_time = over_time;
+        }
         if let Some(tally) = tally.as_ref().filter(|tally| tally.faults() > 0) {
             self.failures.push(tally.faults_text());
         }

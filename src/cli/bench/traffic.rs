@@ -1,7 +1,11 @@
-//! What the clients say to each other: unicasts in a closed loop, or broadcasts from one to all.
+//! What the clients say to each other: unicasts in a closed loop or at a fixed rate, or broadcasts from one to all.
 //!
-//! A receipt frees a place in its sender's window, and the message that takes the place is due from that moment, not
-//! from when the generator comes to write it: waiting in the generator or in a full socket counts as latency.
+//! In a closed loop a receipt frees a place in its sender's window, and the message that takes the place is due from that moment, not
+//! from when the generator comes to write it: waiting in the generator or in a full socket counts as latency. At a fixed
+//! rate a message is due when its schedule says, whatever became of those before it: no omission is coordinated with a
+//! server that stalls.
+
+use std::time::Duration;
 
 use hdrhistogram::Histogram;
 
@@ -14,8 +18,21 @@ const BROADCASTER: u32 = 0;
 
 /// Traffic that can be started, measured, stopped, and accounted for.
 pub(super) trait Load: Traffic {
-    /// Fills every window.
+    /// Fills every window, or begins the schedule.
     fn start(&mut self, now: u64, due: &mut Due);
+
+    /// Goes on after a pause of the generator's own, which is nobody's latency.
+    fn resume(&mut self, _now: u64) {}
+
+    /// How late the generator was to take up what its schedule said, if it has one.
+    fn lateness(&self) -> Option<&Histogram<u64>> {
+        None
+    }
+
+    /// Whether the server is so far behind the schedule that it makes no sense to go on.
+    fn is_overrun(&self) -> bool {
+        false
+    }
 
     /// Begins what is measured: forgets latencies so far, and sends no more than `messages` from here on.
     fn mark(&mut self, messages: Option<u64>);
@@ -119,8 +136,10 @@ impl Common {
     }
 }
 
-/// Every connection keeps a window of messages in flight.
+/// Every connection keeps a window of messages in flight, or all of them together keep to a schedule.
 pub(super) struct Unicast {
+    /// In place of windows.
+    schedule: Option<Schedule>,
     common: Common,
     ledger: UnicastLedger,
     addresses: Addresses,
@@ -134,6 +153,7 @@ impl Unicast {
     /// Prepares `window` messages in flight from each of the connections that `addresses` has.
     pub(super) fn new(connections: u32, window: u32, targets: Targets, addresses: Addresses, writer: Writer) -> Self {
         Self {
+            schedule: None,
             common: Common::new(writer),
             ledger: UnicastLedger::new(connections, window),
             addresses,
@@ -143,9 +163,31 @@ impl Unicast {
             window,
         }
     }
+
+    /// Sends `rate` messages a second in place of the windows, the connections taking turns; no more than
+    /// `in_flight_max` are on their way.
+    pub(super) fn with_rate(mut self, rate: u32, in_flight_max: u64) -> Self {
+        self.schedule = Some(Schedule::new(rate, in_flight_max));
+        self
+    }
 }
 
 impl Traffic for Unicast {
+    #[inline]
+    fn look(&mut self, now: u64, due: &mut Due) -> Duration {
+        let Some(schedule) = &mut self.schedule else { return Duration::MAX };
+        if self.common.remaining == 0 || self.ledger.in_flight() > schedule.in_flight_max {
+            return Duration::MAX;
+        }
+        while schedule.time_of(schedule.next) <= now {
+            let since = schedule.time_of(schedule.next);
+            schedule.lateness.saturating_record(now - since);
+            due.owe((schedule.next % u64::from(self.connections)) as u32, 1, since);
+            schedule.next += 1;
+        }
+        Duration::from_nanos(schedule.time_of(schedule.next) - now)
+    }
+
     #[inline]
     fn arrived(&mut self, receiver: u32, payload: &[u8], now: u64, due: &mut Due) {
         let Some(stamp) = self.common.writer.read(payload) else {
@@ -157,7 +199,7 @@ impl Traffic for Unicast {
         if receipt.delivered {
             self.common.latency.saturating_record(now.saturating_sub(stamp.due));
         }
-        if receipt.freed > 0 && self.common.remaining > 0 {
+        if receipt.freed > 0 && self.common.remaining > 0 && self.schedule.is_none() {
             due.owe(stamp.sender, receipt.freed, now);
         }
     }
@@ -169,6 +211,11 @@ impl Traffic for Unicast {
         for _ in 0..messages {
             let receiver = self.targets.of(sender, self.connections, &mut self.random);
             let number = self.ledger.depart(sender, receiver);
+            // Connections take turns, so the number tells the message's place in the schedule.
+            let since = self
+                .schedule
+                .as_ref()
+                .map_or(since, |schedule| schedule.time_of(number * u64::from(self.connections) + u64::from(sender)));
             self.common.writer.write(out, self.addresses.of(receiver), sender, receiver, number, since);
         }
     }
@@ -176,13 +223,34 @@ impl Traffic for Unicast {
 
 impl Load for Unicast {
     fn start(&mut self, now: u64, due: &mut Due) {
+        if let Some(schedule) = &mut self.schedule {
+            schedule.start = now;
+            return;
+        }
         for sender in 0..self.connections {
             due.owe(sender, self.window, now);
         }
     }
 
+    fn resume(&mut self, now: u64) {
+        if let Some(schedule) = &mut self.schedule {
+            schedule.start += now.saturating_sub(schedule.time_of(schedule.next));
+        }
+    }
+
+    fn lateness(&self) -> Option<&Histogram<u64>> {
+        self.schedule.as_ref().map(|schedule| &schedule.lateness)
+    }
+
+    fn is_overrun(&self) -> bool {
+        self.schedule.as_ref().is_some_and(|schedule| self.ledger.in_flight() > schedule.in_flight_max)
+    }
+
     fn mark(&mut self, messages: Option<u64>) {
         self.common.mark(messages);
+        if let Some(schedule) = &mut self.schedule {
+            schedule.lateness.reset();
+        }
     }
 
     fn stop(&mut self) {
@@ -207,6 +275,32 @@ impl Load for Unicast {
 
     fn close(self) -> Outcome {
         Outcome { tally: self.ledger.close(), latency: self.common.latency, to_last: None }
+    }
+}
+
+/// When each message is due, the connections taking turns.
+struct Schedule {
+    /// Messages a second.
+    rate: u32,
+    /// When the first message is due, on the generator's clock; later by each pause that was the generator's own.
+    start: u64,
+    /// Place of the next message.
+    next: u64,
+    in_flight_max: u64,
+    lateness: Histogram<u64>,
+}
+
+impl Schedule {
+    fn new(rate: u32, in_flight_max: u64) -> Self {
+        Self { rate, start: 0, next: 0, in_flight_max, lateness: latency_histogram() }
+    }
+
+    /// When the message at `place` is due.
+    #[inline]
+    fn time_of(&self, place: u64) -> u64 {
+        let rate = u64::from(self.rate);
+        // Whole seconds apart: nothing overflows in the centuries of the clock.
+        self.start + place / rate * 1_000_000_000 + place % rate * 1_000_000_000 / rate
     }
 }
 
@@ -318,6 +412,22 @@ mod tests {
         for targets in [Targets::Pairs, Targets::Next, Targets::Itself, Targets::Random] {
             check_targets(targets, 1, &[0]);
         }
+    }
+
+    #[track_caller]
+    fn check_time(rate: u32, place: u64, expected: u64) {
+        let schedule = Schedule { start: 7, ..Schedule::new(rate, 1) };
+        assert_eq!(schedule.time_of(place), expected);
+    }
+
+    #[test]
+    fn a_schedule_keeps_its_rate() {
+        check_time(1, 0, 7);
+        check_time(1, 3, 3_000_000_007);
+        check_time(1000, 1, 1_000_007);
+        check_time(3, 1, 333_333_340);
+        check_time(3, 300_000_000, 100_000_000_000_000_007);
+        check_time(u32::MAX, u64::from(u32::MAX) * 5 + 1, 5_000_000_007);
     }
 
     #[test]

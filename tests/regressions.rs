@@ -1,0 +1,141 @@
+//! Every fixed bug's test, named for it, with a line on what went wrong.
+
+mod support;
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use pombo::message::{Delivery, Kind};
+use pombo::protocol::plain::NO_COLON;
+use support::{Client, Frame, Node, Sent, eventually, nodes};
+
+/// Enough that what they send at once is more than a turn may take in.
+const FLOODERS: usize = 24;
+
+/// Connections of one shard that send as fast as they can, to nobody, until dropped.
+struct Flood {
+    is_over: Arc<AtomicBool>,
+    threads: Vec<thread::JoinHandle<()>>,
+}
+
+impl Flood {
+    fn begin(node: &Node, shard: usize) -> Self {
+        let is_over = Arc::new(AtomicBool::new(false));
+        let nobody = node.uid_on(shard, "n");
+        let frames = Sent::text(format!("{nobody}:")).bytes().repeat(32 << 10);
+        let flood = |index| {
+            let mut client = node.log_in(&node.uid_on(shard, &format!("flooder{index}-")));
+            let (is_over, frames) = (Arc::clone(&is_over), frames.clone());
+            // Relaxed: a flag, nothing else is ordered by it.
+            thread::spawn(move || while !is_over.load(Ordering::Relaxed) && client.try_send_bytes(&frames).is_ok() {})
+        };
+        let threads = (0..FLOODERS).map(flood).collect();
+        Self { is_over, threads }
+    }
+}
+
+impl Drop for Flood {
+    fn drop(&mut self) {
+        // Relaxed, as in `begin`.
+        self.is_over.store(true, Ordering::Relaxed);
+        for thread in self.threads.drain(..) {
+            thread.join().expect("a flooder does not panic");
+        }
+    }
+}
+
+/// What a shard's own connections brought was taken first, up to the turn's whole budget: as long as they
+/// flooded, no mail and no request was taken, and SIGTERM was not heard of.
+#[test]
+fn a_flood_from_a_shard_s_own_connections_starved_its_mail_and_requests() {
+    nodes().each(|node| {
+        let alice = &node.uid_on(1, "alice");
+        let mut alice = node.log_in(alice);
+        let bob_uid = &node.uid_on(0, "bob");
+        let mut bob = node.log_in(bob_uid);
+        let flood = Flood::begin(node, 0);
+        for _ in 0..5 {
+            alice.send_text(format!("{bob_uid}:hi"));
+            bob.expect_text("hi");
+            assert_eq!(node.push(bob_uid, Kind::Text, "pushed"), Delivery::Delivered { sessions: 1 });
+            bob.expect_text("pushed");
+        }
+        node.drain();
+        drop(flood);
+    });
+}
+
+/// The drain waited for every connection under way, whatever `drain_timeout` said: one that sent nothing held
+/// it up for the whole `handshake_timeout`.
+#[test]
+fn a_connection_that_said_nothing_held_up_the_drain() {
+    let change = |config: &mut pombo::Config| {
+        config.drain_timeout = Duration::from_secs(30);
+        config.handshake_timeout = Duration::from_secs(3600);
+        config.close_timeout = Duration::from_secs(3600);
+    };
+    nodes().with(change).each(|node| {
+        let mut silent = node.dial().named("silent");
+        eventually("it is accepted", || node.handle().connections() == 1);
+        let began = Instant::now();
+        let drained = thread::scope(|scope| {
+            let drained = scope.spawn(|| node.drain());
+            silent.expect_end();
+            drop(silent);
+            drained.join()
+        });
+        drained.expect("the drain ends");
+        assert!(began.elapsed() < Duration::from_secs(20), "it took {:?}", began.elapsed());
+    });
+}
+
+/// As above, for one that stopped in the middle of its request, which is let finish it within `drain_timeout`.
+#[test]
+fn a_request_never_finished_held_up_the_drain() {
+    let change = |config: &mut pombo::Config| {
+        config.drain_timeout = Duration::from_millis(100);
+        config.handshake_timeout = Duration::from_secs(3600);
+    };
+    nodes().with(change).each(|node| {
+        let mut slow = node.dial();
+        slow.send_bytes(b"GET / HTTP/1.1\r\nHost:");
+        eventually("it is accepted", || node.handle().connections() == 1);
+        node.drain();
+    });
+}
+
+/// The gateway took the end of all handles for a drain: it stopped accepting.
+#[test]
+fn a_node_stopped_accepting_when_its_last_handle_was_dropped() {
+    let config = pombo::Config { listen: vec!["127.0.0.1:0".parse().expect("an address")], ..Default::default() };
+    let server = pombo::Server::bind(config).expect("a free port");
+    let address = server.addresses()[0].clone();
+    drop(server.start().expect("a node"));
+    for _ in 0..10 {
+        Client::dial(&address).upgraded().log_in("alice");
+    }
+}
+
+/// A message's time ran on from the message before, if that had no colon or was a ping and every read ended
+/// inside a frame: a busy client was closed for a message not finished in time.
+#[test]
+fn the_time_of_a_message_ran_on_from_the_one_before() {
+    const TIMEOUT: Duration = Duration::from_secs(1);
+    nodes().with(|config| config.message_timeout = TIMEOUT).each(|node| {
+        let error = Frame::text(NO_COLON);
+        for (sent, answer) in [(Sent::text("no colon"), error), (Sent::ping("there?"), Frame::pong("there?"))] {
+            let mut client = node.log_in("alice");
+            let frame = sent.bytes();
+            let (head, rest) = frame.split_at(frame.len() / 2);
+            let cut_anew = [rest, head].concat();
+            client.send_bytes(head);
+            let began = Instant::now();
+            while began.elapsed() < TIMEOUT * 2 {
+                client.send_bytes(&cut_anew);
+                client.expect(&answer);
+            }
+        }
+    });
+}
