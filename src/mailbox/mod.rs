@@ -255,10 +255,15 @@ impl Mailbox {
     }
 
     /// Gives up all mail, as the last act of a shard; returns how many messages nobody will read or post.
+    ///
+    /// The arenas go back: a producer without one would wait for it for ever, instead of learning that this shard
+    /// has gone.
     pub(crate) fn abandon(&mut self) -> usize {
         let mut lost = self.peers.iter().map(|peer| peer.gathering.len()).sum();
-        while let Some(batch) = self.next_batch() {
+        while let Some(mut batch) = self.next_batch() {
             lost += batch.mail.len();
+            batch.mail.clear(0);
+            self.put_back(batch);
         }
         lost
     }
@@ -386,6 +391,20 @@ mod tests {
         assert_eq!(drain(b), ["3"]);
         assert_eq!(count(0), 1, "room was waited for");
         assert!(!a.lie_down(|| true), "the batch in hand can go");
+    }
+
+    /// A batch in flight to a shard that ended never came back: what was sent there next waited for it for ever,
+    /// and so did the sessions that filled it.
+    #[test]
+    fn a_batch_in_flight_to_a_shard_that_ends_comes_back() {
+        let (mut node, _) = node(2, 1);
+        assert_eq!(send(&mut node[0], 1, "1"), Room::Full);
+        node[0].post(|_| {});
+        assert_eq!(node[1].abandon(), 1);
+        node.pop();
+        assert_eq!(send(&mut node[0], 1, "2"), Room::Full);
+        assert_eq!(node[0].post(|_| {}), 1);
+        assert_eq!(node[0].first_full(), None);
     }
 
     #[test]
