@@ -2,6 +2,8 @@
 
 mod support;
 
+use std::io::{BufRead, BufReader};
+use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
@@ -9,6 +11,7 @@ use std::time::{Duration, Instant};
 
 use pombo::message::{Delivery, Kind};
 use pombo::protocol::plain::NO_COLON;
+use rustix::process::{Pid, Signal, kill_process};
 use support::{Client, Frame, Node, Sent, eventually, nodes};
 
 /// Enough that what they send at once is more than a turn may take in.
@@ -33,6 +36,15 @@ impl Flood {
         };
         let threads = (0..FLOODERS).map(flood).collect();
         Self { is_over, threads }
+    }
+}
+
+/// A process that ends with its test, however that ends.
+struct Killed(Child);
+
+impl Drop for Killed {
+    fn drop(&mut self) {
+        self.0.kill().and_then(|()| self.0.wait()).expect("it ends");
     }
 }
 
@@ -138,4 +150,31 @@ fn the_time_of_a_message_ran_on_from_the_one_before() {
             }
         }
     });
+}
+
+/// After a pause of the whole process longer than two heartbeats, every session was closed for its silence,
+/// without having been asked.
+#[test]
+fn a_pause_of_the_process_closed_every_session() {
+    let interval = Duration::from_secs(1);
+    let spawned = Command::new(env!("CARGO_BIN_EXE_pombo"))
+        .args(["--listen", "127.0.0.1:0", "--heartbeat-interval", "1s", "--log-level", "off"])
+        .stdout(Stdio::piped())
+        .spawn();
+    let mut node = Killed(spawned.expect("the program runs"));
+    let mut line = String::new();
+    BufReader::new(node.0.stdout.take().expect("it is piped")).read_line(&mut line).expect("it says where it listens");
+    let address = line.split("http://").nth(1).and_then(|rest| rest.split(' ').next()).expect("an address");
+    let mut client = Client::dial(&address.parse().expect("an address")).upgraded();
+    client.log_in("alice");
+
+    let process = Pid::from_child(&node.0);
+    kill_process(process, Signal::STOP).expect("it runs");
+    // This is the pause, nothing is waited for.
+    thread::sleep(interval * 3);
+    kill_process(process, Signal::CONT).expect("it is there");
+    client.expect(&Frame::ping(""));
+    client.send(&Sent::pong(""));
+    client.send_text("alice:still here");
+    client.expect_text("still here");
 }
