@@ -27,6 +27,8 @@ use tokio::time::{Instant, sleep_until};
 use tracing::{debug, warn};
 
 pub(crate) use listener::{BoundListener, Inherited, Listener};
+pub(crate) use refusal::Refusals;
+pub use refusal::{Reason, Told};
 
 use crate::config::GatewaySettings;
 use crate::mailbox::Bell;
@@ -54,6 +56,8 @@ pub(crate) struct Gateway {
     pub(crate) drain_by: watch::Receiver<Option<Instant>>,
     pub(crate) admission: Admission,
     pub(crate) logins: LoginNumbers,
+    /// What was refused, by reason.
+    pub(crate) refusals: Refusals,
     /// Bounds the connections that are not logged in yet.
     pub(crate) handshakes: Arc<Semaphore>,
 }
@@ -159,8 +163,13 @@ impl Gateway {
     ) {
         let settings = Arc::clone(&self.settings.borrow());
         let permit = self.admission.admit(settings.connections_max);
-        if let Err(reason) = self.log_in(stream, peer, permit, &settings).await {
-            debug!(peer = peer.map(tracing::field::display), reason = %reason, "connection refused");
+        let until = Instant::now() + settings.handshake_timeout;
+        if let Err(refusal) = self.log_in(stream, peer, permit, &settings, until).await {
+            if let Some(reason) = refusal.reason() {
+                self.refusals.add(reason);
+                let peer = peer.map(tracing::field::display);
+                debug!(peer, reason = reason.name(), error = %refusal, "connection refused");
+            }
         }
         drop((place, under_way));
     }
@@ -171,9 +180,11 @@ impl Gateway {
         peer: Option<SocketAddr>,
         permit: Option<Permit>,
         settings: &Arc<GatewaySettings>,
+        until: Instant,
     ) -> Result<(), refusal::Refusal> {
         let rules = upgrade::Rules {
             settings: Arc::clone(settings),
+            until,
             is_full: permit.is_none(),
             drain_by: self.drain_by.clone(),
         };
@@ -190,7 +201,7 @@ impl Gateway {
                 return Err(refusal);
             }
             // Refused over HTTP already, by `Rules::is_full`.
-            (Ok(_), None) => return Err(refusal::Refusal::Full),
+            (Ok(_), None) => return Err(refusal::Refusal::Http(refusal::Reason::Full)),
         };
         let login = self.logins.draw();
         let door = &self.doors[router::shard_of(uid.hash(), self.doors.len())];
