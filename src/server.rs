@@ -17,7 +17,7 @@ use tokio::time::Instant;
 use tracing::{error, info};
 
 use crate::config::{Config, Faults, GatewaySettings, Listen};
-use crate::gateway::{BoundListener, Door, Gateway, Inherited, Reason, Refusals};
+use crate::gateway::{BoundListener, Door, Gate, Gateway, Inherited, Reason, Refusals};
 use crate::mailbox::{self, Bell};
 use crate::message::{Delivery, Kind};
 use crate::metrics::Stats;
@@ -158,7 +158,7 @@ impl Server {
             doors,
             hasher: hasher.clone(),
             drain_by: gateway_drain_by,
-            admission: admission.clone(),
+            gate: Arc::new(Gate::new(admission.clone())),
             logins: logins.clone(),
             refusals: refusals.clone(),
             handshakes: Arc::new(Semaphore::new(config.handshakes_max)),

@@ -4,12 +4,16 @@
 //! only the first `Connection` line and takes the first of two keys. A refusal is an HTTP status with a
 //! line that says why.
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::convert::Infallible;
 use std::future::{Future, Ready, poll_fn, ready};
+use std::mem;
+use std::pin::Pin;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
+use futures_util::future::Either;
 use http_body_util::Full;
 use hyper::body::Incoming;
 use hyper::header::{self, HeaderMap, HeaderName, HeaderValue};
@@ -17,15 +21,16 @@ use hyper::server::conn::http1;
 use hyper::service::Service;
 use hyper::{Method, Request, Response, StatusCode, Version};
 use hyper_util::rt::TokioIo;
-use tokio::io::AsyncWriteExt;
 use tokio::sync::watch;
-use tokio::time::{Instant, timeout, timeout_at};
+use tokio::time::{Instant, sleep_until, timeout, timeout_at};
 use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
 
-use super::Accepted;
+use super::admission::{self, Denied, Gate};
 use super::page;
+use super::proxy;
 use super::refusal::{self, Reason, Refusal, Told};
-use crate::config::GatewaySettings;
+use super::{Accepted, Who};
+use crate::config::{GatewaySettings, Origins};
 
 /// Most bytes of a request's head.
 const HEAD_BYTES_MAX: usize = 16 << 10;
@@ -38,21 +43,22 @@ pub(super) struct Rules {
     pub(super) settings: Arc<GatewaySettings>,
     /// When the upgrade must be over.
     pub(super) until: Instant,
-    /// No place is left on the node.
-    pub(super) is_full: bool,
+    pub(super) gate: Arc<Gate>,
     /// Set once the node drains, which may be while the request still comes.
     pub(super) drain_by: watch::Receiver<Option<Instant>>,
 }
 
 /// Upgrades a connection, or answers it and ends it; one that has said nothing yet ends when `draining` does.
 ///
-/// Returns the stream and every byte received behind the request.
+/// Returns the stream and every byte received behind the request; `who` is by then as the request's headers say, and
+/// its permit as admission has counted it.
 ///
 /// # Errors
 /// When the connection was answered otherwise, or lost.
 pub(super) async fn upgrade<S: Accepted>(
     stream: S,
     rules: Rules,
+    who: &mut Who,
     draining: impl Future,
 ) -> Result<(S, Vec<u8>), Refusal> {
     let (until, close_timeout) = (rules.until, rules.settings.close_timeout);
@@ -69,11 +75,15 @@ pub(super) async fn upgrade<S: Accepted>(
         .header_read_timeout(None)
         .max_buf_size(HEAD_BYTES_MAX)
         .max_headers(HEADERS_MAX)
-        .serve_connection(TokioIo::new(stream), Answering { rules, outcome: Cell::default() });
+        .serve_connection(
+            TokioIo::new(stream),
+            Answering { rules, who: RefCell::new(mem::take(who)), outcome: Cell::default() },
+        );
     let answered = timeout_at(until, poll_fn(|context| connection.poll_without_shutdown(context))).await;
     // The stream is taken back from hyper however it ended, to be ended without RST.
     let parts = connection.into_parts();
     let mut stream = parts.io.into_inner();
+    *who = parts.service.who.into_inner();
     let refusal = match (answered, parts.service.outcome.into_inner()) {
         (Ok(Ok(())), Some(Outcome::Upgraded)) => return Ok((stream, parts.read_buf.into())),
         (Ok(Ok(())), Some(Outcome::Answered)) => Refusal::Answered,
@@ -83,8 +93,8 @@ pub(super) async fn upgrade<S: Accepted>(
         // What is no request hyper has answered itself.
         (Ok(Err(error)), _) => error.into(),
         (Err(_), None) => {
-            timeout(close_timeout, stream.write_all(REQUEST_TIMEOUT)).await.ok();
-            Refusal::Http(Reason::HandshakeTimeout)
+            timeout(close_timeout, refusal::answer(&mut stream, Reason::HandshakeTimeout)).await.ok();
+            return Err(Refusal::Http(Reason::HandshakeTimeout));
         }
         // The answer was not taken in time.
         (Err(_), Some(_)) => return Err(Refusal::Http(Reason::HandshakeTimeout)),
@@ -93,16 +103,10 @@ pub(super) async fn upgrade<S: Accepted>(
     Err(refusal)
 }
 
-/// What is said where hyper has no request to answer.
-const REQUEST_TIMEOUT: &[u8] = b"HTTP/1.1 408 Request Timeout\r\n\
-    connection: close\r\n\
-    content-type: text/plain; charset=utf-8\r\n\
-    content-length: 29\r\n\r\n\
-    request not finished in time\n";
-
 /// Answers the one request of a connection, and remembers how.
 struct Answering {
     rules: Rules,
+    who: RefCell<Who>,
     outcome: Cell<Option<Outcome>>,
 }
 
@@ -117,15 +121,16 @@ enum Outcome {
 impl Service<Request<Incoming>> for Answering {
     type Response = Response<Full<Bytes>>;
     type Error = Infallible;
-    type Future = Ready<Result<Self::Response, Infallible>>;
+    /// Boxed only where an upgrade waits for its turn.
+    type Future = Either<Ready<Result<Self::Response, Infallible>>, Pin<Box<dyn Waiting>>>;
 
     fn call(&self, request: Request<Incoming>) -> Self::Future {
-        let (mut answer, outcome) = match answer(&request, &self.rules) {
-            Ok(answer) if answer.status() == StatusCode::SWITCHING_PROTOCOLS => (answer, Outcome::Upgraded),
-            Ok(answer) => (answer, Outcome::Answered),
+        let (mut answer, turn, outcome) = match answer(&request, &self.rules, &mut self.who.borrow_mut()) {
+            Ok(Answer::Upgrade { response, turn }) => (response, turn, Outcome::Upgraded),
+            Ok(Answer::Page(response)) => (response, None, Outcome::Answered),
             Err(fault) => {
                 let reason = fault.reason;
-                (fault.into_response(), Outcome::Refused(reason))
+                (fault.into_response(), None, Outcome::Refused(reason))
             }
         };
         if !matches!(outcome, Outcome::Upgraded) {
@@ -133,8 +138,29 @@ impl Service<Request<Incoming>> for Answering {
             answer.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
         }
         self.outcome.set(Some(outcome));
-        ready(Ok(answer))
+        match turn {
+            None => Either::Left(ready(Ok(answer))),
+            Some(turn) => Either::Right(Box::pin(async move {
+                sleep_until(turn).await;
+                Ok(answer)
+            })),
+        }
     }
+}
+
+/// An answer that waits for its turn.
+trait Waiting: Future<Output = Result<Response<Full<Bytes>>, Infallible>> + Send {}
+
+impl<F: Future<Output = Result<Response<Full<Bytes>>, Infallible>> + Send> Waiting for F {}
+
+/// What a request is answered that is not refused.
+enum Answer {
+    Upgrade {
+        response: Response<Full<Bytes>>,
+        /// When, if not at once.
+        turn: Option<Instant>,
+    },
+    Page(Response<Full<Bytes>>),
 }
 
 /// Why a request is refused, and what its answer says beyond that.
@@ -153,6 +179,12 @@ impl From<Reason> for Fault {
 impl Fault {
     fn with(reason: Reason, name: HeaderName, value: &'static str) -> Self {
         Self { reason, header: Some((name, HeaderValue::from_static(value))) }
+    }
+
+    /// With the header that says when to try again.
+    fn later(reason: Reason, retry_after: Duration) -> Self {
+        let seconds = retry_after.as_secs() + u64::from(retry_after.subsec_nanos() > 0);
+        Self { reason, header: Some((header::RETRY_AFTER, seconds.max(1).into())) }
     }
 
     fn status(&self) -> StatusCode {
@@ -174,25 +206,23 @@ impl Fault {
     }
 }
 
-fn answer<B>(request: &Request<B>, rules: &Rules) -> Result<Response<Full<Bytes>>, Fault> {
+fn answer<B>(request: &Request<B>, rules: &Rules, who: &mut Who) -> Result<Answer, Fault> {
     let headers = request.headers();
+    // First, so that whatever is said of the connection is said of who it is.
+    who.peer = proxy::client(who.peer, headers, &rules.settings.admission);
     let length = headers.get(header::CONTENT_LENGTH);
     if headers.contains_key(header::TRANSFER_ENCODING) || length.is_some_and(|length| length != "0") {
         return Err(Reason::Body.into());
     }
     if !headers.contains_key(header::UPGRADE) && !headers.contains_key(header::SEC_WEBSOCKET_KEY) {
-        return answer_plain(request, rules);
+        return answer_plain(request, rules).map(Answer::Page);
     }
     if !rules.settings.paths.allows(request.uri().path()) {
         return Err(Reason::Path.into());
     }
     let key = check_upgrade(request)?;
-    if rules.drain_by.borrow().is_some() {
-        return Err(Fault::with(Reason::Draining, header::RETRY_AFTER, "1"));
-    }
-    if rules.is_full {
-        return Err(Fault::with(Reason::Full, header::RETRY_AFTER, "5"));
-    }
+    check_origin(headers, &rules.settings.admission.origins)?;
+    let turn = admit(rules, who)?;
     let accept = HeaderValue::try_from(derive_accept_key(key)).expect("base64 is a header value");
     let mut response = Response::new(Full::default());
     *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
@@ -200,7 +230,31 @@ fn answer<B>(request: &Request<B>, rules: &Rules) -> Result<Response<Full<Bytes>
     headers.insert(header::CONNECTION, HeaderValue::from_static("Upgrade"));
     headers.insert(header::UPGRADE, HeaderValue::from_static("websocket"));
     headers.insert(header::SEC_WEBSOCKET_ACCEPT, accept);
-    Ok(response)
+    Ok(Answer::Upgrade { response, turn })
+}
+
+/// Checks a page's origin; what sends none is no browser.
+fn check_origin(headers: &HeaderMap, origins: &Origins) -> Result<(), Reason> {
+    if !headers.contains_key(header::ORIGIN) {
+        return Ok(());
+    }
+    let origin = only(headers, header::ORIGIN).ok_or(Reason::OriginHeader)?;
+    let is_allowed = *origins == Origins::Any || std::str::from_utf8(origin).is_ok_and(|origin| origins.allow(origin));
+    if is_allowed { Ok(()) } else { Err(Reason::Origin) }
+}
+
+/// Admits an upgrade that is good otherwise; returns when it is its turn, if not at once.
+fn admit(rules: &Rules, who: &mut Who) -> Result<Option<Instant>, Fault> {
+    if rules.drain_by.borrow().is_some() {
+        return Err(Fault::later(Reason::Draining, Duration::from_secs(1)));
+    }
+    let Some(permit) = &mut who.permit else { return Err(Fault::later(Reason::Full, admission::FULL_RETRY)) };
+    let (settings, now) = (&rules.settings, Instant::now());
+    let later = |denied: Denied| Fault::later(denied.reason, denied.retry_after);
+    rules.gate.admit_from(who.peer.map(|peer| peer.ip()), permit, &settings.admission, now).map_err(later)?;
+    let latest = rules.until - settings.handshake_timeout / 2;
+    let turn = rules.gate.turn(&settings.admission, now, latest).map_err(later)?;
+    Ok((turn > now).then_some(turn))
 }
 
 /// Answers a request that doesn't ask for an upgrade: the page.
@@ -280,6 +334,7 @@ fn is_key(key: &[u8]) -> bool {
 mod tests {
     use super::*;
     use crate::config::{Config, Paths};
+    use crate::shard::Admission;
 
     const GOOD: &[(&str, &str)] = &[
         ("host", "x"),
@@ -292,10 +347,17 @@ mod tests {
     fn rules(config: &Config) -> Rules {
         Rules {
             settings: Arc::new(config.gateway()),
-            until: Instant::now(),
-            is_full: false,
+            until: Instant::now() + config.handshake_timeout,
+            gate: Arc::new(Gate::new(Admission::default())),
             drain_by: watch::channel(None).1,
         }
+    }
+
+    fn ask(headers: &[(&str, &str)], rules: &Rules) -> Result<Response<Full<Bytes>>, Fault> {
+        let mut who = Who { permit: rules.gate.admit(1), ..Who::default() };
+        answer(&request(headers), rules, &mut who).map(|answer| match answer {
+            Answer::Upgrade { response, .. } | Answer::Page(response) => response,
+        })
     }
 
     fn request(headers: &[(&str, &str)]) -> Request<()> {
@@ -308,13 +370,13 @@ mod tests {
     fn check(name: &str, values: &[&str], status: u16) {
         let kept = GOOD.iter().copied().filter(|(other, _)| *other != name);
         let headers: Vec<_> = kept.chain(values.iter().map(|value| (name, *value))).collect();
-        let answer = answer(&request(&headers), &rules(&Config::default())).unwrap_or_else(Fault::into_response);
+        let answer = ask(&headers, &rules(&Config::default())).unwrap_or_else(Fault::into_response);
         assert_eq!(answer.status().as_u16(), status, "{name}: {values:?}");
     }
 
     #[test]
     fn accepts_what_the_rfc_allows() {
-        let answer = answer(&request(GOOD), &rules(&Config::default())).expect("it is the RFC's own example");
+        let answer = ask(GOOD, &rules(&Config::default())).expect("it is the RFC's own example");
         assert_eq!(answer.status(), StatusCode::SWITCHING_PROTOCOLS);
         assert_eq!(answer.headers()[header::SEC_WEBSOCKET_ACCEPT], "s3pPLMBiTxaQ9kYGzzhZRbK+xOo=");
         check("connection", &["keep-alive, Upgrade"], 101);
@@ -350,9 +412,11 @@ mod tests {
     #[test]
     fn says_when_it_is_full_or_going_away_or_elsewhere() {
         let config = Config { paths: Paths::List(vec!["/ws".into()]), ..Config::default() };
-        let status = |rules: &Rules| answer(&request(GOOD), rules).expect_err("refused").status().as_u16();
+        let status = |rules: &Rules| ask(GOOD, rules).expect_err("refused").status().as_u16();
         assert_eq!(status(&rules(&config)), 404);
-        assert_eq!(status(&Rules { is_full: true, ..rules(&Config::default()) }), 503);
+        let full = rules(&Config::default());
+        let _only = full.gate.admit(1);
+        assert_eq!(status(&full), 503);
         assert_eq!(
             status(&Rules { drain_by: watch::channel(Some(Instant::now())).1, ..rules(&Config::default()) }),
             503
@@ -362,10 +426,10 @@ mod tests {
     #[test]
     fn answers_an_ordinary_get_with_the_page() {
         let config = Config::default();
-        let page = answer(&request(&[("host", "x")]), &rules(&config)).expect("a page");
+        let page = ask(&[("host", "x")], &rules(&config)).expect("a page");
         assert_eq!(page.headers()[header::CONTENT_TYPE], page::CONTENT_TYPE);
         assert!(page.headers().contains_key(header::CONTENT_SECURITY_POLICY));
         let config = Config { page: false, ..config };
-        assert_eq!(answer(&request(&[]), &rules(&config)).expect_err("no page").status().as_u16(), 426);
+        assert_eq!(ask(&[], &rules(&config)).expect_err("no page").status().as_u16(), 426);
     }
 }
