@@ -27,6 +27,7 @@ pub mod log;
 #[doc(hidden)]
 pub mod outbox;
 mod receive;
+mod recent;
 #[doc(hidden)]
 pub mod registry;
 mod session;
@@ -49,8 +50,9 @@ pub use transport::{Poller, Stream};
 use self::flush::OutboxPool;
 use self::io::{Network, Readiness};
 use self::log::Log;
+use self::recent::Recent;
 use self::registry::Registry;
-use self::session::Sessions;
+use self::session::{Phase, Sessions};
 use self::sweep::{Drain, Summary};
 use self::wheel::{Tick, Wheel};
 use crate::config::SessionSettings;
@@ -81,6 +83,7 @@ pub struct Shard<N: Network> {
 
     sessions: Sessions<N::Socket>,
     registry: Registry,
+    recent: Recent,
     log: Log,
     outboxes: OutboxPool,
     wheel: Wheel,
@@ -182,6 +185,7 @@ impl<N: Network> Shard<N> {
             requests,
             sessions: Sessions::new(),
             registry: Registry::default(),
+            recent: Recent::default(),
             log: Log::default(),
             outboxes: OutboxPool::default(),
             wheel: Wheel::new(now),
@@ -282,6 +286,12 @@ impl<N: Network> Shard<N> {
         if readiness.is_writable {
             self.unblock(key);
         }
+    }
+
+    /// Whether a session is logged in and not closing.
+    #[inline]
+    fn is_open(&mut self, key: SessionKey) -> bool {
+        self.sessions.get(key).is_some_and(|session| session.phase == Phase::Open)
     }
 
     /// Puts a session that can progress on the run list, once.
