@@ -45,7 +45,7 @@ use std::time::{Duration, Instant};
 
 use tracing::info;
 
-pub use handover::{Admission, Handover, LoginNumber, LoginNumbers, Permit, Request};
+pub use handover::{Admission, Handover, LoginNumber, LoginNumbers, Permit, Request, Share};
 pub use io::SessionKey;
 pub use transport::{Poller, Stream};
 
