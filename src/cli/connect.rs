@@ -9,6 +9,7 @@
 use std::borrow::Cow;
 use std::fmt::Write as _;
 use std::io::{self, IsTerminal as _, Write as _};
+use std::path::PathBuf;
 use std::pin::pin;
 use std::process::ExitCode;
 use std::time::Duration;
@@ -24,6 +25,7 @@ use tokio_tungstenite::tungstenite::{Error, Message, error::ProtocolError, proto
 use self::backoff::Backoff;
 use self::input::InputError;
 use self::target::Target;
+use super::trust::{Trust, Wire};
 
 mod backoff;
 mod input;
@@ -36,10 +38,13 @@ mod target;
 /// 2 bad arguments, 3 login refused.
 #[derive(Debug, clap::Args)]
 pub(crate) struct ConnectArgs {
-    /// Where the server listens: `ws://HOST:PORT/PATH`, or only `HOST:PORT`.
+    /// Where the server listens: `ws://HOST:PORT/PATH`, `wss://…` for TLS, or only `HOST:PORT`.
     url: String,
     /// Who to log in as.
     uid: String,
+    /// Trusts what the certificates in this PEM file have signed, instead of what the system trusts.
+    #[arg(long, value_name = "FILE")]
+    ca: Option<PathBuf>,
     /// Keeps listening for this long after the end of input, for example `5s`.
     #[arg(long, value_name = "DURATION", value_parser = humantime::parse_duration, default_value = "0s")]
     wait: Duration,
@@ -60,6 +65,13 @@ pub(crate) fn run(args: ConnectArgs) -> ExitCode {
             return ExitCode::from(2);
         }
     };
+    let trust = match target.is_secure.then(|| Trust::load(args.ca.as_deref())).transpose() {
+        Ok(trust) => trust,
+        Err(error) => {
+            eprintln!("pombo connect: {error}");
+            return ExitCode::from(2);
+        }
+    };
     let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => {
@@ -68,7 +80,7 @@ pub(crate) fn run(args: ConnectArgs) -> ExitCode {
         }
     };
     let ended = runtime.block_on(async {
-        let client = Client { args, target, lines: input::lines(), interrupt: Interrupt::listen() };
+        let client = Client { args, target, trust, lines: input::lines(), interrupt: Interrupt::listen() };
         client.run().await
     });
     if !matches!(ended, Ended::Finished) {
@@ -91,7 +103,7 @@ const REPLACED: u16 = 4001;
 /// Close code of a login refused because its uid is taken.
 const UID_TAKEN: u16 = 4002;
 
-type WebSocket = WebSocketStream<TcpStream>;
+type WebSocket = WebSocketStream<Box<dyn Wire>>;
 
 /// How a connection, and with it perhaps the client, ended.
 #[derive(Debug, thiserror::Error)]
@@ -163,6 +175,8 @@ impl Ended {
 struct Client {
     args: ConnectArgs,
     target: Target,
+    /// By whom the server may be vouched for; nothing without TLS.
+    trust: Option<Trust>,
     /// Lines from standard input; bounded, filled by a thread.
     lines: mpsc::Receiver<Result<Message, InputError>>,
     interrupt: Interrupt,
@@ -197,7 +211,7 @@ impl Client {
         let limit = self.args.connect_timeout;
         let socket = tokio::select! {
             () = self.interrupt.wait() => return (Ended::Finished, None),
-            login = timeout(limit, log_in(&self.target, &self.args.uid)) => match login {
+            login = timeout(limit, log_in(&self.target, self.trust.as_ref(), &self.args.uid)) => match login {
                 Ok(Ok(socket)) => socket,
                 Ok(Err(ended)) => return (ended, None),
                 Err(_) => {
@@ -233,12 +247,16 @@ impl Client {
 }
 
 /// Connects, logs in and prints the server's answer to standard error.
-async fn log_in(target: &Target, uid: &str) -> Result<WebSocket, Ended> {
+async fn log_in(target: &Target, trust: Option<&Trust>, uid: &str) -> Result<WebSocket, Ended> {
     let stream = TcpStream::connect((target.host.as_str(), target.port))
         .await
         .map_err(|error| Ended::Lost(format!("can't connect to {}:{}: {error}", target.host, target.port)))?;
     // Without it only small messages may arrive late.
     let _ = stream.set_nodelay(true);
+    let stream: Box<dyn Wire> = match trust {
+        None => Box::new(stream),
+        Some(trust) => trust.secure(stream, &target.host).await.map_err(|error| Ended::Lost(error.to_string()))?,
+    };
     let (mut socket, _) =
         tokio_tungstenite::client_async(&target.uri, stream).await.map_err(|error| Ended::lost(&error))?;
     socket.send(Message::text(uid)).await.map_err(|error| Ended::lost(&error))?;
