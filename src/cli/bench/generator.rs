@@ -13,8 +13,10 @@ use hdrhistogram::Histogram;
 use mio::event::Event;
 use mio::{Events, Interest, Poll, Token};
 
+use super::super::trust::Trust;
 use super::BenchError;
 use super::client::{self, Client, Ending, Phase, Received, Sent};
+use super::secure::Secure;
 use super::wire::{self, opcode};
 
 /// Shortest read buffer.
@@ -94,6 +96,8 @@ pub(super) struct Target {
     /// The `Host` header.
     pub(super) authority: String,
     pub(super) path: String,
+    /// By whom the server may be vouched for, and its name; nothing without TLS.
+    pub(super) secure: Option<(Trust, String)>,
     pub(super) uid_prefix: String,
 }
 
@@ -187,6 +191,9 @@ impl Generator {
         let address = self.target.address;
         let failed = |source| BenchError::Connect { address, source };
         let mut client = Client::connect(address, self.target.source(index), self.now()).map_err(failed)?;
+        if let Some((trust, host)) = &self.target.secure {
+            client.secure = Some(Box::new(Secure::new(trust.connection(host).map_err(failed)?)));
+        }
         let interest = Interest::READABLE | Interest::WRITABLE;
         self.poll.registry().register(&mut client.socket, Token(index as usize), interest).map_err(failed)?;
         self.clients.push(client);
@@ -453,6 +460,7 @@ mod tests {
             address: address.parse().expect("an address"),
             authority: String::new(),
             path: String::new(),
+            secure: None,
             uid_prefix: "u".into(),
         };
         assert_eq!(target.source(index).map(|source| source.to_string()).as_deref(), expected);

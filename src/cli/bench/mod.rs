@@ -23,11 +23,13 @@ mod process;
 mod progress;
 mod report;
 mod scenario;
+mod secure;
 mod traffic;
 mod wire;
 
 use std::io;
 use std::net::{SocketAddr, ToSocketAddrs};
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -41,6 +43,7 @@ pub use self::traffic::Targets;
 
 use self::progress::Progress;
 use self::wire::{CONNECTIONS_MAX, STAMP_BYTES};
+use super::trust::Trust;
 
 /// Descriptors that are not connections: standard streams, the poller, files of `/proc`.
 const SPARE_DESCRIPTORS: u64 = 32;
@@ -128,9 +131,12 @@ struct BroadcastArgs {
 
 #[derive(Args, Clone, Debug)]
 struct CommonArgs {
-    /// The server: HOST:PORT or ws://HOST:PORT/PATH
+    /// The server: HOST:PORT, ws://HOST:PORT/PATH or wss://HOST:PORT/PATH
     #[arg(default_value = "127.0.0.1:1234", value_name = "SERVER")]
     server: String,
+    /// Trust what the certificates in this PEM file have signed, instead of what the system trusts
+    #[arg(long, value_name = "FILE")]
+    ca: Option<PathBuf>,
     /// Connections under way at the same time while logging in
     #[arg(long, value_name = "N", default_value_t = 256, value_parser = clap::value_parser!(u32).range(1..))]
     connecting: u32,
@@ -338,23 +344,35 @@ impl ScenarioArgs {
     }
 }
 
+const EXPECTED: &str = "expected HOST:PORT, ws://HOST:PORT/PATH or wss://HOST:PORT/PATH";
+
 impl CommonArgs {
     fn target(&self) -> Result<generator::Target, BenchError> {
         let bad = |why: &str| BenchError::Arguments(format!("server is {:?}, {why}", self.server));
-        let rest = self.server.strip_prefix("ws://").unwrap_or(&self.server);
+        let (rest, is_secure) = match self.server.strip_prefix("wss://") {
+            Some(rest) => (rest, true),
+            None => (self.server.strip_prefix("ws://").unwrap_or(&self.server), false),
+        };
+        let port = if is_secure { 443 } else { 80 };
         if rest.contains("://") {
-            return Err(bad("expected HOST:PORT or ws://HOST:PORT/PATH"));
+            return Err(bad(EXPECTED));
         }
         let (authority, path) = rest.find('/').map_or((rest, "/"), |at| rest.split_at(at));
-        let mut addresses = authority
-            .to_socket_addrs()
-            .or_else(|_| (authority, 80).to_socket_addrs())
-            .map_err(|_| bad("expected HOST:PORT or ws://HOST:PORT/PATH"))?;
+        let mut addresses =
+            authority.to_socket_addrs().or_else(|_| (authority, port).to_socket_addrs()).map_err(|_| bad(EXPECTED))?;
         let address = addresses.next().ok_or_else(|| bad("which has no address"))?;
+        let secure = if is_secure {
+            let trust = Trust::load(self.ca.as_deref()).map_err(|error| BenchError::Arguments(error.to_string()))?;
+            let host = authority.rsplit_once(':').map_or(authority, |(host, _)| host);
+            Some((trust, host.trim_matches(['[', ']']).to_owned()))
+        } else {
+            None
+        };
         Ok(generator::Target {
             address,
             authority: authority.to_owned(),
             path: path.to_owned(),
+            secure,
             uid_prefix: self.prefix.clone(),
         })
     }
