@@ -6,6 +6,7 @@
 
 use std::marker::PhantomData;
 use std::num::NonZeroUsize;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use bytesize::ByteSize;
@@ -147,6 +148,31 @@ impl Form<String> for Text {
         format!("text of up to {} bytes", self.0)
     }
 }
+
+/// A file, or `none`.
+pub(super) struct File;
+
+impl Form<Option<PathBuf>> for File {
+    const PLACEHOLDER: &'static str = "FILE";
+
+    fn read(&self, items: &[String]) -> Option<Option<PathBuf>> {
+        match one(items)? {
+            "" => None,
+            NONE => Some(None),
+            path => Some(Some(path.into())),
+        }
+    }
+
+    fn show(&self, value: &Option<PathBuf>) -> Value {
+        value.as_ref().map_or(NONE.into(), |path| path.display().to_string().into())
+    }
+
+    fn expected(&self) -> String {
+        format!("{NONE}, or the path of a file")
+    }
+}
+
+const NONE: &str = "none";
 
 /// `true` or `false`; also `on` or `off`.
 pub(super) struct Switch;
@@ -427,6 +453,13 @@ mod tests {
         for text in ["", "yes", "1", "True"] {
             check(&Switch, text, None);
         }
+    }
+
+    #[test]
+    fn files() {
+        check(&File, "none", Some("\"none\""));
+        check(&File, "/etc/pombo/key.pem", Some("\"/etc/pombo/key.pem\""));
+        check(&File, "", None);
     }
 
     #[test]
