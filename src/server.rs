@@ -16,7 +16,7 @@ use tokio::sync::{Semaphore, watch};
 use tokio::time::Instant;
 use tracing::{error, info};
 
-use crate::config::{Config, Faults, GatewaySettings, Listen};
+use crate::config::{Config, Faults, GatewaySettings, Listen, SlowConsumer};
 use crate::gateway::{BoundListener, Door, Gateway, Inherited};
 use crate::mailbox::{self, Bell};
 use crate::message::{Delivery, Kind};
@@ -102,8 +102,9 @@ impl Server {
         config.check()?;
         let inherited = Inherited {
             send_buffer_bytes: config.send_buffer_bytes,
-            // As long as a silent peer is given.
-            user_timeout: config.heartbeat_interval * 2,
+            // As long as a silent peer is given. The kernel counts from when a peer has no room left, too, even if it
+            // answers every probe: a reader that the policy keeps must not end in silence.
+            user_timeout: (config.slow_consumer == SlowConsumer::Disconnect).then_some(config.heartbeat_interval * 2),
         };
         let mut listeners = Vec::new();
         let mut addresses = Vec::new();
