@@ -94,7 +94,7 @@ pub struct Shard<N: Network> {
     /// Sessions with frames in their outbox since the last flush.
     dirty: VecDeque<SessionKey>,
     /// By destination: sessions that filled its batch and wait for it to be posted.
-    stalled: Vec<Vec<(SessionKey, Stall)>>,
+    stalled: Vec<Vec<Stalled>>,
     budget: Budget,
     scratch: Box<[u8]>,
     ready: Vec<Readiness>,
@@ -102,6 +102,15 @@ pub struct Shard<N: Network> {
     drain: Option<Drain>,
     stats: Stats,
     summary: Summary,
+}
+
+/// A session that filled a batch.
+#[derive(Clone, Copy, Debug)]
+struct Stalled {
+    session: SessionKey,
+    /// Tells it from a later session with the same key.
+    login: LoginNumber,
+    stall: Stall,
 }
 
 /// What a session that filled a batch has to wait for.
@@ -259,16 +268,18 @@ impl<N: Network> Shard<N> {
         self.mailbox.get_up();
     }
 
-    /// Polls for at most `time_out` and notes what each socket is ready for.
-    fn poll(&mut self, time_out: Option<Duration>) {
+    /// Polls for at most `time_out` and notes what each socket is ready for; returns how many were.
+    fn poll(&mut self, time_out: Option<Duration>) -> usize {
         let mut ready = std::mem::take(&mut self.ready);
         self.network.poll(time_out, &mut ready).expect("the poller of a shard works, or the process must end");
         self.now = self.network.now();
         self.tick = self.wheel.tick(self.now);
+        let count = ready.len();
         for readiness in ready.drain(..) {
             self.note(readiness);
         }
         self.ready = ready;
+        count
     }
 
     fn note(&mut self, readiness: Readiness) {
@@ -321,14 +332,16 @@ impl<N: Network> Shard<N> {
         self.stats.mail_batches += batches;
         self.stats.shed_shard_gone += lost as u64;
         self.stalled = stalled;
-        for (key, stall) in resumed {
-            match (stall, self.mailbox.first_full()) {
-                (Stall::Broadcast, Some(full)) => self.stalled[full].push((key, stall)),
+        for stalled in resumed {
+            let Some(session) = self.sessions.get(stalled.session).filter(|session| session.login == stalled.login)
+            else {
+                continue;
+            };
+            match (stalled.stall, self.mailbox.first_full()) {
+                (Stall::Broadcast, Some(full)) => self.stalled[full].push(stalled),
                 _ => {
-                    if let Some(session) = self.sessions.get(key) {
-                        session.flags.is_stalled = false;
-                    }
-                    self.enqueue(key);
+                    session.flags.is_stalled = false;
+                    self.enqueue(stalled.session);
                 }
             }
         }

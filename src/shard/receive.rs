@@ -9,7 +9,7 @@ use tracing::error;
 use super::close::{Farewell, Unsent};
 use super::io::{Network, SessionKey, Socket};
 use super::session::{Phase, Unread};
-use super::{Budget, CONNECTION_BYTES, CONNECTION_DELIVERIES, Cost, Shard, Stall};
+use super::{Budget, CONNECTION_BYTES, CONNECTION_DELIVERIES, Cost, Shard, Stall, Stalled};
 use crate::frame::{self, Event, Opcode, Reader, Violation, close};
 use crate::mailbox::{Room, SHARE_FROM};
 use crate::message::{Kind, Payload};
@@ -326,8 +326,8 @@ impl<N: Network> Shard<N> {
     fn stall(&mut self, key: SessionKey, full: usize, stall: Stall) -> Stop {
         if let Some(session) = self.sessions.get(key) {
             session.flags.is_stalled = true;
+            self.stalled[full].push(Stalled { session: key, login: session.login, stall });
         }
-        self.stalled[full].push((key, stall));
         Stop::Stalled
     }
 }

@@ -2,5 +2,6 @@
 
 mod flow;
 mod life;
+mod limits;
 mod memory;
 mod turn;
