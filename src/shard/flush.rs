@@ -178,7 +178,7 @@ impl<N: Network> Shard<N> {
     #[inline]
     fn emptied(&mut self, key: SessionKey) {
         let Some(session) = self.sessions.get(key) else { return };
-        session.flags.pongs = 0;
+        session.flags.has_pong = false;
         if let Some(mut outbox) = session.outbox.take() {
             let late_pong = outbox.take_late_pong();
             self.outboxes.put_back(outbox);
@@ -186,7 +186,7 @@ impl<N: Network> Shard<N> {
             if let Some(payload) = late_pong
                 && session.phase == Phase::Open
             {
-                session.flags.pongs = 1;
+                session.flags.has_pong = true;
                 self.append(key, |outbox| outbox.push(Opcode::Pong, &Payload::Borrowed(&payload)));
                 return;
             }

@@ -36,8 +36,14 @@ enum Step<'a> {
     Close {
         code: Option<u16>,
     },
-    /// The bytes end inside a frame or a message.
-    Incomplete,
+    /// A frame of a message that goes on, of so many bytes.
+    Fragment {
+        bytes: usize,
+    },
+    /// The bytes, so many, end inside a frame.
+    Incomplete {
+        bytes: usize,
+    },
     Violation(Violation),
     /// The per-session code panicked.
     Panicked,
@@ -152,17 +158,17 @@ impl<N: Network> Shard<N> {
 
     /// Goes on after a receive call straight into a message's buffer.
     fn received_onto(&mut self, key: SessionKey, received: io::Result<usize>, space: usize) {
-        if self.received(key, received, space).is_none() {
+        let Some(length) = self.received(key, received, space) else {
             // The reader must hear of it all the same, before it is used again.
             if let Some(session) = self.sessions.get(key) {
                 session.reader.direct_done(usize::MAX).ok();
             }
             return;
-        }
+        };
         let Some(session) = self.sessions.get(key) else { return };
         let mut reader = std::mem::take(&mut session.reader);
         let message_bytes_max = self.settings.message_bytes_max;
-        let step = guard(|| classify(reader.direct_done(message_bytes_max)));
+        let step = guard(|| classify(reader.direct_done(message_bytes_max), length));
         let mut budget = Budget { deliveries: CONNECTION_DELIVERIES, bytes: CONNECTION_BYTES };
         let stop = self.act(key, step, &mut budget);
         self.give_back(key, reader);
@@ -197,7 +203,7 @@ impl<N: Network> Shard<N> {
             let step = guard(|| {
                 let (taken, event) = reader.read(&mut bytes[*at..], message_bytes_max);
                 *at += taken;
-                classify(event)
+                classify(event, taken)
             });
             let stop = self.act(key, step, &mut budget);
             was_between |= !reader.is_mid_message();
@@ -245,9 +251,19 @@ impl<N: Network> Shard<N> {
                 cost.bytes = plain::NO_COLON.len();
                 self.push(key, Opcode::Text, &Payload::Borrowed(plain::NO_COLON.as_bytes()));
             }
-            Step::Ping(payload) => self.pong(key, payload),
+            Step::Ping(payload) => {
+                self.pong(key, payload);
+                // What comes behind waits until the pong is out: a peer that reads is answered each of its pings, in
+                // order, and one that doesn't only the latest.
+                stop = Some(Stop::Budget);
+            }
             Step::Pong => {}
-            Step::Incomplete => self.stats.frames_in -= 1,
+            // What was taken in is work, whether or not anything comes of it.
+            Step::Fragment { bytes } => cost.bytes = bytes,
+            Step::Incomplete { bytes } => {
+                self.stats.frames_in -= 1;
+                cost.bytes = bytes;
+            }
             Step::Close { code } => {
                 self.answer_close(key, code);
                 return Some(Stop::Closed);
@@ -341,9 +357,9 @@ fn guard<'a>(decode: impl FnOnce() -> Step<'a>) -> Step<'a> {
     catch_unwind(AssertUnwindSafe(decode)).unwrap_or(Step::Panicked)
 }
 
-/// Says what a frame asks for.
+/// Says what a frame asks for, having taken `bytes`.
 #[inline]
-fn classify(event: Result<Option<Event<'_>>, Violation>) -> Step<'_> {
+fn classify(event: Result<Option<Event<'_>>, Violation>, bytes: usize) -> Step<'_> {
     #[cfg(test)]
     if let Ok(Some(Event::Message { payload, .. })) = &event {
         assert_ne!(payload.as_slice(), PANIC_PAYLOAD, "a test asked for it");
@@ -362,7 +378,8 @@ fn classify(event: Result<Option<Event<'_>>, Violation>) -> Step<'_> {
         Ok(Some(Event::Ping(payload))) => Step::Ping(payload),
         Ok(Some(Event::Pong(_))) => Step::Pong,
         Ok(Some(Event::Close { code, .. })) => Step::Close { code },
-        Ok(None) => Step::Incomplete,
+        Ok(Some(Event::Fragment)) => Step::Fragment { bytes },
+        Ok(None) => Step::Incomplete { bytes },
         Err(violation) => Step::Violation(violation),
     }
 }

@@ -73,8 +73,8 @@ pub(crate) struct Flags {
     pub(crate) is_pinged: bool,
     /// A message is arriving.
     pub(crate) is_mid_message: bool,
-    /// Pongs since the outbox was last empty.
-    pub(crate) pongs: u8,
+    /// A pong is in the outbox.
+    pub(crate) has_pong: bool,
 }
 
 /// Received bytes that wait to be decoded.
