@@ -43,6 +43,10 @@ pub struct Stats {
     pub violations: u64,
     /// Sessions closed for silence or for a message not finished in time.
     pub timeouts: u64,
+    /// Times that a session was not read for a while, as it was over its rate.
+    pub rate_pauses: u64,
+    /// Sessions closed because they stayed over their rate.
+    pub rate_limited: u64,
     /// Sessions ended by a panic in the per-session part.
     pub panics: u64,
     /// Answers to a caller who had gone.
@@ -86,6 +90,8 @@ impl Stats {
             slow_consumers,
             violations,
             timeouts,
+            rate_pauses,
+            rate_limited,
             panics,
             answers_dropped,
             mail_batches,
@@ -114,6 +120,8 @@ impl Stats {
         self.slow_consumers += slow_consumers;
         self.violations += violations;
         self.timeouts += timeouts;
+        self.rate_pauses += rate_pauses;
+        self.rate_limited += rate_limited;
         self.panics += panics;
         self.answers_dropped += answers_dropped;
         self.mail_batches += mail_batches;

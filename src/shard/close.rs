@@ -142,7 +142,8 @@ impl<N: Network> Shard<N> {
         session.phase = Phase::Closing;
         session.reader = Default::default();
         session.unread = None;
-        session.flags.is_stalled = false;
+        (session.flags.is_stalled, session.flags.is_paused) = (false, false);
+        session.meter = None;
         session.close_by = close_by;
         session.flags.is_readable = true;
         self.enqueue(key);

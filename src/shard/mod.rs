@@ -26,6 +26,7 @@ pub mod io;
 pub mod log;
 #[doc(hidden)]
 pub mod outbox;
+mod rate;
 mod receive;
 #[doc(hidden)]
 pub mod registry;
@@ -298,7 +299,7 @@ impl<N: Network> Shard<N> {
     /// Puts a session that can progress on the run list, once.
     fn enqueue(&mut self, key: SessionKey) {
         let Some(session) = self.sessions.get(key) else { return };
-        if !session.flags.is_queued && !session.flags.is_stalled {
+        if !session.flags.is_queued && !session.flags.is_stalled && !session.flags.is_paused {
             session.flags.is_queued = true;
             self.run.push_back(key);
         }

@@ -139,10 +139,16 @@ impl<N: Network> Shard<N> {
                 // A short read is the last unless the event said that the end is near.
                 session.flags.is_readable = length == space || session.flags.is_read_closed;
                 self.stats.bytes_in += length as u64;
+                if let Some(meter) = &mut session.meter {
+                    meter.received(length);
+                }
                 Some(length)
             }
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                 session.flags.is_readable = false;
+                if let Some(meter) = &mut session.meter {
+                    meter.caught_up();
+                }
                 None
             }
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {
@@ -170,8 +176,10 @@ impl<N: Network> Shard<N> {
         let message_bytes_max = self.settings.message_bytes_max;
         let step = guard(|| classify(reader.direct_done(message_bytes_max), length));
         let mut budget = Budget { deliveries: CONNECTION_DELIVERIES, bytes: CONNECTION_BYTES };
+        let before = self.stats.frames_in;
         let stop = self.act(key, step, &mut budget);
         self.give_back(key, reader);
+        self.charge(key, self.stats.frames_in - before, true);
         self.keep_rest(key, &[], stop.unwrap_or(Stop::End));
     }
 
@@ -192,6 +200,12 @@ impl<N: Network> Shard<N> {
         let mut reader = std::mem::take(&mut session.reader);
         let message_bytes_max = self.settings.message_bytes_max;
         let mut budget = Budget { deliveries: CONNECTION_DELIVERIES, bytes: CONNECTION_BYTES };
+        let is_metered = session.meter.is_some();
+        if let Some(meter) = &session.meter {
+            // Each message costs one at least.
+            budget.deliveries = budget.deliveries.min(meter.messages_left());
+        }
+        let before = self.stats.frames_in;
         let mut was_between = false;
         let stop = loop {
             if *at == bytes.len() {
@@ -216,6 +230,9 @@ impl<N: Network> Shard<N> {
             session.flags.is_mid_message = false;
         }
         self.give_back(key, reader);
+        if is_metered {
+            self.charge(key, self.stats.frames_in - before, stop == Stop::End);
+        }
         stop
     }
 

@@ -6,6 +6,7 @@ use super::handover::{LoginNumber, Permit};
 use super::io::SessionKey;
 use super::log::Position;
 use super::outbox::Outbox;
+use super::rate::Meter;
 use super::wheel::Tick;
 use crate::frame::Reader;
 use crate::uid::UidHash;
@@ -19,6 +20,8 @@ pub(crate) struct Session<S> {
     pub(crate) reader: Reader,
     /// Bytes received and not decoded yet: a budget ran out, or the session must wait.
     pub(crate) unread: Option<Box<Unread>>,
+    /// What it may still send; absent while no rate is limited.
+    pub(crate) meter: Option<Box<Meter>>,
     /// What waits for the socket; absent when nothing does.
     pub(crate) outbox: Option<Box<Outbox>>,
     /// Up to where the broadcast log was taken; equal to the log's end between turns.
@@ -69,6 +72,8 @@ pub(crate) struct Flags {
     pub(crate) is_dirty: bool,
     /// Waits for room in a mailbox.
     pub(crate) is_stalled: bool,
+    /// Not read, as it was over its rate.
+    pub(crate) is_paused: bool,
     /// A ping was sent since something was heard.
     pub(crate) is_pinged: bool,
     /// A message is arriving.

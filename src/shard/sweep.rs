@@ -6,6 +6,7 @@ use tracing::warn;
 
 use super::close::{Farewell, Unsent};
 use super::io::{Network, SessionKey};
+use super::rate::Paused;
 use super::session::Phase;
 use super::wheel::Tick;
 use super::{Shard, Turn};
@@ -139,11 +140,13 @@ impl<N: Network> Shard<N> {
             let close_by = session.close_by;
             return self.wake_at(key, close_by);
         }
-        if session.flags.is_stalled || session.unread.is_some() || session.flags.is_readable {
+        if session.flags.is_stalled || session.flags.is_paused || session.unread.is_some() || session.flags.is_readable
+        {
             // We paused it, or have not come to reading it; that isn't silence. A message under way has no more time
             // for it: whoever waits for room in a mailbox has none under way.
             session.heard = tick;
         }
+        let is_paused = session.flags.is_paused;
         let message_by = session.message_since.after(settings.message_timeout);
         if session.flags.is_mid_message && message_by <= tick {
             self.stats.timeouts += 1;
@@ -167,6 +170,13 @@ impl<N: Network> Shard<N> {
         if ping_by <= tick && !session.flags.is_pinged {
             session.flags.is_pinged = true;
             self.append(key, |outbox| outbox.push(Opcode::Ping, &Payload::Borrowed(&[])));
+        }
+        if is_paused {
+            match self.check_pause(key) {
+                Paused::Until(tick) => next = next.min(tick),
+                Paused::Over => {}
+                Paused::Closed => return,
+            }
         }
         self.wake_at(key, next);
     }
