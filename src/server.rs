@@ -16,7 +16,7 @@ use tokio::sync::{Semaphore, watch};
 use tokio::time::Instant;
 use tracing::{error, info};
 
-use crate::config::{Config, Faults, GatewaySettings, Listen, SlowConsumer};
+use crate::config::{Config, Faults, GatewaySettings, Listen, SessionSettings, SlowConsumer};
 use crate::gateway::{BoundListener, Door, Gateway, Inherited};
 use crate::mailbox::{self, Bell};
 use crate::message::{Delivery, Kind};
@@ -263,7 +263,8 @@ impl Handle {
     pub fn reload(&self, config: &Config) {
         self.node.settings.send_replace(Arc::new(config.gateway()));
         self.node.drain_timeout.send_replace(config.drain_timeout);
-        let settings = Arc::new(config.session());
+        let memory_bytes_max = config.memory_bytes_max / self.node.shards.len();
+        let settings = Arc::new(SessionSettings { memory_bytes_max, ..config.session() });
         for door in &self.node.shards {
             // A shard that has drained needs none.
             door.requests.send(Request::Reload(Arc::clone(&settings))).ok();

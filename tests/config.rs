@@ -167,6 +167,7 @@ fn unusual() -> Config {
         rate_patience: Duration::from_secs(90),
         uid_bytes_max: 999,
         outbox_bytes_max: 12_359,
+        memory_bytes_max: 3 << 20,
         send_buffer_bytes: Some(65_536),
         slow_consumer: SlowConsumer::DropOldest,
         mailbox_bytes_max: 1024,

@@ -15,6 +15,7 @@ mod fault;
 mod form;
 mod listen;
 mod load;
+mod memory;
 mod table;
 
 pub use fault::{Fault, Faults, Origin};
@@ -140,6 +141,14 @@ pub struct Config {
     /// bytes are the longest header of a frame. Range: a size of 128 to 2GiB. Default: `2MiB`.
     pub outbox_bytes_max: usize,
 
+    /// Most bytes that sessions hold, in parts of messages and outboxes; each shard has its part of it.
+    ///
+    /// Past its part, a shard closes the sessions that hold most with 4009. Not in it are the kernel's buffers and what
+    /// an idle session costs. A payload that waits for several sessions counts for each. The memory is the machine's, or
+    /// that of the control group if less. Range: a size of 1MiB to 16384GiB. Default: half of the memory that the process
+    /// may use.
+    pub memory_bytes_max: usize,
+
     /// Size of the kernel's send buffer for each connection; `auto` leaves it to the kernel.
     ///
     /// The kernel's own tuning gives fast links their full rate, and hides up to 4 MiB of lag from `slow_consumer`;
@@ -219,6 +228,7 @@ impl Default for Config {
             rate_patience: Duration::from_secs(10),
             uid_bytes_max: 256,
             outbox_bytes_max: 2 * 1024 * 1024,
+            memory_bytes_max: memory::half(),
             send_buffer_bytes: None,
             slow_consumer: SlowConsumer::Disconnect,
             mailbox_bytes_max: 1024 * 1024,
@@ -251,6 +261,8 @@ pub struct SessionSettings {
     pub rate_patience: Duration,
     /// Most bytes waiting for one session; at least `message_bytes_max` + 14.
     pub outbox_bytes_max: usize,
+    /// Most bytes that the sessions of one shard hold: its part of the node's.
+    pub memory_bytes_max: usize,
     /// What happens to a session whose outbox is full.
     pub slow_consumer: SlowConsumer,
     /// Time between two pings to a session.
@@ -377,6 +389,7 @@ impl Config {
             byte_rate_max: self.byte_rate_max,
             rate_patience: self.rate_patience,
             outbox_bytes_max: self.outbox_bytes_max,
+            memory_bytes_max: self.memory_bytes_max / self.shards,
             slow_consumer: self.slow_consumer,
             heartbeat_interval: self.heartbeat_interval,
             close_timeout: self.close_timeout,

@@ -179,6 +179,8 @@ pub static SETTINGS: &[Setting] = settings! {
         rate_patience: Time(1, HOUR), Live, "Time a session may stay over its rate before it is closed";
         outbox_bytes_max: Size(128, 2 * GIB), Live,
             "Most bytes waiting for one session that its socket has not taken; at least message_bytes_max + 14";
+        memory_bytes_max: Size(MIB, 16_384 * GIB), Live, default "half of the memory that the process may use",
+            "Most bytes that sessions hold, in parts of messages and outboxes; each shard has its part of it";
         send_buffer_bytes: Size(4 * KIB, 256 * MIB), Restart,
             "Size of the kernel's send buffer for each connection; auto leaves it to the kernel";
         slow_consumer: Word::<SlowConsumer>::ANY, Live, "What happens to a session whose outbox is full";

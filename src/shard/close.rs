@@ -161,6 +161,7 @@ impl<N: Network> Shard<N> {
         if let Some(outbox) = &mut session.outbox {
             self.stats.shed_closed += outbox.abandon();
         }
+        self.held -= session.held as usize;
         self.network.remove(&mut session.socket);
         debug!(shard = self.index, session = key, peer = session.peer.map(tracing::field::display), "session ended");
     }

@@ -61,6 +61,7 @@ impl<N: Network> Shard<N> {
             message_since: self.tick,
             close_by: self.tick,
             timer: Tick::NEVER,
+            held: 0,
             discarded: 0,
             phase: Phase::Open,
             flags: Flags::default(),

@@ -24,6 +24,7 @@ mod intake;
 pub mod io;
 #[doc(hidden)]
 pub mod log;
+mod memory;
 #[doc(hidden)]
 pub mod outbox;
 mod rate;
@@ -97,6 +98,8 @@ pub struct Shard<N: Network> {
     /// By destination: sessions that filled its batch and wait for it to be posted.
     stalled: Vec<Vec<Stalled>>,
     budget: Budget,
+    /// What all sessions hold, each as of its last [`Shard::account`]; see [`memory`].
+    held: usize,
     scratch: Box<[u8]>,
     ready: Vec<Readiness>,
     due: Vec<(Tick, SessionKey)>,
@@ -201,6 +204,7 @@ impl<N: Network> Shard<N> {
             dirty: VecDeque::new(),
             stalled,
             budget: Budget { deliveries: 0, bytes: 0 },
+            held: 0,
             scratch: vec![0; SCRATCH_BYTES].into_boxed_slice(),
             ready: Vec::new(),
             due: Vec::new(),
@@ -252,7 +256,12 @@ impl<N: Network> Shard<N> {
 
     /// Returns what was counted so far.
     pub fn stats(&self) -> Stats {
-        Stats { sessions: self.registry.sessions() as u64, uids: self.registry.len() as u64, ..self.stats }
+        Stats {
+            sessions: self.registry.sessions() as u64,
+            uids: self.registry.len() as u64,
+            memory_held: self.held as u64,
+            ..self.stats
+        }
     }
 
     /// Polls; sleeps unless there is something to do at once.

@@ -80,6 +80,8 @@ impl<N: Network> Shard<N> {
                 (Phase::Open, None) => self.receive(key),
                 _ => self.discard(key),
             }
+            self.account(key);
+            self.relieve();
         }
     }
 

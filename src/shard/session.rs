@@ -38,6 +38,8 @@ pub(crate) struct Session<S> {
     pub(crate) close_by: Tick,
     /// Where the session waits on the wheel; entries for other ticks are stale.
     pub(crate) timer: Tick,
+    /// Memory it holds, as last accounted for.
+    pub(crate) held: u32,
     /// While closing: bytes received and thrown away.
     pub(crate) discarded: u32,
     pub(crate) phase: Phase,
