@@ -209,6 +209,7 @@ impl<N: Network> Shard<N> {
         }
         let before = self.stats.frames_in;
         let mut was_between = false;
+        self.recent.forget();
         let stop = loop {
             if *at == bytes.len() {
                 break Stop::End;
@@ -307,10 +308,7 @@ impl<N: Network> Shard<N> {
         budget.spend(cost);
         self.budget.spend(cost);
         // It may have been closed by what it sent to itself.
-        match self.sessions.get(key) {
-            Some(session) if session.phase == Phase::Open => stop,
-            _ => Some(Stop::Closed),
-        }
+        if self.is_open(key) { stop } else { Some(Stop::Closed) }
     }
 
     /// Sends a message on its way: to a session of this shard, or into the mail for another.
@@ -339,6 +337,12 @@ impl<N: Network> Shard<N> {
             Recipient::Uid => {
                 let uid = &message.as_slice()[..colon];
                 let cost = Cost { deliveries: 1, bytes };
+                if let Some(session) = self.recent.find(uid)
+                    && self.is_open(session)
+                {
+                    self.deliver_to(session, kind, &payload);
+                    return (cost, None);
+                }
                 if uid.len() > uid::BYTES_MAX {
                     self.stats.offline += 1;
                     return (cost, None);
@@ -346,7 +350,12 @@ impl<N: Network> Shard<N> {
                 let hash = self.hasher.hash(uid);
                 let to = router::shard_of(hash, self.mailbox.shard_count());
                 if to == self.index {
-                    self.deliver(hash, uid, kind, &payload);
+                    if let [session] = *self.registry.find(hash, uid) {
+                        self.recent.set(uid, session);
+                        self.deliver_to(session, kind, &payload);
+                    } else {
+                        self.deliver(hash, uid, kind, &payload);
+                    }
                     return (cost, None);
                 }
                 match self.mailbox.unicast(to, hash, uid, kind, &payload) {
@@ -377,7 +386,7 @@ fn guard<'a>(decode: impl FnOnce() -> Step<'a>) -> Step<'a> {
 }
 
 /// Says what a frame asks for, having taken `bytes`.
-#[inline]
+#[inline(always)]
 fn classify(event: Result<Option<Event<'_>>, Violation>, bytes: usize) -> Step<'_> {
     #[cfg(test)]
     if let Ok(Some(Event::Message { payload, .. })) = &event {
