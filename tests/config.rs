@@ -7,7 +7,8 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use pombo::config::{
-    Config, DuplicateLogin, Fault, Listen, LogFormat, LogLevel, Origins, Paths, Setting, Settings, SlowConsumer, load,
+    Config, DrainCode, DuplicateLogin, Fault, Listen, LogFormat, LogLevel, Origins, Paths, Setting, Settings,
+    SlowConsumer, load,
 };
 use tempfile::TempDir;
 
@@ -180,6 +181,7 @@ fn unusual() -> Config {
         heartbeat_interval: Duration::from_secs(5400),
         close_timeout: Duration::from_secs(3600),
         drain_timeout: Duration::ZERO,
+        drain_code: DrainCode::ServiceRestart,
         page: false,
         log_format: LogFormat::Json,
         log_level: LogLevel::Off,

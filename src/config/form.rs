@@ -11,7 +11,7 @@ use std::time::Duration;
 use bytesize::ByteSize;
 use toml::Value;
 
-use super::{DuplicateLogin, Listen, LogFormat, LogLevel, Paths, SlowConsumer};
+use super::{DrainCode, DuplicateLogin, Listen, LogFormat, LogLevel, Paths, SlowConsumer};
 
 /// One way to write values of type `T`.
 pub(super) trait Form<T> {
@@ -299,6 +299,12 @@ impl Words for SlowConsumer {
         &[("disconnect", Self::Disconnect), ("drop-newest", Self::DropNewest), ("drop-oldest", Self::DropOldest)];
 }
 
+impl Words for DrainCode {
+    const PLACEHOLDER: &'static str = "going-away|service-restart";
+    const WORDS: &'static [(&'static str, Self)] =
+        &[("going-away", Self::GoingAway), ("service-restart", Self::ServiceRestart)];
+}
+
 impl Words for LogFormat {
     const PLACEHOLDER: &'static str = "human|json";
     const WORDS: &'static [(&'static str, Self)] = &[("human", Self::Human), ("json", Self::Json)];
@@ -483,8 +489,11 @@ mod tests {
             assert_eq!(Word::<T>::ANY.expected(), expected);
         }
         // Each `match` fails to compile when a choice gets a value that is missing in the list beside it.
-        use {DuplicateLogin as D, LogFormat as F, LogLevel as L, SlowConsumer as S};
-        let _ = |d, s, f, l| {
+        use {DrainCode as C, DuplicateLogin as D, LogFormat as F, LogLevel as L, SlowConsumer as S};
+        let _ = |c, d, s, f, l| {
+            match c {
+                C::GoingAway | C::ServiceRestart => {}
+            }
             match d {
                 D::Replace | D::Reject | D::Share => {}
             }
@@ -500,6 +509,7 @@ mod tests {
         };
         check_words(&[D::Replace, D::Reject, D::Share], "replace, reject or share");
         check_words(&[S::Disconnect, S::DropNewest, S::DropOldest], "disconnect, drop-newest or drop-oldest");
+        check_words(&[C::GoingAway, C::ServiceRestart], "going-away or service-restart");
         check_words(&[F::Human, F::Json], "human or json");
         check_words(
             &[L::Off, L::Error, L::Warn, L::Info, L::Debug, L::Trace],

@@ -22,7 +22,7 @@ mod reload;
 mod table;
 
 pub use admission::{AdmissionSettings, OriginError, Origins, PageOrigin, TrustedProxy, TrustedProxyError};
-pub use choice::{DuplicateLogin, LogFormat, LogLevel, Paths, SlowConsumer};
+pub use choice::{DrainCode, DuplicateLogin, LogFormat, LogLevel, Paths, SlowConsumer};
 pub use fault::{Fault, Faults, Origin};
 pub use listen::{Listen, ListenError};
 pub use load::{FILE_VARIABLE, Settings, load};
@@ -229,6 +229,13 @@ pub struct Config {
     /// a time of 0s to 1h, as in `5s`. Default: `10s`.
     pub drain_timeout: Duration,
 
+    /// What sessions are told at a drain: close code 1001 or 1012.
+    ///
+    /// `going-away` suits a node that may not come back, `service-restart` a rolling update: a client that is told 1012
+    /// knows to connect again after a short random delay. Range: `going-away` or `service-restart`. Default:
+    /// `going-away`.
+    pub drain_code: DrainCode,
+
     /// Whether an ordinary GET on the WebSocket port answers the built-in page.
     ///
     /// The page lets a newcomer try the node from a browser; without it the answer is 426. Range: `true` or
@@ -284,6 +291,7 @@ impl Default for Config {
             heartbeat_interval: Duration::from_secs(25),
             close_timeout: Duration::from_secs(2),
             drain_timeout: Duration::from_secs(10),
+            drain_code: DrainCode::GoingAway,
             page: true,
             log_format: LogFormat::Human,
             log_level: LogLevel::Info,
@@ -318,6 +326,8 @@ pub struct SessionSettings {
     pub heartbeat_interval: Duration,
     /// Time a closing connection may take.
     pub close_timeout: Duration,
+    /// What sessions are told at a drain.
+    pub drain_code: DrainCode,
     /// What happens when a uid that is logged in logs in again.
     pub duplicate_login: DuplicateLogin,
     /// Most sessions of one uid under [`DuplicateLogin::Share`]; at least one.
@@ -429,6 +439,7 @@ impl Config {
             slow_consumer: self.slow_consumer,
             heartbeat_interval: self.heartbeat_interval,
             close_timeout: self.close_timeout,
+            drain_code: self.drain_code,
             duplicate_login: self.duplicate_login,
             uid_sessions_max: self.uid_sessions_max.get(),
             login_reply: self.login_reply.clone(),

@@ -7,7 +7,7 @@ use toml::Value;
 
 use super::admission::{Limit, OriginList, Proxies};
 use super::form::{Addresses, Count, Form, OrOff, PathList, Size, Switch, Text, Time, Word, items};
-use super::{Config, DuplicateLogin, LogFormat, LogLevel, SlowConsumer};
+use super::{Config, DrainCode, DuplicateLogin, LogFormat, LogLevel, SlowConsumer};
 
 /// One setting: its names, and how it is read, shown and taken over.
 pub struct Setting {
@@ -202,6 +202,7 @@ pub static SETTINGS: &[Setting] = settings! {
         close_timeout: Time(1, HOUR), Live, "Time a closing connection may take to answer the close frame and end";
         drain_timeout: Time(0, HOUR), Live,
             "Time a drain may take: the first half spreads the closes, the second flushes outboxes";
+        drain_code: Word::<DrainCode>::ANY, Live, "What sessions are told at a drain: close code 1001 or 1012";
     }
     "Logs" {
         log_format: Word::<LogFormat>::ANY, Restart, "How log lines look";

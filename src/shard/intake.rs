@@ -101,7 +101,7 @@ impl<N: Network> Shard<N> {
         let reply = plain::login_reply(&self.settings.login_reply, uid.as_str());
         self.push(key, Opcode::Text, &Payload::Borrowed(reply.as_bytes()));
         if self.drain.is_some() {
-            return self.close(key, Farewell::of(close::GOING_AWAY), Unsent::Keep);
+            return self.close(key, self.drained(), Unsent::Keep);
         }
         self.enqueue_unread(key);
     }

@@ -10,6 +10,7 @@ use super::rate::Paused;
 use super::session::Phase;
 use super::wheel::Tick;
 use super::{Shard, Turn};
+use crate::config::DrainCode;
 use crate::frame::{Opcode, close};
 use crate::message::Payload;
 use crate::metrics::Stats;
@@ -181,14 +182,23 @@ impl<N: Network> Shard<N> {
         self.wake_at(key, next);
     }
 
+    /// What sessions are told at the drain.
+    pub(super) fn drained(&self) -> Farewell<'static> {
+        Farewell::of(match self.settings.drain_code {
+            DrainCode::GoingAway => close::GOING_AWAY,
+            DrainCode::ServiceRestart => close::SERVICE_RESTART,
+        })
+    }
+
     fn sweep_drain(&mut self) -> Turn {
         let Some(drain) = &mut self.drain else { return Turn::Done };
         let from = drain.told;
         let to = drain.due(self.now).min(self.sessions.keys_end());
         drain.told = to.max(from);
         let is_over = drain.is_over(self.now);
+        let farewell = self.drained();
         for key in from..to {
-            self.close(key, Farewell::of(close::GOING_AWAY), Unsent::Keep);
+            self.close(key, farewell, Unsent::Keep);
         }
         let is_empty = self.sessions.len() == 0;
         // The gateway lets go of its end when no login is under way any more.
