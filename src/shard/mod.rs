@@ -36,9 +36,11 @@ mod sweep;
 mod tests;
 mod transport;
 mod wheel;
+mod yielding;
 
 use std::collections::VecDeque;
 use std::sync::Arc;
+use std::thread;
 use std::time::{Duration, Instant};
 
 use tracing::info;
@@ -55,6 +57,7 @@ use self::registry::Registry;
 use self::session::{Phase, Sessions};
 use self::sweep::{Drain, Summary};
 use self::wheel::{Tick, Wheel};
+use self::yielding::Yielding;
 use crate::config::SessionSettings;
 use crate::mailbox::Mailbox;
 use crate::metrics::Stats;
@@ -88,6 +91,7 @@ pub struct Shard<N: Network> {
     outboxes: OutboxPool,
     wheel: Wheel,
 
+    yielding: Yielding,
     /// The time, as of the last poll.
     now: Instant,
     /// `now` on the wheel.
@@ -189,6 +193,7 @@ impl<N: Network> Shard<N> {
             log: Log::default(),
             outboxes: OutboxPool::default(),
             wheel: Wheel::new(now),
+            yielding: Yielding::default(),
             now,
             tick: Tick::default(),
             run: VecDeque::new(),
@@ -251,11 +256,21 @@ impl<N: Network> Shard<N> {
 
     /// Polls; sleeps unless there is something to do at once.
     fn wait(&mut self) {
-        let mut time_out = self.idle_for();
-        if time_out == Some(Duration::ZERO) {
-            self.poll(time_out);
+        if self.idle_for() == Some(Duration::ZERO) {
+            self.poll(Some(Duration::ZERO));
             return;
         }
+        // A single shard has no others to wait for.
+        if self.mailbox.shard_count() > 1 && self.yielding.is_due() {
+            thread::yield_now();
+            self.poll(Some(Duration::ZERO));
+            let found = self.idle_for() == Some(Duration::ZERO);
+            self.yielding.note(found);
+            if found {
+                return;
+            }
+        }
+        let mut time_out = self.idle_for();
         if !self.mailbox.lie_down(|| self.handovers.is_empty() && self.requests.is_empty()) {
             time_out = Some(Duration::ZERO);
         }
