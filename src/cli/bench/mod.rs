@@ -19,6 +19,7 @@ mod client;
 mod compare;
 mod generator;
 mod ledger;
+mod page;
 mod process;
 mod progress;
 mod report;
@@ -28,6 +29,7 @@ mod wire;
 
 use std::io;
 use std::net::{SocketAddr, ToSocketAddrs};
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -149,6 +151,9 @@ struct CommonArgs {
     /// Print one JSON object instead of a table
     #[arg(long)]
     json: bool,
+    /// Write a page with plots as well
+    #[arg(long, value_name = "FILE.html")]
+    report: Option<PathBuf>,
 }
 
 #[derive(Args, Clone, Debug)]
@@ -269,6 +274,12 @@ pub fn run(args: BenchArgs) -> ExitCode {
             }
             for failure in report.failures.iter().filter(|_| args.common().json) {
                 eprintln!("pombo: {failure}");
+            }
+            if let Some(path) = &args.common().report
+                && let Err(error) = page::save(&report, path)
+            {
+                eprintln!("pombo: {error}");
+                return ExitCode::from(1);
             }
             ExitCode::from(u8::from(!report.is_sound()))
         }

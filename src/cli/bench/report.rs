@@ -97,6 +97,9 @@ pub struct Messages {
     pub to_last_receiver: Option<Latency>,
     /// Deliveries per read of a client: how well the server coalesces.
     pub delivered_per_read: f64,
+    /// For the plot of the latency: how many nines of the deliveries took at most how many microseconds.
+    #[serde(skip)]
+    pub(super) latency_curve: Vec<(f64, f64)>,
     /// The rate in the course of time: at most 600 pieces of equal length.
     pub over_time: Vec<Sample>,
 }
@@ -182,6 +185,17 @@ impl Latency {
             max_us: us(histogram.max()),
         }
     }
+}
+
+/// Points of a latency's distribution, at tenths of a nine: 1 is 90 %, 2 is 99 %; no further than there are values for.
+pub(super) fn latency_curve(histogram: &Histogram<u64>) -> Vec<(f64, f64)> {
+    let nines_max = (histogram.len().max(1) as f64).log10().min(4.0);
+    (0..=40)
+        .map(|tenths| f64::from(tenths) / 10.0)
+        .take_while(|nines| *nines <= nines_max)
+        .filter(|_| !histogram.is_empty())
+        .map(|nines| (nines, histogram.value_at_quantile(1.0 - 0.1_f64.powf(nines)) as f64 / 1000.0))
+        .collect()
 }
 
 impl Cpu {

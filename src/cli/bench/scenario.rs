@@ -7,7 +7,9 @@ use std::time::{Duration, Instant};
 use super::generator::{Generator, Idle, Target};
 use super::process::{self, KernelMemory, Process, Schedule, Usage};
 use super::progress::Progress;
-use super::report::{Cpu, GeneratorCost, Latency, Logins, Messages, Parameters, Report, ServerCost, micros_per};
+use super::report::{
+    Cpu, GeneratorCost, Latency, Logins, Messages, Parameters, Report, ServerCost, latency_curve, micros_per,
+};
 use super::traffic::{Broadcast, Load, Unicast};
 use super::wire::{Addresses, Kind, Writer};
 use super::{BenchError, BroadcastArgs, CommonArgs, ConnectArgs, LoadArgs, UnicastArgs};
@@ -318,6 +320,7 @@ impl Run {
             late,
             to_last_receiver: outcome.to_last.as_ref().map(Latency::of),
             delivered_per_read: delivered as f64 / receives.max(1) as f64,
+            latency_curve: latency_curve(&outcome.latency),
             over_time: Vec::new(),
         };
         Ok(Measured { messages, tally: outcome.tally, cost, generator })

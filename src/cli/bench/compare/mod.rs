@@ -16,6 +16,7 @@ mod peer;
 mod statistics;
 mod table;
 
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -75,6 +76,9 @@ pub(super) struct CompareArgs {
     /// Print one JSON object instead of tables
     #[arg(long)]
     json: bool,
+    /// Write a page with plots as well
+    #[arg(long, value_name = "FILE.html")]
+    report: Option<PathBuf>,
 }
 
 /// What a comparison found.
@@ -104,6 +108,9 @@ struct Column {
     server: String,
     /// Of each round; none if it failed.
     rounds: Vec<Option<Figures>>,
+    /// What the last sound round looked like, for the plots.
+    #[serde(skip)]
+    curves: Option<Curves>,
     /// Medians of the rounds, each figure for itself; none if all failed.
     median: Option<Figures>,
     /// Against the baseline; none of the baseline itself.
@@ -114,6 +121,13 @@ struct Column {
     failures: Vec<String>,
 }
 
+/// Lines to plot of one run.
+#[derive(Debug)]
+struct Curves {
+    latency: Vec<(f64, f64)>,
+    rate: Vec<(f64, f64)>,
+}
+
 /// Compares, and prints what it found; the exit code is 0 if all runs are sound, 1 if not, 2 if none was made.
 pub(super) fn run(args: &CompareArgs) -> ExitCode {
     match compare(args) {
@@ -122,6 +136,12 @@ pub(super) fn run(args: &CompareArgs) -> ExitCode {
                 println!("{}", serde_json::to_string(&comparison).expect("numbers and strings always serialize"));
             } else {
                 print!("{comparison}");
+            }
+            if let Some(path) = &args.report
+                && let Err(error) = comparison.page().save(path)
+            {
+                eprintln!("pombo: {error}");
+                return ExitCode::from(1);
             }
             ExitCode::from(u8::from(!comparison.is_sound()))
         }
@@ -254,6 +274,7 @@ impl Line {
         let columns = servers.iter().map(|server| Column {
             server: server.name.clone(),
             rounds: Vec::new(),
+            curves: None,
             median: None,
             verdict: None,
             bottlenecks: 0,
@@ -269,6 +290,10 @@ impl Column {
         let round = self.rounds.len() + 1;
         let figures = match outcome {
             Ok(report) if report.is_sound() => {
+                self.curves = report.messages.as_ref().map(|messages| Curves {
+                    latency: messages.latency_curve.clone(),
+                    rate: messages.over_time.iter().map(|at| (at.at_seconds, at.per_second)).collect(),
+                });
                 self.bottlenecks += u32::from(report.generator.bottleneck);
                 Some(Figures::of(&report))
             }

@@ -1,10 +1,11 @@
-//! A comparison as tables for people, one a scenario.
+//! A comparison as tables for people, one a scenario, and as a page with plots of each.
 
 use std::fmt;
 
+use super::super::page::{Bar, Line, Page};
 use super::super::report::{time, whole};
 use super::statistics::{Spread, Verdict};
-use super::{Column, Comparison, Row};
+use super::{Column, Comparison, Curves, Row};
 
 impl fmt::Display for Comparison {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -22,6 +23,37 @@ impl fmt::Display for Comparison {
             row.write(f, width)?;
         }
         Ok(())
+    }
+}
+
+impl Comparison {
+    /// Plots of each scenario below the tables. Lines are those of the last sound round; bars are medians.
+    pub(super) fn page(&self) -> Page {
+        let mut page = Page::new("pombo bench compare");
+        page.table(&self.to_string());
+        for row in &self.rows {
+            page.heading(&row.scenario);
+            let bars: Vec<_> = row
+                .columns
+                .iter()
+                .filter_map(|column| {
+                    let median = column.median.as_ref()?;
+                    Some(Bar { name: &column.server, parts: [median.user_us, median.system_us] })
+                })
+                .collect();
+            page.cpu(&bars);
+            let lines = |points: fn(&Curves) -> &Vec<(f64, f64)>| -> Vec<Line<'_>> {
+                let columns = row.columns.iter();
+                columns
+                    .filter_map(|column| {
+                        Some(Line { name: &column.server, points: points(column.curves.as_ref()?).clone() })
+                    })
+                    .collect()
+            };
+            page.latency(&lines(|curves| &curves.latency));
+            page.rate(&lines(|curves| &curves.rate));
+        }
+        page
     }
 }
 
