@@ -16,7 +16,7 @@ use tracing::{error, info, warn};
 use super::flags::Flags;
 use super::log::Log;
 use super::{refuse, trim};
-use crate::config::{Config, Faults, Listen, Paths, load};
+use crate::config::{Config, Faults, Listen, Origins, Paths, load};
 use crate::server::{Handle, Server, StartError};
 
 /// Runs the server.
@@ -113,6 +113,9 @@ fn start(config: &Config) -> Result<Handle, StartError> {
     let handle = server.start()?;
     for listen in addresses.iter().filter(|listen| !listen.is_local()) {
         warn!(%listen, "other machines can reach this address, and log in as anybody");
+    }
+    if config.gateway().admission.origins == Origins::Any {
+        warn!("pages of every web site may connect from their visitors' browsers, see the setting origins");
     }
     print(&welcome(&addresses, config));
     Ok(handle)

@@ -11,15 +11,21 @@
 use std::num::NonZeroUsize;
 use std::time::Duration;
 
+mod admission;
+mod choice;
 mod fault;
 mod form;
 mod listen;
 mod load;
+mod reload;
 mod table;
 
+pub use admission::{AdmissionSettings, OriginError, Origins, PageOrigin, TrustedProxy, TrustedProxyError};
+pub use choice::{DuplicateLogin, LogFormat, LogLevel, Paths, SlowConsumer};
 pub use fault::{Fault, Faults, Origin};
 pub use listen::{Listen, ListenError};
 pub use load::{FILE_VARIABLE, Settings, load};
+pub use reload::Reloaded;
 pub use table::{Reload, SETTINGS, Setting, VARIABLE_PREFIX};
 
 /// Every setting of a node, in its checked form.
@@ -57,6 +63,43 @@ pub struct Config {
     /// One more waits in the kernel's backlog or is refused. A higher bound rides out a bigger storm of reconnects,
     /// and gives strangers more memory to hold. Range: 1 to 1000000. Default: `16384`.
     pub handshakes_max: usize,
+
+    /// Most sessions of one address; IPv6 is counted by its /64 network.
+    ///
+    /// Off, since whole companies and mobile networks may share one address, and so does everybody behind a proxy that
+    /// is not in `trusted_proxies`. Range: `off`, or 1 to 100000000. Default: `off`.
+    pub address_sessions_max: Option<NonZeroUsize>,
+
+    /// Most logins of one address in a minute, at once or spread; IPv6 is counted by its /64 network.
+    ///
+    /// Off for the same reason. Bounds how fast one address can try uids and tokens. Range: `off`, or 1 to 1000000.
+    /// Default: `off`.
+    pub address_logins_per_minute: Option<NonZeroUsize>,
+
+    /// Most logins of the node in a second; more wait, up to half of `handshake_timeout`.
+    ///
+    /// Off, since pombo itself takes a storm as fast as its cores allow; set it to what stands behind it can take, such
+    /// as the service that authenticates. Range: `off`, or 1 to 1000000. Default: `off`.
+    pub logins_per_second: Option<NonZeroUsize>,
+
+    /// Pages that may connect, by the `Origin` that a browser sends; what sends none is no browser.
+    ///
+    /// `auto` is `loopback` where only this machine can connect, and `any` elsewhere: list your sites there. `loopback`
+    /// lets in pages of this machine, and those opened from a file. Range: `auto`, `any`, `loopback`, or origins such as
+    /// `https://example.com`. Default: `auto`.
+    pub origins: Origins,
+
+    /// Proxies whose `X-Forwarded-For` tells who is connected.
+    ///
+    /// The last address in it that is no trusted proxy is the client's. From others the header means nothing. `unix`
+    /// is who comes by a Unix socket. Range: `none`, or addresses, networks such as `10.0.0.0/8`, or `unix`. Default:
+    /// `none`.
+    pub trusted_proxies: Vec<TrustedProxy>,
+
+    /// Whether connections of trusted proxies begin with a PROXY protocol v2 header.
+    ///
+    /// It is then required of them; others are served without. Range: `true` or `false`. Default: `false`.
+    pub proxy_protocol: bool,
 
     /// Request paths that upgrade to a WebSocket.
     ///
@@ -186,6 +229,12 @@ impl Default for Config {
             gateway_threads: at_least_one((cores / 4).min(64)),
             connections_max: 1_000_000,
             handshakes_max: 16_384,
+            address_sessions_max: None,
+            address_logins_per_minute: None,
+            logins_per_second: None,
+            origins: Origins::Auto,
+            trusted_proxies: Vec::new(),
+            proxy_protocol: false,
             paths: Paths::Any,
             login_reply: "Login realizado com sucesso, seu uid é {uid}".to_owned(),
             duplicate_login: DuplicateLogin::Replace,
@@ -244,6 +293,8 @@ pub struct GatewaySettings {
     pub connections_max: usize,
     /// Most connections that have not logged in yet.
     pub handshakes_max: usize,
+    /// Who is let in.
+    pub admission: AdmissionSettings,
     /// Request paths that upgrade.
     pub paths: Paths,
     /// Time from accepting a connection to the end of its upgrade.
@@ -294,6 +345,11 @@ impl Config {
                 self.login_bytes_max < self.uid_bytes_max && sound("uid_bytes_max"),
                 format!("uid_bytes_max = {} or more", self.uid_bytes_max),
             ),
+            (
+                "trusted_proxies",
+                self.proxy_protocol && self.trusted_proxies.is_empty(),
+                "the proxies that proxy_protocol is spoken with".to_owned(),
+            ),
         ];
         let broken = relations.into_iter().filter(|(key, broken, _)| *broken && sound(key));
         broken.map(|(key, _, expected)| self.fault(key, origin(key), expected)).collect()
@@ -302,26 +358,6 @@ impl Config {
     fn fault(&self, key: &'static str, origin: Origin, expected: String) -> Fault {
         let value = Setting::of(key).map(|setting| setting.text(self)).unwrap_or_default();
         Fault::Value { key, value, origin, expected }
-    }
-
-    /// Takes over from `new` what can change while the node runs.
-    ///
-    /// Returns the settings that hold from now on, and which keys differed. `new` must have been checked; then
-    /// the result is sound too, since settings that depend on each other are all taken.
-    #[must_use]
-    pub fn reload(&self, new: &Config) -> (Config, Reloaded) {
-        let mut next = self.clone();
-        let mut reloaded = Reloaded::default();
-        for setting in SETTINGS.iter().filter(|setting| setting.show(self) != setting.show(new)) {
-            match setting.reload {
-                Reload::Live => {
-                    setting.take(&mut next, new);
-                    reloaded.taken.push(setting.key);
-                }
-                Reload::Restart => reloaded.needs_restart.push(setting.key),
-            }
-        }
-        (next, reloaded)
     }
 
     /// Shows every setting as TOML, with what it does; loaded again, it makes an equal config.
@@ -360,6 +396,7 @@ impl Config {
         GatewaySettings {
             connections_max: self.connections_max,
             handshakes_max: self.handshakes_max,
+            admission: self.admission(),
             paths: self.paths.clone(),
             handshake_timeout: self.handshake_timeout,
             login_timeout: self.login_timeout,
@@ -374,82 +411,6 @@ impl Config {
 
 /// Longest header of a frame that a server sends or receives (RFC 6455, section 5.2).
 const FRAME_HEADER_BYTES_MAX: usize = 14;
-
-/// What a reload did.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Reloaded {
-    /// Keys that differed and were taken over.
-    pub taken: Vec<&'static str>,
-    /// Keys that differed and keep their old value until the node starts again.
-    pub needs_restart: Vec<&'static str>,
-}
-
-/// Which request paths upgrade to a WebSocket.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Paths {
-    /// Every path.
-    Any,
-    /// These paths exactly; each begins with `/`, and the query is not part of it.
-    List(Vec<String>),
-}
-
-impl Paths {
-    /// Tells whether a request for `path` (without its query) may upgrade.
-    pub fn allows(&self, path: &str) -> bool {
-        match self {
-            Self::Any => true,
-            Self::List(paths) => paths.iter().any(|allowed| allowed == path),
-        }
-    }
-}
-
-/// What happens when a uid that is logged in logs in again.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum DuplicateLogin {
-    /// The newest login gets the uid; the older session is closed with 4001.
-    Replace,
-    /// The newcomer is refused.
-    Reject,
-    /// Each session gets every message, up to `uid_sessions_max` sessions.
-    Share,
-}
-
-/// What happens to a session whose outbox is full.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum SlowConsumer {
-    /// The session is closed with 4008.
-    Disconnect,
-    /// The message that does not fit is dropped and counted.
-    DropNewest,
-    /// The oldest whole unsent messages are dropped and counted.
-    DropOldest,
-}
-
-/// How log lines look.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum LogFormat {
-    /// For reading in a terminal.
-    Human,
-    /// One JSON object a line, for collectors.
-    Json,
-}
-
-/// The least severe event that is logged.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum LogLevel {
-    /// Nothing.
-    Off,
-    /// Someone must act.
-    Error,
-    /// Something was refused or lost.
-    Warn,
-    /// The life of the node.
-    Info,
-    /// The life of each session.
-    Debug,
-    /// Frames.
-    Trace,
-}
 
 #[cfg(test)]
 mod tests {

@@ -1,8 +1,15 @@
-//! Why a connection did not become a session, and how it is told: never in silence, never by RST.
+//! Why a connection did not become a session: one table of reasons, how each is told, and how often it was.
+//!
+//! Never in silence, never by RST: a status and a line over HTTP before the upgrade, a close code and a reason after
+//! it. Whatever ends a connection here is a [`Refusal`], which has one [`Reason`], counted once. The gateway's threads
+//! share the counters; nothing of a message's path touches them.
 
 use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use hyper::StatusCode;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::time::timeout;
 
@@ -13,17 +20,154 @@ use crate::uid::UidError;
 /// Bytes that are read and thrown away while a refused peer takes note.
 const DISCARD_BYTES_MAX: usize = 4 << 20;
 
-/// Why a connection was refused.
+/// How a peer is told that it is refused.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Told {
+    /// Over HTTP, by this status.
+    Http(u16),
+    /// By a close frame with this code; see [`close::ALL`].
+    Close(u16),
+    /// Not by pombo: it has gone, or the lower layer says it.
+    Not,
+}
+
+/// Makes the enum and its table of one row each: `Variant, "name", told, "text";` with the variant's docs.
+macro_rules! reasons {
+    ($($(#[$docs:meta])* $reason:ident, $name:literal, $told:expr, $text:literal;)*) => {
+        /// Why a connection was refused before it was a session; each refusal has exactly one.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+        #[non_exhaustive]
+        pub enum Reason {
+            $($(#[$docs])* $reason,)*
+        }
+
+        impl Reason {
+            /// Every reason, in the order in which they are told; `docs/protocol.md` has the same.
+            pub const ALL: &[Self] = &[$(Self::$reason),*];
+
+            /// Returns the stable name that it is counted under.
+            pub const fn name(self) -> &'static str {
+                match self { $(Self::$reason => $name,)* }
+            }
+
+            /// Returns how the peer is told.
+            pub const fn told(self) -> Told {
+                match self { $(Self::$reason => $told,)* }
+            }
+
+            /// Returns what the peer is told: what was wrong, and what was expected. After the upgrade it may be told
+            /// more; nothing of the request ever gets in.
+            pub const fn text(self) -> &'static str {
+                match self { $(Self::$reason => $text,)* }
+            }
+        }
+    };
+}
+
+reasons! {
+    /// The request is no HTTP; hyper answers it.
+    NotHttp, "not_http", Told::Http(400), "request is not HTTP";
+    /// The request's head has too many bytes or lines; hyper answers it.
+    HeadTooLarge, "head_too_large", Told::Http(431), "request head has over 16 KiB or 64 lines";
+    /// The time for the handshake was over before the request was.
+    HandshakeTimeout, "handshake_timeout", Told::Http(408), "request not finished in time";
+    /// A trusted proxy did not begin with a PROXY header, version 2.
+    ProxyHeader, "proxy_header", Told::Http(400), "expected a PROXY protocol v2 header";
+    /// The request has a body, or says how one would be sent.
+    Body, "body", Told::Http(400), "request has a body, expected none";
+    /// `Connection` is missing, or something else.
+    ConnectionHeader, "connection_header", Told::Http(400), "expected Connection: Upgrade";
+    /// `Upgrade` is missing, or something else.
+    UpgradeHeader, "upgrade_header", Told::Http(400), "expected Upgrade: websocket";
+    /// `Sec-WebSocket-Key` is missing or doubled.
+    KeyHeader, "key_header", Told::Http(400), "expected one Sec-WebSocket-Key header";
+    /// `Sec-WebSocket-Key` is malformed.
+    KeyMalformed, "key_malformed", Told::Http(400), "Sec-WebSocket-Key is malformed, expected 16 bytes in base64";
+    /// `Sec-WebSocket-Version` is missing or doubled.
+    VersionHeader, "version_header", Told::Http(400), "expected one Sec-WebSocket-Version header";
+    /// `Sec-WebSocket-Version` is not 13.
+    Version, "version", Told::Http(426), "expected Sec-WebSocket-Version: 13";
+    /// `Host` is missing or doubled.
+    HostHeader, "host_header", Told::Http(400), "expected one Host header";
+    /// The request is HTTP/1.0.
+    HttpVersion, "http_version", Told::Http(400), "expected HTTP/1.1 for a WebSocket upgrade";
+    /// The method is not GET, and an upgrade is asked for.
+    Method, "method", Told::Http(405), "expected GET for a WebSocket upgrade";
+    /// The path is not on the list.
+    Path, "path", Told::Http(404), "this path is not upgraded, see the setting paths";
+    /// `Origin` is doubled.
+    OriginHeader, "origin_header", Told::Http(400), "expected at most one Origin header";
+    /// The page's origin is not one of those that may connect.
+    Origin, "origin", Told::Http(403), "pages of this origin may not connect, see the setting origins";
+    /// The method is not GET or HEAD, and no upgrade is asked for.
+    PageMethod, "page_method", Told::Http(405), "expected GET";
+    /// The page is elsewhere.
+    PagePath, "page_path", Told::Http(404), "there is a page at / only";
+    /// There is no page.
+    PageOff, "page_off", Told::Http(426), "expected a WebSocket upgrade";
+    /// The node has its most connections.
+    Full, "full", Told::Http(503), "server is full, connect again later";
+    /// The address has its most sessions.
+    AddressFull, "address_full", Told::Http(429), "too many sessions from this address";
+    /// The address has its most logins of a minute.
+    AddressRate, "address_rate", Told::Http(429), "too many logins from this address, connect again later";
+    /// The node has its most logins of a second, and as many wait as may.
+    Busy, "busy", Told::Http(503), "server is busy, connect again later";
+    /// The node drains, and the connection was not upgraded.
+    Draining, "draining", Told::Http(503), "server is going away, connect again";
+    /// The node drains, and the connection was not logged in.
+    DrainingLogin, "draining_login", Told::Close(close::GOING_AWAY), "server is going away";
+    /// A frame before the login breaks the protocol.
+    LoginProtocol, "login_protocol", Told::Close(close::PROTOCOL_ERROR), "websocket protocol broken";
+    /// The login is text that is not UTF-8.
+    LoginNotUtf8, "login_not_utf8", Told::Close(close::NOT_UTF8), "text message is not valid utf-8";
+    /// The login message is too long.
+    LoginTooBig, "login_too_big", Told::Close(close::TOO_BIG), "message too large";
+    /// The uid can't be taken.
+    Uid, "uid", Told::Close(close::POLICY), "uid can't be taken";
+    /// No login came in time.
+    LoginTimeout, "login_timeout", Told::Close(close::POLICY), "no login in time";
+    /// The peer ended the connection before its login.
+    Left, "left", Told::Not, "closed by the peer before its login";
+    /// The connection was lost before its login.
+    Lost, "lost", Told::Not, "connection lost before its login";
+}
+
+/// How often each reason was; shared by the gateway's threads and the handle.
+#[derive(Clone, Debug)]
+pub(crate) struct Refusals(Arc<[AtomicU64; Reason::ALL.len()]>);
+
+impl Refusals {
+    pub(crate) fn new() -> Self {
+        Self(Arc::new([const { AtomicU64::new(0) }; Reason::ALL.len()]))
+    }
+
+    pub(crate) fn add(&self, reason: Reason) {
+        // Relaxed: a statistic.
+        self.0[reason as usize].fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Returns how often `reason` was.
+    pub(crate) fn count(&self, reason: Reason) -> u64 {
+        // Relaxed: a statistic.
+        self.0[reason as usize].load(Ordering::Relaxed)
+    }
+}
+
+/// A connection's end before it was a session, with what there is to say about it.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub(crate) enum Refusal {
-    /// Answered over HTTP, with this status: a bad upgrade, or a page.
-    #[error("answered with http status {0}")]
-    Http(u16),
-    #[error("no complete request within the handshake time-out")]
-    HandshakeTimeout,
-    #[error("request is not HTTP: {0}")]
-    NotHttp(hyper::Error),
+    /// Asked for no upgrade and got its answer, the page: nothing was refused.
+    #[error("answered over http")]
+    Answered,
+    /// Told over HTTP already.
+    #[error("{}", .0.text())]
+    Http(Reason),
+    /// Told by hyper.
+    #[error("{text}: {1}", text = .0.text())]
+    Hyper(Reason, hyper::Error),
     #[error("login frame breaks the protocol: {0}")]
     Violation(Violation),
     #[error("{0}")]
@@ -34,10 +178,40 @@ pub(crate) enum Refusal {
     ClosedByPeer(Option<u16>),
     #[error("server is going away")]
     Draining,
-    #[error("server is full")]
-    Full,
     #[error("connection lost: {0}")]
     Lost(io::Error),
+}
+
+impl Refusal {
+    /// Returns what it is counted under, unless nothing was refused.
+    pub(crate) fn reason(&self) -> Option<Reason> {
+        Some(match self {
+            Self::Answered => return None,
+            Self::Http(reason) | Self::Hyper(reason, _) => *reason,
+            Self::Violation(violation) => match violation.close_code() {
+                close::NOT_UTF8 => Reason::LoginNotUtf8,
+                close::TOO_BIG => Reason::LoginTooBig,
+                _ => Reason::LoginProtocol,
+            },
+            Self::Uid(_) => Reason::Uid,
+            Self::LoginTimeout(_) => Reason::LoginTimeout,
+            Self::ClosedByPeer(_) => Reason::Left,
+            Self::Draining => Reason::DrainingLogin,
+            Self::Lost(_) => Reason::Lost,
+        })
+    }
+}
+
+impl From<hyper::Error> for Refusal {
+    fn from(error: hyper::Error) -> Self {
+        let reason = match &error {
+            error if error.is_parse_too_large() => Reason::HeadTooLarge,
+            error if error.is_parse() => Reason::NotHttp,
+            error if error.is_incomplete_message() => Reason::Left,
+            _ => Reason::Lost,
+        };
+        Self::Hyper(reason, error)
+    }
 }
 
 /// Tells a peer that was upgraded why it is refused; ends as a session does: close frame, FIN, and the peer's end.
@@ -55,7 +229,7 @@ pub(crate) async fn say<S: AsyncRead + AsyncWrite + Unpin>(stream: &mut S, refus
         Refusal::ClosedByPeer(Some(code)) => frame::encode_close(&mut last_words, *code, ""),
         Refusal::ClosedByPeer(None) => frame::encode(&mut last_words, Opcode::Close, &[]),
         Refusal::Draining => frame::encode_close(&mut last_words, close::GOING_AWAY, &refusal.to_string()),
-        Refusal::Full | Refusal::Lost(_) | Refusal::Http(_) | Refusal::HandshakeTimeout | Refusal::NotHttp(_) => return,
+        Refusal::Answered | Refusal::Http(_) | Refusal::Hyper(..) | Refusal::Lost(_) => return,
     }
     timeout(time_out, async {
         stream.write_all(&last_words).await?;
@@ -63,6 +237,20 @@ pub(crate) async fn say<S: AsyncRead + AsyncWrite + Unpin>(stream: &mut S, refus
     })
     .await
     .ok();
+}
+
+/// Answers over HTTP where hyper has no request to answer, and ends the stream. The caller bounds the time.
+pub(crate) async fn answer<S: AsyncRead + AsyncWrite + Unpin>(stream: &mut S, reason: Reason) -> io::Result<()> {
+    let Told::Http(status) = reason.told() else { return Ok(()) };
+    let phrase = StatusCode::from_u16(status).ok().and_then(|status| status.canonical_reason()).unwrap_or_default();
+    let text = reason.text();
+    let head = format!(
+        "HTTP/1.1 {status} {phrase}\r\nconnection: close\r\ncontent-type: text/plain; charset=utf-8\r\n\
+         content-length: {}\r\n\r\n{text}\n",
+        text.len() + 1
+    );
+    stream.write_all(head.as_bytes()).await?;
+    end(stream).await
 }
 
 /// Ends a stream so that what was sent arrives: FIN, then reads and throws away until the peer's end, or a bound.
@@ -77,6 +265,30 @@ pub(crate) async fn end<S: AsyncRead + AsyncWrite + Unpin>(stream: &mut S) -> io
         left = left.saturating_sub(received);
         if received == 0 || left == 0 {
             return Ok(());
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_unique_and_fit_a_metric() {
+        for (index, reason) in Reason::ALL.iter().enumerate() {
+            assert_eq!(*reason as usize, index, "{reason:?} is counted in its own place");
+            let name = reason.name();
+            assert!(name.bytes().all(|byte| byte.is_ascii_lowercase() || byte == b'_' || byte == b'8'), "{name}");
+            assert!(Reason::ALL[index + 1..].iter().all(|other| other.name() != name), "{name} stands there twice");
+        }
+    }
+
+    #[test]
+    fn close_codes_are_known() {
+        for reason in Reason::ALL {
+            if let Told::Close(code) = reason.told() {
+                assert!(close::meaning(code).is_some(), "{reason:?}");
+            }
         }
     }
 }

@@ -4,27 +4,33 @@
 //! only the first `Connection` line and takes the first of two keys. A refusal is an HTTP status with a
 //! line that says why.
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::convert::Infallible;
 use std::future::{Future, Ready, poll_fn, ready};
+use std::mem;
+use std::pin::Pin;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
+use futures_util::future::Either;
 use http_body_util::Full;
 use hyper::body::Incoming;
 use hyper::header::{self, HeaderMap, HeaderName, HeaderValue};
 use hyper::server::conn::http1;
 use hyper::service::Service;
 use hyper::{Method, Request, Response, StatusCode, Version};
-use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::rt::TokioIo;
 use tokio::sync::watch;
-use tokio::time::{Instant, timeout, timeout_at};
+use tokio::time::{Instant, sleep_until, timeout, timeout_at};
 use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
 
-use super::Accepted;
+use super::admission::{self, Denied, Gate};
 use super::page;
-use super::refusal::{self, Refusal};
-use crate::config::GatewaySettings;
+use super::proxy;
+use super::refusal::{self, Reason, Refusal, Told};
+use super::{Accepted, Who};
+use crate::config::{GatewaySettings, Origins};
 
 /// Most bytes of a request's head.
 const HEAD_BYTES_MAX: usize = 16 << 10;
@@ -35,137 +41,188 @@ const HEADERS_MAX: usize = 64;
 /// What an upgrade is judged by.
 pub(super) struct Rules {
     pub(super) settings: Arc<GatewaySettings>,
-    /// No place is left on the node.
-    pub(super) is_full: bool,
+    /// When the upgrade must be over.
+    pub(super) until: Instant,
+    pub(super) gate: Arc<Gate>,
     /// Set once the node drains, which may be while the request still comes.
     pub(super) drain_by: watch::Receiver<Option<Instant>>,
 }
 
 /// Upgrades a connection, or answers it and ends it; one that has said nothing yet ends when `draining` does.
 ///
-/// Returns the stream and every byte received behind the request.
+/// Returns the stream and every byte received behind the request; `who` is by then as the request's headers say, and
+/// its permit as admission has counted it.
 ///
 /// # Errors
 /// When the connection was answered otherwise, or lost.
 pub(super) async fn upgrade<S: Accepted>(
     stream: S,
     rules: Rules,
+    who: &mut Who,
     draining: impl Future,
 ) -> Result<(S, Vec<u8>), Refusal> {
-    let (deadline, close_timeout) = (rules.settings.handshake_timeout, rules.settings.close_timeout);
-    let until = Instant::now() + deadline;
+    let (until, close_timeout) = (rules.until, rules.settings.close_timeout);
     let has_begun = async {
         tokio::select! {
             biased;
             begun = stream.begun() => begun.map_err(Refusal::Lost),
-            _ = draining => Err(Refusal::Draining),
+            _ = draining => Err(Refusal::Http(Reason::Draining)),
         }
     };
-    timeout_at(until, has_begun).await.map_err(|_| Refusal::HandshakeTimeout)??;
+    timeout_at(until, has_begun).await.map_err(|_| Refusal::Http(Reason::HandshakeTimeout))??;
     let mut connection = http1::Builder::new()
-        .timer(TokioTimer::new())
-        .header_read_timeout(deadline)
+        // One deadline for all of it, however the bytes trickle: below, where hyper's would be for the head only.
+        .header_read_timeout(None)
         .max_buf_size(HEAD_BYTES_MAX)
         .max_headers(HEADERS_MAX)
-        .serve_connection(TokioIo::new(stream), Answering { rules, status: Cell::default() });
-    // One deadline for all of it, however the bytes trickle. What is no request hyper answers itself; the
-    // stream is taken back from it then, too, to be ended without RST.
-    let answered = timeout_at(until, poll_fn(|context| connection.poll_without_shutdown(context)))
-        .await
-        .map_err(|_| Refusal::HandshakeTimeout)?;
+        .serve_connection(
+            TokioIo::new(stream),
+            Answering { rules, who: RefCell::new(mem::take(who)), outcome: Cell::default() },
+        );
+    let answered = timeout_at(until, poll_fn(|context| connection.poll_without_shutdown(context))).await;
+    // The stream is taken back from hyper however it ended, to be ended without RST.
     let parts = connection.into_parts();
     let mut stream = parts.io.into_inner();
-    if let Err(error) = answered {
-        timeout(close_timeout, refusal::end(&mut stream)).await.ok();
-        return Err(Refusal::NotHttp(error));
-    }
-    match parts.service.status.get() {
-        Some(StatusCode::SWITCHING_PROTOCOLS) => Ok((stream, parts.read_buf.into())),
-        answered => {
-            timeout(close_timeout, refusal::end(&mut stream)).await.ok();
-            Err(Refusal::Http(answered.map_or(400, |status| status.as_u16())))
+    *who = parts.service.who.into_inner();
+    let refusal = match (answered, parts.service.outcome.into_inner()) {
+        (Ok(Ok(())), Some(Outcome::Upgraded)) => return Ok((stream, parts.read_buf.into())),
+        (Ok(Ok(())), Some(Outcome::Answered)) => Refusal::Answered,
+        (Ok(Ok(())), Some(Outcome::Refused(reason))) => Refusal::Http(reason),
+        // The peer ended its sending before its request began.
+        (Ok(Ok(())), None) => Refusal::ClosedByPeer(None),
+        // What is no request hyper has answered itself.
+        (Ok(Err(error)), _) => error.into(),
+        (Err(_), None) => {
+            timeout(close_timeout, refusal::answer(&mut stream, Reason::HandshakeTimeout)).await.ok();
+            return Err(Refusal::Http(Reason::HandshakeTimeout));
         }
-    }
+        // The answer was not taken in time.
+        (Err(_), Some(_)) => return Err(Refusal::Http(Reason::HandshakeTimeout)),
+    };
+    timeout(close_timeout, refusal::end(&mut stream)).await.ok();
+    Err(refusal)
 }
 
 /// Answers the one request of a connection, and remembers how.
 struct Answering {
     rules: Rules,
-    status: Cell<Option<StatusCode>>,
+    who: RefCell<Who>,
+    outcome: Cell<Option<Outcome>>,
+}
+
+/// How the one request was answered.
+enum Outcome {
+    Upgraded,
+    /// With what it asked for, which was no upgrade.
+    Answered,
+    Refused(Reason),
 }
 
 impl Service<Request<Incoming>> for Answering {
     type Response = Response<Full<Bytes>>;
     type Error = Infallible;
-    type Future = Ready<Result<Self::Response, Infallible>>;
+    /// Boxed only where an upgrade waits for its turn.
+    type Future = Either<Ready<Result<Self::Response, Infallible>>, Pin<Box<dyn Waiting>>>;
 
     fn call(&self, request: Request<Incoming>) -> Self::Future {
-        let mut answer = answer(&request, &self.rules).unwrap_or_else(Fault::into_response);
-        if answer.status() != StatusCode::SWITCHING_PROTOCOLS {
+        let (mut answer, turn, outcome) = match answer(&request, &self.rules, &mut self.who.borrow_mut()) {
+            Ok(Answer::Upgrade { response, turn }) => (response, turn, Outcome::Upgraded),
+            Ok(Answer::Page(response)) => (response, None, Outcome::Answered),
+            Err(fault) => {
+                let reason = fault.reason;
+                (fault.into_response(), None, Outcome::Refused(reason))
+            }
+        };
+        if !matches!(outcome, Outcome::Upgraded) {
             // One request a connection. hyper's own switch for that would overwrite the upgrade's header.
             answer.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
         }
-        self.status.set(Some(answer.status()));
-        ready(Ok(answer))
+        self.outcome.set(Some(outcome));
+        match turn {
+            None => Either::Left(ready(Ok(answer))),
+            Some(turn) => Either::Right(Box::pin(async move {
+                sleep_until(turn).await;
+                Ok(answer)
+            })),
+        }
     }
 }
 
-/// Why a request is refused.
+/// An answer that waits for its turn.
+trait Waiting: Future<Output = Result<Response<Full<Bytes>>, Infallible>> + Send {}
+
+impl<F: Future<Output = Result<Response<Full<Bytes>>, Infallible>> + Send> Waiting for F {}
+
+/// What a request is answered that is not refused.
+enum Answer {
+    Upgrade {
+        response: Response<Full<Bytes>>,
+        /// When, if not at once.
+        turn: Option<Instant>,
+    },
+    Page(Response<Full<Bytes>>),
+}
+
+/// Why a request is refused, and what its answer says beyond that.
 #[derive(Debug, PartialEq, Eq)]
 struct Fault {
-    status: StatusCode,
-    /// What was wrong, and what was expected; constant, nothing of the request gets in.
-    reason: &'static str,
-    header: Option<(HeaderName, &'static str)>,
+    reason: Reason,
+    header: Option<(HeaderName, HeaderValue)>,
+}
+
+impl From<Reason> for Fault {
+    fn from(reason: Reason) -> Self {
+        Self { reason, header: None }
+    }
 }
 
 impl Fault {
-    const fn new(status: StatusCode, reason: &'static str) -> Self {
-        Self { status, reason, header: None }
+    fn with(reason: Reason, name: HeaderName, value: &'static str) -> Self {
+        Self { reason, header: Some((name, HeaderValue::from_static(value))) }
     }
 
-    const fn bad(reason: &'static str) -> Self {
-        Self::new(StatusCode::BAD_REQUEST, reason)
+    /// With the header that says when to try again.
+    fn later(reason: Reason, retry_after: Duration) -> Self {
+        let seconds = retry_after.as_secs() + u64::from(retry_after.subsec_nanos() > 0);
+        Self { reason, header: Some((header::RETRY_AFTER, seconds.max(1).into())) }
     }
 
-    fn with(mut self, name: HeaderName, value: &'static str) -> Self {
-        self.header = Some((name, value));
-        self
+    fn status(&self) -> StatusCode {
+        let Told::Http(status) = self.reason.told() else {
+            unreachable!("{:?} is no answer to a request", self.reason);
+        };
+        StatusCode::from_u16(status).expect("the table has HTTP's statuses only")
     }
 
     fn into_response(self) -> Response<Full<Bytes>> {
-        let mut response = Response::new(Full::from(format!("{}\n", self.reason)));
-        *response.status_mut() = self.status;
+        let mut response = Response::new(Full::from(format!("{}\n", self.reason.text())));
+        *response.status_mut() = self.status();
         let headers = response.headers_mut();
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
         if let Some((name, value)) = self.header {
-            headers.insert(name, HeaderValue::from_static(value));
+            headers.insert(name, value);
         }
         response
     }
 }
 
-fn answer<B>(request: &Request<B>, rules: &Rules) -> Result<Response<Full<Bytes>>, Fault> {
+fn answer<B>(request: &Request<B>, rules: &Rules, who: &mut Who) -> Result<Answer, Fault> {
     let headers = request.headers();
+    // First, so that whatever is said of the connection is said of who it is.
+    who.peer = proxy::client(who.peer, headers, &rules.settings.admission);
     let length = headers.get(header::CONTENT_LENGTH);
     if headers.contains_key(header::TRANSFER_ENCODING) || length.is_some_and(|length| length != "0") {
-        return Err(Fault::bad("request has a body, expected none"));
+        return Err(Reason::Body.into());
     }
     if !headers.contains_key(header::UPGRADE) && !headers.contains_key(header::SEC_WEBSOCKET_KEY) {
-        return answer_plain(request, rules);
+        return answer_plain(request, rules).map(Answer::Page);
     }
     if !rules.settings.paths.allows(request.uri().path()) {
-        return Err(Fault::new(StatusCode::NOT_FOUND, "this path is not upgraded, see the setting paths"));
+        return Err(Reason::Path.into());
     }
     let key = check_upgrade(request)?;
-    if rules.drain_by.borrow().is_some() {
-        let fault = Fault::new(StatusCode::SERVICE_UNAVAILABLE, "server is going away, connect again");
-        return Err(fault.with(header::RETRY_AFTER, "1"));
-    }
-    if rules.is_full {
-        let fault = Fault::new(StatusCode::SERVICE_UNAVAILABLE, "server is full, connect again later");
-        return Err(fault.with(header::RETRY_AFTER, "5"));
-    }
+    check_origin(headers, &rules.settings.admission.origins)?;
+    let turn = admit(rules, who)?;
     let accept = HeaderValue::try_from(derive_accept_key(key)).expect("base64 is a header value");
     let mut response = Response::new(Full::default());
     *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
@@ -173,21 +230,43 @@ fn answer<B>(request: &Request<B>, rules: &Rules) -> Result<Response<Full<Bytes>
     headers.insert(header::CONNECTION, HeaderValue::from_static("Upgrade"));
     headers.insert(header::UPGRADE, HeaderValue::from_static("websocket"));
     headers.insert(header::SEC_WEBSOCKET_ACCEPT, accept);
-    Ok(response)
+    Ok(Answer::Upgrade { response, turn })
+}
+
+/// Checks a page's origin; what sends none is no browser.
+fn check_origin(headers: &HeaderMap, origins: &Origins) -> Result<(), Reason> {
+    if !headers.contains_key(header::ORIGIN) {
+        return Ok(());
+    }
+    let origin = only(headers, header::ORIGIN).ok_or(Reason::OriginHeader)?;
+    let is_allowed = *origins == Origins::Any || std::str::from_utf8(origin).is_ok_and(|origin| origins.allow(origin));
+    if is_allowed { Ok(()) } else { Err(Reason::Origin) }
+}
+
+/// Admits an upgrade that is good otherwise; returns when it is its turn, if not at once.
+fn admit(rules: &Rules, who: &mut Who) -> Result<Option<Instant>, Fault> {
+    if rules.drain_by.borrow().is_some() {
+        return Err(Fault::later(Reason::Draining, Duration::from_secs(1)));
+    }
+    let Some(permit) = &mut who.permit else { return Err(Fault::later(Reason::Full, admission::FULL_RETRY)) };
+    let (settings, now) = (&rules.settings, Instant::now());
+    let later = |denied: Denied| Fault::later(denied.reason, denied.retry_after);
+    rules.gate.admit_from(who.peer.map(|peer| peer.ip()), permit, &settings.admission, now).map_err(later)?;
+    let latest = rules.until - settings.handshake_timeout / 2;
+    let turn = rules.gate.turn(&settings.admission, now, latest).map_err(later)?;
+    Ok((turn > now).then_some(turn))
 }
 
 /// Answers a request that doesn't ask for an upgrade: the page.
 fn answer_plain<B>(request: &Request<B>, rules: &Rules) -> Result<Response<Full<Bytes>>, Fault> {
     if request.method() != Method::GET && request.method() != Method::HEAD {
-        let fault = Fault::new(StatusCode::METHOD_NOT_ALLOWED, "expected GET");
-        return Err(fault.with(header::ALLOW, "GET, HEAD"));
+        return Err(Fault::with(Reason::PageMethod, header::ALLOW, "GET, HEAD"));
     }
     if !rules.settings.page {
-        let fault = Fault::new(StatusCode::UPGRADE_REQUIRED, "expected a WebSocket upgrade");
-        return Err(fault.with(header::UPGRADE, "websocket"));
+        return Err(Fault::with(Reason::PageOff, header::UPGRADE, "websocket"));
     }
     if request.uri().path() != "/" {
-        return Err(Fault::new(StatusCode::NOT_FOUND, "there is a page at / only"));
+        return Err(Reason::PagePath.into());
     }
     let mut response = Response::new(Full::from(page::BODY));
     let headers = response.headers_mut();
@@ -202,33 +281,29 @@ fn answer_plain<B>(request: &Request<B>, rules: &Rules) -> Result<Response<Full<
 fn check_upgrade<B>(request: &Request<B>) -> Result<&[u8], Fault> {
     let headers = request.headers();
     if request.method() != Method::GET {
-        let fault = Fault::new(StatusCode::METHOD_NOT_ALLOWED, "expected GET for a WebSocket upgrade");
-        return Err(fault.with(header::ALLOW, "GET"));
+        return Err(Fault::with(Reason::Method, header::ALLOW, "GET"));
     }
     if request.version() != Version::HTTP_11 {
-        return Err(Fault::bad("expected HTTP/1.1 for a WebSocket upgrade"));
+        return Err(Reason::HttpVersion.into());
     }
     if headers.get_all(header::HOST).iter().count() != 1 {
-        return Err(Fault::bad("expected one Host header"));
+        return Err(Reason::HostHeader.into());
     }
     if !has_token(headers, header::CONNECTION, "upgrade") {
-        return Err(Fault::bad("expected Connection: Upgrade"));
+        return Err(Reason::ConnectionHeader.into());
     }
     if !has_token(headers, header::UPGRADE, "websocket") {
-        return Err(Fault::bad("expected Upgrade: websocket"));
+        return Err(Reason::UpgradeHeader.into());
     }
     match only(headers, header::SEC_WEBSOCKET_VERSION) {
         Some(b"13") => {}
-        Some(_) => {
-            let fault = Fault::new(StatusCode::UPGRADE_REQUIRED, "expected Sec-WebSocket-Version: 13");
-            return Err(fault.with(header::SEC_WEBSOCKET_VERSION, "13"));
-        }
-        None => return Err(Fault::bad("expected one Sec-WebSocket-Version header")),
+        Some(_) => return Err(Fault::with(Reason::Version, header::SEC_WEBSOCKET_VERSION, "13")),
+        None => return Err(Reason::VersionHeader.into()),
     }
     match only(headers, header::SEC_WEBSOCKET_KEY) {
         Some(key) if is_key(key) => Ok(key),
-        Some(_) => Err(Fault::bad("Sec-WebSocket-Key is malformed, expected 16 bytes in base64")),
-        None => Err(Fault::bad("expected one Sec-WebSocket-Key header")),
+        Some(_) => Err(Reason::KeyMalformed.into()),
+        None => Err(Reason::KeyHeader.into()),
     }
 }
 
@@ -259,6 +334,7 @@ fn is_key(key: &[u8]) -> bool {
 mod tests {
     use super::*;
     use crate::config::{Config, Paths};
+    use crate::shard::Admission;
 
     const GOOD: &[(&str, &str)] = &[
         ("host", "x"),
@@ -269,7 +345,19 @@ mod tests {
     ];
 
     fn rules(config: &Config) -> Rules {
-        Rules { settings: Arc::new(config.gateway()), is_full: false, drain_by: watch::channel(None).1 }
+        Rules {
+            settings: Arc::new(config.gateway()),
+            until: Instant::now() + config.handshake_timeout,
+            gate: Arc::new(Gate::new(Admission::default())),
+            drain_by: watch::channel(None).1,
+        }
+    }
+
+    fn ask(headers: &[(&str, &str)], rules: &Rules) -> Result<Response<Full<Bytes>>, Fault> {
+        let mut who = Who { permit: rules.gate.admit(1), ..Who::default() };
+        answer(&request(headers), rules, &mut who).map(|answer| match answer {
+            Answer::Upgrade { response, .. } | Answer::Page(response) => response,
+        })
     }
 
     fn request(headers: &[(&str, &str)]) -> Request<()> {
@@ -282,13 +370,13 @@ mod tests {
     fn check(name: &str, values: &[&str], status: u16) {
         let kept = GOOD.iter().copied().filter(|(other, _)| *other != name);
         let headers: Vec<_> = kept.chain(values.iter().map(|value| (name, *value))).collect();
-        let answer = answer(&request(&headers), &rules(&Config::default())).unwrap_or_else(Fault::into_response);
+        let answer = ask(&headers, &rules(&Config::default())).unwrap_or_else(Fault::into_response);
         assert_eq!(answer.status().as_u16(), status, "{name}: {values:?}");
     }
 
     #[test]
     fn accepts_what_the_rfc_allows() {
-        let answer = answer(&request(GOOD), &rules(&Config::default())).expect("it is the RFC's own example");
+        let answer = ask(GOOD, &rules(&Config::default())).expect("it is the RFC's own example");
         assert_eq!(answer.status(), StatusCode::SWITCHING_PROTOCOLS);
         assert_eq!(answer.headers()[header::SEC_WEBSOCKET_ACCEPT], "s3pPLMBiTxaQ9kYGzzhZRbK+xOo=");
         check("connection", &["keep-alive, Upgrade"], 101);
@@ -324,9 +412,11 @@ mod tests {
     #[test]
     fn says_when_it_is_full_or_going_away_or_elsewhere() {
         let config = Config { paths: Paths::List(vec!["/ws".into()]), ..Config::default() };
-        let status = |rules: &Rules| answer(&request(GOOD), rules).expect_err("refused").status.as_u16();
+        let status = |rules: &Rules| ask(GOOD, rules).expect_err("refused").status().as_u16();
         assert_eq!(status(&rules(&config)), 404);
-        assert_eq!(status(&Rules { is_full: true, ..rules(&Config::default()) }), 503);
+        let full = rules(&Config::default());
+        let _only = full.gate.admit(1);
+        assert_eq!(status(&full), 503);
         assert_eq!(
             status(&Rules { drain_by: watch::channel(Some(Instant::now())).1, ..rules(&Config::default()) }),
             503
@@ -336,10 +426,10 @@ mod tests {
     #[test]
     fn answers_an_ordinary_get_with_the_page() {
         let config = Config::default();
-        let page = answer(&request(&[("host", "x")]), &rules(&config)).expect("a page");
+        let page = ask(&[("host", "x")], &rules(&config)).expect("a page");
         assert_eq!(page.headers()[header::CONTENT_TYPE], page::CONTENT_TYPE);
         assert!(page.headers().contains_key(header::CONTENT_SECURITY_POLICY));
         let config = Config { page: false, ..config };
-        assert_eq!(answer(&request(&[]), &rules(&config)).expect_err("no page").status.as_u16(), 426);
+        assert_eq!(ask(&[], &rules(&config)).expect_err("no page").status().as_u16(), 426);
     }
 }
