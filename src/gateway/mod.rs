@@ -21,10 +21,11 @@ mod upgrade;
 use std::future::pending;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch};
-use tokio::time::{Instant, sleep_until, timeout, timeout_at};
+use tokio::time::{Instant, sleep, sleep_until, timeout, timeout_at};
 use tracing::debug;
 
 pub(crate) use admission::Gate;
@@ -38,6 +39,9 @@ use crate::mailbox::Bell;
 use crate::router;
 use crate::shard::{Handover, LoginNumbers, Permit, Stream};
 use crate::uid::UidHasher;
+
+/// How long a connection that has said nothing is waited for when the node drains.
+const SILENCE: Duration = Duration::from_millis(100);
 
 /// The way into one shard.
 #[derive(Clone)]
@@ -146,6 +150,13 @@ impl Gateway {
         }
     }
 
+    /// Waits until the node drains, and a moment longer: of a connection that was only just accepted nothing has been
+    /// seen yet, and closing it with a request unread would reset it.
+    async fn drain_of_the_silent(&self) {
+        self.drain().await;
+        sleep(SILENCE).await;
+    }
+
     /// The life of a connection up to its hand-over, or its refusal.
     async fn welcome<S: Accepted>(self: Arc<Self>, mut stream: S, mut arrival: Arrival) {
         let outcome = match self.identify(&mut stream, &mut arrival).await {
@@ -169,7 +180,7 @@ impl Gateway {
         let header = tokio::select! {
             biased;
             header = timeout_at(arrival.until, proxy::read_header(stream)) => header,
-            _ = self.drain() => return Err(Refusal::Http(Reason::Draining)),
+            () = self.drain_of_the_silent() => return Err(Refusal::Http(Reason::Draining)),
         };
         match header {
             Ok(Ok(client)) => {
@@ -193,7 +204,8 @@ impl Gateway {
             gate: Arc::clone(&self.gate),
             drain_by: self.drain_by.clone(),
         };
-        let (mut stream, mut received) = upgrade::upgrade(stream, rules, &mut arrival.who, self.drain()).await?;
+        let (mut stream, mut received) =
+            upgrade::upgrade(stream, rules, &mut arrival.who, self.drain_of_the_silent()).await?;
         let uid = tokio::select! {
             biased;
             uid = login::read(&mut stream, &mut received, settings, &self.hasher) => uid,

@@ -10,9 +10,11 @@ mod frame;
 mod http;
 mod node;
 mod patience;
+mod program;
 
 pub(crate) use client::Client;
 pub(crate) use frame::{Frame, Sent};
 pub(crate) use http::{Request, Response};
 pub(crate) use node::{Node, Nodes, nodes};
 pub(crate) use patience::{DEADLINE, eventually};
+pub(crate) use program::Program;
