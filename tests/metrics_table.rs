@@ -46,7 +46,7 @@ fn counts() -> Vec<(String, String)> {
         if let Some(doc) = line.strip_prefix("/// ") {
             docs.push(doc);
         } else if let Some(name) = line.strip_prefix("pub ").and_then(|line| line.strip_suffix(": u64,")) {
-            counts.push((name.to_owned(), docs.drain(..).collect::<Vec<_>>().join(" ")));
+            counts.push((name.to_owned(), std::mem::take(&mut docs).join(" ")));
         }
     }
     counts
