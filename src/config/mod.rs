@@ -9,17 +9,26 @@
 //! [`GatewaySettings`]), never the whole; nothing in here reads the environment or any other global.
 
 use std::num::NonZeroUsize;
+use std::path::PathBuf;
 use std::time::Duration;
 
+use crate::rights::Rights;
+
+mod auth;
+mod choice;
 mod fault;
 mod form;
 mod listen;
 mod load;
+mod reload;
 mod table;
 
+pub use auth::{Auth, AuthSettings, AuthSource, AuthUrl, Secret};
+pub use choice::{DuplicateLogin, LogFormat, LogLevel, Paths, SlowConsumer};
 pub use fault::{Fault, Faults, Origin};
 pub use listen::{Listen, ListenError};
 pub use load::{FILE_VARIABLE, Settings, load};
+pub use reload::Reloaded;
 pub use table::{Reload, SETTINGS, Setting, VARIABLE_PREFIX};
 
 /// Every setting of a node, in its checked form.
@@ -30,7 +39,7 @@ pub use table::{Reload, SETTINGS, Setting, VARIABLE_PREFIX};
 pub struct Config {
     /// Addresses to accept connections on; port 0 lets the kernel choose.
     ///
-    /// The default is loopback: whoever can reach the port can log in as anybody. Range: one or more of `IP:PORT`,
+    /// The default is loopback; while `auth` is `none`, others need `insecure_open`. Range: one or more of `IP:PORT`,
     /// `localhost:PORT` or `unix:/PATH`. Default: `127.0.0.1:1234`.
     pub listen: Vec<Listen>,
 
@@ -96,6 +105,97 @@ pub struct Config {
     ///
     /// It is what a stranger may make the node hold. Range: a size of 16 to 1MiB. Default: `8KiB`.
     pub login_bytes_max: usize,
+
+    /// How a connection proves who it is.
+    ///
+    /// `none` takes its word for it, as the demo does; `jwt` takes a signed token; `http` asks a service of yours.
+    /// Range: `none`, `jwt` or `http`. Default: `none`.
+    pub auth: Auth,
+
+    /// Whether `auth = none` may listen where other machines can connect, and log in as anybody.
+    ///
+    /// For a trusted network, or behind a proxy that authenticates. Range: `true` or `false`. Default: `false`.
+    pub insecure_open: bool,
+
+    /// Where a credential may stand.
+    ///
+    /// `query` is off because addresses end up in logs and histories. Range: one or more of `first-frame`, `header`,
+    /// `subprotocol`, `query`. Default: `first-frame,header,subprotocol`.
+    pub auth_sources: Vec<AuthSource>,
+
+    /// What a client may do whose credential does not say.
+    ///
+    /// Everybody may receive. Range: `receive`, or one or more of `unicast`, `broadcast`. Default: `unicast,broadcast`.
+    pub rights: Rights,
+
+    /// Claim of a token that says what its client may do, a list of words as in `rights`.
+    ///
+    /// A token without it has `rights`; an empty list lets a client only receive. Range: text of up to 256 bytes.
+    /// Default: `may`.
+    pub rights_claim: String,
+
+    /// Secret of tokens signed with HS256; better set by its variable, or by a file.
+    ///
+    /// A flag shows in the list of processes. Range: `none`, or a text of 32 to 1024 bytes. Default: `none`.
+    pub jwt_secret: Option<Secret>,
+
+    /// File with the secret of tokens signed with HS256.
+    ///
+    /// Its bytes, less a line's end behind them. Range: `none`, or the path of a file. Default: `none`.
+    pub jwt_secret_file: Option<PathBuf>,
+
+    /// Files with public keys, PEM or JWKS, of tokens signed with RS256, ES256 or EdDSA.
+    ///
+    /// Read again when they change. Range: `none`, or paths of files. Default: `none`.
+    pub jwt_key_files: Vec<PathBuf>,
+
+    /// The only `iss` of a token that is taken.
+    ///
+    /// Set it if others sign with the same key. Range: `any`, or a text of 1 to 1024 bytes. Default: `any`.
+    pub jwt_issuer: Option<String>,
+
+    /// The `aud` that a token must have, among others.
+    ///
+    /// Set it if the key also signs tokens meant for other services. Range: `any`, or a text of 1 to 1024 bytes.
+    /// Default: `any`.
+    pub jwt_audience: Option<String>,
+
+    /// How far the clock of who signs tokens may differ from the node's.
+    ///
+    /// A token is taken, and its session lives, this long past `exp`. Range: a time of 0s to 10m, as in `5s`.
+    /// Default: `5s`.
+    pub jwt_leeway: Duration,
+
+    /// Service that is asked who a connection is while `auth` is `http`.
+    ///
+    /// Range: `none`, or an address such as `http://127.0.0.1:8080/login`. Default: `none`.
+    pub auth_url: Option<AuthUrl>,
+
+    /// Time that the service may take to answer.
+    ///
+    /// Past it the client is told to try again later. Range: a time of 1ms to 60s, as in `5s`. Default: `3s`.
+    pub auth_url_timeout: Duration,
+
+    /// Most questions to the service at a time; more wait.
+    ///
+    /// Waiting counts towards `auth_url_timeout`. Range: 1 to 10000. Default: `64`.
+    pub auth_url_in_flight_max: usize,
+
+    /// Headers of the client's request that the service is told.
+    ///
+    /// Range: `none`, or names of headers. Default: `cookie,user-agent`.
+    pub auth_url_headers: Vec<String>,
+
+    /// How long an answer of the service holds for the same question.
+    ///
+    /// Longer spares the service; shorter notices sooner who was locked out. Range: a time of 0s to 1h, as in `5s`.
+    /// Default: `10s`.
+    pub auth_cache_ttl: Duration,
+
+    /// Most answers of the service that are kept.
+    ///
+    /// Past it the oldest goes; some 200 bytes each. Range: 0 to 10000000. Default: `10000`.
+    pub auth_cache_entries_max: usize,
 
     /// Time from a message's first byte to its last.
     ///
@@ -193,6 +293,23 @@ impl Default for Config {
             handshake_timeout: Duration::from_secs(5),
             login_timeout: Duration::from_secs(10),
             login_bytes_max: 8 * 1024,
+            auth: Auth::None,
+            insecure_open: false,
+            auth_sources: vec![AuthSource::FirstFrame, AuthSource::Header, AuthSource::Subprotocol],
+            rights: Rights::ALL,
+            rights_claim: "may".to_owned(),
+            jwt_secret: None,
+            jwt_secret_file: None,
+            jwt_key_files: Vec::new(),
+            jwt_issuer: None,
+            jwt_audience: None,
+            jwt_leeway: Duration::from_secs(5),
+            auth_url: None,
+            auth_url_timeout: Duration::from_secs(3),
+            auth_url_in_flight_max: 64,
+            auth_url_headers: ["cookie", "user-agent"].map(str::to_owned).into(),
+            auth_cache_ttl: Duration::from_secs(10),
+            auth_cache_entries_max: 10_000,
             message_timeout: Duration::from_secs(60),
             message_bytes_max: 1024 * 1024,
             uid_bytes_max: 256,
@@ -260,6 +377,8 @@ pub struct GatewaySettings {
     pub page: bool,
     /// Size of the kernel's send buffer, unless the kernel tunes it.
     pub send_buffer_bytes: Option<usize>,
+    /// How connections prove who they are.
+    pub auth: AuthSettings,
 }
 
 impl Config {
@@ -295,7 +414,8 @@ impl Config {
                 format!("uid_bytes_max = {} or more", self.uid_bytes_max),
             ),
         ];
-        let broken = relations.into_iter().filter(|(key, broken, _)| *broken && sound(key));
+        let relations = relations.into_iter().chain(self.auth_relations());
+        let broken = relations.filter(|(key, broken, _)| *broken && sound(key));
         broken.map(|(key, _, expected)| self.fault(key, origin(key), expected)).collect()
     }
 
@@ -304,27 +424,7 @@ impl Config {
         Fault::Value { key, value, origin, expected }
     }
 
-    /// Takes over from `new` what can change while the node runs.
-    ///
-    /// Returns the settings that hold from now on, and which keys differed. `new` must have been checked; then
-    /// the result is sound too, since settings that depend on each other are all taken.
-    #[must_use]
-    pub fn reload(&self, new: &Config) -> (Config, Reloaded) {
-        let mut next = self.clone();
-        let mut reloaded = Reloaded::default();
-        for setting in SETTINGS.iter().filter(|setting| setting.show(self) != setting.show(new)) {
-            match setting.reload {
-                Reload::Live => {
-                    setting.take(&mut next, new);
-                    reloaded.taken.push(setting.key);
-                }
-                Reload::Restart => reloaded.needs_restart.push(setting.key),
-            }
-        }
-        (next, reloaded)
-    }
-
-    /// Shows every setting as TOML, with what it does; loaded again, it makes an equal config.
+    /// Shows every setting as TOML, with what it does; loaded again, it makes an equal config but for secrets.
     pub fn to_toml(&self) -> String {
         let mut text = String::new();
         let mut group = "";
@@ -335,7 +435,11 @@ impl Config {
                 text += &format!("{gap}## {group}\n");
             }
             let (key, value) = (setting.key, setting.show(self));
-            text += &format!("\n# {}.\n# {}.\n{key} = {value}\n", setting.help, setting.expected());
+            let line = match setting.concealed(self) {
+                Some(_) => format!("# {key} is set, and not shown"),
+                None => format!("{key} = {value}"),
+            };
+            text += &format!("\n# {}.\n# {}.\n{line}\n", setting.help, setting.expected());
         }
         text
     }
@@ -368,88 +472,13 @@ impl Config {
             close_timeout: self.close_timeout,
             page: self.page,
             send_buffer_bytes: self.send_buffer_bytes,
+            auth: self.auth_settings(),
         }
     }
 }
 
 /// Longest header of a frame that a server sends or receives (RFC 6455, section 5.2).
 const FRAME_HEADER_BYTES_MAX: usize = 14;
-
-/// What a reload did.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Reloaded {
-    /// Keys that differed and were taken over.
-    pub taken: Vec<&'static str>,
-    /// Keys that differed and keep their old value until the node starts again.
-    pub needs_restart: Vec<&'static str>,
-}
-
-/// Which request paths upgrade to a WebSocket.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Paths {
-    /// Every path.
-    Any,
-    /// These paths exactly; each begins with `/`, and the query is not part of it.
-    List(Vec<String>),
-}
-
-impl Paths {
-    /// Tells whether a request for `path` (without its query) may upgrade.
-    pub fn allows(&self, path: &str) -> bool {
-        match self {
-            Self::Any => true,
-            Self::List(paths) => paths.iter().any(|allowed| allowed == path),
-        }
-    }
-}
-
-/// What happens when a uid that is logged in logs in again.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum DuplicateLogin {
-    /// The newest login gets the uid; the older session is closed with 4001.
-    Replace,
-    /// The newcomer is refused.
-    Reject,
-    /// Each session gets every message, up to `uid_sessions_max` sessions.
-    Share,
-}
-
-/// What happens to a session whose outbox is full.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum SlowConsumer {
-    /// The session is closed with 4008.
-    Disconnect,
-    /// The message that does not fit is dropped and counted.
-    DropNewest,
-    /// The oldest whole unsent messages are dropped and counted.
-    DropOldest,
-}
-
-/// How log lines look.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum LogFormat {
-    /// For reading in a terminal.
-    Human,
-    /// One JSON object a line, for collectors.
-    Json,
-}
-
-/// The least severe event that is logged.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum LogLevel {
-    /// Nothing.
-    Off,
-    /// Someone must act.
-    Error,
-    /// Something was refused or lost.
-    Warn,
-    /// The life of the node.
-    Info,
-    /// The life of each session.
-    Debug,
-    /// Frames.
-    Trace,
-}
 
 #[cfg(test)]
 mod tests {

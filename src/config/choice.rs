@@ -1,0 +1,68 @@
+//! The values of settings that are a choice of a few.
+
+/// Which request paths upgrade to a WebSocket.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Paths {
+    /// Every path.
+    Any,
+    /// These paths exactly; each begins with `/`, and the query is not part of it.
+    List(Vec<String>),
+}
+
+impl Paths {
+    /// Tells whether a request for `path` (without its query) may upgrade.
+    pub fn allows(&self, path: &str) -> bool {
+        match self {
+            Self::Any => true,
+            Self::List(paths) => paths.iter().any(|allowed| allowed == path),
+        }
+    }
+}
+
+/// What happens when a uid that is logged in logs in again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum DuplicateLogin {
+    /// The newest login gets the uid; the older session is closed with 4001.
+    Replace,
+    /// The newcomer is refused.
+    Reject,
+    /// Each session gets every message, up to `uid_sessions_max` sessions.
+    Share,
+}
+
+/// What happens to a session whose outbox is full.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SlowConsumer {
+    /// The session is closed with 4008.
+    Disconnect,
+    /// The message that does not fit is dropped and counted.
+    DropNewest,
+    /// The oldest whole unsent messages are dropped and counted.
+    DropOldest,
+}
+
+/// How log lines look.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LogFormat {
+    /// For reading in a terminal.
+    Human,
+    /// One JSON object a line, for collectors.
+    Json,
+}
+
+/// The least severe event that is logged.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LogLevel {
+    /// Nothing.
+    Off,
+    /// Someone must act.
+    Error,
+    /// Something was refused or lost.
+    Warn,
+    /// The life of the node.
+    Info,
+    /// The life of each session.
+    Debug,
+    /// Frames.
+    Trace,
+}
