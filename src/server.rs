@@ -17,7 +17,7 @@ use tokio::time::Instant;
 use tracing::{error, info};
 
 use crate::config::{Config, Faults, GatewaySettings, Listen};
-use crate::gateway::{BoundListener, Door, Gateway, Inherited};
+use crate::gateway::{Authenticator, BoundListener, Door, Gateway, Inherited};
 use crate::mailbox::{self, Bell};
 use crate::message::{Delivery, Kind};
 use crate::metrics::Stats;
@@ -35,6 +35,7 @@ const REQUESTS_MAX: usize = 1024;
 #[derive(Debug)]
 pub struct Server {
     config: Config,
+    authenticator: Authenticator,
     listeners: Vec<BoundListener>,
     addresses: Vec<Listen>,
 }
@@ -81,6 +82,12 @@ pub enum StartError {
         /// What the operating system said.
         source: io::Error,
     },
+    /// The keys of tokens can't be read.
+    #[error("{reason}")]
+    Keys {
+        /// What is wrong, and in which file.
+        reason: String,
+    },
     /// A thread or a poller can't be made.
     #[error("cannot start: {0}")]
     System(#[from] io::Error),
@@ -94,12 +101,14 @@ fn hint(error: &io::Error) -> &'static str {
 }
 
 impl Server {
-    /// Checks the config and opens every listener; clients may connect from now on and wait.
+    /// Checks the config, reads the keys of tokens and opens every listener; clients may connect from now on and wait.
     ///
     /// # Errors
     /// See [`StartError`].
     pub fn bind(config: Config) -> Result<Self, StartError> {
         config.check()?;
+        let authenticator = Authenticator::new(&config.gateway().auth)
+            .map_err(|error| StartError::Keys { reason: error.to_string() })?;
         let inherited = Inherited {
             send_buffer_bytes: config.send_buffer_bytes,
             // As long as a silent peer is given.
@@ -113,7 +122,7 @@ impl Server {
             addresses.push(address);
             listeners.push(listener);
         }
-        Ok(Self { config, listeners, addresses })
+        Ok(Self { config, authenticator, listeners, addresses })
     }
 
     /// Returns the real addresses, in the order of the config.
@@ -126,7 +135,7 @@ impl Server {
     /// # Errors
     /// See [`StartError`].
     pub fn start(self) -> Result<Handle, StartError> {
-        let Self { config, listeners, .. } = self;
+        let Self { config, authenticator, listeners, .. } = self;
         let hasher = UidHasher::random();
         let pollers = (0..config.shards.get()).map(|_| Poller::new()).collect::<io::Result<Vec<_>>>()?;
         let bells: Vec<_> = pollers.iter().map(|(_, wake)| Bell::new(Arc::clone(wake))).collect();
@@ -159,6 +168,7 @@ impl Server {
             drain_by: gateway_drain_by,
             admission: admission.clone(),
             logins: logins.clone(),
+            authenticator: Arc::new(authenticator),
             handshakes: Arc::new(Semaphore::new(config.handshakes_max)),
         };
         let runtime = tokio::runtime::Builder::new_multi_thread()
@@ -243,7 +253,7 @@ impl Handle {
         sum
     }
 
-    /// Returns how many login frames were read since the start.
+    /// Returns how many logins were read since the start, in a first frame or with the upgrade, refused ones too.
     pub fn logins(&self) -> u64 {
         self.node.logins.count()
     }

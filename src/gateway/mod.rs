@@ -6,9 +6,11 @@
 //!
 //! ```text
 //!   listener ─accept until EAGAIN─▶ task: upgrade ─▶ login ─▶ flume ─▶ shard
+//!                                         │ auth    │ auth
 //!                                         └─────────┴─▶ refused: says why, ends without RST
 //! ```
 
+mod auth;
 mod listener;
 mod login;
 mod page;
@@ -26,16 +28,21 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch};
 use tokio::time::{Instant, sleep_until};
 use tracing::{debug, warn};
 
+pub(crate) use auth::Authenticator;
 pub(crate) use listener::{BoundListener, Inherited, Listener};
 
+use self::auth::{Facts, Identity, UidRules};
 use crate::config::GatewaySettings;
 use crate::mailbox::Bell;
 use crate::router;
-use crate::shard::{Admission, Handover, LoginNumbers, Permit, Stream};
+use crate::shard::{Admission, Handover, LoginNumber, LoginNumbers, Permit, Stream};
 use crate::uid::UidHasher;
 
 /// How long accepting rests after it failed for want of descriptors or memory.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+
+/// How often files of keys are looked at.
+const KEYS_INTERVAL: Duration = Duration::from_secs(1);
 
 /// The way into one shard.
 #[derive(Clone)]
@@ -54,8 +61,15 @@ pub(crate) struct Gateway {
     pub(crate) drain_by: watch::Receiver<Option<Instant>>,
     pub(crate) admission: Admission,
     pub(crate) logins: LoginNumbers,
+    pub(crate) authenticator: Arc<Authenticator>,
     /// Bounds the connections that are not logged in yet.
     pub(crate) handshakes: Arc<Semaphore>,
+}
+
+/// A connection that may log in, and when that was known to it, relative to others.
+pub(crate) struct Login {
+    identity: Identity,
+    number: LoginNumber,
 }
 
 /// A stream as tokio has it, before it moves to a shard.
@@ -103,6 +117,9 @@ impl Gateway {
             tokio::spawn(tokio::task::unconstrained(accepting));
         }
         drop(under_way);
+        if gateway.authenticator.has_keys() {
+            tokio::spawn(Arc::clone(&gateway).watch_keys());
+        }
         tokio::select! {
             // Nothing is ever sent; the channel ends with the last task that holds it.
             _ = all_done.recv() => {}
@@ -176,15 +193,23 @@ impl Gateway {
             settings: Arc::clone(settings),
             is_full: permit.is_none(),
             drain_by: self.drain_by.clone(),
+            authenticator: Arc::clone(&self.authenticator),
+            hasher: self.hasher.clone(),
+            logins: self.logins.clone(),
+            peer,
         };
-        let (mut stream, mut received) = upgrade::upgrade(stream, rules, self.drain()).await?;
-        let uid = tokio::select! {
-            biased;
-            uid = login::read(&mut stream, &mut received, settings, &self.hasher) => uid,
-            _ = self.drain() => Err(refusal::Refusal::Draining),
+        let upgrade::Upgraded { mut stream, mut received, login, facts } =
+            upgrade::upgrade(stream, rules, self.drain()).await?;
+        let login = match login {
+            Some(login) => Ok(login),
+            None => tokio::select! {
+                biased;
+                login = self.first_frame(&mut stream, &mut received, &facts, settings) => login,
+                _ = self.drain() => Err(refusal::Refusal::Draining),
+            },
         };
-        let (uid, permit) = match (uid, permit) {
-            (Ok(uid), Some(permit)) => (uid, permit),
+        let (Login { identity: Identity { uid, rights, expires }, number: login }, permit) = match (login, permit) {
+            (Ok(login), Some(permit)) => (login, permit),
             (Err(refusal), _) => {
                 refusal::say(&mut stream, &refusal, settings.close_timeout).await;
                 return Err(refusal);
@@ -192,13 +217,44 @@ impl Gateway {
             // Refused over HTTP already, by `Rules::is_full`.
             (Ok(_), None) => return Err(refusal::Refusal::Full),
         };
-        let login = self.logins.draw();
         let door = &self.doors[router::shard_of(uid.hash(), self.doors.len())];
         let socket = stream.into_stream().map_err(refusal::Refusal::Lost)?;
-        let handover = Handover { socket, unread: received, uid, login, peer, permit };
+        let handover = Handover { socket, unread: received, uid, rights, expires, login, peer, permit };
         // Fails only when the shard has drained; the connection ends with it then.
         door.handovers.send_async(handover).await.map_err(|_| refusal::Refusal::Draining)?;
         door.bell.ring();
         Ok(())
+    }
+    /// Logs a connection in by its first message.
+    async fn first_frame<S: Accepted>(
+        &self,
+        stream: &mut S,
+        received: &mut Vec<u8>,
+        facts: &Facts,
+        settings: &GatewaySettings,
+    ) -> Result<Login, refusal::Refusal> {
+        let credential = login::read(stream, received, settings).await?;
+        // Before it is known whose it is: two logins stay in the order in which they were read.
+        let number = self.logins.draw();
+        let rules = UidRules { bytes_max: settings.uid_bytes_max, hasher: &self.hasher };
+        let identity = self.authenticator.identify(&credential, facts, &settings.auth, rules).await?;
+        Ok(Login { identity, number })
+    }
+
+    /// Looks at the files of keys now and then, and whenever the settings were reloaded.
+    async fn watch_keys(self: Arc<Self>) {
+        let mut settings = self.settings.clone();
+        let mut draining = pin!(self.drain());
+        loop {
+            tokio::select! {
+                () = tokio::time::sleep(KEYS_INTERVAL) => {}
+                Ok(()) = settings.changed() => {}
+                _ = &mut draining => return,
+            }
+            let (authenticator, settings) =
+                (Arc::clone(&self.authenticator), Arc::clone(&settings.borrow_and_update()));
+            // On a thread that may wait for a disk.
+            tokio::task::spawn_blocking(move || authenticator.refresh(&settings.auth)).await.ok();
+        }
     }
 }

@@ -6,6 +6,7 @@ use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::time::timeout;
 
+use super::auth::{Denied, Unidentified};
 use crate::frame::{self, Opcode, Violation, close};
 use crate::protocol::plain;
 use crate::uid::UidError;
@@ -28,6 +29,8 @@ pub(crate) enum Refusal {
     Violation(Violation),
     #[error("{0}")]
     Uid(UidError),
+    #[error("{0}")]
+    Denied(Denied),
     #[error("no login within {0:?}")]
     LoginTimeout(Duration),
     #[error("closed by the peer before its login")]
@@ -40,6 +43,15 @@ pub(crate) enum Refusal {
     Lost(io::Error),
 }
 
+impl From<Unidentified> for Refusal {
+    fn from(reason: Unidentified) -> Self {
+        match reason {
+            Unidentified::Denied(denied) => Self::Denied(denied),
+            Unidentified::Uid(error) => Self::Uid(error),
+        }
+    }
+}
+
 /// Tells a peer that was upgraded why it is refused; ends as a session does: close frame, FIN, and the peer's end.
 pub(crate) async fn say<S: AsyncRead + AsyncWrite + Unpin>(stream: &mut S, refusal: &Refusal, time_out: Duration) {
     let mut last_words = Vec::new();
@@ -50,6 +62,10 @@ pub(crate) async fn say<S: AsyncRead + AsyncWrite + Unpin>(stream: &mut S, refus
         Refusal::Uid(error) => {
             frame::encode(&mut last_words, Opcode::Text, plain::error(error).as_bytes());
             frame::encode_close(&mut last_words, close::POLICY, &error.to_string());
+        }
+        Refusal::Denied(denied) => {
+            frame::encode(&mut last_words, Opcode::Text, plain::error(denied).as_bytes());
+            frame::encode_close(&mut last_words, denied.close_code(), &denied.to_string());
         }
         Refusal::LoginTimeout(_) => frame::encode_close(&mut last_words, close::POLICY, &refusal.to_string()),
         Refusal::ClosedByPeer(Some(code)) => frame::encode_close(&mut last_words, *code, ""),

@@ -4,27 +4,35 @@
 //! only the first `Connection` line and takes the first of two keys. A refusal is an HTTP status with a
 //! line that says why.
 
-use std::cell::Cell;
+use std::borrow::Cow;
 use std::convert::Infallible;
-use std::future::{Future, Ready, poll_fn, ready};
-use std::sync::Arc;
+use std::future::{Future, poll_fn};
+use std::net::SocketAddr;
+use std::pin::Pin;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::Bytes;
 use http_body_util::Full;
 use hyper::body::Incoming;
 use hyper::header::{self, HeaderMap, HeaderName, HeaderValue};
+use hyper::http::request;
 use hyper::server::conn::http1;
 use hyper::service::Service;
 use hyper::{Method, Request, Response, StatusCode, Version};
 use hyper_util::rt::{TokioIo, TokioTimer};
-use tokio::sync::watch;
+use tokio::sync::{oneshot, watch};
 use tokio::time::{Instant, timeout, timeout_at};
 use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
 
-use super::Accepted;
+use super::auth::{self, Authenticator, Denied, Facts, UidRules, Unidentified};
 use super::page;
 use super::refusal::{self, Refusal};
-use crate::config::GatewaySettings;
+use super::{Accepted, Login};
+use crate::config::{AuthSource, GatewaySettings};
+use crate::protocol::plain;
+use crate::shard::LoginNumbers;
+use crate::uid::UidHasher;
 
 /// Most bytes of a request's head.
 const HEAD_BYTES_MAX: usize = 16 << 10;
@@ -39,11 +47,27 @@ pub(super) struct Rules {
     pub(super) is_full: bool,
     /// Set once the node drains, which may be while the request still comes.
     pub(super) drain_by: watch::Receiver<Option<Instant>>,
+    pub(super) authenticator: Arc<Authenticator>,
+    pub(super) hasher: UidHasher,
+    pub(super) logins: LoginNumbers,
+    /// `None` for a Unix socket.
+    pub(super) peer: Option<SocketAddr>,
+}
+
+/// A connection that speaks WebSocket from now on.
+pub(super) struct Upgraded<S> {
+    pub(super) stream: S,
+    /// Every byte received behind the request.
+    pub(super) received: Vec<u8>,
+    /// Who it is, if a credential came with the request.
+    pub(super) login: Option<Login>,
+    /// What may have to be known with a credential that is still to come.
+    pub(super) facts: Facts,
 }
 
 /// Upgrades a connection, or answers it and ends it; one that has said nothing yet ends when `draining` does.
 ///
-/// Returns the stream and every byte received behind the request.
+/// A credential that comes with the request is judged before it is answered.
 ///
 /// # Errors
 /// When the connection was answered otherwise, or lost.
@@ -51,7 +75,7 @@ pub(super) async fn upgrade<S: Accepted>(
     stream: S,
     rules: Rules,
     draining: impl Future,
-) -> Result<(S, Vec<u8>), Refusal> {
+) -> Result<Upgraded<S>, Refusal> {
     let (deadline, close_timeout) = (rules.settings.handshake_timeout, rules.settings.close_timeout);
     let until = Instant::now() + deadline;
     let has_begun = async {
@@ -62,51 +86,117 @@ pub(super) async fn upgrade<S: Accepted>(
         }
     };
     timeout_at(until, has_begun).await.map_err(|_| Refusal::HandshakeTimeout)??;
+    // More than a service may take to answer is not given; less would end connections that it still lets in.
+    let judging = rules.settings.auth.url_timeout + close_timeout;
+    let (verdict, mut answered) = oneshot::channel();
+    let was_read = Arc::new(AtomicBool::new(false));
+    let answering =
+        Answering { rules: Arc::new(rules), verdict: Mutex::new(Some(verdict)), was_read: was_read.clone() };
     let mut connection = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(deadline)
         .max_buf_size(HEAD_BYTES_MAX)
         .max_headers(HEADERS_MAX)
-        .serve_connection(TokioIo::new(stream), Answering { rules, status: Cell::default() });
-    // One deadline for all of it, however the bytes trickle. What is no request hyper answers itself; the
-    // stream is taken back from it then, too, to be ended without RST.
-    let answered = timeout_at(until, poll_fn(|context| connection.poll_without_shutdown(context)))
-        .await
-        .map_err(|_| Refusal::HandshakeTimeout)?;
+        .serve_connection(TokioIo::new(stream), answering);
+    // One deadline for all of it, however the bytes trickle; a request that was read in time is judged in its own. What
+    // is no request hyper answers itself; the stream is taken back from it then, too, to be ended without RST.
+    let mut done = poll_fn(|context| connection.poll_without_shutdown(context));
+    let ended = match timeout_at(until, &mut done).await {
+        Err(_) if was_read.load(Ordering::SeqCst) => timeout(judging, &mut done).await,
+        ended => ended,
+    };
+    let ended = ended.map_err(|_| Refusal::HandshakeTimeout)?;
     let parts = connection.into_parts();
     let mut stream = parts.io.into_inner();
-    if let Err(error) = answered {
+    if let Err(error) = ended {
         timeout(close_timeout, refusal::end(&mut stream)).await.ok();
         return Err(Refusal::NotHttp(error));
     }
-    match parts.service.status.get() {
-        Some(StatusCode::SWITCHING_PROTOCOLS) => Ok((stream, parts.read_buf.into())),
-        answered => {
+    match answered.try_recv() {
+        Ok(Ok(Admitted { login, facts })) => Ok(Upgraded { stream, received: parts.read_buf.into(), login, facts }),
+        Ok(Err(refusal)) => {
             timeout(close_timeout, refusal::end(&mut stream)).await.ok();
-            Err(Refusal::Http(answered.map_or(400, |status| status.as_u16())))
+            Err(refusal)
+        }
+        // hyper has answered itself.
+        Err(_) => {
+            timeout(close_timeout, refusal::end(&mut stream)).await.ok();
+            Err(Refusal::Http(400))
         }
     }
 }
 
-/// Answers the one request of a connection, and remembers how.
+/// What is known of a request that is upgraded.
+struct Admitted {
+    login: Option<Login>,
+    facts: Facts,
+}
+
+/// Answers the one request of a connection, and tells how.
 struct Answering {
-    rules: Rules,
-    status: Cell<Option<StatusCode>>,
+    rules: Arc<Rules>,
+    verdict: Mutex<Option<oneshot::Sender<Result<Admitted, Refusal>>>>,
+    /// Whether the request is complete.
+    was_read: Arc<AtomicBool>,
 }
 
 impl Service<Request<Incoming>> for Answering {
     type Response = Response<Full<Bytes>>;
     type Error = Infallible;
-    type Future = Ready<Result<Self::Response, Infallible>>;
+    type Future = Pin<Box<dyn Future<Output = Result<Self::Response, Infallible>> + Send>>;
 
     fn call(&self, request: Request<Incoming>) -> Self::Future {
-        let mut answer = answer(&request, &self.rules).unwrap_or_else(Fault::into_response);
-        if answer.status() != StatusCode::SWITCHING_PROTOCOLS {
-            // One request a connection. hyper's own switch for that would overwrite the upgrade's header.
-            answer.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
-        }
-        self.status.set(Some(answer.status()));
-        ready(Ok(answer))
+        self.was_read.store(true, Ordering::SeqCst);
+        let (rules, (request, _)) = (Arc::clone(&self.rules), request.into_parts());
+        let verdict = self.verdict.lock().unwrap_or_else(PoisonError::into_inner).take();
+        Box::pin(async move {
+            let (mut answer, told) = match answer(&request, &rules) {
+                Ok(answer) if answer.status() == StatusCode::SWITCHING_PROTOCOLS => {
+                    match authenticate(&request, &rules).await {
+                        Ok(admitted) => (answer, Ok(admitted)),
+                        Err(denied) => (Fault::denied(denied).into_response(), Err(Refusal::Denied(denied))),
+                    }
+                }
+                answer => {
+                    let answer = answer.unwrap_or_else(Fault::into_response);
+                    let status = answer.status().as_u16();
+                    (answer, Err(Refusal::Http(status)))
+                }
+            };
+            if told.is_err() {
+                // One request a connection. hyper's own switch for that would overwrite the upgrade's header.
+                answer.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+            }
+            if let Some(verdict) = verdict {
+                // Fails if nobody waits any more.
+                verdict.send(told).ok();
+            }
+            Ok(answer)
+        })
+    }
+}
+
+/// Finds out who sent a request that may be upgraded, if it says so.
+async fn authenticate(request: &request::Parts, rules: &Rules) -> Result<Admitted, Denied> {
+    let (settings, authenticator) = (&rules.settings.auth, &rules.authenticator);
+    if authenticator.is_none() {
+        return Ok(Admitted { login: None, facts: Facts::default() });
+    }
+    let facts = match authenticator.wants_facts() {
+        true => Facts::of(request, rules.peer.map(|peer| peer.ip()), settings),
+        false => Facts::default(),
+    };
+    let Some(credential) = auth::find(request, settings)? else {
+        let may_follow = settings.takes_from(AuthSource::FirstFrame);
+        return if may_follow { Ok(Admitted { login: None, facts }) } else { Err(Denied::Missing) };
+    };
+    let number = rules.logins.draw();
+    let uid_rules = UidRules { bytes_max: rules.settings.uid_bytes_max, hasher: &rules.hasher };
+    match authenticator.identify(&credential, &facts, settings, uid_rules).await {
+        Ok(identity) => Ok(Admitted { login: Some(Login { identity, number }), facts: Facts::default() }),
+        Err(Unidentified::Denied(denied)) => Err(denied),
+        // Only where everybody is believed.
+        Err(Unidentified::Uid(_)) => Err(Denied::Subject),
     }
 }
 
@@ -115,13 +205,22 @@ impl Service<Request<Incoming>> for Answering {
 struct Fault {
     status: StatusCode,
     /// What was wrong, and what was expected; constant, nothing of the request gets in.
-    reason: &'static str,
+    reason: Cow<'static, str>,
     header: Option<(HeaderName, &'static str)>,
 }
 
 impl Fault {
     const fn new(status: StatusCode, reason: &'static str) -> Self {
-        Self { status, reason, header: None }
+        Self { status, reason: Cow::Borrowed(reason), header: None }
+    }
+
+    fn denied(denied: Denied) -> Self {
+        let fault = Self { status: denied.status(), reason: denied.to_string().into(), header: None };
+        match (denied.challenge(), denied) {
+            (Some(challenge), _) => fault.with(header::WWW_AUTHENTICATE, challenge),
+            (None, Denied::Unavailable) => fault.with(header::RETRY_AFTER, "5"),
+            (None, _) => fault,
+        }
     }
 
     const fn bad(reason: &'static str) -> Self {
@@ -145,8 +244,8 @@ impl Fault {
     }
 }
 
-fn answer<B>(request: &Request<B>, rules: &Rules) -> Result<Response<Full<Bytes>>, Fault> {
-    let headers = request.headers();
+fn answer(request: &request::Parts, rules: &Rules) -> Result<Response<Full<Bytes>>, Fault> {
+    let headers = &request.headers;
     let length = headers.get(header::CONTENT_LENGTH);
     if headers.contains_key(header::TRANSFER_ENCODING) || length.is_some_and(|length| length != "0") {
         return Err(Fault::bad("request has a body, expected none"));
@@ -154,7 +253,7 @@ fn answer<B>(request: &Request<B>, rules: &Rules) -> Result<Response<Full<Bytes>
     if !headers.contains_key(header::UPGRADE) && !headers.contains_key(header::SEC_WEBSOCKET_KEY) {
         return answer_plain(request, rules);
     }
-    if !rules.settings.paths.allows(request.uri().path()) {
+    if !rules.settings.paths.allows(request.uri.path()) {
         return Err(Fault::new(StatusCode::NOT_FOUND, "this path is not upgraded, see the setting paths"));
     }
     let key = check_upgrade(request)?;
@@ -169,16 +268,21 @@ fn answer<B>(request: &Request<B>, rules: &Rules) -> Result<Response<Full<Bytes>
     let accept = HeaderValue::try_from(derive_accept_key(key)).expect("base64 is a header value");
     let mut response = Response::new(Full::default());
     *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
+    let offers_ours = auth::offered(headers).any(|offer| offer == plain::SUBPROTOCOL.as_bytes());
     let headers = response.headers_mut();
     headers.insert(header::CONNECTION, HeaderValue::from_static("Upgrade"));
     headers.insert(header::UPGRADE, HeaderValue::from_static("websocket"));
     headers.insert(header::SEC_WEBSOCKET_ACCEPT, accept);
+    if offers_ours {
+        // A browser gives a connection up that chose none of what it offered.
+        headers.insert(header::SEC_WEBSOCKET_PROTOCOL, HeaderValue::from_static(plain::SUBPROTOCOL));
+    }
     Ok(response)
 }
 
 /// Answers a request that doesn't ask for an upgrade: the page.
-fn answer_plain<B>(request: &Request<B>, rules: &Rules) -> Result<Response<Full<Bytes>>, Fault> {
-    if request.method() != Method::GET && request.method() != Method::HEAD {
+fn answer_plain(request: &request::Parts, rules: &Rules) -> Result<Response<Full<Bytes>>, Fault> {
+    if request.method != Method::GET && request.method != Method::HEAD {
         let fault = Fault::new(StatusCode::METHOD_NOT_ALLOWED, "expected GET");
         return Err(fault.with(header::ALLOW, "GET, HEAD"));
     }
@@ -186,7 +290,7 @@ fn answer_plain<B>(request: &Request<B>, rules: &Rules) -> Result<Response<Full<
         let fault = Fault::new(StatusCode::UPGRADE_REQUIRED, "expected a WebSocket upgrade");
         return Err(fault.with(header::UPGRADE, "websocket"));
     }
-    if request.uri().path() != "/" {
+    if request.uri.path() != "/" {
         return Err(Fault::new(StatusCode::NOT_FOUND, "there is a page at / only"));
     }
     let mut response = Response::new(Full::from(page::BODY));
@@ -199,13 +303,13 @@ fn answer_plain<B>(request: &Request<B>, rules: &Rules) -> Result<Response<Full<
 }
 
 /// Checks what RFC 6455, section 4.2.1, asks of an opening handshake; returns its key.
-fn check_upgrade<B>(request: &Request<B>) -> Result<&[u8], Fault> {
-    let headers = request.headers();
-    if request.method() != Method::GET {
+fn check_upgrade(request: &request::Parts) -> Result<&[u8], Fault> {
+    let headers = &request.headers;
+    if request.method != Method::GET {
         let fault = Fault::new(StatusCode::METHOD_NOT_ALLOWED, "expected GET for a WebSocket upgrade");
         return Err(fault.with(header::ALLOW, "GET"));
     }
-    if request.version() != Version::HTTP_11 {
+    if request.version != Version::HTTP_11 {
         return Err(Fault::bad("expected HTTP/1.1 for a WebSocket upgrade"));
     }
     if headers.get_all(header::HOST).iter().count() != 1 {
@@ -269,12 +373,27 @@ mod tests {
     ];
 
     fn rules(config: &Config) -> Rules {
-        Rules { settings: Arc::new(config.gateway()), is_full: false, drain_by: watch::channel(None).1 }
+        let settings = Arc::new(config.gateway());
+        Rules {
+            is_full: false,
+            drain_by: watch::channel(None).1,
+            authenticator: Arc::new(Authenticator::new(&settings.auth).expect("it needs no keys")),
+            hasher: UidHasher::fixed(1),
+            logins: LoginNumbers::default(),
+            peer: None,
+            settings,
+        }
     }
 
-    fn request(headers: &[(&str, &str)]) -> Request<()> {
+    fn request(headers: &[(&str, &str)]) -> request::Parts {
         let builder = Request::get("/").version(Version::HTTP_11);
-        headers.iter().fold(builder, |builder, (name, value)| builder.header(*name, *value)).body(()).expect("valid")
+        headers
+            .iter()
+            .fold(builder, |builder, (name, value)| builder.header(*name, *value))
+            .body(())
+            .expect("valid")
+            .into_parts()
+            .0
     }
 
     /// Replaces the header `name` of a good request by `values`.

@@ -8,6 +8,7 @@ use super::log::Position;
 use super::outbox::Outbox;
 use super::wheel::Tick;
 use crate::frame::Reader;
+use crate::rights::Rights;
 use crate::uid::UidHash;
 
 /// A session; touched by its shard's thread only, from hand-over to close.
@@ -35,9 +36,13 @@ pub(crate) struct Session<S> {
     pub(crate) close_by: Tick,
     /// Where the session waits on the wheel; entries for other ticks are stale.
     pub(crate) timer: Tick,
+    /// When its credential's time is over.
+    pub(crate) expires: Tick,
     /// While closing: bytes received and thrown away.
     pub(crate) discarded: u32,
     pub(crate) phase: Phase,
+    /// What its client may send.
+    pub(crate) rights: Rights,
     pub(crate) flags: Flags,
 }
 

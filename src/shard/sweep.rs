@@ -114,6 +114,10 @@ impl<N: Network> Shard<N> {
             let close_by = session.close_by;
             return self.wake_at(key, close_by);
         }
+        if session.expires <= tick {
+            self.stats.expired += 1;
+            return self.close(key, Farewell::of(close::EXPIRED), Unsent::Keep);
+        }
         if session.flags.is_stalled || session.unread.is_some() {
             // We paused it; that isn't silence.
             session.heard = tick;
@@ -135,7 +139,7 @@ impl<N: Network> Shard<N> {
         }
         let ping_by = session.heard.after(settings.heartbeat_interval);
         let silent_by = session.heard.after(settings.heartbeat_interval * 2);
-        let mut next = if ping_by <= tick { silent_by } else { ping_by };
+        let mut next = if ping_by <= tick { silent_by } else { ping_by }.min(session.expires);
         if session.flags.is_mid_message {
             next = next.min(message_by);
         }
