@@ -34,7 +34,7 @@ impl Head {
     ///
     /// # Errors
     /// Whatever is wrong is reported as soon as the bytes seen prove it, without waiting for more.
-    #[inline]
+    #[inline(always)]
     pub(super) fn parse(bytes: &[u8], expected: Expected) -> Result<Option<Self>, Violation> {
         let Some(&first) = bytes.first() else { return Ok(None) };
         let opcode = opcode(first, expected)?;

@@ -84,7 +84,7 @@ impl Reader {
     /// # Errors
     /// What the peer did wrong, as soon as the bytes prove it: a header's fault before the payload, a
     /// text's fault with its first bad byte. The count then says nothing.
-    #[inline]
+    #[inline(always)]
     pub fn read<'a>(
         &'a mut self,
         input: &'a mut [u8],
@@ -220,7 +220,7 @@ impl Reader {
 }
 
 /// Makes an event of a final frame whose payload is all there; unmasks it.
-#[inline]
+#[inline(always)]
 fn whole(head: Head, payload: &mut [u8]) -> Result<Event<'_>, Violation> {
     let is_ascii = unmask(payload, head.mask);
     let kind = match head.opcode {

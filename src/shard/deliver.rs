@@ -83,9 +83,20 @@ impl<N: Network> Shard<N> {
     /// Appends a data frame to an open session's outbox, behind the broadcasts due to it; says whether it was taken.
     #[inline]
     pub(super) fn push(&mut self, key: SessionKey, opcode: Opcode, payload: &Payload<'_>) -> bool {
-        let log_end = self.log.end();
-        let bytes_max = self.settings.outbox_bytes_max;
         let length = HEADER_BYTES_MAX + payload.as_slice().len();
+        let Some(session) = self.sessions.get(key) else { return false };
+        let held = session.outbox.as_ref().map_or(0, |outbox| outbox.bytes());
+        let is_next = session.log_from == self.log.end() && held + length <= self.settings.outbox_bytes_max;
+        if !is_next && !self.make_way(key, length) {
+            return false;
+        }
+        self.append(key, |outbox| outbox.push(opcode, payload))
+    }
+
+    /// Moves what is due to a session before a frame of `length` bytes out of the way; says whether the frame has room.
+    #[inline(never)]
+    fn make_way(&mut self, key: SessionKey, length: usize) -> bool {
+        let log_end = self.log.end();
         let Some(session) = self.sessions.get(key) else { return false };
         if session.log_from != log_end && !self.catch_up(key) {
             self.stats.shed_closed += 1;
@@ -93,10 +104,7 @@ impl<N: Network> Shard<N> {
         }
         let Some(session) = self.sessions.get(key) else { return false };
         let held = session.outbox.as_ref().map_or(0, |outbox| outbox.bytes());
-        if held + length > bytes_max && !self.make_room(key, length) {
-            return false;
-        }
-        self.append(key, |outbox| outbox.push(opcode, payload))
+        held + length <= self.settings.outbox_bytes_max || self.make_room(key, length)
     }
 
     /// Gives `write` the session's outbox, from the pool if it has none, and marks the session dirty.
@@ -114,7 +122,6 @@ impl<N: Network> Shard<N> {
     /// Moves the broadcasts that an open session has not taken into its outbox, so that what comes next stays behind.
     ///
     /// Says whether the session is still open: there may be too much for it, or its socket may have failed.
-    #[inline(never)]
     pub(super) fn catch_up(&mut self, key: SessionKey) -> bool {
         let (log_end, bytes_max) = (self.log.end(), self.settings.outbox_bytes_max);
         let Some(session) = self.sessions.get(key) else { return false };
@@ -146,7 +153,6 @@ impl<N: Network> Shard<N> {
     /// Makes room for `length` bytes: by sending, and if the socket refuses by the slow-consumer policy.
     ///
     /// Says whether there is room now.
-    #[inline(never)]
     pub(super) fn make_room(&mut self, key: SessionKey, length: usize) -> bool {
         self.flush_session(key);
         let Some(session) = self.sessions.get(key).filter(|session| session.phase == Phase::Open) else {

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use super::Shard;
 use super::close::{Farewell, Unsent};
 use super::io::{Interest, Network, SessionKey, Socket};
-use super::log::{Position, Run};
+use super::log::{Log, Position, Run};
 use super::outbox::Outbox;
 use super::session::Phase;
 use crate::config::SlowConsumer;
@@ -92,7 +92,9 @@ impl<N: Network> Shard<N> {
     /// Between two slices: learns what is ready, and takes mail within the turn's budget.
     fn breathe(&mut self, slice: &mut Slice) {
         slice.sends += 1;
-        if !slice.sends.is_multiple_of(SENDS_PER_LOOK) || self.network.now() < slice.end {
+        // A single shard has nobody who waits for it: an early look would only cut batches in two.
+        let is_due = self.mailbox.shard_count() > 1 && slice.sends.is_multiple_of(SENDS_PER_LOOK);
+        if !is_due || self.network.now() < slice.end {
             return;
         }
         self.poll(Some(Duration::ZERO));
@@ -133,28 +135,22 @@ impl<N: Network> Shard<N> {
     /// Makes one send call with what is due.
     fn send_once(&mut self, key: SessionKey) -> Sent {
         let Some(session) = self.sessions.get(key) else { return Sent::All };
-        let log_end = self.log.end();
-        let mut pieces = [IoSlice::new(&[]); PIECES_MAX];
-        let (mut count, mut offered) = (0, 0);
         let held = session.outbox.as_ref().map_or(0, |outbox| outbox.bytes());
-        if let Some(outbox) = &session.outbox {
-            (count, offered) = outbox.pieces(&mut pieces);
-        }
-        if offered == held {
-            self.log.runs(session.log_from, log_end, |run| {
-                let Some(piece) = pieces.get_mut(count) else { return false };
-                *piece = IoSlice::new(run.as_slice());
-                offered += piece.len();
-                count += 1;
-                true
-            });
-        }
-        if offered == 0 {
+        let due = held + (self.log.end() - session.log_from) as usize;
+        if due == 0 {
             return Sent::All;
         }
-        let due = held + (log_end - session.log_from) as usize;
         self.stats.sends += 1;
-        let sent = match session.socket.send(&pieces[..count]) {
+        let only_piece = match &session.outbox {
+            Some(outbox) if held == due => outbox.only_piece(),
+            Some(_) => None,
+            None => self.log.only_piece(session.log_from),
+        };
+        let (offered, sent) = match only_piece {
+            Some(piece) => (due, session.socket.send(&[IoSlice::new(piece)])),
+            None => send_pieces(&mut session.socket, session.outbox.as_deref(), &self.log, session.log_from),
+        };
+        let sent = match sent {
             Ok(sent) => sent,
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => 0,
             Err(error) if error.kind() == io::ErrorKind::Interrupted => return Sent::Piece,
@@ -274,6 +270,28 @@ impl<N: Network> Shard<N> {
             }
         }
     }
+}
+
+/// Sends the outbox, and behind it the log from `log_from` on, as far as one call takes pieces; returns the bytes
+/// offered too.
+fn send_pieces<S: Socket>(
+    socket: &mut S,
+    outbox: Option<&Outbox>,
+    log: &Log,
+    log_from: Position,
+) -> (usize, io::Result<usize>) {
+    let mut pieces = [IoSlice::new(&[]); PIECES_MAX];
+    let (mut count, mut offered) = outbox.map_or((0, 0), |outbox| outbox.pieces(&mut pieces));
+    if outbox.is_none_or(|outbox| outbox.bytes() == offered) {
+        log.runs(log_from, log.end(), |run| {
+            let Some(piece) = pieces.get_mut(count) else { return false };
+            *piece = IoSlice::new(run.as_slice());
+            offered += piece.len();
+            count += 1;
+            true
+        });
+    }
+    (offered, socket.send(&pieces[..count]))
 }
 
 /// A stretch of sending.

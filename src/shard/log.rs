@@ -98,6 +98,12 @@ impl Log {
         self.has_shared = false;
     }
 
+    /// Returns everything from `from` on if it lies in one piece.
+    #[inline]
+    pub(crate) fn only_piece(&self, from: Position) -> Option<&[u8]> {
+        if self.has_shared { None } else { Some(&self.bytes[(from - self.start) as usize..]) }
+    }
+
     /// Calls `take` with the runs of bytes in `from..to` until it returns false.
     #[inline]
     pub fn runs<'a>(&'a self, from: Position, to: Position, mut take: impl FnMut(Run<'a>) -> bool) {

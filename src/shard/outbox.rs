@@ -125,6 +125,12 @@ impl Outbox {
         (self.fixed, self.begun) = (count, count);
     }
 
+    /// Returns the unsent bytes if they lie in one piece.
+    #[inline]
+    pub(crate) fn only_piece(&self) -> Option<&[u8]> {
+        if self.chunks.len() == 1 { self.chunks.front().map(Chunk::as_slice) } else { None }
+    }
+
     /// Fills `pieces` with the unsent bytes in order; returns how many pieces, and how many bytes they hold.
     #[inline]
     pub fn pieces<'a>(&'a self, pieces: &mut [IoSlice<'a>]) -> (usize, usize) {
@@ -228,10 +234,9 @@ impl Outbox {
     /// Returns the chunk to append `length` bytes to.
     #[inline]
     fn tail(&mut self, length: usize) -> &mut Vec<u8> {
-        let fits = matches!(self.chunks.back(),
-            Some(Chunk::Copied { bytes, .. }) if bytes.is_empty() || bytes.len() + length <= CHUNK_BYTES);
-        if !fits {
-            self.chunks.push_back(Chunk::Copied { bytes: Vec::new(), sent: 0 });
+        match self.chunks.back() {
+            Some(Chunk::Copied { bytes, .. }) if bytes.is_empty() || bytes.len() + length <= CHUNK_BYTES => {}
+            _ => self.chunks.push_back(Chunk::Copied { bytes: Vec::new(), sent: 0 }),
         }
         match self.chunks.back_mut() {
             Some(Chunk::Copied { bytes, .. }) => bytes,

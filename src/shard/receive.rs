@@ -365,7 +365,7 @@ fn guard<'a>(decode: impl FnOnce() -> Step<'a>) -> Step<'a> {
 }
 
 /// Says what a frame asks for.
-#[inline]
+#[inline(always)]
 fn classify(event: Result<Option<Event<'_>>, Violation>) -> Step<'_> {
     #[cfg(test)]
     if let Ok(Some(Event::Message { payload, .. })) = &event {
