@@ -73,5 +73,6 @@ mod sync;
 pub mod uid;
 
 pub use config::{Config, Listen};
+pub use gateway::{Reason, Told};
 pub use metrics::Stats;
 pub use server::{Handle, Server, StartError};

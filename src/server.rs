@@ -17,7 +17,7 @@ use tokio::time::Instant;
 use tracing::{error, info};
 
 use crate::config::{Config, Faults, GatewaySettings, Listen};
-use crate::gateway::{Authenticator, BoundListener, Door, Gateway, Inherited};
+use crate::gateway::{Authenticator, BoundListener, Door, Gateway, Inherited, Reason, Refusals};
 use crate::mailbox::{self, Bell};
 use crate::message::{Delivery, Kind};
 use crate::metrics::Stats;
@@ -57,6 +57,7 @@ struct Node {
     drain_by: watch::Sender<Option<Instant>>,
     admission: Admission,
     logins: LoginNumbers,
+    refusals: Refusals,
     /// Held open by every thread of the node; nothing is ever sent.
     running: flume::Receiver<Infallible>,
 }
@@ -160,7 +161,7 @@ impl Server {
 
         let (settings, gateway_settings) = watch::channel(Arc::new(config.gateway()));
         let (drain_by, gateway_drain_by) = watch::channel(None);
-        let (admission, logins) = (Admission::default(), LoginNumbers::default());
+        let (admission, logins, refusals) = (Admission::default(), LoginNumbers::default(), Refusals::new());
         let gateway = Gateway {
             settings: gateway_settings,
             doors,
@@ -169,6 +170,7 @@ impl Server {
             admission: admission.clone(),
             logins: logins.clone(),
             authenticator: Arc::new(authenticator),
+            refusals: refusals.clone(),
             handshakes: Arc::new(Semaphore::new(config.handshakes_max)),
         };
         let runtime = tokio::runtime::Builder::new_multi_thread()
@@ -190,7 +192,17 @@ impl Server {
         })?;
         let drain_timeout = watch::Sender::new(config.drain_timeout);
         Ok(Handle {
-            node: Arc::new(Node { hasher, shards, settings, drain_timeout, drain_by, admission, logins, running }),
+            node: Arc::new(Node {
+                hasher,
+                shards,
+                settings,
+                drain_timeout,
+                drain_by,
+                admission,
+                logins,
+                refusals,
+                running,
+            }),
         })
     }
 }
@@ -256,6 +268,11 @@ impl Handle {
     /// Returns how many logins were read since the start, in a first frame or with the upgrade, refused ones too.
     pub fn logins(&self) -> u64 {
         self.node.logins.count()
+    }
+
+    /// Returns every reason to refuse a connection before it is a session, and how often it was since the start.
+    pub fn refusals(&self) -> impl Iterator<Item = (Reason, u64)> + '_ {
+        Reason::ALL.iter().map(|reason| (*reason, self.node.refusals.count(*reason)))
     }
 
     /// Returns how many connections are open now, logged in or not.

@@ -30,12 +30,14 @@ use tracing::{debug, warn};
 
 pub(crate) use auth::Authenticator;
 pub(crate) use listener::{BoundListener, Inherited, Listener};
+pub(crate) use refusal::Refusals;
+pub use refusal::{Reason, Told};
 
-use self::auth::{Facts, Identity, UidRules};
+use self::auth::{Admitted, Entrance, Facts, Identity, Login};
 use crate::config::GatewaySettings;
 use crate::mailbox::Bell;
 use crate::router;
-use crate::shard::{Admission, Handover, LoginNumber, LoginNumbers, Permit, Stream};
+use crate::shard::{Admission, Handover, LoginNumbers, Permit, Stream};
 use crate::uid::UidHasher;
 
 /// How long accepting rests after it failed for want of descriptors or memory.
@@ -62,14 +64,10 @@ pub(crate) struct Gateway {
     pub(crate) admission: Admission,
     pub(crate) logins: LoginNumbers,
     pub(crate) authenticator: Arc<Authenticator>,
+    /// What was refused, by reason.
+    pub(crate) refusals: Refusals,
     /// Bounds the connections that are not logged in yet.
     pub(crate) handshakes: Arc<Semaphore>,
-}
-
-/// A connection that may log in, and when that was known to it, relative to others.
-pub(crate) struct Login {
-    identity: Identity,
-    number: LoginNumber,
 }
 
 /// A stream as tokio has it, before it moves to a shard.
@@ -176,8 +174,13 @@ impl Gateway {
     ) {
         let settings = Arc::clone(&self.settings.borrow());
         let permit = self.admission.admit(settings.connections_max);
-        if let Err(reason) = self.log_in(stream, peer, permit, &settings).await {
-            debug!(peer = peer.map(tracing::field::display), reason = %reason, "connection refused");
+        let until = Instant::now() + settings.handshake_timeout;
+        if let Err(refusal) = self.log_in(stream, peer, permit, &settings, until).await {
+            if let Some(reason) = refusal.reason() {
+                self.refusals.add(reason);
+                let peer = peer.map(tracing::field::display);
+                debug!(peer, reason = reason.name(), error = %refusal, "connection refused");
+            }
         }
         drop((place, under_way));
     }
@@ -188,23 +191,27 @@ impl Gateway {
         peer: Option<SocketAddr>,
         permit: Option<Permit>,
         settings: &Arc<GatewaySettings>,
+        until: Instant,
     ) -> Result<(), refusal::Refusal> {
-        let rules = upgrade::Rules {
-            settings: Arc::clone(settings),
-            is_full: permit.is_none(),
-            drain_by: self.drain_by.clone(),
+        let entrance = Entrance {
             authenticator: Arc::clone(&self.authenticator),
             hasher: self.hasher.clone(),
             logins: self.logins.clone(),
-            peer,
+            address: peer.map(|peer| peer.ip()),
         };
-        let upgrade::Upgraded { mut stream, mut received, login, facts } =
-            upgrade::upgrade(stream, rules, self.drain()).await?;
-        let login = match login {
-            Some(login) => Ok(login),
-            None => tokio::select! {
+        let rules = upgrade::Rules {
+            settings: Arc::clone(settings),
+            until,
+            is_full: permit.is_none(),
+            drain_by: self.drain_by.clone(),
+            entrance: entrance.clone(),
+        };
+        let (mut stream, mut received, admitted) = upgrade::upgrade(stream, rules, self.drain()).await?;
+        let login = match admitted {
+            Admitted::LoggedIn(login) => Ok(login),
+            Admitted::Stranger(facts) => tokio::select! {
                 biased;
-                login = self.first_frame(&mut stream, &mut received, &facts, settings) => login,
+                login = first_message(&mut stream, &mut received, &entrance, &facts, settings) => login,
                 _ = self.drain() => Err(refusal::Refusal::Draining),
             },
         };
@@ -215,7 +222,7 @@ impl Gateway {
                 return Err(refusal);
             }
             // Refused over HTTP already, by `Rules::is_full`.
-            (Ok(_), None) => return Err(refusal::Refusal::Full),
+            (Ok(_), None) => return Err(refusal::Refusal::Http(refusal::Reason::Full)),
         };
         let door = &self.doors[router::shard_of(uid.hash(), self.doors.len())];
         let socket = stream.into_stream().map_err(refusal::Refusal::Lost)?;
@@ -225,22 +232,6 @@ impl Gateway {
         door.bell.ring();
         Ok(())
     }
-    /// Logs a connection in by its first message.
-    async fn first_frame<S: Accepted>(
-        &self,
-        stream: &mut S,
-        received: &mut Vec<u8>,
-        facts: &Facts,
-        settings: &GatewaySettings,
-    ) -> Result<Login, refusal::Refusal> {
-        let credential = login::read(stream, received, settings).await?;
-        // Before it is known whose it is: two logins stay in the order in which they were read.
-        let number = self.logins.draw();
-        let rules = UidRules { bytes_max: settings.uid_bytes_max, hasher: &self.hasher };
-        let identity = self.authenticator.identify(&credential, facts, &settings.auth, rules).await?;
-        Ok(Login { identity, number })
-    }
-
     /// Looks at the files of keys now and then, and whenever the settings were reloaded.
     async fn watch_keys(self: Arc<Self>) {
         let mut settings = self.settings.clone();
@@ -257,4 +248,16 @@ impl Gateway {
             tokio::task::spawn_blocking(move || authenticator.refresh(&settings.auth)).await.ok();
         }
     }
+}
+
+/// Logs a connection in by its first message.
+async fn first_message<S: Accepted>(
+    stream: &mut S,
+    received: &mut Vec<u8>,
+    entrance: &Entrance,
+    facts: &Facts,
+    settings: &GatewaySettings,
+) -> Result<Login, refusal::Refusal> {
+    let credential = login::read(stream, received, settings).await?;
+    Ok(entrance.log_in(&credential, facts, settings).await?)
 }

@@ -1,12 +1,18 @@
-//! Why a connection did not become a session, and how it is told: never in silence, never by RST.
+//! Why a connection did not become a session: one table of reasons, how each is told, and how often it was.
+//!
+//! Never in silence, never by RST: a status and a line over HTTP before the upgrade, a close code and a reason after
+//! it. Whatever ends a connection here is a [`Refusal`], which has one [`Reason`], counted once. The gateway's threads
+//! share the counters; nothing of a message's path touches them.
 
 use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::time::timeout;
 
-use super::auth::{Denied, Unidentified};
+use super::auth::Unidentified;
 use crate::frame::{self, Opcode, Violation, close};
 use crate::protocol::plain;
 use crate::uid::UidError;
@@ -14,31 +20,193 @@ use crate::uid::UidError;
 /// Bytes that are read and thrown away while a refused peer takes note.
 const DISCARD_BYTES_MAX: usize = 4 << 20;
 
-/// Why a connection was refused.
+/// How a peer is told that it is refused.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Told {
+    /// Over HTTP, by this status.
+    Http(u16),
+    /// By a close frame with this code; see [`close::ALL`].
+    Close(u16),
+    /// Over HTTP by this status if the credential came with the upgrade; else by an `error: ` and a close frame with
+    /// this code.
+    Credential(u16, u16),
+    /// Not by pombo: it has gone, or the lower layer says it.
+    Not,
+}
+
+/// Makes the enum and its table of one row each: `Variant, "name", told, "text";` with the variant's docs.
+macro_rules! reasons {
+    ($($(#[$docs:meta])* $reason:ident, $name:literal, $told:expr, $text:literal;)*) => {
+        /// Why a connection was refused before it was a session; each refusal has exactly one.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+        #[non_exhaustive]
+        pub enum Reason {
+            $($(#[$docs])* $reason,)*
+        }
+
+        impl Reason {
+            /// Every reason, in the order in which they are told; `docs/protocol.md` has the same.
+            pub const ALL: &[Self] = &[$(Self::$reason),*];
+
+            /// Returns the stable name that it is counted under.
+            pub const fn name(self) -> &'static str {
+                match self { $(Self::$reason => $name,)* }
+            }
+
+            /// Returns how the peer is told.
+            pub const fn told(self) -> Told {
+                match self { $(Self::$reason => $told,)* }
+            }
+
+            /// Returns what the peer is told: what was wrong, and what was expected. After the upgrade it may be told
+            /// more; nothing of the request ever gets in.
+            pub const fn text(self) -> &'static str {
+                match self { $(Self::$reason => $text,)* }
+            }
+        }
+    };
+}
+
+reasons! {
+    /// The request is no HTTP; hyper answers it.
+    NotHttp, "not_http", Told::Http(400), "request is not HTTP";
+    /// The request's head has too many bytes or lines; hyper answers it.
+    HeadTooLarge, "head_too_large", Told::Http(431), "request head has over 16 KiB or 64 lines";
+    /// The time for the handshake was over before the request was.
+    HandshakeTimeout, "handshake_timeout", Told::Http(408), "request not finished in time";
+    /// The request has a body, or says how one would be sent.
+    Body, "body", Told::Http(400), "request has a body, expected none";
+    /// `Connection` is missing, or something else.
+    ConnectionHeader, "connection_header", Told::Http(400), "expected Connection: Upgrade";
+    /// `Upgrade` is missing, or something else.
+    UpgradeHeader, "upgrade_header", Told::Http(400), "expected Upgrade: websocket";
+    /// `Sec-WebSocket-Key` is missing or doubled.
+    KeyHeader, "key_header", Told::Http(400), "expected one Sec-WebSocket-Key header";
+    /// `Sec-WebSocket-Key` is malformed.
+    KeyMalformed, "key_malformed", Told::Http(400), "Sec-WebSocket-Key is malformed, expected 16 bytes in base64";
+    /// `Sec-WebSocket-Version` is missing or doubled.
+    VersionHeader, "version_header", Told::Http(400), "expected one Sec-WebSocket-Version header";
+    /// `Sec-WebSocket-Version` is not 13.
+    Version, "version", Told::Http(426), "expected Sec-WebSocket-Version: 13";
+    /// `Host` is missing or doubled.
+    HostHeader, "host_header", Told::Http(400), "expected one Host header";
+    /// The request is HTTP/1.0.
+    HttpVersion, "http_version", Told::Http(400), "expected HTTP/1.1 for a WebSocket upgrade";
+    /// The method is not GET, and an upgrade is asked for.
+    Method, "method", Told::Http(405), "expected GET for a WebSocket upgrade";
+    /// The path is not on the list.
+    Path, "path", Told::Http(404), "this path is not upgraded, see the setting paths";
+    /// The method is not GET or HEAD, and no upgrade is asked for.
+    PageMethod, "page_method", Told::Http(405), "expected GET";
+    /// The page is elsewhere.
+    PagePath, "page_path", Told::Http(404), "there is a page at / only";
+    /// There is no page.
+    PageOff, "page_off", Told::Http(426), "expected a WebSocket upgrade";
+    /// The node has its most connections.
+    Full, "full", Told::Http(503), "server is full, connect again later";
+    /// The node drains, and the connection was not upgraded.
+    Draining, "draining", Told::Http(503), "server is going away, connect again";
+    /// The node drains, and the connection was not logged in.
+    DrainingLogin, "draining_login", Told::Close(close::GOING_AWAY), "server is going away";
+    /// A frame before the login breaks the protocol.
+    LoginProtocol, "login_protocol", Told::Close(close::PROTOCOL_ERROR), "websocket protocol broken";
+    /// The login is text that is not UTF-8.
+    LoginNotUtf8, "login_not_utf8", Told::Close(close::NOT_UTF8), "text message is not valid utf-8";
+    /// The login message is too long.
+    LoginTooBig, "login_too_big", Told::Close(close::TOO_BIG), "message too large";
+    /// The uid can't be taken.
+    Uid, "uid", Told::Close(close::POLICY), "uid can't be taken";
+    /// No login came in time.
+    LoginTimeout, "login_timeout", Told::Close(close::POLICY), "no login in time";
+    /// There is no credential where one may stand, and none can follow.
+    CredentialMissing, "credential_missing", Told::Credential(401, close::UNAUTHORIZED),
+        "no credential, expected one where the setting auth_sources says";
+    /// There are several, which may say different things.
+    CredentialsSeveral, "credentials_several", Told::Credential(400, close::UNAUTHORIZED),
+        "several credentials, expected one";
+    /// It is no JWS, in its compact form, of a kind that can be checked.
+    TokenMalformed, "token_malformed", Told::Credential(401, close::UNAUTHORIZED),
+        "token is malformed, expected a signed JWT";
+    /// No key of this node has signed it, by the one algorithm that the key is for.
+    TokenSignature, "token_signature", Told::Credential(401, close::UNAUTHORIZED),
+        "token is not signed with a key of this server";
+    /// Its time is over.
+    CredentialExpired, "credential_expired", Told::Credential(401, close::EXPIRED), "credential has expired";
+    /// It is for ever, or its end can't be read.
+    TokenEndless, "token_endless", Told::Credential(401, close::UNAUTHORIZED),
+        "token has no time in exp, expected one";
+    /// Its time has not come.
+    TokenEarly, "token_early", Told::Credential(401, close::UNAUTHORIZED), "token is not valid yet, see its nbf";
+    /// Somebody else issued it.
+    TokenIssuer, "token_issuer", Told::Credential(401, close::UNAUTHORIZED), "token has another iss than expected";
+    /// It is meant for somebody else.
+    TokenAudience, "token_audience", Told::Credential(401, close::UNAUTHORIZED),
+        "token has another aud than expected";
+    /// Its subject can't log in.
+    TokenSubject, "token_subject", Told::Credential(401, close::UNAUTHORIZED),
+        "token has a sub that can't be a uid";
+    /// What its bearer may do can't be read.
+    TokenRights, "token_rights", Told::Credential(401, close::UNAUTHORIZED),
+        "token has a claim of rights that is no list of words";
+    /// The service that authenticates says no.
+    AuthRefused, "auth_refused", Told::Credential(401, close::UNAUTHORIZED), "credential is refused";
+    /// The service that authenticates can't be asked, or its answer can't be read.
+    AuthUnavailable, "auth_unavailable", Told::Credential(503, close::TRY_AGAIN_LATER),
+        "authentication is not available, try again later";
+    /// The peer ended the connection before its login.
+    Left, "left", Told::Not, "closed by the peer before its login";
+    /// The connection was lost before its login.
+    Lost, "lost", Told::Not, "connection lost before its login";
+}
+
+/// How often each reason was; shared by the gateway's threads and the handle.
+#[derive(Clone, Debug)]
+pub(crate) struct Refusals(Arc<[AtomicU64; Reason::ALL.len()]>);
+
+impl Refusals {
+    pub(crate) fn new() -> Self {
+        Self(Arc::new([const { AtomicU64::new(0) }; Reason::ALL.len()]))
+    }
+
+    pub(crate) fn add(&self, reason: Reason) {
+        // Relaxed: a statistic.
+        self.0[reason as usize].fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Returns how often `reason` was.
+    pub(crate) fn count(&self, reason: Reason) -> u64 {
+        // Relaxed: a statistic.
+        self.0[reason as usize].load(Ordering::Relaxed)
+    }
+}
+
+/// A connection's end before it was a session, with what there is to say about it.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub(crate) enum Refusal {
-    /// Answered over HTTP, with this status: a bad upgrade, or a page.
-    #[error("answered with http status {0}")]
-    Http(u16),
-    #[error("no complete request within the handshake time-out")]
-    HandshakeTimeout,
-    #[error("request is not HTTP: {0}")]
-    NotHttp(hyper::Error),
+    /// Asked for no upgrade and got its answer, the page: nothing was refused.
+    #[error("answered over http")]
+    Answered,
+    /// Told over HTTP already.
+    #[error("{}", .0.text())]
+    Http(Reason),
+    /// Told by hyper.
+    #[error("{text}: {1}", text = .0.text())]
+    Hyper(Reason, hyper::Error),
     #[error("login frame breaks the protocol: {0}")]
     Violation(Violation),
     #[error("{0}")]
     Uid(UidError),
-    #[error("{0}")]
-    Denied(Denied),
+    /// The credential in the first message.
+    #[error("{}", .0.text())]
+    Denied(Reason),
     #[error("no login within {0:?}")]
     LoginTimeout(Duration),
     #[error("closed by the peer before its login")]
     ClosedByPeer(Option<u16>),
     #[error("server is going away")]
     Draining,
-    #[error("server is full")]
-    Full,
     #[error("connection lost: {0}")]
     Lost(io::Error),
 }
@@ -46,9 +214,42 @@ pub(crate) enum Refusal {
 impl From<Unidentified> for Refusal {
     fn from(reason: Unidentified) -> Self {
         match reason {
-            Unidentified::Denied(denied) => Self::Denied(denied),
+            Unidentified::Denied(reason) => Self::Denied(reason),
             Unidentified::Uid(error) => Self::Uid(error),
         }
+    }
+}
+
+impl Refusal {
+    /// Returns what it is counted under, unless nothing was refused.
+    pub(crate) fn reason(&self) -> Option<Reason> {
+        Some(match self {
+            Self::Answered => return None,
+            Self::Http(reason) | Self::Hyper(reason, _) => *reason,
+            Self::Violation(violation) => match violation.close_code() {
+                close::NOT_UTF8 => Reason::LoginNotUtf8,
+                close::TOO_BIG => Reason::LoginTooBig,
+                _ => Reason::LoginProtocol,
+            },
+            Self::Uid(_) => Reason::Uid,
+            Self::Denied(reason) => *reason,
+            Self::LoginTimeout(_) => Reason::LoginTimeout,
+            Self::ClosedByPeer(_) => Reason::Left,
+            Self::Draining => Reason::DrainingLogin,
+            Self::Lost(_) => Reason::Lost,
+        })
+    }
+}
+
+impl From<hyper::Error> for Refusal {
+    fn from(error: hyper::Error) -> Self {
+        let reason = match &error {
+            error if error.is_parse_too_large() => Reason::HeadTooLarge,
+            error if error.is_parse() => Reason::NotHttp,
+            error if error.is_incomplete_message() => Reason::Left,
+            _ => Reason::Lost,
+        };
+        Self::Hyper(reason, error)
     }
 }
 
@@ -63,15 +264,16 @@ pub(crate) async fn say<S: AsyncRead + AsyncWrite + Unpin>(stream: &mut S, refus
             frame::encode(&mut last_words, Opcode::Text, plain::error(error).as_bytes());
             frame::encode_close(&mut last_words, close::POLICY, &error.to_string());
         }
-        Refusal::Denied(denied) => {
-            frame::encode(&mut last_words, Opcode::Text, plain::error(denied).as_bytes());
-            frame::encode_close(&mut last_words, denied.close_code(), &denied.to_string());
+        Refusal::Denied(reason) => {
+            let Told::Credential(_, code) = reason.told() else { return };
+            frame::encode(&mut last_words, Opcode::Text, plain::error(reason.text()).as_bytes());
+            frame::encode_close(&mut last_words, code, reason.text());
         }
         Refusal::LoginTimeout(_) => frame::encode_close(&mut last_words, close::POLICY, &refusal.to_string()),
         Refusal::ClosedByPeer(Some(code)) => frame::encode_close(&mut last_words, *code, ""),
         Refusal::ClosedByPeer(None) => frame::encode(&mut last_words, Opcode::Close, &[]),
         Refusal::Draining => frame::encode_close(&mut last_words, close::GOING_AWAY, &refusal.to_string()),
-        Refusal::Full | Refusal::Lost(_) | Refusal::Http(_) | Refusal::HandshakeTimeout | Refusal::NotHttp(_) => return,
+        Refusal::Answered | Refusal::Http(_) | Refusal::Hyper(..) | Refusal::Lost(_) => return,
     }
     timeout(time_out, async {
         stream.write_all(&last_words).await?;
@@ -93,6 +295,30 @@ pub(crate) async fn end<S: AsyncRead + AsyncWrite + Unpin>(stream: &mut S) -> io
         left = left.saturating_sub(received);
         if received == 0 || left == 0 {
             return Ok(());
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_unique_and_fit_a_metric() {
+        for (index, reason) in Reason::ALL.iter().enumerate() {
+            assert_eq!(*reason as usize, index, "{reason:?} is counted in its own place");
+            let name = reason.name();
+            assert!(name.bytes().all(|byte| byte.is_ascii_lowercase() || byte == b'_' || byte == b'8'), "{name}");
+            assert!(Reason::ALL[index + 1..].iter().all(|other| other.name() != name), "{name} stands there twice");
+        }
+    }
+
+    #[test]
+    fn close_codes_are_known() {
+        for reason in Reason::ALL {
+            if let Told::Close(code) | Told::Credential(_, code) = reason.told() {
+                assert!(close::meaning(code).is_some(), "{reason:?}");
+            }
         }
     }
 }

@@ -4,35 +4,30 @@
 //! only the first `Connection` line and takes the first of two keys. A refusal is an HTTP status with a
 //! line that says why.
 
-use std::borrow::Cow;
 use std::convert::Infallible;
 use std::future::{Future, poll_fn};
-use std::net::SocketAddr;
 use std::pin::Pin;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
 use http_body_util::Full;
 use hyper::body::Incoming;
 use hyper::header::{self, HeaderMap, HeaderName, HeaderValue};
-use hyper::http::request;
 use hyper::server::conn::http1;
 use hyper::service::Service;
 use hyper::{Method, Request, Response, StatusCode, Version};
-use hyper_util::rt::{TokioIo, TokioTimer};
-use tokio::sync::{oneshot, watch};
+use hyper_util::rt::TokioIo;
+use tokio::io::AsyncWriteExt;
+use tokio::sync::watch;
 use tokio::time::{Instant, timeout, timeout_at};
 use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
 
-use super::auth::{self, Authenticator, Denied, Facts, UidRules, Unidentified};
+use super::Accepted;
+use super::auth::{self, Admitted, Entrance};
 use super::page;
-use super::refusal::{self, Refusal};
-use super::{Accepted, Login};
-use crate::config::{AuthSource, GatewaySettings};
+use super::refusal::{self, Reason, Refusal, Told};
+use crate::config::GatewaySettings;
 use crate::protocol::plain;
-use crate::shard::LoginNumbers;
-use crate::uid::UidHasher;
 
 /// Most bytes of a request's head.
 const HEAD_BYTES_MAX: usize = 16 << 10;
@@ -43,31 +38,20 @@ const HEADERS_MAX: usize = 64;
 /// What an upgrade is judged by.
 pub(super) struct Rules {
     pub(super) settings: Arc<GatewaySettings>,
+    /// When the upgrade must be over.
+    pub(super) until: Instant,
     /// No place is left on the node.
     pub(super) is_full: bool,
     /// Set once the node drains, which may be while the request still comes.
     pub(super) drain_by: watch::Receiver<Option<Instant>>,
-    pub(super) authenticator: Arc<Authenticator>,
-    pub(super) hasher: UidHasher,
-    pub(super) logins: LoginNumbers,
-    /// `None` for a Unix socket.
-    pub(super) peer: Option<SocketAddr>,
-}
-
-/// A connection that speaks WebSocket from now on.
-pub(super) struct Upgraded<S> {
-    pub(super) stream: S,
-    /// Every byte received behind the request.
-    pub(super) received: Vec<u8>,
-    /// Who it is, if a credential came with the request.
-    pub(super) login: Option<Login>,
-    /// What may have to be known with a credential that is still to come.
-    pub(super) facts: Facts,
+    /// Judges the credential that a request may hold.
+    pub(super) entrance: Entrance,
 }
 
 /// Upgrades a connection, or answers it and ends it; one that has said nothing yet ends when `draining` does.
 ///
-/// A credential that comes with the request is judged before it is answered.
+/// A credential that comes with the request is judged before the answer. Returns the stream, every byte received behind
+/// the request, and who it is, if that is known.
 ///
 /// # Errors
 /// When the connection was answered otherwise, or lost.
@@ -75,69 +59,75 @@ pub(super) async fn upgrade<S: Accepted>(
     stream: S,
     rules: Rules,
     draining: impl Future,
-) -> Result<Upgraded<S>, Refusal> {
-    let (deadline, close_timeout) = (rules.settings.handshake_timeout, rules.settings.close_timeout);
-    let until = Instant::now() + deadline;
+) -> Result<(S, Vec<u8>, Admitted), Refusal> {
+    let (until, close_timeout) = (rules.until, rules.settings.close_timeout);
     let has_begun = async {
         tokio::select! {
             biased;
             begun = stream.begun() => begun.map_err(Refusal::Lost),
-            _ = draining => Err(Refusal::Draining),
+            _ = draining => Err(Refusal::Http(Reason::Draining)),
         }
     };
-    timeout_at(until, has_begun).await.map_err(|_| Refusal::HandshakeTimeout)??;
-    // More than a service may take to answer is not given; less would end connections that it still lets in.
-    let judging = rules.settings.auth.url_timeout + close_timeout;
-    let (verdict, mut answered) = oneshot::channel();
-    let was_read = Arc::new(AtomicBool::new(false));
-    let answering =
-        Answering { rules: Arc::new(rules), verdict: Mutex::new(Some(verdict)), was_read: was_read.clone() };
+    timeout_at(until, has_begun).await.map_err(|_| Refusal::Http(Reason::HandshakeTimeout))??;
+    // A service that authenticates has a time of its own; less would end connections that it still lets in.
+    let judged_within = rules.settings.auth.url_timeout + close_timeout;
+    let outcome = Arc::new(Mutex::new(None));
     let mut connection = http1::Builder::new()
-        .timer(TokioTimer::new())
-        .header_read_timeout(deadline)
+        // One deadline for all of it, however the bytes trickle: below, where hyper's would be for the head only.
+        .header_read_timeout(None)
         .max_buf_size(HEAD_BYTES_MAX)
         .max_headers(HEADERS_MAX)
-        .serve_connection(TokioIo::new(stream), answering);
-    // One deadline for all of it, however the bytes trickle; a request that was read in time is judged in its own. What
-    // is no request hyper answers itself; the stream is taken back from it then, too, to be ended without RST.
-    let mut done = poll_fn(|context| connection.poll_without_shutdown(context));
-    let ended = match timeout_at(until, &mut done).await {
-        Err(_) if was_read.load(Ordering::SeqCst) => timeout(judging, &mut done).await,
-        ended => ended,
+        .serve_connection(TokioIo::new(stream), Answering { rules: Arc::new(rules), outcome: Arc::clone(&outcome) });
+    let mut answering = poll_fn(|context| connection.poll_without_shutdown(context));
+    let answered = match timeout_at(until, &mut answering).await {
+        Err(_) if matches!(*lock(&outcome), Some(Outcome::Judging)) => timeout(judged_within, &mut answering).await,
+        answered => answered,
     };
-    let ended = ended.map_err(|_| Refusal::HandshakeTimeout)?;
+    // The stream is taken back from hyper however it ended, to be ended without RST.
     let parts = connection.into_parts();
     let mut stream = parts.io.into_inner();
-    if let Err(error) = ended {
-        timeout(close_timeout, refusal::end(&mut stream)).await.ok();
-        return Err(Refusal::NotHttp(error));
-    }
-    match answered.try_recv() {
-        Ok(Ok(Admitted { login, facts })) => Ok(Upgraded { stream, received: parts.read_buf.into(), login, facts }),
-        Ok(Err(refusal)) => {
-            timeout(close_timeout, refusal::end(&mut stream)).await.ok();
-            Err(refusal)
+    let outcome = lock(&outcome).take();
+    let refusal = match (answered, outcome) {
+        (Ok(Ok(())), Some(Outcome::Upgraded(admitted))) => return Ok((stream, parts.read_buf.into(), *admitted)),
+        (Ok(Ok(())), Some(Outcome::Answered)) => Refusal::Answered,
+        (Ok(Ok(())), Some(Outcome::Refused(reason))) => Refusal::Http(reason),
+        // The peer ended its sending before its request began.
+        (Ok(Ok(())), None | Some(Outcome::Judging)) => Refusal::ClosedByPeer(None),
+        // What is no request hyper has answered itself.
+        (Ok(Err(error)), _) => error.into(),
+        (Err(_), None) => {
+            timeout(close_timeout, stream.write_all(REQUEST_TIMEOUT)).await.ok();
+            Refusal::Http(Reason::HandshakeTimeout)
         }
-        // hyper has answered itself.
-        Err(_) => {
-            timeout(close_timeout, refusal::end(&mut stream)).await.ok();
-            Err(Refusal::Http(400))
-        }
-    }
+        // The answer was not taken in time.
+        (Err(_), Some(_)) => return Err(Refusal::Http(Reason::HandshakeTimeout)),
+    };
+    timeout(close_timeout, refusal::end(&mut stream)).await.ok();
+    Err(refusal)
 }
 
-/// What is known of a request that is upgraded.
-struct Admitted {
-    login: Option<Login>,
-    facts: Facts,
-}
+/// What is said where hyper has no request to answer.
+const REQUEST_TIMEOUT: &[u8] = b"HTTP/1.1 408 Request Timeout\r\n\
+    connection: close\r\n\
+    content-type: text/plain; charset=utf-8\r\n\
+    content-length: 29\r\n\r\n\
+    request not finished in time\n";
 
-/// Answers the one request of a connection, and tells how.
+/// Answers the one request of a connection, and remembers how.
 struct Answering {
     rules: Arc<Rules>,
-    verdict: Mutex<Option<oneshot::Sender<Result<Admitted, Refusal>>>>,
-    /// Whether the request is complete.
-    was_read: Arc<AtomicBool>,
+    /// Shared with whoever drives the connection; nothing as long as there is no whole request.
+    outcome: Arc<Mutex<Option<Outcome>>>,
+}
+
+/// How the one request was answered.
+enum Outcome {
+    /// Not yet: its credential is being judged.
+    Judging,
+    Upgraded(Box<Admitted>),
+    /// With what it asked for, which was no upgrade.
+    Answered,
+    Refused(Reason),
 }
 
 impl Service<Request<Incoming>> for Answering {
@@ -146,124 +136,111 @@ impl Service<Request<Incoming>> for Answering {
     type Future = Pin<Box<dyn Future<Output = Result<Self::Response, Infallible>> + Send>>;
 
     fn call(&self, request: Request<Incoming>) -> Self::Future {
-        self.was_read.store(true, Ordering::SeqCst);
-        let (rules, (request, _)) = (Arc::clone(&self.rules), request.into_parts());
-        let verdict = self.verdict.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let (rules, outcome) = (Arc::clone(&self.rules), Arc::clone(&self.outcome));
+        lock(&outcome).replace(Outcome::Judging);
         Box::pin(async move {
-            let (mut answer, told) = match answer(&request, &rules) {
-                Ok(answer) if answer.status() == StatusCode::SWITCHING_PROTOCOLS => {
-                    match authenticate(&request, &rules).await {
-                        Ok(admitted) => (answer, Ok(admitted)),
-                        Err(denied) => (Fault::denied(denied).into_response(), Err(Refusal::Denied(denied))),
-                    }
-                }
-                answer => {
-                    let answer = answer.unwrap_or_else(Fault::into_response);
-                    let status = answer.status().as_u16();
-                    (answer, Err(Refusal::Http(status)))
-                }
-            };
-            if told.is_err() {
-                // One request a connection. hyper's own switch for that would overwrite the upgrade's header.
-                answer.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
-            }
-            if let Some(verdict) = verdict {
-                // Fails if nobody waits any more.
-                verdict.send(told).ok();
-            }
+            let (answer, how) = judge(&request, &rules).await;
+            lock(&outcome).replace(how);
             Ok(answer)
         })
     }
 }
 
-/// Finds out who sent a request that may be upgraded, if it says so.
-async fn authenticate(request: &request::Parts, rules: &Rules) -> Result<Admitted, Denied> {
-    let (settings, authenticator) = (&rules.settings.auth, &rules.authenticator);
-    if authenticator.is_none() {
-        return Ok(Admitted { login: None, facts: Facts::default() });
-    }
-    let facts = match authenticator.wants_facts() {
-        true => Facts::of(request, rules.peer.map(|peer| peer.ip()), settings),
-        false => Facts::default(),
+/// Answers a request, after its credential was judged if it has one.
+async fn judge<B>(request: &Request<B>, rules: &Rules) -> (Response<Full<Bytes>>, Outcome) {
+    let fault = match answer(request, rules) {
+        Ok(answer) if answer.status() == StatusCode::SWITCHING_PROTOCOLS => {
+            match rules.entrance.judge(request.headers(), request.uri(), &rules.settings).await {
+                Ok(admitted) => return (answer, Outcome::Upgraded(Box::new(admitted))),
+                Err(reason) => Fault::denied(reason),
+            }
+        }
+        Ok(answer) => return (closing(answer), Outcome::Answered),
+        Err(fault) => fault,
     };
-    let Some(credential) = auth::find(request, settings)? else {
-        let may_follow = settings.takes_from(AuthSource::FirstFrame);
-        return if may_follow { Ok(Admitted { login: None, facts }) } else { Err(Denied::Missing) };
-    };
-    let number = rules.logins.draw();
-    let uid_rules = UidRules { bytes_max: rules.settings.uid_bytes_max, hasher: &rules.hasher };
-    match authenticator.identify(&credential, &facts, settings, uid_rules).await {
-        Ok(identity) => Ok(Admitted { login: Some(Login { identity, number }), facts: Facts::default() }),
-        Err(Unidentified::Denied(denied)) => Err(denied),
-        // Only where everybody is believed.
-        Err(Unidentified::Uid(_)) => Err(Denied::Subject),
-    }
+    let reason = fault.reason;
+    (closing(fault.into_response()), Outcome::Refused(reason))
 }
 
-/// Why a request is refused.
+/// Says that there is one request a connection. hyper's own switch for that would overwrite the upgrade's header.
+fn closing(mut answer: Response<Full<Bytes>>) -> Response<Full<Bytes>> {
+    answer.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+    answer
+}
+
+fn lock<T>(shared: &Mutex<T>) -> MutexGuard<'_, T> {
+    // Each change is one assignment: nothing is half done even if a holder panicked.
+    shared.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Why a request is refused, and what its answer says beyond that.
 #[derive(Debug, PartialEq, Eq)]
 struct Fault {
-    status: StatusCode,
-    /// What was wrong, and what was expected; constant, nothing of the request gets in.
-    reason: Cow<'static, str>,
-    header: Option<(HeaderName, &'static str)>,
+    reason: Reason,
+    header: Option<(HeaderName, HeaderValue)>,
+}
+
+impl From<Reason> for Fault {
+    fn from(reason: Reason) -> Self {
+        Self { reason, header: None }
+    }
 }
 
 impl Fault {
-    const fn new(status: StatusCode, reason: &'static str) -> Self {
-        Self { status, reason: Cow::Borrowed(reason), header: None }
+    fn with(reason: Reason, name: HeaderName, value: &'static str) -> Self {
+        Self { reason, header: Some((name, HeaderValue::from_static(value))) }
     }
 
-    fn denied(denied: Denied) -> Self {
-        let fault = Self { status: denied.status(), reason: denied.to_string().into(), header: None };
-        match (denied.challenge(), denied) {
-            (Some(challenge), _) => fault.with(header::WWW_AUTHENTICATE, challenge),
-            (None, Denied::Unavailable) => fault.with(header::RETRY_AFTER, "5"),
-            (None, _) => fault,
+    /// Refuses a credential, and says what would do (RFC 6750, section 3).
+    fn denied(reason: Reason) -> Self {
+        let fault = Self::from(reason);
+        match (fault.status(), reason) {
+            (_, Reason::CredentialMissing) => Self::with(reason, header::WWW_AUTHENTICATE, "Bearer"),
+            (StatusCode::UNAUTHORIZED, _) => {
+                Self::with(reason, header::WWW_AUTHENTICATE, "Bearer error=\"invalid_token\"")
+            }
+            (StatusCode::SERVICE_UNAVAILABLE, _) => Self::with(reason, header::RETRY_AFTER, "5"),
+            _ => fault,
         }
     }
 
-    const fn bad(reason: &'static str) -> Self {
-        Self::new(StatusCode::BAD_REQUEST, reason)
-    }
-
-    fn with(mut self, name: HeaderName, value: &'static str) -> Self {
-        self.header = Some((name, value));
-        self
+    fn status(&self) -> StatusCode {
+        let (Told::Http(status) | Told::Credential(status, _)) = self.reason.told() else {
+            unreachable!("{:?} is no answer to a request", self.reason);
+        };
+        StatusCode::from_u16(status).expect("the table has HTTP's statuses only")
     }
 
     fn into_response(self) -> Response<Full<Bytes>> {
-        let mut response = Response::new(Full::from(format!("{}\n", self.reason)));
-        *response.status_mut() = self.status;
+        let mut response = Response::new(Full::from(format!("{}\n", self.reason.text())));
+        *response.status_mut() = self.status();
         let headers = response.headers_mut();
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
         if let Some((name, value)) = self.header {
-            headers.insert(name, HeaderValue::from_static(value));
+            headers.insert(name, value);
         }
         response
     }
 }
 
-fn answer(request: &request::Parts, rules: &Rules) -> Result<Response<Full<Bytes>>, Fault> {
-    let headers = &request.headers;
+fn answer<B>(request: &Request<B>, rules: &Rules) -> Result<Response<Full<Bytes>>, Fault> {
+    let headers = request.headers();
     let length = headers.get(header::CONTENT_LENGTH);
     if headers.contains_key(header::TRANSFER_ENCODING) || length.is_some_and(|length| length != "0") {
-        return Err(Fault::bad("request has a body, expected none"));
+        return Err(Reason::Body.into());
     }
     if !headers.contains_key(header::UPGRADE) && !headers.contains_key(header::SEC_WEBSOCKET_KEY) {
         return answer_plain(request, rules);
     }
-    if !rules.settings.paths.allows(request.uri.path()) {
-        return Err(Fault::new(StatusCode::NOT_FOUND, "this path is not upgraded, see the setting paths"));
+    if !rules.settings.paths.allows(request.uri().path()) {
+        return Err(Reason::Path.into());
     }
     let key = check_upgrade(request)?;
     if rules.drain_by.borrow().is_some() {
-        let fault = Fault::new(StatusCode::SERVICE_UNAVAILABLE, "server is going away, connect again");
-        return Err(fault.with(header::RETRY_AFTER, "1"));
+        return Err(Fault::with(Reason::Draining, header::RETRY_AFTER, "1"));
     }
     if rules.is_full {
-        let fault = Fault::new(StatusCode::SERVICE_UNAVAILABLE, "server is full, connect again later");
-        return Err(fault.with(header::RETRY_AFTER, "5"));
+        return Err(Fault::with(Reason::Full, header::RETRY_AFTER, "5"));
     }
     let accept = HeaderValue::try_from(derive_accept_key(key)).expect("base64 is a header value");
     let mut response = Response::new(Full::default());
@@ -281,17 +258,15 @@ fn answer(request: &request::Parts, rules: &Rules) -> Result<Response<Full<Bytes
 }
 
 /// Answers a request that doesn't ask for an upgrade: the page.
-fn answer_plain(request: &request::Parts, rules: &Rules) -> Result<Response<Full<Bytes>>, Fault> {
-    if request.method != Method::GET && request.method != Method::HEAD {
-        let fault = Fault::new(StatusCode::METHOD_NOT_ALLOWED, "expected GET");
-        return Err(fault.with(header::ALLOW, "GET, HEAD"));
+fn answer_plain<B>(request: &Request<B>, rules: &Rules) -> Result<Response<Full<Bytes>>, Fault> {
+    if request.method() != Method::GET && request.method() != Method::HEAD {
+        return Err(Fault::with(Reason::PageMethod, header::ALLOW, "GET, HEAD"));
     }
     if !rules.settings.page {
-        let fault = Fault::new(StatusCode::UPGRADE_REQUIRED, "expected a WebSocket upgrade");
-        return Err(fault.with(header::UPGRADE, "websocket"));
+        return Err(Fault::with(Reason::PageOff, header::UPGRADE, "websocket"));
     }
-    if request.uri.path() != "/" {
-        return Err(Fault::new(StatusCode::NOT_FOUND, "there is a page at / only"));
+    if request.uri().path() != "/" {
+        return Err(Reason::PagePath.into());
     }
     let mut response = Response::new(Full::from(page::BODY));
     let headers = response.headers_mut();
@@ -303,36 +278,32 @@ fn answer_plain(request: &request::Parts, rules: &Rules) -> Result<Response<Full
 }
 
 /// Checks what RFC 6455, section 4.2.1, asks of an opening handshake; returns its key.
-fn check_upgrade(request: &request::Parts) -> Result<&[u8], Fault> {
-    let headers = &request.headers;
-    if request.method != Method::GET {
-        let fault = Fault::new(StatusCode::METHOD_NOT_ALLOWED, "expected GET for a WebSocket upgrade");
-        return Err(fault.with(header::ALLOW, "GET"));
+fn check_upgrade<B>(request: &Request<B>) -> Result<&[u8], Fault> {
+    let headers = request.headers();
+    if request.method() != Method::GET {
+        return Err(Fault::with(Reason::Method, header::ALLOW, "GET"));
     }
-    if request.version != Version::HTTP_11 {
-        return Err(Fault::bad("expected HTTP/1.1 for a WebSocket upgrade"));
+    if request.version() != Version::HTTP_11 {
+        return Err(Reason::HttpVersion.into());
     }
     if headers.get_all(header::HOST).iter().count() != 1 {
-        return Err(Fault::bad("expected one Host header"));
+        return Err(Reason::HostHeader.into());
     }
     if !has_token(headers, header::CONNECTION, "upgrade") {
-        return Err(Fault::bad("expected Connection: Upgrade"));
+        return Err(Reason::ConnectionHeader.into());
     }
     if !has_token(headers, header::UPGRADE, "websocket") {
-        return Err(Fault::bad("expected Upgrade: websocket"));
+        return Err(Reason::UpgradeHeader.into());
     }
     match only(headers, header::SEC_WEBSOCKET_VERSION) {
         Some(b"13") => {}
-        Some(_) => {
-            let fault = Fault::new(StatusCode::UPGRADE_REQUIRED, "expected Sec-WebSocket-Version: 13");
-            return Err(fault.with(header::SEC_WEBSOCKET_VERSION, "13"));
-        }
-        None => return Err(Fault::bad("expected one Sec-WebSocket-Version header")),
+        Some(_) => return Err(Fault::with(Reason::Version, header::SEC_WEBSOCKET_VERSION, "13")),
+        None => return Err(Reason::VersionHeader.into()),
     }
     match only(headers, header::SEC_WEBSOCKET_KEY) {
         Some(key) if is_key(key) => Ok(key),
-        Some(_) => Err(Fault::bad("Sec-WebSocket-Key is malformed, expected 16 bytes in base64")),
-        None => Err(Fault::bad("expected one Sec-WebSocket-Key header")),
+        Some(_) => Err(Reason::KeyMalformed.into()),
+        None => Err(Reason::KeyHeader.into()),
     }
 }
 
@@ -373,27 +344,18 @@ mod tests {
     ];
 
     fn rules(config: &Config) -> Rules {
-        let settings = Arc::new(config.gateway());
         Rules {
+            settings: Arc::new(config.gateway()),
+            until: Instant::now(),
             is_full: false,
             drain_by: watch::channel(None).1,
-            authenticator: Arc::new(Authenticator::new(&settings.auth).expect("it needs no keys")),
-            hasher: UidHasher::fixed(1),
-            logins: LoginNumbers::default(),
-            peer: None,
-            settings,
+            entrance: Entrance::open(),
         }
     }
 
-    fn request(headers: &[(&str, &str)]) -> request::Parts {
+    fn request(headers: &[(&str, &str)]) -> Request<()> {
         let builder = Request::get("/").version(Version::HTTP_11);
-        headers
-            .iter()
-            .fold(builder, |builder, (name, value)| builder.header(*name, *value))
-            .body(())
-            .expect("valid")
-            .into_parts()
-            .0
+        headers.iter().fold(builder, |builder, (name, value)| builder.header(*name, *value)).body(()).expect("valid")
     }
 
     /// Replaces the header `name` of a good request by `values`.
@@ -443,7 +405,7 @@ mod tests {
     #[test]
     fn says_when_it_is_full_or_going_away_or_elsewhere() {
         let config = Config { paths: Paths::List(vec!["/ws".into()]), ..Config::default() };
-        let status = |rules: &Rules| answer(&request(GOOD), rules).expect_err("refused").status.as_u16();
+        let status = |rules: &Rules| answer(&request(GOOD), rules).expect_err("refused").status().as_u16();
         assert_eq!(status(&rules(&config)), 404);
         assert_eq!(status(&Rules { is_full: true, ..rules(&Config::default()) }), 503);
         assert_eq!(
@@ -459,6 +421,6 @@ mod tests {
         assert_eq!(page.headers()[header::CONTENT_TYPE], page::CONTENT_TYPE);
         assert!(page.headers().contains_key(header::CONTENT_SECURITY_POLICY));
         let config = Config { page: false, ..config };
-        assert_eq!(answer(&request(&[]), &rules(&config)).expect_err("no page").status.as_u16(), 426);
+        assert_eq!(answer(&request(&[]), &rules(&config)).expect_err("no page").status().as_u16(), 426);
     }
 }

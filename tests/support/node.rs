@@ -190,6 +190,18 @@ impl Node {
         stats
     }
 
+    /// How often each reason to refuse was, those that were.
+    pub(crate) fn refusals(&self) -> Vec<(&'static str, u64)> {
+        let counted = self.handle.refusals().filter(|(_, count)| *count > 0);
+        counted.map(|(reason, count)| (reason.name(), count)).collect()
+    }
+
+    /// Waits until exactly these reasons have been counted, this often.
+    #[track_caller]
+    pub(crate) fn expect_refusals(&self, expected: &[(&'static str, u64)]) {
+        eventually(&format!("{expected:?} are counted"), || self.refusals() == expected);
+    }
+
     /// Changes settings of the running node; what is sent from now on meets them.
     #[track_caller]
     pub(crate) fn reload(&self, change: impl FnOnce(&mut Config)) {

@@ -4,12 +4,12 @@ use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 
+use hyper::Uri;
 use hyper::header::{self, HeaderMap};
-use hyper::http::request::Parts;
 use serde::Serialize;
 
-use super::denied::Denied;
 use crate::config::{AuthSettings, AuthSource};
+use crate::gateway::Reason;
 
 /// What stands before the token in an offered subprotocol.
 const SUBPROTOCOL_PREFIX: &str = "bearer.";
@@ -32,18 +32,18 @@ pub(crate) struct Facts {
 
 impl Facts {
     /// Copies them out of a request.
-    pub(crate) fn of(request: &Parts, address: Option<IpAddr>, settings: &AuthSettings) -> Self {
+    pub(crate) fn of(headers: &HeaderMap, uri: &Uri, address: Option<IpAddr>, settings: &AuthSettings) -> Self {
         let text = |value: &header::HeaderValue| String::from_utf8_lossy(value.as_bytes()).into_owned();
-        let query = request.uri.query().map(|query| {
+        let query = uri.query().map(|query| {
             let others: Vec<&str> = query.split('&').filter(|pair| value_of(pair).is_none()).collect();
             others.join("&")
         });
-        let lines = |name: &String| (name.clone(), request.headers.get_all(name).iter().map(text).collect::<Vec<_>>());
+        let lines = |name: &String| (name.clone(), headers.get_all(name).iter().map(text).collect::<Vec<_>>());
         Self {
             address,
-            path: request.uri.path().to_owned(),
+            path: uri.path().to_owned(),
             query,
-            origin: request.headers.get(header::ORIGIN).map(text),
+            origin: headers.get(header::ORIGIN).map(text),
             headers: settings.url_headers.iter().map(lines).filter(|(_, lines)| !lines.is_empty()).collect(),
         }
     }
@@ -55,23 +55,27 @@ impl Facts {
 ///
 /// # Errors
 /// When there are several.
-pub(crate) fn find<'a>(request: &'a Parts, settings: &AuthSettings) -> Result<Option<Cow<'a, [u8]>>, Denied> {
+pub(crate) fn find<'a>(
+    headers: &'a HeaderMap,
+    uri: &'a Uri,
+    settings: &AuthSettings,
+) -> Result<Option<Cow<'a, [u8]>>, Reason> {
     let mut found: Vec<Cow<'a, [u8]>> = Vec::new();
     if settings.takes_from(AuthSource::Header) {
-        let lines = request.headers.get_all(header::AUTHORIZATION).iter();
+        let lines = headers.get_all(header::AUTHORIZATION).iter();
         found.extend(lines.filter_map(|line| bearer(line.as_bytes())).map(Cow::Borrowed));
     }
     if settings.takes_from(AuthSource::Subprotocol) {
-        let offers = offered(&request.headers);
+        let offers = offered(headers);
         found.extend(offers.filter_map(|offer| offer.strip_prefix(SUBPROTOCOL_PREFIX.as_bytes())).map(Cow::Borrowed));
     }
     if settings.takes_from(AuthSource::Query) {
-        let pairs = request.uri.query().unwrap_or_default().split('&');
+        let pairs = uri.query().unwrap_or_default().split('&');
         found.extend(pairs.filter_map(value_of).map(decoded));
     }
     match found.len() {
         0 | 1 => Ok(found.pop()),
-        _ => Err(Denied::Several),
+        _ => Err(Reason::CredentialsSeveral),
     }
 }
 
@@ -117,6 +121,7 @@ fn decoded(text: &str) -> Cow<'_, [u8]> {
 #[cfg(test)]
 mod tests {
     use hyper::Request;
+    use hyper::http::request::Parts;
 
     use super::*;
     use crate::config::Config;
@@ -131,9 +136,9 @@ mod tests {
     }
 
     #[track_caller]
-    fn check(uri: &str, headers: &[(&str, &str)], sources: &[AuthSource], expected: Result<Option<&str>, Denied>) {
+    fn check(uri: &str, headers: &[(&str, &str)], sources: &[AuthSource], expected: Result<Option<&str>, Reason>) {
         let request = request(uri, headers);
-        let found = find(&request, &settings(sources));
+        let found = find(&request.headers, &request.uri, &settings(sources));
         let found = found.map(|found| found.map(|found| String::from_utf8_lossy(&found).into_owned()));
         assert_eq!(found, expected.map(|token| token.map(str::to_owned)), "{uri} {headers:?} {sources:?}");
     }
@@ -168,10 +173,15 @@ mod tests {
 
     #[test]
     fn refuses_several() {
-        check("/?access_token=q", &[("authorization", "Bearer h")], ALL, Err(Denied::Several));
-        check("/", &[("authorization", "Bearer h"), ("authorization", "Bearer i")], ALL, Err(Denied::Several));
-        check("/", &[("sec-websocket-protocol", "bearer.a,bearer.a")], ALL, Err(Denied::Several));
-        check("/?access_token=q&access_token=q", &[], ALL, Err(Denied::Several));
+        check("/?access_token=q", &[("authorization", "Bearer h")], ALL, Err(Reason::CredentialsSeveral));
+        check(
+            "/",
+            &[("authorization", "Bearer h"), ("authorization", "Bearer i")],
+            ALL,
+            Err(Reason::CredentialsSeveral),
+        );
+        check("/", &[("sec-websocket-protocol", "bearer.a,bearer.a")], ALL, Err(Reason::CredentialsSeveral));
+        check("/?access_token=q&access_token=q", &[], ALL, Err(Reason::CredentialsSeveral));
     }
 
     #[test]
@@ -179,7 +189,7 @@ mod tests {
         let headers = [("origin", "https://o"), ("cookie", "a=1"), ("cookie", "b=2"), ("authorization", "Bearer h")];
         let request = request("/ws?a=b&access_token=secret&c", &headers);
         let address = "::1".parse().ok();
-        let facts = Facts::of(&request, address, &settings(ALL));
+        let facts = Facts::of(&request.headers, &request.uri, address, &settings(ALL));
         assert_eq!(
             facts,
             Facts {

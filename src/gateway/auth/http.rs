@@ -28,9 +28,9 @@ use tracing::warn;
 
 use super::cache::{Cache, Key};
 use super::credential::Facts;
-use super::denied::Denied;
 use super::{Claims, rights, seconds};
 use crate::config::AuthSettings;
+use crate::gateway::Reason;
 
 /// Longest answer that is read.
 const ANSWER_BYTES_MAX: usize = 64 << 10;
@@ -51,7 +51,7 @@ pub(super) struct Service {
 
 #[derive(Debug)]
 struct Memory {
-    answers: Cache<Result<Claims, Denied>>,
+    answers: Cache<Result<Claims, Reason>>,
     complained: Option<Instant>,
 }
 
@@ -81,8 +81,8 @@ impl Service {
         credential: &[u8],
         facts: &Facts,
         settings: &AuthSettings,
-    ) -> Result<Claims, Denied> {
-        let credential = std::str::from_utf8(credential).map_err(|_| Denied::ByService)?;
+    ) -> Result<Claims, Reason> {
+        let credential = std::str::from_utf8(credential).map_err(|_| Reason::AuthRefused)?;
         let question = serde_json::to_vec(&Question { credential, facts }).expect("texts in a struct are JSON");
         let key = digest::digest(&digest::SHA256, &question).as_ref().try_into().expect("SHA-256 has 32 bytes");
         if let Some(answer) = self.remembered(&key, settings.cache_ttl) {
@@ -91,15 +91,15 @@ impl Service {
         let answer = timeout(settings.url_timeout, self.post(question, settings)).await;
         let answer = answer.unwrap_or_else(|_| {
             self.complain(&format!("no answer within {:?}", settings.url_timeout));
-            Err(Denied::Unavailable)
+            Err(Reason::AuthUnavailable)
         });
-        if answer != Err(Denied::Unavailable) {
+        if answer != Err(Reason::AuthUnavailable) {
             self.memory().answers.keep(key, answer.clone(), Instant::now(), settings.cache_ttl);
         }
         answer
     }
 
-    async fn post(&self, question: Vec<u8>, settings: &AuthSettings) -> Result<Claims, Denied> {
+    async fn post(&self, question: Vec<u8>, settings: &AuthSettings) -> Result<Claims, Reason> {
         let _place = self.in_flight.acquire().await.expect("the semaphore is never closed");
         let url = settings.url.as_ref().expect("the config is checked: auth = http has an address");
         let request = Request::post(url.uri())
@@ -109,7 +109,7 @@ impl Service {
             .expect("the parts of the request are sound");
         let unavailable = |reason: &str| {
             self.complain(reason);
-            Denied::Unavailable
+            Reason::AuthUnavailable
         };
         let response = self.client.request(request).await.map_err(|error| unavailable(&causes(&error)))?;
         match response.status() {
@@ -118,7 +118,7 @@ impl Service {
             StatusCode::REQUEST_TIMEOUT | StatusCode::TOO_MANY_REQUESTS => {
                 return Err(unavailable(response.status().as_str()));
             }
-            status if status.is_client_error() => return Err(Denied::ByService),
+            status if status.is_client_error() => return Err(Reason::AuthRefused),
             status => return Err(unavailable(&format!("status {}", status.as_str()))),
         }
         let body = Limited::new(response.into_body(), ANSWER_BYTES_MAX).collect().await;
@@ -137,7 +137,7 @@ impl Service {
         }
     }
 
-    fn remembered(&self, key: &Key, ttl: Duration) -> Option<Result<Claims, Denied>> {
+    fn remembered(&self, key: &Key, ttl: Duration) -> Option<Result<Claims, Reason>> {
         self.memory().answers.find(key, Instant::now(), ttl)
     }
 

@@ -3,25 +3,26 @@
 //! ```text
 //!   the request ─ find ─▶ credential ─┐
 //!                                     ├─ identify ─▶ Identity: uid, rights, end
-//!   the first message ────────────────┘      └─────▶ Denied: says why
+//!   the first message ────────────────┘      └─────▶ Unidentified: says why
 //! ```
 //! Runs on the gateway. Tokens are checked in place; a service is asked without holding anybody else up. A
 //! credential is never logged, sent back, or kept.
 
 mod cache;
 mod credential;
-mod denied;
+mod entrance;
 mod http;
 mod keys;
 mod token;
 
 use std::time::{Duration, Instant, SystemTime};
 
-pub(crate) use credential::{Facts, find, offered};
-pub(crate) use denied::Denied;
+pub(crate) use credential::{Facts, offered};
+pub(crate) use entrance::{Admitted, Entrance, Login};
 
 use self::http::Service;
 use self::keys::{KeyError, Keys};
+use super::Reason;
 use crate::config::{Auth, AuthSettings};
 use crate::rights::Rights;
 use crate::uid::{Uid, UidError, UidHasher};
@@ -38,11 +39,17 @@ pub(crate) struct Identity {
 /// Why nobody was identified.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum Unidentified {
-    #[error(transparent)]
-    Denied(#[from] Denied),
+    #[error("{}", .0.text())]
+    Denied(Reason),
     /// Without authentication the credential is the uid, and this can't be one.
     #[error(transparent)]
     Uid(#[from] UidError),
+}
+
+impl From<Reason> for Unidentified {
+    fn from(reason: Reason) -> Self {
+        Self::Denied(reason)
+    }
 }
 
 /// What a credential says of its bearer; the uid is not checked yet.
@@ -137,9 +144,9 @@ impl Authenticator {
             (_, Ok(uid)) => uid,
             (Method::Http(service), Err(error)) => {
                 service.complain(&format!("its uid can't be taken: {error}"));
-                return Err(Denied::Unavailable.into());
+                return Err(Reason::AuthUnavailable.into());
             }
-            (_, Err(_)) => return Err(Denied::Subject.into()),
+            (_, Err(_)) => return Err(Reason::TokenSubject.into()),
         };
         let expires = claims.expires.map(|at| end(at, leeway)).transpose()?;
         Ok(Identity { uid, rights: claims.rights.unwrap_or(settings.rights), expires })
@@ -147,11 +154,11 @@ impl Authenticator {
 }
 
 /// Converts an end on the wall's clock, `leeway` later, to one that no change of that clock moves.
-fn end(at: SystemTime, leeway: Duration) -> Result<Instant, Denied> {
+fn end(at: SystemTime, leeway: Duration) -> Result<Instant, Reason> {
     let Some(at) = at.checked_add(leeway) else { return Ok(far()) };
     match at.duration_since(SystemTime::now()) {
         Ok(left) if !left.is_zero() => Ok(Instant::now().checked_add(left).unwrap_or_else(far)),
-        _ => Err(Denied::Expired),
+        _ => Err(Reason::CredentialExpired),
     }
 }
 
@@ -204,8 +211,8 @@ mod tests {
     fn an_end_is_ahead() {
         let now = SystemTime::now();
         let hour = Duration::from_secs(3600);
-        assert_eq!(end(now - hour, Duration::ZERO), Err(Denied::Expired));
-        assert_eq!(end(now - hour, hour - Duration::from_secs(1)), Err(Denied::Expired));
+        assert_eq!(end(now - hour, Duration::ZERO), Err(Reason::CredentialExpired));
+        assert_eq!(end(now - hour, hour - Duration::from_secs(1)), Err(Reason::CredentialExpired));
         let end = end(now - hour, hour * 2).expect("the leeway lets it in");
         assert!(end > Instant::now() + hour / 2 && end <= Instant::now() + hour);
     }

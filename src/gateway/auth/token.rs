@@ -4,17 +4,17 @@ use jsonwebtoken::errors::ErrorKind;
 use jsonwebtoken::{Validation, decode, decode_header};
 use serde_json::{Map, Value};
 
-use super::denied::Denied;
 use super::keys::KeySet;
 use super::{Claims, rights, seconds};
 use crate::config::AuthSettings;
+use crate::gateway::Reason;
 
 /// Checks a token's signature and times, its issuer and audience where they are asked for; returns its claims.
-pub(super) fn verify(token: &[u8], keys: &KeySet, settings: &AuthSettings) -> Result<Claims, Denied> {
-    let header = decode_header(token).map_err(|_| Denied::Malformed)?;
+pub(super) fn verify(token: &[u8], keys: &KeySet, settings: &AuthSettings) -> Result<Claims, Reason> {
+    let header = decode_header(token).map_err(|_| Reason::TokenMalformed)?;
     // What it asks for must be understood, and none is (RFC 7515, section 4.1.11).
     if header.crit.is_some() {
-        return Err(Denied::Malformed);
+        return Err(Reason::TokenMalformed);
     }
     let mut validation = Validation::new(header.alg);
     validation.leeway = settings.jwt_leeway.as_secs();
@@ -33,39 +33,39 @@ pub(super) fn verify(token: &[u8], keys: &KeySet, settings: &AuthSettings) -> Re
         validation.algorithms = vec![key.algorithm];
         match decode::<Map<String, Value>>(token, &key.verifier, &validation) {
             Ok(token) => return claims(&token.claims, settings),
-            Err(error) => match denied(error.kind()) {
-                Denied::Signature => {}
-                denied => return Err(denied),
+            Err(error) => match reason(error.kind()) {
+                Reason::TokenSignature => {}
+                reason => return Err(reason),
             },
         }
     }
-    Err(Denied::Signature)
+    Err(Reason::TokenSignature)
 }
 
-fn denied(error: &ErrorKind) -> Denied {
+fn reason(error: &ErrorKind) -> Reason {
     match error {
-        ErrorKind::ExpiredSignature => Denied::Expired,
-        ErrorKind::ImmatureSignature => Denied::Early,
-        ErrorKind::InvalidIssuer => Denied::Issuer,
-        ErrorKind::InvalidAudience => Denied::Audience,
+        ErrorKind::ExpiredSignature => Reason::CredentialExpired,
+        ErrorKind::ImmatureSignature => Reason::TokenEarly,
+        ErrorKind::InvalidIssuer => Reason::TokenIssuer,
+        ErrorKind::InvalidAudience => Reason::TokenAudience,
         ErrorKind::MissingRequiredClaim(claim) | ErrorKind::InvalidClaimFormat(claim) => match claim.as_str() {
-            "exp" => Denied::Endless,
-            "nbf" => Denied::Early,
-            "iss" => Denied::Issuer,
-            "aud" => Denied::Audience,
-            _ => Denied::Malformed,
+            "exp" => Reason::TokenEndless,
+            "nbf" => Reason::TokenEarly,
+            "iss" => Reason::TokenIssuer,
+            "aud" => Reason::TokenAudience,
+            _ => Reason::TokenMalformed,
         },
-        ErrorKind::InvalidSignature | ErrorKind::InvalidAlgorithm | ErrorKind::Provider(_) => Denied::Signature,
-        _ => Denied::Malformed,
+        ErrorKind::InvalidSignature | ErrorKind::InvalidAlgorithm | ErrorKind::Provider(_) => Reason::TokenSignature,
+        _ => Reason::TokenMalformed,
     }
 }
 
-fn claims(claims: &Map<String, Value>, settings: &AuthSettings) -> Result<Claims, Denied> {
-    let uid = claims.get("sub").and_then(Value::as_str).ok_or(Denied::Subject)?;
-    let expires = claims.get("exp").and_then(seconds).ok_or(Denied::Endless)?;
+fn claims(claims: &Map<String, Value>, settings: &AuthSettings) -> Result<Claims, Reason> {
+    let uid = claims.get("sub").and_then(Value::as_str).ok_or(Reason::TokenSubject)?;
+    let expires = claims.get("exp").and_then(seconds).ok_or(Reason::TokenEndless)?;
     let rights = match claims.get(&settings.rights_claim) {
         None => None,
-        Some(words) => Some(rights(words).ok_or(Denied::Rights)?),
+        Some(words) => Some(rights(words).ok_or(Reason::TokenRights)?),
     };
     Ok(Claims { uid: uid.to_owned(), rights, expires: Some(expires) })
 }
@@ -98,13 +98,13 @@ mod tests {
         config.gateway().auth
     }
 
-    fn judge(token: &str, settings: &AuthSettings) -> Result<Claims, Denied> {
+    fn judge(token: &str, settings: &AuthSettings) -> Result<Claims, Reason> {
         verify(token.as_bytes(), &KeySet::of_secret(SECRET), settings)
     }
 
     /// Puts `changes` into the claims of a good token; null takes one out.
     #[track_caller]
-    fn check(changes: Value, change: impl FnOnce(&mut Config), expected: Result<Option<Rights>, Denied>) {
+    fn check(changes: Value, change: impl FnOnce(&mut Config), expected: Result<Option<Rights>, Reason>) {
         let mut claims = json!({"sub": "alice", "exp": now() + 60});
         for (name, value) in changes.as_object().expect("an object") {
             claims[name] = value.clone();
@@ -119,27 +119,27 @@ mod tests {
         check(json!({}), |_| {}, Ok(None));
         check(json!({"may": ["unicast"]}), |_| {}, Ok(Some(Rights::UNICAST)));
         check(json!({"may": []}), |_| {}, Ok(Some(Rights::RECEIVE)));
-        check(json!({"may": "unicast"}), |_| {}, Err(Denied::Rights));
+        check(json!({"may": "unicast"}), |_| {}, Err(Reason::TokenRights));
         check(json!({"may": ["unicast"]}), |config| config.rights_claim = "scope".to_owned(), Ok(None));
-        check(json!({"sub": null}), |_| {}, Err(Denied::Subject));
-        check(json!({"sub": 7}), |_| {}, Err(Denied::Subject));
+        check(json!({"sub": null}), |_| {}, Err(Reason::TokenSubject));
+        check(json!({"sub": 7}), |_| {}, Err(Reason::TokenSubject));
     }
 
     #[test]
     fn times_are_checked() {
         let no_leeway = |config: &mut Config| config.jwt_leeway = std::time::Duration::ZERO;
-        check(json!({"exp": null}), |_| {}, Err(Denied::Endless));
-        check(json!({"exp": "never"}), |_| {}, Err(Denied::Endless));
-        check(json!({"exp": now().to_string()}), |_| {}, Err(Denied::Endless));
-        check(json!({"exp": -1}), |_| {}, Err(Denied::Endless));
-        check(json!({"exp": 0}), |_| {}, Err(Denied::Expired));
-        check(json!({"exp": now() - 60}), |_| {}, Err(Denied::Expired));
+        check(json!({"exp": null}), |_| {}, Err(Reason::TokenEndless));
+        check(json!({"exp": "never"}), |_| {}, Err(Reason::TokenEndless));
+        check(json!({"exp": now().to_string()}), |_| {}, Err(Reason::TokenEndless));
+        check(json!({"exp": -1}), |_| {}, Err(Reason::TokenEndless));
+        check(json!({"exp": 0}), |_| {}, Err(Reason::CredentialExpired));
+        check(json!({"exp": now() - 60}), |_| {}, Err(Reason::CredentialExpired));
         check(json!({"exp": now() - 2}), |_| {}, Ok(None));
-        check(json!({"exp": now() - 2}), no_leeway, Err(Denied::Expired));
+        check(json!({"exp": now() - 2}), no_leeway, Err(Reason::CredentialExpired));
         check(json!({"exp": (now() + 60) as f64 + 0.5}), |_| {}, Ok(None));
-        check(json!({"nbf": now() + 60}), |_| {}, Err(Denied::Early));
+        check(json!({"nbf": now() + 60}), |_| {}, Err(Reason::TokenEarly));
         check(json!({"nbf": now() + 3}), |_| {}, Ok(None));
-        check(json!({"nbf": "soon"}), |_| {}, Err(Denied::Early));
+        check(json!({"nbf": "soon"}), |_| {}, Err(Reason::TokenEarly));
         check(json!({"nbf": now() - 60}), |_| {}, Ok(None));
     }
 
@@ -149,14 +149,14 @@ mod tests {
         let audience = |config: &mut Config| config.jwt_audience = Some("pombo".to_owned());
         check(json!({"iss": "them", "aud": "other"}), |_| {}, Ok(None));
         check(json!({"iss": "us"}), issuer, Ok(None));
-        check(json!({"iss": "them"}), issuer, Err(Denied::Issuer));
-        check(json!({"iss": 7}), issuer, Err(Denied::Issuer));
-        check(json!({}), issuer, Err(Denied::Issuer));
+        check(json!({"iss": "them"}), issuer, Err(Reason::TokenIssuer));
+        check(json!({"iss": 7}), issuer, Err(Reason::TokenIssuer));
+        check(json!({}), issuer, Err(Reason::TokenIssuer));
         check(json!({"aud": "pombo"}), audience, Ok(None));
         check(json!({"aud": ["other", "pombo"]}), audience, Ok(None));
-        check(json!({"aud": ["other"]}), audience, Err(Denied::Audience));
-        check(json!({"aud": {}}), audience, Err(Denied::Audience));
-        check(json!({}), audience, Err(Denied::Audience));
+        check(json!({"aud": ["other"]}), audience, Err(Reason::TokenAudience));
+        check(json!({"aud": {}}), audience, Err(Reason::TokenAudience));
+        check(json!({}), audience, Err(Reason::TokenAudience));
     }
 
     #[test]
@@ -166,18 +166,18 @@ mod tests {
         let claims = good.split('.').nth(1).expect("three parts");
         let encoded = |header: Value| data_encoding::BASE64URL_NOPAD.encode(header.to_string().as_bytes());
         for header in [json!({"alg": "none"}), json!({"alg": "None"}), json!({}), json!({"alg": 1}), json!([])] {
-            assert_eq!(judge(&format!("{}.{claims}.", encoded(header)), &settings), Err(Denied::Malformed));
+            assert_eq!(judge(&format!("{}.{claims}.", encoded(header)), &settings), Err(Reason::TokenMalformed));
         }
         let crit = Header { crit: Some(vec!["b64".to_owned()]), ..Header::new(Algorithm::HS256) };
         let crit = encode(&crit, &json!({"sub": "a", "exp": now() + 60}), &EncodingKey::from_secret(SECRET));
-        assert_eq!(judge(&crit.expect("a token"), &settings), Err(Denied::Malformed));
+        assert_eq!(judge(&crit.expect("a token"), &settings), Err(Reason::TokenMalformed));
         for text in ["", ".", "..", "...", "a.b.c", &good[1..], claims, &format!("{good}.x")] {
-            assert_eq!(judge(text, &settings), Err(Denied::Malformed), "{text}");
+            assert_eq!(judge(text, &settings), Err(Reason::TokenMalformed), "{text}");
         }
         let unsigned = &good[..=good.rfind('.').expect("three parts")];
-        assert_eq!(judge(unsigned, &settings), Err(Denied::Signature));
-        assert_eq!(verify(good.as_bytes(), &KeySet::of_secret(&[0; 32]), &settings), Err(Denied::Signature));
-        assert_eq!(verify(good.as_bytes(), &KeySet::default(), &settings), Err(Denied::Signature));
+        assert_eq!(judge(unsigned, &settings), Err(Reason::TokenSignature));
+        assert_eq!(verify(good.as_bytes(), &KeySet::of_secret(&[0; 32]), &settings), Err(Reason::TokenSignature));
+        assert_eq!(verify(good.as_bytes(), &KeySet::default(), &settings), Err(Reason::TokenSignature));
         assert!(judge(&good, &settings).is_ok());
     }
 
