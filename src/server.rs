@@ -17,7 +17,7 @@ use tokio::time::Instant;
 use tracing::{error, info};
 
 use crate::config::{Config, Faults, GatewaySettings, Listen};
-use crate::gateway::{Authenticator, BoundListener, Door, Gateway, Inherited, Reason, Refusals};
+use crate::gateway::{Authenticator, BoundListener, Door, Entrance, Gate, Gateway, Inherited, Reason, Refusals};
 use crate::mailbox::{self, Bell};
 use crate::message::{Delivery, Kind};
 use crate::metrics::Stats;
@@ -165,11 +165,13 @@ impl Server {
         let gateway = Gateway {
             settings: gateway_settings,
             doors,
-            hasher: hasher.clone(),
             drain_by: gateway_drain_by,
-            admission: admission.clone(),
-            logins: logins.clone(),
-            authenticator: Arc::new(authenticator),
+            gate: Arc::new(Gate::new(admission.clone())),
+            entrance: Entrance {
+                authenticator: Arc::new(authenticator),
+                hasher: hasher.clone(),
+                logins: logins.clone(),
+            },
             refusals: refusals.clone(),
             handshakes: Arc::new(Semaphore::new(config.handshakes_max)),
         };

@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::Duration;
 
-use pombo::config::{Auth, AuthSource};
+use pombo::config::{Auth, AuthSource, Origins};
 use pombo::{Config, Reason};
 use serde_json::{Value, json};
 use support::{Client, Node, Nodes, Reply, Request, Service, eventually, nodes, seconds_from_now};
@@ -19,6 +19,8 @@ fn asking<'a>(service: &Service) -> Nodes<'a> {
         config.auth = Auth::Http;
         config.auth_url = Some(url.parse().expect("an address"));
         config.auth_cache_ttl = Duration::ZERO;
+        // Pages are told apart by the service here.
+        config.origins = Origins::Any;
     })
 }
 

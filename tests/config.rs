@@ -7,8 +7,8 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use pombo::config::{
-    Auth, AuthSource, Config, DuplicateLogin, Fault, Listen, LogFormat, LogLevel, Paths, Secret, Setting, Settings,
-    SlowConsumer, load,
+    Auth, AuthSource, Config, DuplicateLogin, Fault, Listen, LogFormat, LogLevel, Origins, Paths, Secret, Setting,
+    Settings, SlowConsumer, load,
 };
 use pombo::rights::Rights;
 use tempfile::TempDir;
@@ -155,6 +155,12 @@ fn unusual() -> Config {
         gateway_threads: count(60),
         connections_max: 7,
         handshakes_max: 8,
+        address_sessions_max: Some(count(5)),
+        address_logins_per_minute: Some(count(6)),
+        logins_per_second: Some(count(7)),
+        origins: Origins::List(vec!["https://example.com".parse().expect("an origin")]),
+        trusted_proxies: ["10.0.0.0/8", "::1", "unix"].map(|proxy| proxy.parse().expect("a proxy")).into(),
+        proxy_protocol: true,
         paths: Paths::List(vec!["/ws".to_owned(), "/a,b".to_owned()]),
         login_reply: "olá \"{uid}\"\n\\ 'x' # no comment".to_owned(),
         duplicate_login: DuplicateLogin::Share,
@@ -213,8 +219,9 @@ fn every_setting_takes_its_flag_and_its_variable() {
         assert_ne!(text, setting.text(&default), "{} is unusual", setting.key);
         // A comma in a list separates, except in a file.
         let text = text.replace("a,b", "ab");
-        // The unusual outbox is too small for the default's messages.
+        // The PROXY protocol is spoken with somebody; the unusual outbox is too small for the default's messages.
         let layers = || match setting.key {
+            "proxy_protocol" => Layers::new().flag("trusted_proxies", &["unix"]),
             "outbox_bytes_max" => Layers::new().flag("message_bytes_max", &["1"]),
             "auth" => Layers::new().flag("auth_url", &["http://h/"]),
             _ => Layers::new(),

@@ -3,6 +3,7 @@
 mod support;
 
 use std::fs;
+use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::Duration;
@@ -183,7 +184,8 @@ fn http_answers_are_those_of_a_node() {
     written.retain(|(_, line)| ![Reason::NotHttp, Reason::HeadTooLarge].map(Reason::text).contains(&line.as_str()));
     written.sort_unstable();
     let mut answers = refused_by_default();
-    answers.extend([wrong_path(), no_page(), too_many(), draining(), unfinished()]);
+    answers.extend([wrong_path(), no_page(), too_many(), draining(), unfinished(), no_proxy_header()]);
+    answers.extend(not_admitted());
     answers.sort_unstable();
     assert_eq!(written, answers);
 }
@@ -211,6 +213,8 @@ fn refused_by_default() -> Vec<Answer> {
         good().without("Host"),
         good().first_line("GET / HTTP/1.0"),
         good().with("Content-Length", "1"),
+        good().with("Origin", "http://localhost").with("Origin", "http://localhost"),
+        good().with("Origin", "https://example.com"),
         plain("GET /favicon.ico HTTP/1.1"),
         good().first_line("PUT / HTTP/1.1"),
         plain("PUT / HTTP/1.1"),
@@ -243,6 +247,31 @@ fn unfinished() -> Answer {
     client.send_bytes(b"GET / HTTP/1.1\r\n");
     let response = client.receive_response();
     (response.status, response.body.trim_end().to_owned())
+}
+
+fn no_proxy_header() -> Answer {
+    let change = |config: &mut Config| {
+        config.proxy_protocol = true;
+        config.trusted_proxies = vec!["127.0.0.1".parse().expect("an address")];
+    };
+    answer(&nodes().with(change).start(1), &Request::upgrade())
+}
+
+/// The second upgrade of an address, or of the node, where there may be one.
+fn not_admitted() -> [Answer; 3] {
+    let limits: [fn(&mut Config); 3] = [
+        |config| config.address_sessions_max = NonZeroUsize::new(1),
+        |config| config.address_logins_per_minute = NonZeroUsize::new(1),
+        |config| {
+            config.logins_per_second = NonZeroUsize::new(1);
+            config.handshake_timeout = Duration::from_millis(500);
+        },
+    ];
+    limits.map(|limit| {
+        let node = nodes().with(limit).start(1);
+        let _first = node.connect();
+        answer(&node, &Request::upgrade())
+    })
 }
 
 fn draining() -> Answer {

@@ -14,20 +14,24 @@ use std::time::Duration;
 
 use crate::rights::Rights;
 
+mod admission;
 mod auth;
 mod choice;
 mod fault;
 mod form;
 mod listen;
 mod load;
+mod parts;
 mod reload;
 mod table;
 
+pub use admission::{AdmissionSettings, OriginError, Origins, PageOrigin, TrustedProxy, TrustedProxyError};
 pub use auth::{Auth, AuthSettings, AuthSource, AuthUrl, Secret};
 pub use choice::{DuplicateLogin, LogFormat, LogLevel, Paths, SlowConsumer};
 pub use fault::{Fault, Faults, Origin};
 pub use listen::{Listen, ListenError};
 pub use load::{FILE_VARIABLE, Settings, load};
+pub use parts::{GatewaySettings, SessionSettings};
 pub use reload::Reloaded;
 pub use table::{Reload, SETTINGS, Setting, VARIABLE_PREFIX};
 
@@ -66,6 +70,43 @@ pub struct Config {
     /// One more waits in the kernel's backlog or is refused. A higher bound rides out a bigger storm of reconnects,
     /// and gives strangers more memory to hold. Range: 1 to 1000000. Default: `16384`.
     pub handshakes_max: usize,
+
+    /// Most sessions of one address; IPv6 is counted by its /64 network.
+    ///
+    /// Off, since whole companies and mobile networks may share one address, and so does everybody behind a proxy that
+    /// is not in `trusted_proxies`. Range: `off`, or 1 to 100000000. Default: `off`.
+    pub address_sessions_max: Option<NonZeroUsize>,
+
+    /// Most logins of one address in a minute, at once or spread; IPv6 is counted by its /64 network.
+    ///
+    /// Off for the same reason. Bounds how fast one address can try uids and tokens. Range: `off`, or 1 to 1000000.
+    /// Default: `off`.
+    pub address_logins_per_minute: Option<NonZeroUsize>,
+
+    /// Most logins of the node in a second; more wait, up to half of `handshake_timeout`.
+    ///
+    /// Off, since pombo itself takes a storm as fast as its cores allow; set it to what stands behind it can take, such
+    /// as the service that authenticates. Range: `off`, or 1 to 1000000. Default: `off`.
+    pub logins_per_second: Option<NonZeroUsize>,
+
+    /// Pages that may connect, by the `Origin` that a browser sends; what sends none is no browser.
+    ///
+    /// `auto` is `loopback` where only this machine can connect, and `any` elsewhere: list your sites there. `loopback`
+    /// lets in pages of this machine, and those opened from a file. Range: `auto`, `any`, `loopback`, or origins such as
+    /// `https://example.com`. Default: `auto`.
+    pub origins: Origins,
+
+    /// Proxies whose `X-Forwarded-For` tells who is connected.
+    ///
+    /// The last address in it that is no trusted proxy is the client's. From others the header means nothing. `unix`
+    /// is who comes by a Unix socket. Range: `none`, or addresses, networks such as `10.0.0.0/8`, or `unix`. Default:
+    /// `none`.
+    pub trusted_proxies: Vec<TrustedProxy>,
+
+    /// Whether connections of trusted proxies begin with a PROXY protocol v2 header.
+    ///
+    /// It is then required of them; others are served without. Range: `true` or `false`. Default: `false`.
+    pub proxy_protocol: bool,
 
     /// Request paths that upgrade to a WebSocket.
     ///
@@ -286,6 +327,12 @@ impl Default for Config {
             gateway_threads: at_least_one((cores / 4).min(64)),
             connections_max: 1_000_000,
             handshakes_max: 16_384,
+            address_sessions_max: None,
+            address_logins_per_minute: None,
+            logins_per_second: None,
+            origins: Origins::Auto,
+            trusted_proxies: Vec::new(),
+            proxy_protocol: false,
             paths: Paths::Any,
             login_reply: "Login realizado com sucesso, seu uid é {uid}".to_owned(),
             duplicate_login: DuplicateLogin::Replace,
@@ -331,56 +378,6 @@ fn at_least_one(count: usize) -> NonZeroUsize {
     NonZeroUsize::new(count).unwrap_or(NonZeroUsize::MIN)
 }
 
-/// What a shard needs to know; see the fields of the same names in [`Config`].
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct SessionSettings {
-    /// Longest message a client may send.
-    pub message_bytes_max: usize,
-    /// Time from a message's first byte to its last.
-    pub message_timeout: Duration,
-    /// Most bytes waiting for one session; at least `message_bytes_max` + 14.
-    pub outbox_bytes_max: usize,
-    /// What happens to a session whose outbox is full.
-    pub slow_consumer: SlowConsumer,
-    /// Time between two pings to a session.
-    pub heartbeat_interval: Duration,
-    /// Time a closing connection may take.
-    pub close_timeout: Duration,
-    /// What happens when a uid that is logged in logs in again.
-    pub duplicate_login: DuplicateLogin,
-    /// Most sessions of one uid under [`DuplicateLogin::Share`]; at least one.
-    pub uid_sessions_max: usize,
-    /// Text that answers a login, with `{uid}` for the uid.
-    pub login_reply: String,
-}
-
-/// What the gateway needs to know; see the fields of the same names in [`Config`].
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct GatewaySettings {
-    /// Most connections on the node, sessions and handshakes together.
-    pub connections_max: usize,
-    /// Most connections that have not logged in yet.
-    pub handshakes_max: usize,
-    /// Request paths that upgrade.
-    pub paths: Paths,
-    /// Time from accepting a connection to the end of its upgrade.
-    pub handshake_timeout: Duration,
-    /// Time from the upgrade to the login frame.
-    pub login_timeout: Duration,
-    /// Longest login message.
-    pub login_bytes_max: usize,
-    /// Longest uid.
-    pub uid_bytes_max: usize,
-    /// Time a refused connection may take to end.
-    pub close_timeout: Duration,
-    /// Whether an ordinary GET answers the page.
-    pub page: bool,
-    /// Size of the kernel's send buffer, unless the kernel tunes it.
-    pub send_buffer_bytes: Option<usize>,
-    /// How connections prove who they are.
-    pub auth: AuthSettings,
-}
-
 impl Config {
     /// Checks every value against its range, and those that depend on each other.
     ///
@@ -413,6 +410,11 @@ impl Config {
                 self.login_bytes_max < self.uid_bytes_max && sound("uid_bytes_max"),
                 format!("uid_bytes_max = {} or more", self.uid_bytes_max),
             ),
+            (
+                "trusted_proxies",
+                self.proxy_protocol && self.trusted_proxies.is_empty(),
+                "the proxies that proxy_protocol is spoken with".to_owned(),
+            ),
         ];
         let relations = relations.into_iter().chain(self.auth_relations());
         let broken = relations.filter(|(key, broken, _)| *broken && sound(key));
@@ -442,38 +444,6 @@ impl Config {
             text += &format!("\n# {}.\n# {}.\n{line}\n", setting.help, setting.expected());
         }
         text
-    }
-
-    /// Copies out a shard's part.
-    pub fn session(&self) -> SessionSettings {
-        SessionSettings {
-            message_bytes_max: self.message_bytes_max,
-            message_timeout: self.message_timeout,
-            outbox_bytes_max: self.outbox_bytes_max,
-            slow_consumer: self.slow_consumer,
-            heartbeat_interval: self.heartbeat_interval,
-            close_timeout: self.close_timeout,
-            duplicate_login: self.duplicate_login,
-            uid_sessions_max: self.uid_sessions_max.get(),
-            login_reply: self.login_reply.clone(),
-        }
-    }
-
-    /// Copies out the gateway's part.
-    pub fn gateway(&self) -> GatewaySettings {
-        GatewaySettings {
-            connections_max: self.connections_max,
-            handshakes_max: self.handshakes_max,
-            paths: self.paths.clone(),
-            handshake_timeout: self.handshake_timeout,
-            login_timeout: self.login_timeout,
-            login_bytes_max: self.login_bytes_max,
-            uid_bytes_max: self.uid_bytes_max,
-            close_timeout: self.close_timeout,
-            page: self.page,
-            send_buffer_bytes: self.send_buffer_bytes,
-            auth: self.auth_settings(),
-        }
     }
 }
 

@@ -5,6 +5,7 @@
 
 use toml::Value;
 
+use super::admission::{Limit, OriginList, Proxies};
 use super::auth::{Exactly, File, Granted, HeaderNames, Hidden, Sources, Url};
 use super::form::{Addresses, Count, Form, PathList, Size, Switch, Text, Time, Word, items};
 use super::{Auth, Config, DuplicateLogin, LogFormat, LogLevel, SlowConsumer};
@@ -168,6 +169,10 @@ pub static SETTINGS: &[Setting] = settings! {
         listen: Addresses, Restart, "Addresses to accept connections on; port 0 lets the kernel choose";
         paths: PathList, Live, "Request paths that upgrade to a WebSocket";
         page: Switch, Live, "Whether an ordinary GET on the WebSocket port answers the built-in page";
+        origins: OriginList, Live,
+            "Pages that may connect, by the Origin that a browser sends; what sends none is no browser";
+        trusted_proxies: Proxies, Live, "Proxies whose X-Forwarded-For tells who is connected";
+        proxy_protocol: Switch, Live, "Whether connections of trusted proxies begin with a PROXY protocol v2 header";
     }
     "Threads" {
         shards: Count(1, 256), Restart, default "the cores",
@@ -181,6 +186,12 @@ pub static SETTINGS: &[Setting] = settings! {
         connections_max: Count(1, 100_000_000), Live,
             "Most connections on the node, sessions and handshakes together";
         handshakes_max: Count(1, 1_000_000), Restart, "Most connections that have not logged in yet";
+        address_sessions_max: Limit(100_000_000), Live,
+            "Most sessions of one address; IPv6 is counted by its /64 network";
+        address_logins_per_minute: Limit(1_000_000), Live,
+            "Most logins of one address in a minute, at once or spread; IPv6 is counted by its /64 network";
+        logins_per_second: Limit(1_000_000), Live,
+            "Most logins of the node in a second; more wait, up to half of handshake_timeout";
         handshake_timeout: Time(1, HOUR), Live, "Time from accepting a connection to the end of its HTTP upgrade";
         login_timeout: Time(1, HOUR), Live, "Time from the upgrade to the login frame";
         login_bytes_max: Size(16, MIB), Live, "Longest login message; at least uid_bytes_max";

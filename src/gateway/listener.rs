@@ -41,6 +41,13 @@ pub(crate) enum Listener {
     Unix(tokio::net::UnixListener, #[allow(dead_code, reason = "held for its drop")] SocketFile),
 }
 
+/// A listener off tokio's poller, for what is left in the backlog; it still doesn't block.
+pub(crate) enum LastListener {
+    Tcp(std::net::TcpListener),
+    /// The file is kept only to be removed with the listener.
+    Unix(std::os::unix::net::UnixListener, #[allow(dead_code, reason = "held for its drop")] SocketFile),
+}
+
 /// A connection as accepted.
 pub(crate) enum Connection {
     Tcp(tokio::net::TcpStream, SocketAddr),
@@ -89,6 +96,34 @@ impl Listener {
         match self {
             Self::Tcp(listener) => listener.accept().await.map(|(stream, peer)| Connection::Tcp(stream, peer)),
             Self::Unix(listener, _) => listener.accept().await.map(|(stream, _)| Connection::Unix(stream)),
+        }
+    }
+}
+
+impl Listener {
+    /// Takes the listener off tokio's poller.
+    pub(crate) fn into_last(self) -> io::Result<LastListener> {
+        match self {
+            Self::Tcp(listener) => listener.into_std().map(LastListener::Tcp),
+            Self::Unix(listener, file) => listener.into_std().map(|listener| LastListener::Unix(listener, file)),
+        }
+    }
+}
+
+impl LastListener {
+    /// Accepts one connection, if one is there.
+    pub(crate) fn accept(&self) -> io::Result<Connection> {
+        match self {
+            Self::Tcp(listener) => {
+                let (stream, peer) = listener.accept()?;
+                stream.set_nonblocking(true)?;
+                tokio::net::TcpStream::from_std(stream).map(|stream| Connection::Tcp(stream, peer))
+            }
+            Self::Unix(listener, _) => {
+                let (stream, _) = listener.accept()?;
+                stream.set_nonblocking(true)?;
+                tokio::net::UnixStream::from_std(stream).map(Connection::Unix)
+            }
         }
     }
 }

@@ -1,6 +1,6 @@
 //! Where connections come in: everything that happens once in a connection's life, waits, or is hostile.
 //!
-//! Runs on its own tokio runtime. A connection is one task: admission, HTTP upgrade, login; then the
+//! Runs on its own tokio runtime. A connection is one task: HTTP upgrade, admission, login; then the
 //! socket leaves tokio and moves to the shard that owns its uid, as one [`Handover`]. Nothing of a
 //! message's path is here.
 //!
@@ -10,10 +10,13 @@
 //!                                         └─────────┴─▶ refused: says why, ends without RST
 //! ```
 
+mod accept;
+mod admission;
 mod auth;
 mod listener;
 mod login;
 mod page;
+mod proxy;
 mod refusal;
 mod upgrade;
 
@@ -25,23 +28,21 @@ use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch};
-use tokio::time::{Instant, sleep_until};
-use tracing::{debug, warn};
+use tokio::time::{Instant, sleep_until, timeout, timeout_at};
+use tracing::debug;
 
-pub(crate) use auth::Authenticator;
+pub(crate) use admission::Gate;
+pub(crate) use auth::{Authenticator, Entrance};
 pub(crate) use listener::{BoundListener, Inherited, Listener};
+use refusal::Refusal;
 pub(crate) use refusal::Refusals;
 pub use refusal::{Reason, Told};
 
-use self::auth::{Admitted, Entrance, Facts, Identity, Login};
+use self::auth::{Admitted, Facts, Identity, Login};
 use crate::config::GatewaySettings;
 use crate::mailbox::Bell;
 use crate::router;
-use crate::shard::{Admission, Handover, LoginNumbers, Permit, Stream};
-use crate::uid::UidHasher;
-
-/// How long accepting rests after it failed for want of descriptors or memory.
-const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+use crate::shard::{Handover, Permit, Stream};
 
 /// How often files of keys are looked at.
 const KEYS_INTERVAL: Duration = Duration::from_secs(1);
@@ -58,16 +59,36 @@ pub(crate) struct Door {
 pub(crate) struct Gateway {
     pub(crate) settings: watch::Receiver<Arc<GatewaySettings>>,
     pub(crate) doors: Vec<Door>,
-    pub(crate) hasher: UidHasher,
     /// When the drain will be over; nothing as long as the node does not drain.
     pub(crate) drain_by: watch::Receiver<Option<Instant>>,
-    pub(crate) admission: Admission,
-    pub(crate) logins: LoginNumbers,
-    pub(crate) authenticator: Arc<Authenticator>,
+    pub(crate) gate: Arc<Gate>,
+    /// Finds out who connects.
+    pub(crate) entrance: Entrance,
     /// What was refused, by reason.
     pub(crate) refusals: Refusals,
     /// Bounds the connections that are not logged in yet.
     pub(crate) handshakes: Arc<Semaphore>,
+}
+
+/// A connection just accepted: what it holds of the node's bounds, and until when it must be upgraded.
+struct Arrival {
+    who: Who,
+    settings: Arc<GatewaySettings>,
+    /// The end of its time for everything before the login.
+    until: Instant,
+    /// Its place among those that are not logged in.
+    _place: OwnedSemaphorePermit,
+    /// Kept to tell that it is under way.
+    _under_way: mpsc::Sender<()>,
+}
+
+/// Who is connected, as far as it is known, and what that holds of the node.
+#[derive(Default)]
+struct Who {
+    /// The peer's address, or the client's by the word of a trusted proxy; nothing for a Unix socket.
+    peer: Option<SocketAddr>,
+    /// Its place on the node, if there was one.
+    permit: Option<Permit>,
 }
 
 /// A stream as tokio has it, before it moves to a shard.
@@ -115,7 +136,7 @@ impl Gateway {
             tokio::spawn(tokio::task::unconstrained(accepting));
         }
         drop(under_way);
-        if gateway.authenticator.has_keys() {
+        if gateway.entrance.authenticator.has_keys() {
             tokio::spawn(Arc::clone(&gateway).watch_keys());
         }
         tokio::select! {
@@ -136,102 +157,84 @@ impl Gateway {
         }
     }
 
-    async fn accept(self: Arc<Self>, listener: Listener, under_way: mpsc::Sender<()>) {
-        let mut draining = pin!(self.drain());
-        loop {
-            let accepted = tokio::select! {
-                biased;
-                _ = &mut draining => return,
-                accepted = self.accept_one(&listener) => accepted,
-            };
-            match accepted {
-                Ok((listener::Connection::Tcp(stream, peer), place)) => {
-                    tokio::spawn(Arc::clone(&self).welcome(stream, Some(peer), place, under_way.clone()));
-                }
-                Ok((listener::Connection::Unix(stream), place)) => {
-                    tokio::spawn(Arc::clone(&self).welcome(stream, None, place, under_way.clone()));
-                }
-                Err(error) => {
-                    warn!(error = %error, "cannot accept, pausing");
-                    tokio::time::sleep(ACCEPT_PAUSE).await;
-                }
-            }
-        }
-    }
-
-    async fn accept_one(&self, listener: &Listener) -> std::io::Result<(listener::Connection, OwnedSemaphorePermit)> {
-        let place = Arc::clone(&self.handshakes).acquire_owned().await.expect("the semaphore is never closed");
-        Ok((listener.accept().await?, place))
-    }
-
     /// The life of a connection up to its hand-over, or its refusal.
-    async fn welcome<S: Accepted>(
-        self: Arc<Self>,
-        stream: S,
-        peer: Option<SocketAddr>,
-        place: OwnedSemaphorePermit,
-        under_way: mpsc::Sender<()>,
-    ) {
-        let settings = Arc::clone(&self.settings.borrow());
-        let permit = self.admission.admit(settings.connections_max);
-        let until = Instant::now() + settings.handshake_timeout;
-        if let Err(refusal) = self.log_in(stream, peer, permit, &settings, until).await {
-            if let Some(reason) = refusal.reason() {
-                self.refusals.add(reason);
-                let peer = peer.map(tracing::field::display);
-                debug!(peer, reason = reason.name(), error = %refusal, "connection refused");
-            }
+    async fn welcome<S: Accepted>(self: Arc<Self>, mut stream: S, mut arrival: Arrival) {
+        let outcome = match self.identify(&mut stream, &mut arrival).await {
+            Ok(()) => self.log_in(stream, &mut arrival).await,
+            Err(refusal) => Err(refusal),
+        };
+        let Err(refusal) = outcome else { return };
+        if let Some(reason) = refusal.reason() {
+            self.refusals.add(reason);
+            let peer = arrival.who.peer.map(tracing::field::display);
+            debug!(peer, reason = reason.name(), error = %refusal, "connection refused");
         }
-        drop((place, under_way));
     }
 
-    async fn log_in<S: Accepted>(
-        &self,
-        stream: S,
-        peer: Option<SocketAddr>,
-        permit: Option<Permit>,
-        settings: &Arc<GatewaySettings>,
-        until: Instant,
-    ) -> Result<(), refusal::Refusal> {
-        let entrance = Entrance {
-            authenticator: Arc::clone(&self.authenticator),
-            hasher: self.hasher.clone(),
-            logins: self.logins.clone(),
-            address: peer.map(|peer| peer.ip()),
+    /// Learns from a trusted proxy who is connected, where connections begin with that.
+    async fn identify<S: Accepted>(&self, stream: &mut S, arrival: &mut Arrival) -> Result<(), Refusal> {
+        let (admission, peer) = (&arrival.settings.admission, arrival.who.peer);
+        if !admission.proxy_protocol || !admission.trusts(peer.map(|peer| peer.ip())) {
+            return Ok(());
+        }
+        let header = tokio::select! {
+            biased;
+            header = timeout_at(arrival.until, proxy::read_header(stream)) => header,
+            _ = self.drain() => return Err(Refusal::Http(Reason::Draining)),
         };
+        match header {
+            Ok(Ok(client)) => {
+                arrival.who.peer = client.or(peer);
+                Ok(())
+            }
+            Ok(Err(proxy::Bad::Header)) => {
+                timeout(arrival.settings.close_timeout, refusal::answer(stream, Reason::ProxyHeader)).await.ok();
+                Err(Refusal::Http(Reason::ProxyHeader))
+            }
+            Ok(Err(proxy::Bad::Lost(error))) => Err(Refusal::Lost(error)),
+            Err(_) => Err(Refusal::Http(Reason::HandshakeTimeout)),
+        }
+    }
+
+    async fn log_in<S: Accepted>(&self, stream: S, arrival: &mut Arrival) -> Result<(), Refusal> {
+        let settings = &arrival.settings;
         let rules = upgrade::Rules {
             settings: Arc::clone(settings),
-            until,
-            is_full: permit.is_none(),
+            until: arrival.until,
+            gate: Arc::clone(&self.gate),
             drain_by: self.drain_by.clone(),
-            entrance: entrance.clone(),
+            entrance: self.entrance.clone(),
         };
-        let (mut stream, mut received, admitted) = upgrade::upgrade(stream, rules, self.drain()).await?;
+        let (mut stream, mut received, admitted) =
+            upgrade::upgrade(stream, rules, &mut arrival.who, self.drain()).await?;
         let login = match admitted {
             Admitted::LoggedIn(login) => Ok(login),
             Admitted::Stranger(facts) => tokio::select! {
                 biased;
-                login = first_message(&mut stream, &mut received, &entrance, &facts, settings) => login,
-                _ = self.drain() => Err(refusal::Refusal::Draining),
+                login = first_message(&mut stream, &mut received, &self.entrance, &facts, settings) => login,
+                _ = self.drain() => Err(Refusal::Draining),
             },
         };
+        let permit = arrival.who.permit.take();
         let (Login { identity: Identity { uid, rights, expires }, number: login }, permit) = match (login, permit) {
             (Ok(login), Some(permit)) => (login, permit),
             (Err(refusal), _) => {
                 refusal::say(&mut stream, &refusal, settings.close_timeout).await;
                 return Err(refusal);
             }
-            // Refused over HTTP already, by `Rules::is_full`.
-            (Ok(_), None) => return Err(refusal::Refusal::Http(refusal::Reason::Full)),
+            // Refused over HTTP already.
+            (Ok(_), None) => return Err(Refusal::Http(Reason::Full)),
         };
         let door = &self.doors[router::shard_of(uid.hash(), self.doors.len())];
-        let socket = stream.into_stream().map_err(refusal::Refusal::Lost)?;
+        let socket = stream.into_stream().map_err(Refusal::Lost)?;
+        let peer = arrival.who.peer;
         let handover = Handover { socket, unread: received, uid, rights, expires, login, peer, permit };
         // Fails only when the shard has drained; the connection ends with it then.
-        door.handovers.send_async(handover).await.map_err(|_| refusal::Refusal::Draining)?;
+        door.handovers.send_async(handover).await.map_err(|_| Refusal::Draining)?;
         door.bell.ring();
         Ok(())
     }
+
     /// Looks at the files of keys now and then, and whenever the settings were reloaded.
     async fn watch_keys(self: Arc<Self>) {
         let mut settings = self.settings.clone();
@@ -243,7 +246,7 @@ impl Gateway {
                 _ = &mut draining => return,
             }
             let (authenticator, settings) =
-                (Arc::clone(&self.authenticator), Arc::clone(&settings.borrow_and_update()));
+                (Arc::clone(&self.entrance.authenticator), Arc::clone(&settings.borrow_and_update()));
             // On a thread that may wait for a disk.
             tokio::task::spawn_blocking(move || authenticator.refresh(&settings.auth)).await.ok();
         }
@@ -257,7 +260,7 @@ async fn first_message<S: Accepted>(
     entrance: &Entrance,
     facts: &Facts,
     settings: &GatewaySettings,
-) -> Result<Login, refusal::Refusal> {
+) -> Result<Login, Refusal> {
     let credential = login::read(stream, received, settings).await?;
     Ok(entrance.log_in(&credential, facts, settings).await?)
 }

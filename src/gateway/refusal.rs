@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use hyper::StatusCode;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::time::timeout;
 
@@ -75,6 +76,8 @@ reasons! {
     HeadTooLarge, "head_too_large", Told::Http(431), "request head has over 16 KiB or 64 lines";
     /// The time for the handshake was over before the request was.
     HandshakeTimeout, "handshake_timeout", Told::Http(408), "request not finished in time";
+    /// A trusted proxy did not begin with a PROXY header, version 2.
+    ProxyHeader, "proxy_header", Told::Http(400), "expected a PROXY protocol v2 header";
     /// The request has a body, or says how one would be sent.
     Body, "body", Told::Http(400), "request has a body, expected none";
     /// `Connection` is missing, or something else.
@@ -97,6 +100,10 @@ reasons! {
     Method, "method", Told::Http(405), "expected GET for a WebSocket upgrade";
     /// The path is not on the list.
     Path, "path", Told::Http(404), "this path is not upgraded, see the setting paths";
+    /// `Origin` is doubled.
+    OriginHeader, "origin_header", Told::Http(400), "expected at most one Origin header";
+    /// The page's origin is not one of those that may connect.
+    Origin, "origin", Told::Http(403), "pages of this origin may not connect, see the setting origins";
     /// The method is not GET or HEAD, and no upgrade is asked for.
     PageMethod, "page_method", Told::Http(405), "expected GET";
     /// The page is elsewhere.
@@ -105,6 +112,12 @@ reasons! {
     PageOff, "page_off", Told::Http(426), "expected a WebSocket upgrade";
     /// The node has its most connections.
     Full, "full", Told::Http(503), "server is full, connect again later";
+    /// The address has its most sessions.
+    AddressFull, "address_full", Told::Http(429), "too many sessions from this address";
+    /// The address has its most logins of a minute.
+    AddressRate, "address_rate", Told::Http(429), "too many logins from this address, connect again later";
+    /// The node has its most logins of a second, and as many wait as may.
+    Busy, "busy", Told::Http(503), "server is busy, connect again later";
     /// The node drains, and the connection was not upgraded.
     Draining, "draining", Told::Http(503), "server is going away, connect again";
     /// The node drains, and the connection was not logged in.
@@ -281,6 +294,20 @@ pub(crate) async fn say<S: AsyncRead + AsyncWrite + Unpin>(stream: &mut S, refus
     })
     .await
     .ok();
+}
+
+/// Answers over HTTP where hyper has no request to answer, and ends the stream. The caller bounds the time.
+pub(crate) async fn answer<S: AsyncRead + AsyncWrite + Unpin>(stream: &mut S, reason: Reason) -> io::Result<()> {
+    let Told::Http(status) = reason.told() else { return Ok(()) };
+    let phrase = StatusCode::from_u16(status).ok().and_then(|status| status.canonical_reason()).unwrap_or_default();
+    let text = reason.text();
+    let head = format!(
+        "HTTP/1.1 {status} {phrase}\r\nconnection: close\r\ncontent-type: text/plain; charset=utf-8\r\n\
+         content-length: {}\r\n\r\n{text}\n",
+        text.len() + 1
+    );
+    stream.write_all(head.as_bytes()).await?;
+    end(stream).await
 }
 
 /// Ends a stream so that what was sent arrives: FIN, then reads and throws away until the peer's end, or a bound.

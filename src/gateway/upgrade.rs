@@ -4,12 +4,17 @@
 //! only the first `Connection` line and takes the first of two keys. A refusal is an HTTP status with a
 //! line that says why.
 
+use std::cell::RefCell;
 use std::convert::Infallible;
-use std::future::{Future, poll_fn};
+use std::future::{Future, Ready, poll_fn, ready};
+use std::mem;
+use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use bytes::Bytes;
+use futures_util::future::Either;
 use http_body_util::Full;
 use hyper::body::Incoming;
 use hyper::header::{self, HeaderMap, HeaderName, HeaderValue};
@@ -17,16 +22,17 @@ use hyper::server::conn::http1;
 use hyper::service::Service;
 use hyper::{Method, Request, Response, StatusCode, Version};
 use hyper_util::rt::TokioIo;
-use tokio::io::AsyncWriteExt;
 use tokio::sync::watch;
-use tokio::time::{Instant, timeout, timeout_at};
+use tokio::time::{Instant, sleep_until, timeout, timeout_at};
 use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
 
-use super::Accepted;
-use super::auth::{self, Admitted, Entrance};
+use super::admission::{self, Denied, Gate};
+use super::auth::{self, Admitted, Entrance, Facts};
 use super::page;
+use super::proxy;
 use super::refusal::{self, Reason, Refusal, Told};
-use crate::config::GatewaySettings;
+use super::{Accepted, Who};
+use crate::config::{GatewaySettings, Origins};
 use crate::protocol::plain;
 
 /// Most bytes of a request's head.
@@ -35,13 +41,15 @@ const HEAD_BYTES_MAX: usize = 16 << 10;
 /// Most header lines of a request.
 const HEADERS_MAX: usize = 64;
 
+/// When to try again after the service that authenticates could not be asked.
+const UNAVAILABLE_RETRY: Duration = Duration::from_secs(5);
+
 /// What an upgrade is judged by.
 pub(super) struct Rules {
     pub(super) settings: Arc<GatewaySettings>,
     /// When the upgrade must be over.
     pub(super) until: Instant,
-    /// No place is left on the node.
-    pub(super) is_full: bool,
+    pub(super) gate: Arc<Gate>,
     /// Set once the node drains, which may be while the request still comes.
     pub(super) drain_by: watch::Receiver<Option<Instant>>,
     /// Judges the credential that a request may hold.
@@ -51,13 +59,15 @@ pub(super) struct Rules {
 /// Upgrades a connection, or answers it and ends it; one that has said nothing yet ends when `draining` does.
 ///
 /// A credential that comes with the request is judged before the answer. Returns the stream, every byte received behind
-/// the request, and who it is, if that is known.
+/// the request, and who logs in, if that is known; `who` is by then as the request's headers say, and its permit as
+/// admission has counted it.
 ///
 /// # Errors
 /// When the connection was answered otherwise, or lost.
 pub(super) async fn upgrade<S: Accepted>(
     stream: S,
     rules: Rules,
+    who: &mut Who,
     draining: impl Future,
 ) -> Result<(S, Vec<u8>, Admitted), Refusal> {
     let (until, close_timeout) = (rules.until, rules.settings.close_timeout);
@@ -77,7 +87,10 @@ pub(super) async fn upgrade<S: Accepted>(
         .header_read_timeout(None)
         .max_buf_size(HEAD_BYTES_MAX)
         .max_headers(HEADERS_MAX)
-        .serve_connection(TokioIo::new(stream), Answering { rules: Arc::new(rules), outcome: Arc::clone(&outcome) });
+        .serve_connection(
+            TokioIo::new(stream),
+            Answering { rules: Arc::new(rules), who: RefCell::new(mem::take(who)), outcome: Arc::clone(&outcome) },
+        );
     let mut answering = poll_fn(|context| connection.poll_without_shutdown(context));
     let answered = match timeout_at(until, &mut answering).await {
         Err(_) if matches!(*lock(&outcome), Some(Outcome::Judging)) => timeout(judged_within, &mut answering).await,
@@ -86,6 +99,7 @@ pub(super) async fn upgrade<S: Accepted>(
     // The stream is taken back from hyper however it ended, to be ended without RST.
     let parts = connection.into_parts();
     let mut stream = parts.io.into_inner();
+    *who = parts.service.who.into_inner();
     let outcome = lock(&outcome).take();
     let refusal = match (answered, outcome) {
         (Ok(Ok(())), Some(Outcome::Upgraded(admitted))) => return Ok((stream, parts.read_buf.into(), *admitted)),
@@ -96,8 +110,8 @@ pub(super) async fn upgrade<S: Accepted>(
         // What is no request hyper has answered itself.
         (Ok(Err(error)), _) => error.into(),
         (Err(_), None) => {
-            timeout(close_timeout, stream.write_all(REQUEST_TIMEOUT)).await.ok();
-            Refusal::Http(Reason::HandshakeTimeout)
+            timeout(close_timeout, refusal::answer(&mut stream, Reason::HandshakeTimeout)).await.ok();
+            return Err(Refusal::Http(Reason::HandshakeTimeout));
         }
         // The answer was not taken in time.
         (Err(_), Some(_)) => return Err(Refusal::Http(Reason::HandshakeTimeout)),
@@ -106,23 +120,17 @@ pub(super) async fn upgrade<S: Accepted>(
     Err(refusal)
 }
 
-/// What is said where hyper has no request to answer.
-const REQUEST_TIMEOUT: &[u8] = b"HTTP/1.1 408 Request Timeout\r\n\
-    connection: close\r\n\
-    content-type: text/plain; charset=utf-8\r\n\
-    content-length: 29\r\n\r\n\
-    request not finished in time\n";
-
 /// Answers the one request of a connection, and remembers how.
 struct Answering {
     rules: Arc<Rules>,
+    who: RefCell<Who>,
     /// Shared with whoever drives the connection; nothing as long as there is no whole request.
     outcome: Arc<Mutex<Option<Outcome>>>,
 }
 
 /// How the one request was answered.
 enum Outcome {
-    /// Not yet: its credential is being judged.
+    /// Not yet: it waits for its turn, or its credential is being judged.
     Judging,
     Upgraded(Box<Admitted>),
     /// With what it asked for, which was no upgrade.
@@ -133,44 +141,83 @@ enum Outcome {
 impl Service<Request<Incoming>> for Answering {
     type Response = Response<Full<Bytes>>;
     type Error = Infallible;
-    type Future = Pin<Box<dyn Future<Output = Result<Self::Response, Infallible>> + Send>>;
+    /// Boxed only where an upgrade waits for its turn, or has to say who it is.
+    type Future = Either<Ready<Result<Self::Response, Infallible>>, Pin<Box<dyn Waiting>>>;
 
     fn call(&self, request: Request<Incoming>) -> Self::Future {
-        let (rules, outcome) = (Arc::clone(&self.rules), Arc::clone(&self.outcome));
-        lock(&outcome).replace(Outcome::Judging);
-        Box::pin(async move {
-            let (answer, how) = judge(&request, &rules).await;
-            lock(&outcome).replace(how);
-            Ok(answer)
-        })
+        let mut who = self.who.borrow_mut();
+        let (response, turn) = match answer(&request, &self.rules, &mut who) {
+            Ok(Answer::Upgrade { response, turn }) => (response, turn),
+            Ok(Answer::Page(response)) => return Either::Left(ready(Ok(self.end(response, Outcome::Answered)))),
+            Err(fault) => return Either::Left(ready(Ok(self.refuse(fault)))),
+        };
+        if turn.is_none() && self.rules.entrance.is_open() {
+            let stranger = Admitted::Stranger(Facts::default());
+            lock(&self.outcome).replace(Outcome::Upgraded(Box::new(stranger)));
+            return Either::Left(ready(Ok(response)));
+        }
+        lock(&self.outcome).replace(Outcome::Judging);
+        let judging = Self { rules: self.rules.clone(), who: RefCell::default(), outcome: self.outcome.clone() };
+        let peer = who.peer;
+        Either::Right(Box::pin(async move {
+            if let Some(turn) = turn {
+                sleep_until(turn).await;
+            }
+            Ok(judging.judge(request, response, peer).await)
+        }))
     }
 }
 
-/// Answers a request, after its credential was judged if it has one.
-async fn judge<B>(request: &Request<B>, rules: &Rules) -> (Response<Full<Bytes>>, Outcome) {
-    let fault = match answer(request, rules) {
-        Ok(answer) if answer.status() == StatusCode::SWITCHING_PROTOCOLS => {
-            match rules.entrance.judge(request.headers(), request.uri(), &rules.settings).await {
-                Ok(admitted) => return (answer, Outcome::Upgraded(Box::new(admitted))),
-                Err(reason) => Fault::denied(reason),
+impl Answering {
+    /// Answers a good request, after its credential was judged.
+    async fn judge<B>(
+        self,
+        request: Request<B>,
+        response: Response<Full<Bytes>>,
+        peer: Option<SocketAddr>,
+    ) -> Response<Full<Bytes>> {
+        let Rules { entrance, settings, .. } = &*self.rules;
+        let address = peer.map(|peer| peer.ip());
+        match entrance.judge(request.headers(), request.uri(), address, settings).await {
+            Ok(admitted) => {
+                lock(&self.outcome).replace(Outcome::Upgraded(Box::new(admitted)));
+                response
             }
+            Err(reason) => self.refuse(Fault::denied(reason)),
         }
-        Ok(answer) => return (closing(answer), Outcome::Answered),
-        Err(fault) => fault,
-    };
-    let reason = fault.reason;
-    (closing(fault.into_response()), Outcome::Refused(reason))
-}
+    }
 
-/// Says that there is one request a connection. hyper's own switch for that would overwrite the upgrade's header.
-fn closing(mut answer: Response<Full<Bytes>>) -> Response<Full<Bytes>> {
-    answer.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
-    answer
+    fn refuse(&self, fault: Fault) -> Response<Full<Bytes>> {
+        let reason = fault.reason;
+        self.end(fault.into_response(), Outcome::Refused(reason))
+    }
+
+    /// Says that there is one request a connection. hyper's own switch for that would overwrite the upgrade's header.
+    fn end(&self, mut answer: Response<Full<Bytes>>, outcome: Outcome) -> Response<Full<Bytes>> {
+        answer.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+        lock(&self.outcome).replace(outcome);
+        answer
+    }
 }
 
 fn lock<T>(shared: &Mutex<T>) -> MutexGuard<'_, T> {
     // Each change is one assignment: nothing is half done even if a holder panicked.
     shared.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// An answer that waits for its turn.
+trait Waiting: Future<Output = Result<Response<Full<Bytes>>, Infallible>> + Send {}
+
+impl<F: Future<Output = Result<Response<Full<Bytes>>, Infallible>> + Send> Waiting for F {}
+
+/// What a request is answered that is not refused.
+enum Answer {
+    Upgrade {
+        response: Response<Full<Bytes>>,
+        /// When, if not at once.
+        turn: Option<Instant>,
+    },
+    Page(Response<Full<Bytes>>),
 }
 
 /// Why a request is refused, and what its answer says beyond that.
@@ -191,6 +238,12 @@ impl Fault {
         Self { reason, header: Some((name, HeaderValue::from_static(value))) }
     }
 
+    /// With the header that says when to try again.
+    fn later(reason: Reason, retry_after: Duration) -> Self {
+        let seconds = retry_after.as_secs() + u64::from(retry_after.subsec_nanos() > 0);
+        Self { reason, header: Some((header::RETRY_AFTER, seconds.max(1).into())) }
+    }
+
     /// Refuses a credential, and says what would do (RFC 6750, section 3).
     fn denied(reason: Reason) -> Self {
         let fault = Self::from(reason);
@@ -199,7 +252,7 @@ impl Fault {
             (StatusCode::UNAUTHORIZED, _) => {
                 Self::with(reason, header::WWW_AUTHENTICATE, "Bearer error=\"invalid_token\"")
             }
-            (StatusCode::SERVICE_UNAVAILABLE, _) => Self::with(reason, header::RETRY_AFTER, "5"),
+            (StatusCode::SERVICE_UNAVAILABLE, _) => Self::later(reason, UNAVAILABLE_RETRY),
             _ => fault,
         }
     }
@@ -223,25 +276,23 @@ impl Fault {
     }
 }
 
-fn answer<B>(request: &Request<B>, rules: &Rules) -> Result<Response<Full<Bytes>>, Fault> {
+fn answer<B>(request: &Request<B>, rules: &Rules, who: &mut Who) -> Result<Answer, Fault> {
     let headers = request.headers();
+    // First, so that whatever is said of the connection is said of who it is.
+    who.peer = proxy::client(who.peer, headers, &rules.settings.admission);
     let length = headers.get(header::CONTENT_LENGTH);
     if headers.contains_key(header::TRANSFER_ENCODING) || length.is_some_and(|length| length != "0") {
         return Err(Reason::Body.into());
     }
     if !headers.contains_key(header::UPGRADE) && !headers.contains_key(header::SEC_WEBSOCKET_KEY) {
-        return answer_plain(request, rules);
+        return answer_plain(request, rules).map(Answer::Page);
     }
     if !rules.settings.paths.allows(request.uri().path()) {
         return Err(Reason::Path.into());
     }
     let key = check_upgrade(request)?;
-    if rules.drain_by.borrow().is_some() {
-        return Err(Fault::with(Reason::Draining, header::RETRY_AFTER, "1"));
-    }
-    if rules.is_full {
-        return Err(Fault::with(Reason::Full, header::RETRY_AFTER, "5"));
-    }
+    check_origin(headers, &rules.settings.admission.origins)?;
+    let turn = admit(rules, who)?;
     let accept = HeaderValue::try_from(derive_accept_key(key)).expect("base64 is a header value");
     let mut response = Response::new(Full::default());
     *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
@@ -254,7 +305,31 @@ fn answer<B>(request: &Request<B>, rules: &Rules) -> Result<Response<Full<Bytes>
         // A browser gives a connection up that chose none of what it offered.
         headers.insert(header::SEC_WEBSOCKET_PROTOCOL, HeaderValue::from_static(plain::SUBPROTOCOL));
     }
-    Ok(response)
+    Ok(Answer::Upgrade { response, turn })
+}
+
+/// Checks a page's origin; what sends none is no browser.
+fn check_origin(headers: &HeaderMap, origins: &Origins) -> Result<(), Reason> {
+    if !headers.contains_key(header::ORIGIN) {
+        return Ok(());
+    }
+    let origin = only(headers, header::ORIGIN).ok_or(Reason::OriginHeader)?;
+    let is_allowed = *origins == Origins::Any || std::str::from_utf8(origin).is_ok_and(|origin| origins.allow(origin));
+    if is_allowed { Ok(()) } else { Err(Reason::Origin) }
+}
+
+/// Admits an upgrade that is good otherwise; returns when it is its turn, if not at once.
+fn admit(rules: &Rules, who: &mut Who) -> Result<Option<Instant>, Fault> {
+    if rules.drain_by.borrow().is_some() {
+        return Err(Fault::later(Reason::Draining, Duration::from_secs(1)));
+    }
+    let Some(permit) = &mut who.permit else { return Err(Fault::later(Reason::Full, admission::FULL_RETRY)) };
+    let (settings, now) = (&rules.settings, Instant::now());
+    let later = |denied: Denied| Fault::later(denied.reason, denied.retry_after);
+    rules.gate.admit_from(who.peer.map(|peer| peer.ip()), permit, &settings.admission, now).map_err(later)?;
+    let latest = rules.until - settings.handshake_timeout / 2;
+    let turn = rules.gate.turn(&settings.admission, now, latest).map_err(later)?;
+    Ok((turn > now).then_some(turn))
 }
 
 /// Answers a request that doesn't ask for an upgrade: the page.
@@ -334,6 +409,7 @@ fn is_key(key: &[u8]) -> bool {
 mod tests {
     use super::*;
     use crate::config::{Config, Paths};
+    use crate::shard::Admission;
 
     const GOOD: &[(&str, &str)] = &[
         ("host", "x"),
@@ -346,11 +422,18 @@ mod tests {
     fn rules(config: &Config) -> Rules {
         Rules {
             settings: Arc::new(config.gateway()),
-            until: Instant::now(),
-            is_full: false,
+            until: Instant::now() + config.handshake_timeout,
+            gate: Arc::new(Gate::new(Admission::default())),
             drain_by: watch::channel(None).1,
             entrance: Entrance::open(),
         }
+    }
+
+    fn ask(headers: &[(&str, &str)], rules: &Rules) -> Result<Response<Full<Bytes>>, Fault> {
+        let mut who = Who { permit: rules.gate.admit(1), ..Who::default() };
+        answer(&request(headers), rules, &mut who).map(|answer| match answer {
+            Answer::Upgrade { response, .. } | Answer::Page(response) => response,
+        })
     }
 
     fn request(headers: &[(&str, &str)]) -> Request<()> {
@@ -363,13 +446,13 @@ mod tests {
     fn check(name: &str, values: &[&str], status: u16) {
         let kept = GOOD.iter().copied().filter(|(other, _)| *other != name);
         let headers: Vec<_> = kept.chain(values.iter().map(|value| (name, *value))).collect();
-        let answer = answer(&request(&headers), &rules(&Config::default())).unwrap_or_else(Fault::into_response);
+        let answer = ask(&headers, &rules(&Config::default())).unwrap_or_else(Fault::into_response);
         assert_eq!(answer.status().as_u16(), status, "{name}: {values:?}");
     }
 
     #[test]
     fn accepts_what_the_rfc_allows() {
-        let answer = answer(&request(GOOD), &rules(&Config::default())).expect("it is the RFC's own example");
+        let answer = ask(GOOD, &rules(&Config::default())).expect("it is the RFC's own example");
         assert_eq!(answer.status(), StatusCode::SWITCHING_PROTOCOLS);
         assert_eq!(answer.headers()[header::SEC_WEBSOCKET_ACCEPT], "s3pPLMBiTxaQ9kYGzzhZRbK+xOo=");
         check("connection", &["keep-alive, Upgrade"], 101);
@@ -405,9 +488,11 @@ mod tests {
     #[test]
     fn says_when_it_is_full_or_going_away_or_elsewhere() {
         let config = Config { paths: Paths::List(vec!["/ws".into()]), ..Config::default() };
-        let status = |rules: &Rules| answer(&request(GOOD), rules).expect_err("refused").status().as_u16();
+        let status = |rules: &Rules| ask(GOOD, rules).expect_err("refused").status().as_u16();
         assert_eq!(status(&rules(&config)), 404);
-        assert_eq!(status(&Rules { is_full: true, ..rules(&Config::default()) }), 503);
+        let full = rules(&Config::default());
+        let _only = full.gate.admit(1);
+        assert_eq!(status(&full), 503);
         assert_eq!(
             status(&Rules { drain_by: watch::channel(Some(Instant::now())).1, ..rules(&Config::default()) }),
             503
@@ -417,10 +502,10 @@ mod tests {
     #[test]
     fn answers_an_ordinary_get_with_the_page() {
         let config = Config::default();
-        let page = answer(&request(&[("host", "x")]), &rules(&config)).expect("a page");
+        let page = ask(&[("host", "x")], &rules(&config)).expect("a page");
         assert_eq!(page.headers()[header::CONTENT_TYPE], page::CONTENT_TYPE);
         assert!(page.headers().contains_key(header::CONTENT_SECURITY_POLICY));
         let config = Config { page: false, ..config };
-        assert_eq!(answer(&request(&[]), &rules(&config)).expect_err("no page").status().as_u16(), 426);
+        assert_eq!(ask(&[], &rules(&config)).expect_err("no page").status().as_u16(), 426);
     }
 }

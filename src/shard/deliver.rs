@@ -23,16 +23,20 @@ impl<N: Network> Shard<N> {
                 self.stats.offline += 1;
                 Delivery::Offline
             }
-            [session] => {
-                let is_taken = self.push(session, kind.into(), payload);
-                self.count_delivery(usize::from(is_taken))
-            }
+            [session] => self.deliver_to(session, kind, payload),
             ref sessions => {
                 let sessions = sessions.to_vec();
                 let taken = sessions.into_iter().filter(|&session| self.push(session, kind.into(), payload)).count();
                 self.count_delivery(taken)
             }
         }
+    }
+
+    /// Delivers a message to the one session of a uid.
+    #[inline]
+    pub(super) fn deliver_to(&mut self, session: SessionKey, kind: Kind, payload: &Payload<'_>) -> Delivery {
+        let is_taken = self.push(session, kind.into(), payload);
+        self.count_delivery(usize::from(is_taken))
     }
 
     fn count_delivery(&mut self, sessions: usize) -> Delivery {
@@ -134,7 +138,7 @@ impl<N: Network> Shard<N> {
         if held + due > bytes_max {
             // Too much to keep: the socket takes what it can first.
             self.flush_session(key);
-            return self.sessions.get(key).is_some_and(|session| session.phase == Phase::Open);
+            return self.is_open(key);
         }
         self.take_log(key, log_end);
         true

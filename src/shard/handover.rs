@@ -58,32 +58,82 @@ impl LoginNumbers {
 
 /// Connections on the node, against a bound; shared by the gateway's threads.
 #[derive(Clone, Debug, Default)]
-pub struct Admission(Arc<AtomicUsize>);
+pub struct Admission(Arc<Places>);
 
-/// A connection's place on the node; dropping it gives the place back.
+/// Connections of one address, a part of the node's.
 #[derive(Debug)]
-pub struct Permit(Arc<AtomicUsize>);
+pub struct Share(Arc<Places>);
+
+/// A connection's place on the node, and in its address's share if it was given one; dropping it gives all back.
+///
+/// One pointer, whatever is counted: an idle session carries it. Dropping it is an atomic decrement or two, so that a
+/// shard never waits for it.
+#[derive(Debug)]
+pub struct Permit(Option<Arc<Places>>);
+
+/// A count of connections.
+#[derive(Debug, Default)]
+struct Places {
+    taken: AtomicUsize,
+    /// What these are a part of.
+    whole: Option<Arc<Places>>,
+}
 
 impl Admission {
     /// Returns how many places are taken.
     pub fn count(&self) -> usize {
         // Relaxed: a statistic.
-        self.0.load(Ordering::Relaxed)
+        self.0.taken.load(Ordering::Relaxed)
     }
 
     /// Takes a place if fewer than `connections_max` are taken.
     pub fn admit(&self, connections_max: usize) -> Option<Permit> {
+        self.0.take(connections_max).then(|| Permit(Some(Arc::clone(&self.0))))
+    }
+
+    /// Makes a share for one address, with no place taken.
+    pub fn share(&self) -> Share {
+        Share(Arc::new(Places { taken: AtomicUsize::new(0), whole: Some(Arc::clone(&self.0)) }))
+    }
+}
+
+impl Share {
+    /// Counts a place that `permit` has on the node in this share, too, if fewer than `sessions_max` are taken.
+    pub fn admit(&self, permit: &mut Permit, sessions_max: usize) -> bool {
+        let is_admitted = self.0.take(sessions_max);
+        if is_admitted {
+            // The node's place is now given back by way of the share.
+            permit.0 = Some(Arc::clone(&self.0));
+        }
+        is_admitted
+    }
+
+    /// Tells whether no permit stands for a place in this share; only its owner makes new ones.
+    pub fn is_empty(&self) -> bool {
+        Arc::strong_count(&self.0) == 1
+    }
+}
+
+impl Places {
+    fn take(&self, most: usize) -> bool {
         // Relaxed: a count; nothing else is ordered by it.
-        let taken = self.0.fetch_add(1, Ordering::Relaxed);
-        let permit = Permit(Arc::clone(&self.0));
-        (taken < connections_max).then_some(permit)
+        let is_taken = self.taken.fetch_add(1, Ordering::Relaxed) < most;
+        if !is_taken {
+            // Relaxed, as above.
+            self.taken.fetch_sub(1, Ordering::Relaxed);
+        }
+        is_taken
     }
 }
 
 impl Drop for Permit {
     fn drop(&mut self) {
-        // Relaxed, as in `admit`.
-        self.0.fetch_sub(1, Ordering::Relaxed);
+        let mut places = self.0.as_deref();
+        while let Some(taken) = places {
+            // Relaxed, as in `take`.
+            taken.taken.fetch_sub(1, Ordering::Relaxed);
+            places = taken.whole.as_deref();
+        }
     }
 }
 
@@ -124,4 +174,25 @@ pub enum Request {
         /// How long it may take.
         time_out: Duration,
     },
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_permit_gives_back_all_that_it_stands_for() {
+        let node = Admission::default();
+        let share = node.share();
+        let mut permits = [node.admit(3), node.admit(3), node.admit(3)].map(|permit| permit.expect("there is room"));
+        assert!(node.admit(3).is_none());
+        assert_eq!(node.count(), 3);
+        let [first, second, third] = &mut permits;
+        assert!(share.admit(first, 2) && share.admit(second, 2) && !share.admit(third, 2));
+        assert_eq!(node.count(), 3, "a share is a part of the node's count");
+        drop(permits);
+        assert_eq!(node.count(), 0);
+        assert!(share.is_empty());
+        assert_eq!(size_of::<Permit>(), size_of::<usize>());
+    }
 }

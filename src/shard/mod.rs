@@ -27,6 +27,7 @@ pub mod log;
 #[doc(hidden)]
 pub mod outbox;
 mod receive;
+mod recent;
 #[doc(hidden)]
 pub mod registry;
 mod session;
@@ -35,24 +36,28 @@ mod sweep;
 mod tests;
 mod transport;
 mod wheel;
+mod yielding;
 
 use std::collections::VecDeque;
 use std::sync::Arc;
+use std::thread;
 use std::time::{Duration, Instant};
 
 use tracing::info;
 
-pub use handover::{Admission, Handover, LoginNumber, LoginNumbers, Permit, Request};
+pub use handover::{Admission, Handover, LoginNumber, LoginNumbers, Permit, Request, Share};
 pub use io::SessionKey;
 pub use transport::{Poller, Stream};
 
 use self::flush::OutboxPool;
 use self::io::{Network, Readiness};
 use self::log::Log;
+use self::recent::Recent;
 use self::registry::Registry;
-use self::session::Sessions;
+use self::session::{Phase, Sessions};
 use self::sweep::{Drain, Summary};
 use self::wheel::{Tick, Wheel};
+use self::yielding::Yielding;
 use crate::config::SessionSettings;
 use crate::mailbox::Mailbox;
 use crate::metrics::Stats;
@@ -81,10 +86,12 @@ pub struct Shard<N: Network> {
 
     sessions: Sessions<N::Socket>,
     registry: Registry,
+    recent: Recent,
     log: Log,
     outboxes: OutboxPool,
     wheel: Wheel,
 
+    yielding: Yielding,
     /// The time, as of the last poll.
     now: Instant,
     /// `now` on the wheel.
@@ -182,9 +189,11 @@ impl<N: Network> Shard<N> {
             requests,
             sessions: Sessions::new(),
             registry: Registry::default(),
+            recent: Recent::default(),
             log: Log::default(),
             outboxes: OutboxPool::default(),
             wheel: Wheel::new(now),
+            yielding: Yielding::default(),
             now,
             tick: Tick::default(),
             run: VecDeque::new(),
@@ -247,11 +256,21 @@ impl<N: Network> Shard<N> {
 
     /// Polls; sleeps unless there is something to do at once.
     fn wait(&mut self) {
-        let mut time_out = self.idle_for();
-        if time_out == Some(Duration::ZERO) {
-            self.poll(time_out);
+        if self.idle_for() == Some(Duration::ZERO) {
+            self.poll(Some(Duration::ZERO));
             return;
         }
+        // A single shard has no others to wait for.
+        if self.mailbox.shard_count() > 1 && self.yielding.is_due() {
+            thread::yield_now();
+            self.poll(Some(Duration::ZERO));
+            let found = self.idle_for() == Some(Duration::ZERO);
+            self.yielding.note(found);
+            if found {
+                return;
+            }
+        }
+        let mut time_out = self.idle_for();
         if !self.mailbox.lie_down(|| self.handovers.is_empty() && self.requests.is_empty()) {
             time_out = Some(Duration::ZERO);
         }
@@ -282,6 +301,12 @@ impl<N: Network> Shard<N> {
         if readiness.is_writable {
             self.unblock(key);
         }
+    }
+
+    /// Whether a session is logged in and not closing.
+    #[inline]
+    fn is_open(&mut self, key: SessionKey) -> bool {
+        self.sessions.get(key).is_some_and(|session| session.phase == Phase::Open)
     }
 
     /// Puts a session that can progress on the run list, once.

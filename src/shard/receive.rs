@@ -190,6 +190,7 @@ impl<N: Network> Shard<N> {
         let message_bytes_max = self.settings.message_bytes_max;
         let mut budget = Budget { deliveries: CONNECTION_DELIVERIES, bytes: CONNECTION_BYTES };
         let mut was_between = false;
+        self.recent.forget();
         let stop = loop {
             if *at == bytes.len() {
                 break Stop::End;
@@ -278,10 +279,7 @@ impl<N: Network> Shard<N> {
         budget.spend(cost);
         self.budget.spend(cost);
         // It may have been closed by what it sent to itself.
-        match self.sessions.get(key) {
-            Some(session) if session.phase == Phase::Open => stop,
-            _ => Some(Stop::Closed),
-        }
+        if self.is_open(key) { stop } else { Some(Stop::Closed) }
     }
 
     /// Tells a client what it may not do; returns how many bytes that takes.
@@ -327,6 +325,12 @@ impl<N: Network> Shard<N> {
             Recipient::Uid => {
                 let uid = &message.as_slice()[..colon];
                 let cost = Cost { deliveries: 1, bytes };
+                if let Some(session) = self.recent.find(uid)
+                    && self.is_open(session)
+                {
+                    self.deliver_to(session, kind, &payload);
+                    return (cost, None);
+                }
                 if uid.len() > uid::BYTES_MAX {
                     self.stats.offline += 1;
                     return (cost, None);
@@ -334,7 +338,12 @@ impl<N: Network> Shard<N> {
                 let hash = self.hasher.hash(uid);
                 let to = router::shard_of(hash, self.mailbox.shard_count());
                 if to == self.index {
-                    self.deliver(hash, uid, kind, &payload);
+                    if let [session] = *self.registry.find(hash, uid) {
+                        self.recent.set(uid, session);
+                        self.deliver_to(session, kind, &payload);
+                    } else {
+                        self.deliver(hash, uid, kind, &payload);
+                    }
                     return (cost, None);
                 }
                 match self.mailbox.unicast(to, hash, uid, kind, &payload) {

@@ -19,8 +19,6 @@ pub(crate) struct Entrance {
     pub(crate) authenticator: Arc<Authenticator>,
     pub(crate) hasher: UidHasher,
     pub(crate) logins: LoginNumbers,
-    /// The client's address; `None` for a Unix socket.
-    pub(crate) address: Option<IpAddr>,
 }
 
 /// Who logs in, and when that was read, relative to others.
@@ -40,7 +38,12 @@ pub(crate) enum Admitted {
 }
 
 impl Entrance {
-    /// Judges the credential of a request, if it has one.
+    /// Tells whether whoever connects is believed, and a request needs no judging.
+    pub(crate) fn is_open(&self) -> bool {
+        self.authenticator.is_none()
+    }
+
+    /// Judges the credential of a request from `address`, if it has one.
     ///
     /// # Errors
     /// When the request must be refused; within `auth_url_timeout` in any case.
@@ -48,13 +51,14 @@ impl Entrance {
         &self,
         headers: &HeaderMap,
         uri: &Uri,
+        address: Option<IpAddr>,
         settings: &GatewaySettings,
     ) -> Result<Admitted, Reason> {
-        if self.authenticator.is_none() {
+        if self.is_open() {
             return Ok(Admitted::Stranger(Facts::default()));
         }
         let facts = match self.authenticator.wants_facts() {
-            true => Facts::of(headers, uri, self.address, &settings.auth),
+            true => Facts::of(headers, uri, address, &settings.auth),
             false => Facts::default(),
         };
         match credential::find(headers, uri, &settings.auth)? {
@@ -96,7 +100,6 @@ impl Entrance {
             authenticator: Arc::new(Authenticator::new(&settings.auth).expect("it needs no keys")),
             hasher: UidHasher::fixed(1),
             logins: LoginNumbers::default(),
-            address: None,
         }
     }
 }

@@ -3,6 +3,7 @@
 use bytes::Bytes;
 
 use super::memory::{BINARY, Node, TEXT, masked, settings};
+use crate::config::{DuplicateLogin, SessionSettings};
 use crate::frame::close;
 use crate::message::{Delivery, Kind};
 use crate::shard::receive::PANIC_PAYLOAD;
@@ -162,4 +163,50 @@ fn a_panic_in_a_sessions_code_ends_that_session_only() {
     bob.send("bob:still here");
     node.settle();
     assert_eq!((bob.texts(), node.stats().offline), (vec!["still here".to_owned()], 1));
+}
+
+#[test]
+fn a_receiver_cut_in_the_middle_of_a_read_is_offline_for_the_rest_of_it() {
+    for name in ["bob", &"b".repeat(32), &"b".repeat(33)] {
+        let mut node =
+            Node::new(1, SessionSettings { outbox_bytes_max: 2_000, message_bytes_max: 1_000, ..settings() });
+        let (alice, bob, carol) = (node.login("alice"), node.login(name), node.login("carol"));
+        bob.give_room(0);
+        let for_bob = masked(TEXT, format!("{name}:{}", "x".repeat(900)).as_bytes());
+        // Bob's outbox holds two; the third cuts him, and what follows is for nobody.
+        let sent = [for_bob.repeat(5), masked(TEXT, b"carol:hi"), for_bob.repeat(2), masked(TEXT, b"carol:bye")];
+        alice.send_bytes(&sent.concat());
+        node.settle();
+        let stats = node.stats();
+        assert_eq!((stats.delivered, stats.slow_consumers, stats.offline), (4, 1, 4), "{name}");
+        assert_eq!(carol.texts(), ["hi", "bye"]);
+        bob.give_room(usize::MAX);
+        node.settle();
+        assert_eq!(bob.closed(), close::SLOW_CONSUMER);
+    }
+}
+
+#[test]
+fn messages_to_one_and_another_in_turns_reach_whom_they_are_for() {
+    for shards in [1, 2] {
+        let mut node = Node::new(shards, SessionSettings { duplicate_login: DuplicateLogin::Share, ..settings() });
+        let alice = node.login(&node.uid_on(0, "alice"));
+        let names = ["a", "ab", "abc", &"a".repeat(32), &"a".repeat(33)];
+        let receivers = names.map(|name| node.login(name));
+        let second = node.login("ab");
+        let mut expected = names.map(|_| Vec::new());
+        let mut sent = Vec::new();
+        for number in 0..100_usize {
+            // Each in turn, and each twice running.
+            let to = number * number / 2 % names.len();
+            sent.extend(masked(TEXT, format!("{}:{number}", names[to]).as_bytes()));
+            expected[to].push(number.to_string());
+        }
+        alice.send_bytes(&sent);
+        node.settle();
+        assert_eq!(second.texts(), expected[1]);
+        for (receiver, expected) in receivers.iter().zip(expected) {
+            assert_eq!(receiver.texts(), expected, "{}", receiver.uid);
+        }
+    }
 }

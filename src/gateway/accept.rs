@@ -1,0 +1,153 @@
+//! Accepting: until there is nothing to accept, ahead of everything else; and what to do when nothing can be.
+//!
+//! Without a free descriptor connections stay where they are, in the kernel's backlog, and are served as soon as one is
+//! free. Accepting them with one held in reserve, only to close them, would turn away in silence clients that could be
+//! served a moment later, and have them all back at once.
+
+use std::io;
+use std::pin::pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::{OwnedSemaphorePermit, mpsc};
+use tokio::time::{Instant, sleep, sleep_until};
+use tracing::{info, warn};
+
+use super::listener::{Connection, Listener};
+use super::{Arrival, Gateway, Who};
+
+/// How long accepting rests after it failed for want of descriptors or memory: so long is a freed one unused at most.
+const RETRY: Duration = Duration::from_millis(10);
+
+/// How long accepting must not have failed before the shortage counts as over, so that its log can't be a flood.
+const OVER_AFTER: Duration = Duration::from_secs(1);
+
+/// Most connections that are told of a drain out of a backlog; whoever fills it faster is not waited for.
+const REST_MAX: usize = 65_536;
+
+impl Gateway {
+    /// Accepts on `listener` until the node drains; then what the kernel holds already, to be told so.
+    pub(super) async fn accept(self: Arc<Self>, listener: Listener, under_way: mpsc::Sender<()>) {
+        let mut draining = pin!(self.drain());
+        let mut shortage = Shortage::default();
+        loop {
+            let accepted = tokio::select! {
+                biased;
+                _ = &mut draining => break,
+                accepted = self.accept_one(&listener) => accepted,
+                () = shortage.over() => continue,
+            };
+            match accepted {
+                Ok((connection, place)) => self.welcome_on_task(connection, place, &under_way),
+                Err(error) if is_of_one_connection(&error) => {}
+                Err(error) => {
+                    shortage.note(&error);
+                    sleep(RETRY).await;
+                }
+            }
+        }
+        self.accept_rest(listener, &under_way).await;
+    }
+
+    async fn accept_one(&self, listener: &Listener) -> io::Result<(Connection, OwnedSemaphorePermit)> {
+        let place = Arc::clone(&self.handshakes).acquire_owned().await.expect("the semaphore is never closed");
+        Ok((listener.accept().await?, place))
+    }
+
+    /// Accepts until there is nothing to accept: closing the listener would reset who waits there.
+    ///
+    /// Ends with the drain at the latest, as every task does.
+    async fn accept_rest(self: &Arc<Self>, listener: Listener, under_way: &mpsc::Sender<()>) {
+        let Ok(listener) = listener.into_last() else { return };
+        for _ in 0..REST_MAX {
+            let place = Arc::clone(&self.handshakes).acquire_owned().await.expect("the semaphore is never closed");
+            match listener.accept() {
+                Ok(connection) => self.welcome_on_task(connection, place, under_way),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
+                Err(error) if is_of_one_connection(&error) => {}
+                Err(_) => sleep(RETRY).await,
+            }
+        }
+    }
+
+    fn welcome_on_task(
+        self: &Arc<Self>,
+        connection: Connection,
+        place: OwnedSemaphorePermit,
+        under_way: &mpsc::Sender<()>,
+    ) {
+        let settings = Arc::clone(&self.settings.borrow());
+        let permit = self.gate.admit(settings.connections_max);
+        let peer = match &connection {
+            Connection::Tcp(_, peer) => Some(*peer),
+            Connection::Unix(_) => None,
+        };
+        let arrival = Arrival {
+            who: Who { peer, permit },
+            until: Instant::now() + settings.handshake_timeout,
+            settings,
+            _place: place,
+            _under_way: under_way.clone(),
+        };
+        match connection {
+            Connection::Tcp(stream, _) => tokio::spawn(Arc::clone(self).welcome(stream, arrival)),
+            Connection::Unix(stream) => tokio::spawn(Arc::clone(self).welcome(stream, arrival)),
+        };
+    }
+}
+
+/// Whether accepting failed for a connection that is gone, or may not come in: the next one is not concerned.
+///
+/// Linux hands over what went wrong on the new connection's network already (accept(2), "Error handling").
+fn is_of_one_connection(error: &io::Error) -> bool {
+    use io::ErrorKind::{
+        ConnectionAborted, ConnectionReset, HostUnreachable, Interrupted, NetworkDown, NetworkUnreachable,
+        PermissionDenied, TimedOut,
+    };
+    matches!(
+        error.kind(),
+        ConnectionAborted
+            | ConnectionReset
+            | HostUnreachable
+            | Interrupted
+            | NetworkDown
+            | NetworkUnreachable
+            | PermissionDenied
+            | TimedOut
+    )
+}
+
+/// A time without free descriptors, told at its begin and at its end.
+#[derive(Default)]
+struct Shortage {
+    /// Since when, and when accepting failed last.
+    times: Option<(Instant, Instant)>,
+}
+
+impl Shortage {
+    fn note(&mut self, error: &io::Error) {
+        let now = Instant::now();
+        match &mut self.times {
+            Some((_, last)) => *last = now,
+            None => {
+                self.times = Some((now, now));
+                warn!(error = %error, "cannot accept, connections wait; raise `ulimit -n` or lower connections_max");
+            }
+        }
+    }
+
+    /// Waits until accepting has not failed for a while, if it ever has; then tells so.
+    ///
+    /// # Cancel safety
+    /// Nothing is lost when the future is dropped.
+    async fn over(&mut self) {
+        match self.times {
+            Some((since, last)) => {
+                sleep_until(last + OVER_AFTER).await;
+                self.times = None;
+                info!(elapsed = ?since.elapsed(), "accepting again");
+            }
+            None => std::future::pending().await,
+        }
+    }
+}

@@ -1,0 +1,253 @@
+//! Who is connected, by the word of a proxy that is trusted: the PROXY protocol's header, or `X-Forwarded-For`.
+//!
+//! What an untrusted peer says of itself is never looked at. The header of the PROXY protocol is forty lines to read
+//! and no more, its trailing fields are thrown away unread; the crates for it want all of it in memory first.
+
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+
+use hyper::header::HeaderMap;
+use tokio::io::{AsyncRead, AsyncReadExt};
+
+use crate::config::AdmissionSettings;
+
+/// How a header of the PROXY protocol, version 2, begins (its specification, section 2.2).
+const SIGNATURE: &[u8; 12] = b"\r\n\r\n\0\r\nQUIT\n";
+
+/// Bytes in front of the addresses: the signature, version and command, family and protocol, and the length behind it.
+const FIXED_BYTES: usize = 16;
+
+/// Most bytes of addresses and trailing fields together; some four times what the specification expects.
+const BEHIND_BYTES_MAX: usize = 2048;
+
+/// Why a PROXY header was not taken.
+#[derive(Debug)]
+pub(super) enum Bad {
+    /// It is none, or malformed.
+    Header,
+    Lost(io::Error),
+}
+
+impl From<io::Error> for Bad {
+    fn from(error: io::Error) -> Self {
+        Self::Lost(error)
+    }
+}
+
+/// Reads a PROXY header, and not a byte behind it; returns the client that it names, if it names one.
+///
+/// Fails at the first byte that can't belong to one, so who speaks HTTP is told at once. The caller bounds the time.
+pub(super) async fn read_header<S: AsyncRead + Unpin>(stream: &mut S) -> Result<Option<SocketAddr>, Bad> {
+    let mut fixed = [0; FIXED_BYTES];
+    let mut length = 0;
+    while length < FIXED_BYTES {
+        let received = stream.read(&mut fixed[length..]).await?;
+        if received == 0 {
+            return Err(Bad::Lost(io::ErrorKind::UnexpectedEof.into()));
+        }
+        length += received;
+        let known = length.min(SIGNATURE.len());
+        if fixed[..known] != SIGNATURE[..known] {
+            return Err(Bad::Header);
+        }
+    }
+    let [.., command, family, high, low] = fixed;
+    let behind = usize::from(u16::from_be_bytes([high, low]));
+    let addresses = addresses_of(command, family).filter(|addresses| addresses.bytes() <= behind);
+    let addresses = addresses.filter(|_| behind <= BEHIND_BYTES_MAX).ok_or(Bad::Header)?;
+    let mut body = vec![0; behind];
+    stream.read_exact(&mut body).await?;
+    Ok(addresses.source(&body))
+}
+
+/// What stands behind the fixed part.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Addresses {
+    /// None that says who is connected: the proxy's own connection, or one that it can't tell about.
+    Unknown,
+    V4,
+    V6,
+}
+
+fn addresses_of(command: u8, family: u8) -> Option<Addresses> {
+    match (command, family) {
+        // LOCAL: the proxy speaks for itself, as its health checks do.
+        (0x20, _) => Some(Addresses::Unknown),
+        (0x21, 0x11) => Some(Addresses::V4),
+        (0x21, 0x21) => Some(Addresses::V6),
+        // Unspecified, and Unix stream sockets.
+        (0x21, 0x00 | 0x31) => Some(Addresses::Unknown),
+        // Another version or command, or datagrams.
+        _ => None,
+    }
+}
+
+impl Addresses {
+    /// Fewest bytes: two addresses and two ports.
+    fn bytes(self) -> usize {
+        match self {
+            Self::Unknown => 0,
+            Self::V4 => 12,
+            Self::V6 => 36,
+        }
+    }
+
+    fn source(self, body: &[u8]) -> Option<SocketAddr> {
+        let port = |at: usize| Some(u16::from_be_bytes([*body.get(at)?, *body.get(at + 1)?]));
+        match self {
+            Self::Unknown => None,
+            Self::V4 => {
+                let address = Ipv4Addr::from(*body.first_chunk::<4>()?);
+                Some(SocketAddr::new(address.into(), port(8)?))
+            }
+            Self::V6 => {
+                let address = Ipv6Addr::from(*body.first_chunk::<16>()?);
+                Some(SocketAddr::new(IpAddr::from(address).to_canonical(), port(32)?))
+            }
+        }
+    }
+}
+
+/// Returns who is connected: `peer`, or by the word of trusted proxies the last hop that is none of them.
+///
+/// Lines and entries are read from the last one backwards, since each proxy adds its own peer at the end; what stands
+/// in front of the first hop that is not trusted may be made up. An entry that is no address was written by a trusted
+/// proxy that doesn't know more: then that proxy counts as who is connected.
+pub(super) fn client(
+    peer: Option<SocketAddr>,
+    headers: &HeaderMap,
+    settings: &AdmissionSettings,
+) -> Option<SocketAddr> {
+    let mut known = peer;
+    if settings.trusted_proxies.is_empty() {
+        return known;
+    }
+    let lines: Vec<_> = headers.get_all("x-forwarded-for").iter().collect();
+    for entry in lines.iter().rev().flat_map(|line| line.as_bytes().rsplit(|byte| *byte == b',')) {
+        if !settings.trusts(known.map(|known| known.ip())) {
+            break;
+        }
+        match std::str::from_utf8(entry).ok().and_then(|entry| hop(entry.trim())) {
+            Some(hop) => known = Some(hop),
+            None => break,
+        }
+    }
+    known
+}
+
+/// Reads an address, with a port or without; the port is 0 then.
+fn hop(entry: &str) -> Option<SocketAddr> {
+    let bare = entry.strip_prefix('[').and_then(|entry| entry.strip_suffix(']')).unwrap_or(entry);
+    let address = bare.parse::<IpAddr>().map(|address| SocketAddr::new(address, 0));
+    let hop: SocketAddr = address.or_else(|_| entry.parse()).ok()?;
+    Some(SocketAddr::new(hop.ip().to_canonical(), hop.port()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::Config;
+
+    fn header(command: u8, family: u8, behind: &[u8]) -> Vec<u8> {
+        let length = u16::try_from(behind.len()).expect("a length");
+        [SIGNATURE, &[command, family][..], &length.to_be_bytes(), behind].concat()
+    }
+
+    /// Reads `bytes` with more behind them; returns what was read, and what was left.
+    async fn read(bytes: &[u8]) -> Result<Option<String>, ()> {
+        let behind = b"GET / HTTP/1.1";
+        let all = [bytes, behind].concat();
+        let mut stream = &all[..];
+        let source = read_header(&mut stream).await.map_err(|_| ())?;
+        assert_eq!(stream, behind, "nothing behind the header is taken");
+        Ok(source.map(|source| source.to_string()))
+    }
+
+    #[tokio::test]
+    async fn headers_of_the_specification_are_read() {
+        let v4 = [&[192, 0, 2, 1, 10, 0, 0, 1, 0x30, 0x39, 0, 80][..], b"\x03\0\x04tail"].concat();
+        assert_eq!(read(&header(0x21, 0x11, &v4[..12])).await, Ok(Some("192.0.2.1:12345".to_owned())));
+        assert_eq!(read(&header(0x21, 0x11, &v4)).await, Ok(Some("192.0.2.1:12345".to_owned())));
+        let v6 =
+            [&"2001:db8::1".parse::<Ipv6Addr>().expect("an address").octets()[..], &[0; 16], &[0, 7, 0, 80]].concat();
+        assert_eq!(read(&header(0x21, 0x21, &v6)).await, Ok(Some("[2001:db8::1]:7".to_owned())));
+        for (command, family, behind) in [
+            (0x20, 0x00, &b""[..]),
+            (0x20, 0x11, &v4),
+            (0x21, 0x00, b"xyz"),
+            (0x21, 0x31, &[0; 216]),
+            (0x20, 0xff, b""),
+        ] {
+            assert_eq!(read(&header(command, family, behind)).await, Ok(None), "{command:x} {family:x}");
+        }
+        assert_eq!(read(&header(0x20, 0, &[0; BEHIND_BYTES_MAX])).await, Ok(None));
+    }
+
+    #[tokio::test]
+    async fn what_is_no_header_is_refused() {
+        let long = [0; BEHIND_BYTES_MAX + 1];
+        for bad in [
+            header(0x11, 0x11, &[0; 12]),
+            header(0x22, 0x11, &[0; 12]),
+            header(0x21, 0x12, &[0; 12]),
+            header(0x21, 0x22, &[0; 36]),
+            header(0x21, 0x41, &[0; 36]),
+            header(0x21, 0x11, &[0; 11]),
+            header(0x21, 0x21, &[0; 35]),
+            header(0x20, 0x00, &long),
+            b"PROXY TCP4 192.0.2.1 10.0.0.1 1 2\r\n".to_vec(),
+            b"\r\n\r\n\0\r\nQUIT!!!!!".to_vec(),
+        ] {
+            assert_eq!(read(&bad).await, Err(()), "{}", bad.escape_ascii());
+        }
+        // A cut one is lost; a byte that doesn't fit is enough.
+        assert!(matches!(read_header(&mut &SIGNATURE[..]).await, Err(Bad::Lost(_))));
+        assert!(matches!(read_header(&mut &b"G"[..]).await, Err(Bad::Header)));
+    }
+
+    #[track_caller]
+    fn check(peer: &str, lines: &[&[u8]], expected: &str) {
+        let trusted_proxies = ["10.0.0.0/8", "fd00::/8"].map(|proxy| proxy.parse().expect("a network")).into();
+        let settings = Config { trusted_proxies, ..Config::default() }.gateway().admission;
+        let mut headers = HeaderMap::new();
+        for line in lines {
+            headers.append("x-forwarded-for", line[..].try_into().expect("a header's value"));
+        }
+        let peer = Some(peer.parse().expect("an address"));
+        let client = client(peer, &headers, &settings).expect("there is one");
+        assert_eq!(client.to_string(), expected, "{peer:?}");
+    }
+
+    #[test]
+    fn the_last_hop_that_is_not_trusted_is_the_client() {
+        check("10.0.0.1:1", &[], "10.0.0.1:1");
+        check("10.0.0.1:1", &[b"192.0.2.1"], "192.0.2.1:0");
+        check("10.0.0.1:1", &[b"6.6.6.6, 192.0.2.1"], "192.0.2.1:0");
+        check("10.0.0.1:1", &[b"6.6.6.6, 192.0.2.1,10.0.0.2 ,\t10.0.0.3"], "192.0.2.1:0");
+        check("10.0.0.1:1", &[b"6.6.6.6", b"192.0.2.1", b"10.0.0.2"], "192.0.2.1:0");
+        check("10.0.0.1:1", &[b"10.0.0.3, 10.0.0.2"], "10.0.0.3:0");
+        check("10.0.0.1:1", &[b"192.0.2.1:443"], "192.0.2.1:443");
+        check("10.0.0.1:1", &[b"2001:db8::1"], "[2001:db8::1]:0");
+        check("10.0.0.1:1", &[b"[2001:db8::1]"], "[2001:db8::1]:0");
+        check("10.0.0.1:1", &[b"[2001:db8::1]:443"], "[2001:db8::1]:443");
+        check("[fd00::1]:1", &[b"::ffff:192.0.2.1"], "192.0.2.1:0");
+        check("[::ffff:10.0.0.1]:1", &[b"192.0.2.1"], "192.0.2.1:0");
+    }
+
+    #[test]
+    fn who_is_not_trusted_can_say_what_it_likes() {
+        check("192.0.2.9:1", &[b"1.2.3.4"], "192.0.2.9:1");
+        check("192.0.2.9:1", &[b"10.0.0.1"], "192.0.2.9:1");
+    }
+
+    #[test]
+    fn garbage_counts_as_its_proxy() {
+        for garbage in
+            [&b"unknown"[..], b"", b"1.2.3", b"\xff\xfe", b"[10.0.0.1", b"192.0.2.1:x", b"a\"b", b"192.0.2.1;"]
+        {
+            check("10.0.0.1:1", &[b"6.6.6.6", garbage], "10.0.0.1:1");
+            check("10.0.0.1:1", &[garbage, b"10.0.0.2"], "10.0.0.2:0");
+            check("10.0.0.1:1", &[garbage, b"192.0.2.1"], "192.0.2.1:0");
+        }
+    }
+}
