@@ -123,7 +123,7 @@ impl Service {
         }
         let body = Limited::new(response.into_body(), ANSWER_BYTES_MAX).collect().await;
         let body = body.map_err(|error| unavailable(&format!("its answer can't be read: {error}")))?;
-        understood(&body.to_bytes()).map_err(|reason| unavailable(reason))
+        understood(&body.to_bytes()).map_err(unavailable)
     }
 
     /// Logs what is wrong with the service, now and then.
