@@ -1,4 +1,4 @@
-//! Holds `docs/protocol.md` and `docs/compatibility.md` against the code, the tests, and a running node.
+//! Holds `docs/protocol.md`, `docs/compatibility.md` and `docs/security.md` against the code, the tests, and a running node.
 
 mod support;
 
@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::Duration;
 
-use pombo::config::Paths;
+use pombo::config::{Paths, SETTINGS, Setting};
 use pombo::frame::{Violation, close};
 use pombo::protocol::plain;
 use pombo::uid::{Uid, UidHasher};
@@ -34,7 +34,7 @@ fn rows(document: &str, head: &[&str]) -> Vec<Vec<String>> {
     let mut rows = Vec::new();
     let mut lines = text.lines();
     while let Some(line) = lines.next() {
-        if line.starts_with('|') && cells(line).iter().zip(head).all(|(cell, name)| cell == name) {
+        if line.starts_with('|') && cells(line).iter().zip(head).all(|(cell, name)| cell.starts_with(name)) {
             rows.extend(lines.by_ref().skip(1).take_while(|line| line.starts_with('|')).map(cells));
         }
     }
@@ -50,14 +50,35 @@ fn code(cell: &str) -> &str {
 }
 
 #[test]
-fn every_test_named_for_a_difference_exists() {
-    for row in rows("docs/compatibility.md", &["what a client does"]) {
+fn every_test_named_for_a_difference_or_an_attack_exists() {
+    let differences = rows("docs/compatibility.md", &["what a client does"]);
+    let attacks = rows("docs/security.md", &["class"]);
+    for row in differences.iter().chain(&attacks) {
         let tests = row.last().expect("a row has cells");
         for test in tests.split(", ").map(code) {
             let (file, name) = test.split_once("::").unwrap_or_else(|| panic!("expected file::test, got {test}"));
             let source = read(&format!("tests/{file}.rs"));
             assert!(source.contains(&format!("#[test]\nfn {name}() {{")), "there is no test {test}");
         }
+    }
+}
+
+/// How the keys of settings end that bound something.
+const LIMITS: [&str; 4] = ["_interval", "_max", "_patience", "_timeout"];
+
+#[test]
+fn every_limit_is_told_with_its_default() {
+    let written: Vec<_> = rows("docs/security.md", &["setting", "default", "why"])
+        .iter()
+        .map(|row| (code(&row[0]).to_owned(), row[1].replace('`', "")))
+        .collect();
+    for (key, default) in &written {
+        let setting = Setting::of(key).unwrap_or_else(|| panic!("{key} is no setting"));
+        assert_eq!(*default, setting.default_text(), "{key}");
+    }
+    for setting in SETTINGS.iter().filter(|setting| LIMITS.iter().any(|end| setting.key.ends_with(end))) {
+        let times = written.iter().filter(|(key, _)| key == setting.key).count();
+        assert_eq!(times, 1, "{} stands {times} times in the tables of docs/security.md", setting.key);
     }
 }
 
