@@ -4,7 +4,7 @@
 
 /// Counts of one shard since it started, or their sum over the shards of a node.
 ///
-/// `sessions` and `uids` are what is open now; everything else only grows. Units are in the names, or
+/// `sessions`, `uids` and `memory_held` are what is there now; everything else only grows. Units are in the names, or
 /// messages where there is none.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
@@ -43,6 +43,14 @@ pub struct Stats {
     pub violations: u64,
     /// Sessions closed for silence or for a message not finished in time.
     pub timeouts: u64,
+    /// Times that a session was not read for a while, as it was over its rate.
+    pub rate_pauses: u64,
+    /// Sessions closed because they stayed over their rate.
+    pub rate_limited: u64,
+    /// Sessions closed because the shard's part of the memory budget was used up and they held most of it.
+    pub memory_cuts: u64,
+    /// Bytes of memory that sessions hold now: parts of messages, and what waits to be decoded or sent.
+    pub memory_held: u64,
     /// Sessions ended by a panic in the per-session part.
     pub panics: u64,
     /// Answers to a caller who had gone.
@@ -86,6 +94,10 @@ impl Stats {
             slow_consumers,
             violations,
             timeouts,
+            rate_pauses,
+            rate_limited,
+            memory_cuts,
+            memory_held,
             panics,
             answers_dropped,
             mail_batches,
@@ -114,6 +126,10 @@ impl Stats {
         self.slow_consumers += slow_consumers;
         self.violations += violations;
         self.timeouts += timeouts;
+        self.rate_pauses += rate_pauses;
+        self.rate_limited += rate_limited;
+        self.memory_cuts += memory_cuts;
+        self.memory_held += memory_held;
         self.panics += panics;
         self.answers_dropped += answers_dropped;
         self.mail_batches += mail_batches;

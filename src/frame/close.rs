@@ -33,6 +33,8 @@ pub const UID_FULL: u16 = 4003;
 pub const HEARTBEAT: u16 = 4005;
 /// The peer reads too slowly and its outbox is full.
 pub const SLOW_CONSUMER: u16 = 4008;
+/// The shard's part of the memory budget is used up, and this session held most of it; connect again after a delay.
+pub const MEMORY: u16 = 4009;
 
 /// Every code that pombo sends: code, name, and meaning, which is also the default reason.
 ///
@@ -52,6 +54,7 @@ pub const ALL: &[(u16, &str, &str)] = &[
     (UID_FULL, "UID_FULL", "uid has too many sessions"),
     (HEARTBEAT, "HEARTBEAT", "no sign of life"),
     (SLOW_CONSUMER, "SLOW_CONSUMER", "reads too slowly"),
+    (MEMORY, "MEMORY", "server is short of memory"),
 ];
 
 /// Returns the meaning of one of [`ALL`]'s codes.
