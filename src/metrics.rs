@@ -4,7 +4,7 @@
 
 /// Counts of one shard since it started, or their sum over the shards of a node.
 ///
-/// `sessions` and `uids` are what is open now; everything else only grows. Units are in the names, or
+/// `sessions`, `uids` and `memory_held` are what is there now; everything else only grows. Units are in the names, or
 /// messages where there is none.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
@@ -47,6 +47,14 @@ pub struct Stats {
     pub violations: u64,
     /// Sessions closed for silence or for a message not finished in time.
     pub timeouts: u64,
+    /// Times that a session was not read for a while, as it was over its rate.
+    pub rate_pauses: u64,
+    /// Sessions closed because they stayed over their rate.
+    pub rate_limited: u64,
+    /// Sessions closed because the shard's part of the memory budget was used up and they held most of it.
+    pub memory_cuts: u64,
+    /// Bytes of memory that sessions hold now: parts of messages, and what waits to be decoded or sent.
+    pub memory_held: u64,
     /// Sessions closed because their credential's time was over.
     pub expired: u64,
     /// Sessions ended by a panic in the per-session part.
@@ -94,6 +102,10 @@ impl Stats {
             slow_consumers,
             violations,
             timeouts,
+            rate_pauses,
+            rate_limited,
+            memory_cuts,
+            memory_held,
             expired,
             panics,
             answers_dropped,
@@ -125,6 +137,10 @@ impl Stats {
         self.slow_consumers += slow_consumers;
         self.violations += violations;
         self.timeouts += timeouts;
+        self.rate_pauses += rate_pauses;
+        self.rate_limited += rate_limited;
+        self.memory_cuts += memory_cuts;
+        self.memory_held += memory_held;
         self.expired += expired;
         self.panics += panics;
         self.answers_dropped += answers_dropped;

@@ -16,7 +16,7 @@ use tokio::sync::{Semaphore, watch};
 use tokio::time::Instant;
 use tracing::{error, info};
 
-use crate::config::{Config, Faults, GatewaySettings, Listen};
+use crate::config::{Config, Faults, GatewaySettings, Listen, SessionSettings, SlowConsumer};
 use crate::gateway::{Authenticator, BoundListener, Door, Entrance, Gate, Gateway, Inherited, Reason, Refusals};
 use crate::mailbox::{self, Bell};
 use crate::message::{Delivery, Kind};
@@ -112,8 +112,9 @@ impl Server {
             .map_err(|error| StartError::Keys { reason: error.to_string() })?;
         let inherited = Inherited {
             send_buffer_bytes: config.send_buffer_bytes,
-            // As long as a silent peer is given.
-            user_timeout: config.heartbeat_interval * 2,
+            // As long as a silent peer is given. The kernel counts from when a peer has no room left, too, even if it
+            // answers every probe: a reader that the policy keeps must not end in silence.
+            user_timeout: (config.slow_consumer == SlowConsumer::Disconnect).then_some(config.heartbeat_interval * 2),
         };
         let mut listeners = Vec::new();
         let mut addresses = Vec::new();
@@ -291,7 +292,8 @@ impl Handle {
     pub fn reload(&self, config: &Config) {
         self.node.settings.send_replace(Arc::new(config.gateway()));
         self.node.drain_timeout.send_replace(config.drain_timeout);
-        let settings = Arc::new(config.session());
+        let memory_bytes_max = config.memory_bytes_max / self.node.shards.len();
+        let settings = Arc::new(SessionSettings { memory_bytes_max, ..config.session() });
         for door in &self.node.shards {
             // A shard that has drained needs none.
             door.requests.send(Request::Reload(Arc::clone(&settings))).ok();

@@ -64,7 +64,7 @@ fn every_test_named_for_a_difference_or_an_attack_exists() {
 }
 
 /// How the keys of settings end that bound something.
-const LIMITS: [&str; 4] = ["_interval", "_max", "_patience", "_timeout"];
+const LIMITS: [&str; 6] = ["_interval", "_max", "_patience", "_per_minute", "_per_second", "_timeout"];
 
 #[test]
 fn every_limit_is_told_with_its_default() {
@@ -130,6 +130,7 @@ fn close_reasons_are_those_of_the_code() {
     let mut expected: Vec<_> =
         reasons.iter().map(|reason| (reason.close_code().to_string(), reason.to_string())).collect();
     expected.extend(timeouts().map(|reason| (close::POLICY.to_string(), reason)));
+    expected.extend(rates().map(|reason| (close::POLICY.to_string(), reason)));
     expected.sort_by(|one, other| one.0.cmp(&other.0));
     assert_eq!(written, expected);
 }
@@ -147,6 +148,22 @@ fn timeouts() -> [String; 2] {
         let frame = client.receive();
         let (_, reason) = frame.as_close().expect("a close frame with its reason");
         reason.replace(&format!("{SHORT:?}"), &format!("{time:?}"))
+    })
+}
+
+/// The reasons of the rates, as a node with low ones gives them, with the default patience put in.
+fn rates() -> [String; 2] {
+    const PATIENCE: Duration = Duration::from_millis(50);
+    let messages = |config: &mut Config| config.message_rate_max = Some(100);
+    let bytes = |config: &mut Config| config.byte_rate_max = Some(10_000);
+    let default = Config::default().rate_patience;
+    [nodes().with(messages), nodes().with(bytes)].map(|nodes| {
+        let node = nodes.with(|config| config.rate_patience = PATIENCE).start(1);
+        let mut client = node.log_in("alice");
+        client.send_together(&vec![Sent::text("nobody:".to_owned() + &"x".repeat(100)); 1000]);
+        let frame = client.receive();
+        let (_, reason) = frame.as_close().expect("a close frame with its reason");
+        reason.replace(&format!("{PATIENCE:?}"), &format!("{default:?}"))
     })
 }
 

@@ -21,6 +21,7 @@ mod fault;
 mod form;
 mod listen;
 mod load;
+mod memory;
 mod parts;
 mod reload;
 mod table;
@@ -250,6 +251,25 @@ pub struct Config {
     /// sends. Range: a size of 1 to 1GiB. Default: `1MiB`.
     pub message_bytes_max: usize,
 
+    /// Most messages that a session may send in a second.
+    ///
+    /// A second's worth may come at once; then the session is not read until it may send again, and TCP holds its peer
+    /// back. Pings, pongs and the fragments of a message count as messages. Range: `off`, or 1 to 1000000. Default:
+    /// `off`.
+    pub message_rate_max: Option<usize>,
+
+    /// Most bytes that a session may send in a second.
+    ///
+    /// As for `message_rate_max`; frame headers count. A message must come within `message_timeout`, so a low rate
+    /// bounds its size, too. Range: `off`, or a size of 1KiB to 1GiB. Default: `off`.
+    pub byte_rate_max: Option<usize>,
+
+    /// Time a session may stay over its rate before it is closed.
+    ///
+    /// It is over as long as there always is more than may be read. Longer rides out bursts; a client that never slows
+    /// down is closed with 1008. Range: a time of 1ms to 1h, as in `5s`. Default: `10s`.
+    pub rate_patience: Duration,
+
     /// Longest uid.
     ///
     /// In bytes, not characters. Each session keeps its uid, so long ones cost memory. Range: a size of 1 to 1KiB.
@@ -261,6 +281,14 @@ pub struct Config {
     /// Past it `slow_consumer` acts. More rides out a longer stall of a receiver, and lets it hold more memory; 14
     /// bytes are the longest header of a frame. Range: a size of 128 to 2GiB. Default: `2MiB`.
     pub outbox_bytes_max: usize,
+
+    /// Most bytes that sessions hold, in parts of messages and outboxes; each shard has its part of it.
+    ///
+    /// Past its part, a shard closes the sessions that hold most with 4009. Not in it are the kernel's buffers and what
+    /// an idle session costs. A payload that waits for several sessions counts for each. The memory is the machine's, or
+    /// that of the control group if less. Range: a size of 1MiB to 16384GiB. Default: half of the memory that the process
+    /// may use.
+    pub memory_bytes_max: usize,
 
     /// Size of the kernel's send buffer for each connection; `auto` leaves it to the kernel.
     ///
@@ -359,8 +387,12 @@ impl Default for Config {
             auth_cache_entries_max: 10_000,
             message_timeout: Duration::from_secs(60),
             message_bytes_max: 1024 * 1024,
+            message_rate_max: None,
+            byte_rate_max: None,
+            rate_patience: Duration::from_secs(10),
             uid_bytes_max: 256,
             outbox_bytes_max: 2 * 1024 * 1024,
+            memory_bytes_max: memory::half(),
             send_buffer_bytes: None,
             slow_consumer: SlowConsumer::Disconnect,
             mailbox_bytes_max: 1024 * 1024,

@@ -11,8 +11,16 @@ pub struct SessionSettings {
     pub message_bytes_max: usize,
     /// Time from a message's first byte to its last.
     pub message_timeout: Duration,
+    /// Most messages in a second, unless the rate is not limited.
+    pub message_rate_max: Option<usize>,
+    /// Most bytes in a second, unless the rate is not limited.
+    pub byte_rate_max: Option<usize>,
+    /// Time a session may stay over its rate.
+    pub rate_patience: Duration,
     /// Most bytes waiting for one session; at least `message_bytes_max` + 14.
     pub outbox_bytes_max: usize,
+    /// Most bytes that the sessions of one shard hold: its part of the node's.
+    pub memory_bytes_max: usize,
     /// What happens to a session whose outbox is full.
     pub slow_consumer: SlowConsumer,
     /// Time between two pings to a session.
@@ -62,7 +70,11 @@ impl Config {
         SessionSettings {
             message_bytes_max: self.message_bytes_max,
             message_timeout: self.message_timeout,
+            message_rate_max: self.message_rate_max,
+            byte_rate_max: self.byte_rate_max,
+            rate_patience: self.rate_patience,
             outbox_bytes_max: self.outbox_bytes_max,
+            memory_bytes_max: self.memory_bytes_max / self.shards,
             slow_consumer: self.slow_consumer,
             heartbeat_interval: self.heartbeat_interval,
             close_timeout: self.close_timeout,

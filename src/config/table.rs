@@ -7,7 +7,7 @@ use toml::Value;
 
 use super::admission::{Limit, OriginList, Proxies};
 use super::auth::{Exactly, File, Granted, HeaderNames, Hidden, Sources, Url};
-use super::form::{Addresses, Count, Form, PathList, Size, Switch, Text, Time, Word, items};
+use super::form::{Addresses, Count, Form, OrOff, PathList, Size, Switch, Text, Time, Word, items};
 use super::{Auth, Config, DuplicateLogin, LogFormat, LogLevel, SlowConsumer};
 
 /// One setting: its names, and how it is read, shown and taken over.
@@ -224,8 +224,14 @@ pub static SETTINGS: &[Setting] = settings! {
     "Messages and slow consumers" {
         message_bytes_max: Size(1, GIB), Live, "Longest message a client may send, its fragments joined";
         message_timeout: Time(1, HOUR), Live, "Time from a message's first byte to its last";
+        message_rate_max: OrOff(Count(1, 1_000_000)), Live,
+            "Most messages that a session may send in a second";
+        byte_rate_max: OrOff(Size(KIB, GIB)), Live, "Most bytes that a session may send in a second";
+        rate_patience: Time(1, HOUR), Live, "Time a session may stay over its rate before it is closed";
         outbox_bytes_max: Size(128, 2 * GIB), Live,
             "Most bytes waiting for one session that its socket has not taken; at least message_bytes_max + 14";
+        memory_bytes_max: Size(MIB, 16_384 * GIB), Live, default "half of the memory that the process may use",
+            "Most bytes that sessions hold, in parts of messages and outboxes; each shard has its part of it";
         send_buffer_bytes: Size(4 * KIB, 256 * MIB), Restart,
             "Size of the kernel's send buffer for each connection; auto leaves it to the kernel";
         slow_consumer: Word::<SlowConsumer>::ANY, Live, "What happens to a session whose outbox is full";

@@ -35,6 +35,8 @@ pub const UID_FULL: u16 = 4003;
 pub const HEARTBEAT: u16 = 4005;
 /// The peer reads too slowly and its outbox is full.
 pub const SLOW_CONSUMER: u16 = 4008;
+/// The shard's part of the memory budget is used up, and this session held most of it; connect again after a delay.
+pub const MEMORY: u16 = 4009;
 /// The credential's time is over, at login or since; connect again with another.
 pub const EXPIRED: u16 = 4010;
 /// The credential is not taken; another one might be.
@@ -59,6 +61,7 @@ pub const ALL: &[(u16, &str, &str)] = &[
     (UID_FULL, "UID_FULL", "uid has too many sessions"),
     (HEARTBEAT, "HEARTBEAT", "no sign of life"),
     (SLOW_CONSUMER, "SLOW_CONSUMER", "reads too slowly"),
+    (MEMORY, "MEMORY", "server is short of memory"),
     (EXPIRED, "EXPIRED", "credential has expired"),
     (UNAUTHORIZED, "UNAUTHORIZED", "credential is not taken"),
 ];

@@ -67,7 +67,7 @@ fn take_frames(
                 return Ok(Some(login));
             }
             Some(Event::Ping(payload)) => frame::encode(answers, Opcode::Pong, payload),
-            Some(Event::Pong(_)) | None => {}
+            Some(Event::Fragment | Event::Pong(_)) | None => {}
             Some(Event::Close { code, .. }) => return Err(Refusal::ClosedByPeer(code)),
         }
     }

@@ -28,7 +28,7 @@ use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch};
-use tokio::time::{Instant, sleep_until, timeout, timeout_at};
+use tokio::time::{Instant, sleep, sleep_until, timeout, timeout_at};
 use tracing::debug;
 
 pub(crate) use admission::Gate;
@@ -46,6 +46,9 @@ use crate::shard::{Handover, Permit, Stream};
 
 /// How often files of keys are looked at.
 const KEYS_INTERVAL: Duration = Duration::from_secs(1);
+
+/// How long a connection that has said nothing is waited for when the node drains.
+const SILENCE: Duration = Duration::from_millis(100);
 
 /// The way into one shard.
 #[derive(Clone)]
@@ -157,6 +160,13 @@ impl Gateway {
         }
     }
 
+    /// Waits until the node drains, and a moment longer: of a connection that was only just accepted nothing has been
+    /// seen yet, and closing it with a request unread would reset it.
+    async fn drain_of_the_silent(&self) {
+        self.drain().await;
+        sleep(SILENCE).await;
+    }
+
     /// The life of a connection up to its hand-over, or its refusal.
     async fn welcome<S: Accepted>(self: Arc<Self>, mut stream: S, mut arrival: Arrival) {
         let outcome = match self.identify(&mut stream, &mut arrival).await {
@@ -180,7 +190,7 @@ impl Gateway {
         let header = tokio::select! {
             biased;
             header = timeout_at(arrival.until, proxy::read_header(stream)) => header,
-            _ = self.drain() => return Err(Refusal::Http(Reason::Draining)),
+            () = self.drain_of_the_silent() => return Err(Refusal::Http(Reason::Draining)),
         };
         match header {
             Ok(Ok(client)) => {
@@ -206,7 +216,7 @@ impl Gateway {
             entrance: self.entrance.clone(),
         };
         let (mut stream, mut received, admitted) =
-            upgrade::upgrade(stream, rules, &mut arrival.who, self.drain()).await?;
+            upgrade::upgrade(stream, rules, &mut arrival.who, self.drain_of_the_silent()).await?;
         let login = match admitted {
             Admitted::LoggedIn(login) => Ok(login),
             Admitted::Stranger(facts) => tokio::select! {

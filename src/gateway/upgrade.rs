@@ -107,7 +107,12 @@ pub(super) async fn upgrade<S: Accepted>(
         (Ok(Ok(())), Some(Outcome::Refused(reason))) => Refusal::Http(reason),
         // The peer ended its sending before its request began.
         (Ok(Ok(())), None | Some(Outcome::Judging)) => Refusal::ClosedByPeer(None),
-        // What is no request hyper has answered itself.
+        // hyper leaves what HTTP/2 begins with to others, unanswered.
+        (Ok(Err(_)), None) if parts.read_buf.starts_with(b"PRI ") => {
+            timeout(close_timeout, refusal::answer(&mut stream, Reason::NotHttp)).await.ok();
+            return Err(Refusal::Http(Reason::NotHttp));
+        }
+        // What else is no request hyper has answered itself.
         (Ok(Err(error)), _) => error.into(),
         (Err(_), None) => {
             timeout(close_timeout, refusal::answer(&mut stream, Reason::HandshakeTimeout)).await.ok();

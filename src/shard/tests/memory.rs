@@ -23,6 +23,9 @@ use crate::uid::{Uid, UidHasher};
 /// Rounds after which a node that is not quiet never will be.
 const ROUNDS_MAX: usize = 1_000_000;
 
+/// Sockets that one poll tells of, as few as sweeping allows for.
+const READY_MAX: usize = 256;
+
 const MASK: [u8; 4] = [0xA1, 0x5E, 0x83, 0x0C];
 
 /// First bytes of frames, by what they carry.
@@ -128,6 +131,9 @@ impl Network for MemoryNetwork {
 
     fn poll(&mut self, time_out: Option<Duration>, ready: &mut Vec<Readiness>) -> io::Result<()> {
         for (session, wire) in &self.wires {
+            if ready.len() == READY_MAX {
+                break;
+            }
             let mut wire = wire.borrow_mut();
             let is_readable = std::mem::take(&mut wire.has_become_readable);
             let is_writable = wire.is_watched && std::mem::take(&mut wire.has_become_writable);
