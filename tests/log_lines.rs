@@ -49,7 +49,7 @@ fn check(format: &str, is_unescaped: impl Fn(char) -> bool, is_line: impl Fn(&st
     for line in program.log() {
         let line = String::from_utf8(line).expect("a log is UTF-8");
         assert!(is_line(&line), "{}", line.escape_debug());
-        assert!(!line.contains(|character| is_unescaped(character)), "{}", line.escape_debug());
+        assert!(!line.contains(&is_unescaped), "{}", line.escape_debug());
         assert!(!line.contains("secret"), "{line}");
     }
 }
