@@ -248,7 +248,7 @@ fn questions_at_a_time_are_bounded_and_the_rest_waits() {
 /// The lower number never replaces the higher, however long its authentication took.
 #[test]
 fn login_that_was_read_first_does_not_replace_a_later_one() {
-    let (release, released) = mpsc::channel::<()>();
+    let (release, released) = mpsc::sync_channel::<()>(1);
     let released = Arc::new(Mutex::new(released));
     let service = Service::start(move |question| {
         if question["credential"] == "slow" {

@@ -64,7 +64,9 @@ impl fmt::Debug for Secret {
     }
 }
 
-/// Address of a service that authenticates: `http://` or `https://`, a host, maybe a port and a path.
+/// Address of a service that authenticates: `http://`, a host, maybe a port and a path.
+///
+/// There is no `https://` yet: the service belongs beside the node, or behind a network that is trusted.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct AuthUrl(Uri);
 
@@ -88,7 +90,7 @@ impl FromStr for AuthUrl {
 
     fn from_str(text: &str) -> Result<Self, AuthUrlError> {
         let uri: Uri = text.parse().map_err(|_| AuthUrlError)?;
-        let is_http = matches!(uri.scheme_str(), Some("http" | "https"));
+        let is_http = uri.scheme_str() == Some("http");
         // A name and a password would be shown with the settings; a port that is none is missing from the parsed form.
         let authority = uri.authority().filter(|authority| !authority.as_str().contains('@')).ok_or(AuthUrlError)?;
         let port_is_sound = authority.port_u16().is_some() || authority.as_str().len() == authority.host().len();
@@ -435,12 +437,22 @@ mod tests {
 
     #[test]
     fn addresses_of_a_service() {
-        for text in ["http://127.0.0.1:8080/login", "https://auth.example.org/", "http://[::1]/?a=b"] {
+        for text in ["http://127.0.0.1:8080/login", "http://auth.example.org/", "http://[::1]/?a=b"] {
             check(&Url, &[text], Some(&format!("{text:?}")));
         }
         check(&Url, &["http://h"], Some(r#""http://h/""#));
-        for text in ["", "h", "/login", "ftp://h/", "http://", "http://u:p@h/", "http://h:x/", "http://h:/", "http:///"]
-        {
+        for text in [
+            "",
+            "h",
+            "/login",
+            "ftp://h/",
+            "https://h/",
+            "http://",
+            "http://u:p@h/",
+            "http://h:x/",
+            "http://h:/",
+            "http:///",
+        ] {
             check(&Url, &[text], None);
         }
     }

@@ -418,4 +418,37 @@ mod tests {
         assert_eq!(count(Algorithm::HS256, Some("a")), 1);
         assert_eq!(count(Algorithm::ES256, Some("a")), 0);
     }
+
+    #[test]
+    fn keys_that_change_are_taken_and_unsound_ones_are_not() {
+        let file = tempfile::NamedTempFile::new().expect("a file");
+        let write = |content: &str| std::fs::write(file.path(), content).expect("it can be written");
+        let secret = "x".repeat(32);
+        let keys = || vec![file.path().to_owned()];
+        let settings = crate::config::Config { jwt_key_files: keys(), ..Default::default() }.gateway().auth;
+        write(&pem("PUBLIC KEY", &ed25519()));
+        let keys = Keys::load(&settings).expect("sound keys");
+        let first = keys.current();
+        let is_first = |keys: &Keys| Arc::ptr_eq(&first, &keys.current());
+
+        keys.refresh(&settings);
+        assert!(is_first(&keys), "nothing has changed");
+        for unsound in ["", "-----BEGIN PUBLIC KEY-----\nAAAA\n-----END PUBLIC KEY-----\n", &secret] {
+            write(unsound);
+            keys.refresh(&settings);
+            assert!(is_first(&keys), "{unsound}");
+        }
+        std::fs::remove_file(file.path()).expect("it is there");
+        keys.refresh(&settings);
+        assert!(is_first(&keys), "a file that is away for a moment takes no key away");
+
+        let both = format!("{}{}", pem("PUBLIC KEY", &ed25519()), pem("PUBLIC KEY", &ed25519()));
+        write(&both);
+        keys.refresh(&settings);
+        assert_eq!(keys.current().0.len(), 2);
+        // Other settings count as a change, too.
+        let more = AuthSettings { jwt_secret: Some(Secret::new(secret)), ..settings };
+        keys.refresh(&more);
+        assert_eq!(keys.current().0.len(), 3);
+    }
 }
