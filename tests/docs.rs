@@ -100,7 +100,7 @@ fn error_texts_are_those_of_the_code() {
     let uids = [&b""[..], &[b'x'; 300], b"a:b", b"all", b"\xff"];
     let refused = uids.map(|uid| Uid::new(uid, uid_bytes_max, &UidHasher::fixed(0)).expect_err("no uid"));
     let meanings = [close::UID_TAKEN, close::UID_FULL].map(|code| close::meaning(code).expect("a code of ours"));
-    let mut expected = vec![plain::NO_COLON.to_owned()];
+    let mut expected = [plain::NO_COLON, plain::NO_UNICAST, plain::NO_BROADCAST].map(str::to_owned).to_vec();
     expected.extend(refused.map(plain::error));
     expected.extend(meanings.map(plain::error));
     assert_eq!(written, expected);
@@ -173,12 +173,17 @@ fn refusals_are_those_of_the_code() {
     let mut written: Vec<_> = named(&["reason", "status", "line"])
         .map(|(name, row)| (name, format!("http {} {}", row[1], code(&row[2]))))
         .chain(named(&["reason", "code"]).map(|(name, row)| (name, format!("close {}", row[1]))))
+        .chain(named(&["reason", "status or"]).map(|(name, row)| {
+            let told = format!("http {} or close {} {}", row[1], row[2], code(&row[3]));
+            (name, told)
+        }))
         .chain(named(&["reason", "not told when"]).map(|(name, _)| (name, "not".to_owned())))
         .collect();
     written.sort_unstable();
     let told = |reason: &Reason| match reason.told() {
         Told::Http(status) => format!("http {status} {}", reason.text()),
         Told::Close(code) => format!("close {code}"),
+        Told::Credential(status, code) => format!("http {status} or close {code} {}", reason.text()),
         _ => "not".to_owned(),
     };
     let mut expected: Vec<_> = Reason::ALL.iter().map(|reason| (reason.name().to_owned(), told(reason))).collect();

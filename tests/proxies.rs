@@ -190,6 +190,24 @@ fn proxy_header_names_the_client() {
 }
 
 #[test]
+fn proxies_on_ipv6_are_believed() {
+    let on_v6 = |config: &mut Config| {
+        config.listen = vec!["[::1]:0".parse().expect("an address")];
+        config.trusted_proxies = vec![trusted("::/96")];
+    };
+    behind_proxies().with(on_v6).each(|node| {
+        are_one(node, ("::1", &["2001:db8::1"]), ("::1", &["2001:db8::2"]));
+        are_two(node, ("::1", &["203.0.113.1"]), ("::1", &["203.0.113.2"]));
+    });
+    speaking_proxy_protocol().with(on_v6).each(|node| {
+        let (_client, status) = ask(node, "::1", &from("2001:db8::1"), &[]);
+        assert_eq!(status, 101);
+        assert_eq!(ask(node, "::1", &from("2001:db8::2"), &[]).1, 429);
+        assert_eq!(ask(node, "::1", &from("203.0.113.1"), &[]).1, 101);
+    });
+}
+
+#[test]
 fn forwarded_address_behind_a_proxy_header_counts_if_that_hop_is_trusted() {
     speaking_proxy_protocol().each(|node| {
         let (_client, status) = ask(node, "127.0.0.1", &from("10.0.0.1"), &["203.0.113.1"]);

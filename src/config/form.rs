@@ -17,6 +17,8 @@ use super::{DrainCode, DuplicateLogin, Listen, LogFormat, LogLevel, Paths, SlowC
 pub(super) trait Form<T> {
     /// Whether several values make up the setting: a flag may be repeated, commas separate.
     const MANY: bool = false;
+    /// Whether the value must not be shown to anybody.
+    const SECRET: bool = false;
     /// What stands for the value in help texts.
     const PLACEHOLDER: &'static str;
 
@@ -331,7 +333,7 @@ pub(super) fn items(value: &Value) -> Vec<String> {
     }
 }
 
-fn one(items: &[String]) -> Option<&str> {
+pub(super) fn one(items: &[String]) -> Option<&str> {
     match items {
         [item] => Some(item),
         _ => None,

@@ -1,6 +1,7 @@
 //! The part of a turn that takes what comes from outside: logged-in connections and requests.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use tracing::debug;
 
@@ -44,8 +45,10 @@ impl<N: Network> Shard<N> {
     }
 
     fn adopt(&mut self, handover: Handover<N::Socket>) {
-        let Handover { socket, unread, uid, login, peer, permit } = handover;
+        let Handover { socket, unread, uid, rights, expires, login, peer, permit } = handover;
         let meeting = self.meet(&uid, login);
+        // A tick later than the one it falls into: never early.
+        let expires = expires.map_or(Tick::NEVER, |at| self.wheel.tick(at).after(Duration::ZERO));
         let key = self.sessions.insert(Session {
             socket,
             reader: Default::default(),
@@ -62,8 +65,10 @@ impl<N: Network> Shard<N> {
             close_by: self.tick,
             timer: Tick::NEVER,
             held: 0,
+            expires,
             discarded: 0,
             phase: Phase::Open,
+            rights,
             flags: Flags::default(),
         });
         debug!(
@@ -78,7 +83,7 @@ impl<N: Network> Shard<N> {
             return self.lose(key, &error);
         }
         self.stats.logins += 1;
-        self.wake_at(key, self.tick.after(self.settings.heartbeat_interval));
+        self.wake_at(key, self.tick.after(self.settings.heartbeat_interval).min(expires));
         match meeting {
             Meeting::Refused(code) => {
                 let farewell = Farewell::of(code);

@@ -14,6 +14,7 @@ use crate::frame::{self, Event, Opcode, Reader, Violation, close};
 use crate::mailbox::{Room, SHARE_FROM};
 use crate::message::{Kind, Payload};
 use crate::protocol::plain::{self, Recipient};
+use crate::rights::Rights;
 use crate::router;
 use crate::uid;
 
@@ -174,12 +175,13 @@ impl<N: Network> Shard<N> {
             return;
         };
         let Some(session) = self.sessions.get(key) else { return };
+        let rights = session.rights;
         let mut reader = std::mem::take(&mut session.reader);
         let message_bytes_max = self.settings.message_bytes_max;
         let step = guard(|| classify(reader.direct_done(message_bytes_max), length));
         let mut budget = Budget { deliveries: CONNECTION_DELIVERIES, bytes: CONNECTION_BYTES };
         let before = self.stats.frames_in;
-        let stop = self.act(key, step, &mut budget);
+        let stop = self.act(key, rights, step, &mut budget);
         self.give_back(key, reader);
         self.charge(key, self.stats.frames_in - before, true);
         self.keep_rest(key, &[], stop.unwrap_or(Stop::End));
@@ -199,6 +201,7 @@ impl<N: Network> Shard<N> {
     /// Decodes `bytes` from `at` on and does what each frame asks for.
     fn decode(&mut self, key: SessionKey, bytes: &mut [u8], at: &mut usize) -> Stop {
         let Some(session) = self.sessions.get(key) else { return Stop::Closed };
+        let rights = session.rights;
         let mut reader = std::mem::take(&mut session.reader);
         let message_bytes_max = self.settings.message_bytes_max;
         let mut budget = Budget { deliveries: CONNECTION_DELIVERIES, bytes: CONNECTION_BYTES };
@@ -222,7 +225,7 @@ impl<N: Network> Shard<N> {
                 *at += taken;
                 classify(event, taken)
             });
-            let stop = self.act(key, step, &mut budget);
+            let stop = self.act(key, rights, step, &mut budget);
             was_between |= !reader.is_mid_message();
             if let Some(stop) = stop {
                 break stop;
@@ -260,12 +263,15 @@ impl<N: Network> Shard<N> {
 
     /// Does what one frame asks for; says why decoding must stop, if it must.
     #[inline]
-    fn act(&mut self, key: SessionKey, step: Step<'_>, budget: &mut Budget) -> Option<Stop> {
+    fn act(&mut self, key: SessionKey, rights: Rights, step: Step<'_>, budget: &mut Budget) -> Option<Stop> {
         self.stats.frames_in += 1;
         let mut cost = Cost { deliveries: 1, bytes: 0 };
         let mut stop = None;
         match step {
-            Step::Command { kind, message, command } => (cost, stop) = self.route(key, kind, message, command),
+            Step::Command { kind, message, command } if rights.allow(command.recipient.right()) => {
+                (cost, stop) = self.route(key, kind, message, command);
+            }
+            Step::Command { command, .. } => cost.bytes = self.forbid(key, command.recipient),
             Step::Malformed => {
                 self.stats.invalid += 1;
                 cost.bytes = plain::NO_COLON.len();
@@ -309,6 +315,23 @@ impl<N: Network> Shard<N> {
         self.budget.spend(cost);
         // It may have been closed by what it sent to itself.
         if self.is_open(key) { stop } else { Some(Stop::Closed) }
+    }
+
+    /// Tells a client what it may not do; returns how many bytes that takes.
+    #[cold]
+    fn forbid(&mut self, key: SessionKey, recipient: Recipient) -> usize {
+        let error = match recipient {
+            Recipient::Uid => {
+                self.stats.forbidden_unicasts += 1;
+                plain::NO_UNICAST
+            }
+            Recipient::Everybody => {
+                self.stats.forbidden_broadcasts += 1;
+                plain::NO_BROADCAST
+            }
+        };
+        self.push(key, Opcode::Text, &Payload::Borrowed(error.as_bytes()));
+        error.len()
     }
 
     /// Sends a message on its way: to a session of this shard, or into the mail for another.

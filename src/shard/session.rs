@@ -9,6 +9,7 @@ use super::outbox::Outbox;
 use super::rate::Meter;
 use super::wheel::Tick;
 use crate::frame::Reader;
+use crate::rights::Rights;
 use crate::uid::UidHash;
 
 /// A session; touched by its shard's thread only, from hand-over to close.
@@ -40,9 +41,13 @@ pub(crate) struct Session<S> {
     pub(crate) timer: Tick,
     /// Memory it holds, as last accounted for.
     pub(crate) held: u32,
+    /// When its credential's time is over.
+    pub(crate) expires: Tick,
     /// While closing: bytes received and thrown away.
     pub(crate) discarded: u32,
     pub(crate) phase: Phase,
+    /// What its client may send.
+    pub(crate) rights: Rights,
     pub(crate) flags: Flags,
 }
 

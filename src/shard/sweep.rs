@@ -141,6 +141,10 @@ impl<N: Network> Shard<N> {
             let close_by = session.close_by;
             return self.wake_at(key, close_by);
         }
+        if session.expires <= tick {
+            self.stats.expired += 1;
+            return self.close(key, Farewell::of(close::EXPIRED), Unsent::Keep);
+        }
         if session.flags.is_stalled || session.flags.is_paused || session.unread.is_some() || session.flags.is_readable
         {
             // We paused it, or have not come to reading it; that isn't silence. A message under way has no more time
@@ -164,7 +168,7 @@ impl<N: Network> Shard<N> {
         }
         let ping_by = session.heard.after(settings.heartbeat_interval);
         let silent_by = session.heard.after(settings.heartbeat_interval * 2);
-        let mut next = if ping_by <= tick { silent_by } else { ping_by };
+        let mut next = if ping_by <= tick { silent_by } else { ping_by }.min(session.expires);
         if session.flags.is_mid_message {
             next = next.min(message_by);
         }

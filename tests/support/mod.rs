@@ -11,6 +11,8 @@ mod http;
 mod node;
 mod patience;
 mod program;
+mod service;
+mod token;
 
 pub(crate) use client::Client;
 pub(crate) use frame::{Frame, Sent};
@@ -18,3 +20,5 @@ pub(crate) use http::{Request, Response};
 pub(crate) use node::{Node, Nodes, nodes};
 pub(crate) use patience::{DEADLINE, eventually};
 pub(crate) use program::Program;
+pub(crate) use service::{Reply, Service};
+pub(crate) use token::{SECRET, Signer, claims, seconds_from_now};

@@ -183,6 +183,7 @@ impl Page {
                 .build_cartesian_2d(Marked { range: horizontal, marks: x.marks.map(<[f64]>::to_vec) }, vertical)?;
             chart
                 .configure_mesh()
+                .light_line_style(TRANSPARENT)
                 .x_desc(x.name)
                 .y_desc(y.name)
                 .x_labels(8)
@@ -214,10 +215,16 @@ impl Page {
             let area = SVGBackend::with_string(&mut svg, size).into_drawing_area();
             let mut chart = ChartBuilder::on(&area)
                 .margin_right(24)
-                .margin_left(4)
+                .margin_left(16)
                 .x_label_area_size(32)
                 .build_cartesian_2d(0.0..most * 1.02, 0.0..f64::from(count))?;
-            chart.configure_mesh().disable_y_mesh().disable_y_axis().label_style(("sans-serif", 17)).draw()?;
+            chart
+                .configure_mesh()
+                .disable_y_mesh()
+                .light_line_style(TRANSPARENT)
+                .disable_y_axis()
+                .label_style(("sans-serif", 17))
+                .draw()?;
             for (bar, top) in bars.iter().zip((1..=count).rev().map(f64::from)) {
                 let mut from = 0.0;
                 for (part, colour) in bar.parts.iter().zip(COLOURS) {

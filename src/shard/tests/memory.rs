@@ -14,6 +14,7 @@ use crate::config::{Config, SessionSettings};
 use crate::frame::unmask;
 use crate::mailbox::{self, Bell};
 use crate::metrics::Stats;
+use crate::rights::Rights;
 use crate::router::shard_of;
 use crate::shard::io::{Interest, Network, Readiness, SessionKey, Socket};
 use crate::shard::{Admission, Handover, LoginNumber, LoginNumbers, Parts, Request, Shard, Turn};
@@ -247,6 +248,8 @@ impl Node {
             socket: MemorySocket(Rc::clone(&wire)),
             unread: sent.to_vec(),
             uid: Uid::new(uid.as_bytes(), 256, &self.hasher).expect("the text is a uid"),
+            rights: Rights::ALL,
+            expires: None,
             login,
             peer: None,
             permit: self.admission.admit(usize::MAX).expect("there is no bound"),

@@ -42,7 +42,7 @@ impl Row {
         page.list(self.columns.iter().flat_map(|column| column.sentences(&self.baseline)));
         let bars: Vec<_> = self.columns.iter().filter_map(|column| column.bar(&self.baseline)).collect();
         let of = if logins { "login" } else { "delivery" };
-        plots::cpu(page, &format!("CPU of the server per {of}, µs"), &bars);
+        plots::cpu(page, of, &bars);
         plots::latency(page, &self.lines(|curves| &curves.latency));
         plots::rate(page, &self.lines(|curves| &curves.rate));
     }

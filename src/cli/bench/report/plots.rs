@@ -14,10 +14,13 @@ impl Report {
         if let Some(messages) = &self.messages {
             messages.plot(&mut page);
         }
-        let cost = self.server_cost.as_ref().and_then(|cost| cost.cpu_per_delivery);
-        let logins = self.logins.server_cpu_us.map(|cpu| bar("a login", &cpu));
-        let bars: Vec<_> = cost.map(|cpu| bar("a delivery", &cpu)).into_iter().chain(logins).collect();
-        cpu(&mut page, "CPU of the server, µs", &bars);
+        let delivery = self.server_cost.as_ref().and_then(|cost| cost.cpu_per_delivery);
+        let spent =
+            delivery.map(|spent| ("delivery", spent)).or(self.logins.server_cpu_us.map(|spent| ("login", spent)));
+        if let Some((of, Cpu { user_us, system_us, total_us })) = spent {
+            let remark = format!("{total_us:.3} µs");
+            cpu(&mut page, of, &[Bar { name: "server", parts: [user_us, system_us], remark }]);
+        }
         if let Some(soak) = &self.soak {
             soak.plot(&mut page);
         }
@@ -87,10 +90,6 @@ pub(in super::super) fn rate(page: &mut Page, lines: &[Line<'_>]) {
 }
 
 /// Plots CPU time, what is spent in user space and in the kernel apart.
-pub(in super::super) fn cpu(page: &mut Page, caption: &str, bars: &[Bar<'_>]) {
-    page.bars(caption, ["user space", "kernel"], bars);
-}
-
-fn bar<'a>(name: &'a str, cpu: &Cpu) -> Bar<'a> {
-    Bar { name, parts: [cpu.user_us, cpu.system_us], remark: format!("{:.3} µs", cpu.total_us) }
+pub(in super::super) fn cpu(page: &mut Page, of: &str, bars: &[Bar<'_>]) {
+    page.bars(&format!("CPU of the server per {of}, µs"), ["user space", "kernel"], bars);
 }
