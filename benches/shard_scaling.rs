@@ -21,7 +21,8 @@
 //! Every message is accounted for: what the clients sent, what the shards counted, and what arrived must
 //! agree, nothing may be shed, and a message that reaches the wrong client or gets stuck fails the run.
 //!
-//! `cargo bench --bench shard_scaling`; with `-- --test` (or `--quick`) each row takes a few milliseconds.
+//! `cargo bench --bench shard_scaling`; with `-- --test` (or `--quick`) each row takes a few milliseconds. The table is
+//! printed, and written with a plot as a page below `target`, whose path is printed, too.
 #![allow(clippy::print_stdout, reason = "the table is what this program is for")]
 
 #[path = "support/memory.rs"]
@@ -29,14 +30,17 @@ mod memory;
 
 use std::hint::black_box;
 use std::io::IoSlice;
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicU8, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Barrier};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use pombo::cli::bench::page::{Axis, Line, Page, quantity};
 use pombo::config::{Config, SessionSettings};
 use pombo::mailbox::{self, Bell, Mailbox};
 use pombo::metrics::Stats;
+use pombo::rights::Rights;
 use pombo::router::shard_of;
 use pombo::shard::io::{Network, Socket};
 use pombo::shard::{Admission, Handover, LoginNumbers, Parts, Poller, Request, Shard, Turn};
@@ -153,6 +157,7 @@ fn main() {
         "{:<8} {:<20} {:>6} {:>12} {:>14} {:>14} {:>13} {:>12}",
         "load", "path", "shards", "CPU ns/msg", "wakes/1000 msg", "letters/batch", "msgs/send", "msgs/s"
     );
+    let mut rows = Vec::new();
     for (load, path) in [
         (BUSY, Path::UnicastSame),
         (BUSY, Path::UnicastCross),
@@ -163,7 +168,9 @@ fn main() {
     ] {
         for shards in [1, 2, 4, 8] {
             if shards > 1 || path != Path::UnicastCross {
-                println!("{}", run(load, path, shards, pace).line(cores));
+                let row = run(load, path, shards, pace);
+                println!("{}", row.line(cores));
+                rows.push(row);
             }
         }
     }
@@ -171,6 +178,34 @@ fn main() {
     for load in [BUSY, SINGLE] {
         println!("of which the stand-in alone, {:<6} {:>6.1} ns/msg", load.name, stand_in_alone(load, pace));
     }
+    let title = if is_quick { "Shard scaling: a quick look, not a measurement" } else { "Shard scaling" };
+    println!();
+    println!("plotted in {}", save(title, cores, &rows).display());
+}
+
+/// Writes the rows as a page, and returns where.
+fn save(title: &str, cores: usize, rows: &[Row]) -> PathBuf {
+    let mut names: Vec<String> = rows.iter().map(Row::name).collect();
+    names.dedup();
+    let lines: Vec<_> = names
+        .iter()
+        .map(|name| {
+            let points = rows.iter().filter(|row| row.name() == *name).map(|row| (row.shards as f64, row.nanos()));
+            Line { name, points: points.collect() }
+        })
+        .collect();
+    let mut page = Page::new(title);
+    page.text(&format!(
+        "CPU time of all shard threads per delivered message, on {cores} cores, without the kernel's TCP."
+    ));
+    let shards = Axis { name: "shards", marks: Some(&[1.0, 2.0, 4.0, 8.0]), text: &quantity };
+    let nanos = Axis { name: "CPU per message", marks: None, text: &|nanos| format!("{} ns", quantity(nanos)) };
+    page.lines_of_all_sizes("Cost of a message as shards are added", &lines, &shards, &nanos);
+    let head = ["load", "shards", "CPU ns/msg", "wakes/1000 msg", "letters/batch", "msgs/send"];
+    page.figures(&head, rows.iter().map(Row::cells));
+    let path = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join("shard_scaling.html");
+    page.save(&path).expect("the target directory can be written to");
+    path
 }
 
 /// Runs one row; panics when a message is unaccounted for.
@@ -300,7 +335,16 @@ fn drive(network: MemoryNetwork, seat: Seat, course: &Course, wakes: &AtomicU64)
         let permit = admission.admit(usize::MAX).expect("there is no bound");
         let (socket, login) = (network.client(script), logins.draw());
         sender
-            .send(Handover { socket, unread: Vec::new(), uid: client.uid, login, peer: None, permit })
+            .send(Handover {
+                socket,
+                unread: Vec::new(),
+                uid: client.uid,
+                rights: Rights::ALL,
+                expires: None,
+                login,
+                peer: None,
+                permit,
+            })
             .expect("there is room for all");
     }
     drop(sender);
@@ -425,28 +469,65 @@ fn stand_in_alone(load: Load, pace: Pace) -> f64 {
 }
 
 impl Row {
-    fn line(&self, cores: usize) -> String {
-        let Self { load, path, shards, cpu, wall, arrived, wakes, stats } = self;
-        let name = match path {
+    fn path(&self) -> &'static str {
+        match self.path {
             Path::UnicastSame => "unicast same",
             Path::UnicastCross => "unicast cross",
             Path::BroadcastOneShard => "broadcast one shard",
             Path::BroadcastSpread => "broadcast spread",
-        };
-        let per = |count: u64, of: u64| count as f64 / of as f64;
-        let letters = if stats.mail_batches == 0 {
+        }
+    }
+
+    fn name(&self) -> String {
+        format!("{} {}", self.load.name, self.path())
+    }
+
+    /// CPU nanoseconds per message.
+    fn nanos(&self) -> f64 {
+        self.cpu.as_nanos() as f64 / self.arrived as f64
+    }
+
+    fn wakes_per_thousand(&self) -> f64 {
+        1000.0 * self.wakes as f64 / self.arrived as f64
+    }
+
+    fn letters_per_batch(&self) -> String {
+        match self.stats.mail_batches {
+            0 => "–".to_owned(),
+            batches => format!("{:.1}", self.stats.mail_letters as f64 / batches as f64),
+        }
+    }
+
+    fn messages_per_send(&self) -> f64 {
+        self.arrived as f64 / self.stats.sends as f64
+    }
+
+    fn cells(&self) -> Vec<String> {
+        vec![
+            self.name(),
+            self.shards.to_string(),
+            format!("{:.1}", self.nanos()),
+            format!("{:.2}", self.wakes_per_thousand()),
+            self.letters_per_batch(),
+            format!("{:.1}", self.messages_per_send()),
+        ]
+    }
+
+    fn line(&self, cores: usize) -> String {
+        let rate = if self.shards > cores {
             "–".to_owned()
         } else {
-            format!("{:.1}", per(stats.mail_letters, stats.mail_batches))
+            format!("{:.0}", self.arrived as f64 / self.wall.as_secs_f64())
         };
-        let rate =
-            if *shards > cores { "–".to_owned() } else { format!("{:.0}", *arrived as f64 / wall.as_secs_f64()) };
         format!(
-            "{:<8} {name:<20} {shards:>6} {:>12.1} {:>14.2} {letters:>14} {:>13.1} {rate:>12}",
-            load.name,
-            cpu.as_nanos() as f64 / *arrived as f64,
-            1000.0 * per(*wakes, *arrived),
-            per(*arrived, stats.sends),
+            "{:<8} {:<20} {:>6} {:>12.1} {:>14.2} {:>14} {:>13.1} {rate:>12}",
+            self.load.name,
+            self.path(),
+            self.shards,
+            self.nanos(),
+            self.wakes_per_thousand(),
+            self.letters_per_batch(),
+            self.messages_per_send(),
         )
     }
 }

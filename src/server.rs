@@ -16,9 +16,12 @@ use tokio::sync::{Notify, Semaphore, watch};
 use tokio::time::Instant;
 use tracing::{error, info};
 
-use crate::config::{Config, Faults, GatewaySettings, Listen};
+use crate::config::{Config, Faults, GatewaySettings, Listen, SessionSettings, SlowConsumer};
 pub use crate::gateway::CertificateError;
-use crate::gateway::{BoundListener, Certificate, CertificateFiles, Door, Gate, Gateway, Inherited, Reason, Refusals};
+use crate::gateway::{
+    Authenticator, BoundListener, Certificate, CertificateFiles, Door, Entrance, Gate, Gateway, Inherited, Reason,
+    Refusals,
+};
 use crate::mailbox::{self, Bell};
 use crate::message::{Delivery, Kind};
 use crate::metrics::Stats;
@@ -36,6 +39,7 @@ const REQUESTS_MAX: usize = 1024;
 #[derive(Debug)]
 pub struct Server {
     config: Config,
+    authenticator: Authenticator,
     listeners: Vec<BoundListener>,
     addresses: Vec<Listen>,
     certificate: Option<Certificate>,
@@ -86,6 +90,12 @@ pub enum StartError {
         /// What the operating system said.
         source: io::Error,
     },
+    /// The keys of tokens can't be read.
+    #[error("{reason}")]
+    Keys {
+        /// What is wrong, and in which file.
+        reason: String,
+    },
     /// The certificate or its key can't be used.
     #[error(transparent)]
     Certificate(#[from] CertificateError),
@@ -102,13 +112,15 @@ fn hint(error: &io::Error) -> &'static str {
 }
 
 impl Server {
-    /// Checks the config, reads the certificate if there is one, and opens every listener; clients may connect from now
-    /// on and wait.
+    /// Checks the config, reads the keys of tokens and the certificate, and opens every listener; clients may connect from
+    /// now on and wait.
     ///
     /// # Errors
     /// See [`StartError`].
     pub fn bind(config: Config) -> Result<Self, StartError> {
         config.check()?;
+        let authenticator = Authenticator::new(&config.gateway().auth)
+            .map_err(|error| StartError::Keys { reason: error.to_string() })?;
         let certificate = match (&config.tls_certificate, &config.tls_key) {
             (Some(certificate), Some(key)) => {
                 let files = CertificateFiles { certificate: certificate.clone(), key: key.clone() };
@@ -118,8 +130,9 @@ impl Server {
         };
         let inherited = Inherited {
             send_buffer_bytes: config.send_buffer_bytes,
-            // As long as a silent peer is given.
-            user_timeout: config.heartbeat_interval * 2,
+            // As long as a silent peer is given. The kernel counts from when a peer has no room left, too, even if it
+            // answers every probe: a reader that the policy keeps must not end in silence.
+            user_timeout: (config.slow_consumer == SlowConsumer::Disconnect).then_some(config.heartbeat_interval * 2),
         };
         let mut listeners = Vec::new();
         let mut addresses = Vec::new();
@@ -129,7 +142,7 @@ impl Server {
             addresses.push(address);
             listeners.push(listener);
         }
-        Ok(Self { config, listeners, addresses, certificate })
+        Ok(Self { config, authenticator, listeners, addresses, certificate })
     }
 
     /// Returns the real addresses, in the order of the config.
@@ -142,7 +155,7 @@ impl Server {
     /// # Errors
     /// See [`StartError`].
     pub fn start(self) -> Result<Handle, StartError> {
-        let Self { config, listeners, certificate, .. } = self;
+        let Self { config, authenticator, listeners, certificate, .. } = self;
         let hasher = UidHasher::random();
         let pollers = (0..config.shards.get()).map(|_| Poller::new()).collect::<io::Result<Vec<_>>>()?;
         let bells: Vec<_> = pollers.iter().map(|(_, wake)| Bell::new(Arc::clone(wake))).collect();
@@ -171,10 +184,13 @@ impl Server {
         let gateway = Gateway {
             settings: gateway_settings,
             doors,
-            hasher: hasher.clone(),
             drain_by: gateway_drain_by,
             gate: Arc::new(Gate::new(admission.clone())),
-            logins: logins.clone(),
+            entrance: Entrance {
+                authenticator: Arc::new(authenticator),
+                hasher: hasher.clone(),
+                logins: logins.clone(),
+            },
             refusals: refusals.clone(),
             handshakes: Arc::new(Semaphore::new(config.handshakes_max)),
             tls: certificate.as_ref().map(Certificate::in_force),
@@ -276,7 +292,7 @@ impl Handle {
         sum
     }
 
-    /// Returns how many login frames were read since the start.
+    /// Returns how many logins were read since the start, in a first frame or with the upgrade, refused ones too.
     pub fn logins(&self) -> u64 {
         self.node.logins.count()
     }
@@ -305,7 +321,8 @@ impl Handle {
         }
         self.node.settings.send_replace(Arc::new(config.gateway()));
         self.node.drain_timeout.send_replace(config.drain_timeout);
-        let settings = Arc::new(config.session());
+        let memory_bytes_max = config.memory_bytes_max / self.node.shards.len();
+        let settings = Arc::new(SessionSettings { memory_bytes_max, ..config.session() });
         for door in &self.node.shards {
             // A shard that has drained needs none.
             door.requests.send(Request::Reload(Arc::clone(&settings))).ok();

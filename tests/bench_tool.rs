@@ -18,7 +18,7 @@ use tokio_tungstenite::tungstenite::protocol::CloseFrame;
 use tokio_tungstenite::tungstenite::{Message, WebSocket, accept};
 
 /// Connections that a server takes in its life; no test opens more.
-const CLIENTS_MAX: usize = 64;
+const CLIENTS_MAX: usize = 4096;
 
 /// What the server does with every `EVERY`th message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -40,6 +40,10 @@ enum Conduct {
     Close,
     /// Behaves, and adds a ping, and cuts the message into three frames.
     Fragment,
+    /// Delivers every broadcast behind the next message from the same sender.
+    Overtake,
+    /// Never ends a connection.
+    Cling,
 }
 
 const EVERY: u64 = 10;
@@ -79,12 +83,20 @@ fn serve(mut socket: WebSocket<std::net::TcpStream>, sending: std::net::TcpStrea
             }
         }
     });
-    // In this order: who is welcome can be reached.
-    users.lock().expect("sound").insert(uid, outbox.clone());
-    outbox.send(Message::text("welcome")).expect("the writer lives");
+    {
+        // Who is welcome can be reached, and nothing comes before the welcome.
+        let mut users = users.lock().expect("sound");
+        outbox.send(Message::text("welcome")).expect("the writer lives");
+        users.insert(uid, outbox.clone());
+    }
     let mut held: Option<(String, Message)> = None;
     let mut count = 0;
     while let Ok(message) = socket.read() {
+        if message.is_close() && conduct == Conduct::Cling {
+            loop {
+                thread::park();
+            }
+        }
         if message.is_close() {
             let _ = outbox.send(message);
             return;
@@ -111,6 +123,12 @@ fn serve(mut socket: WebSocket<std::net::TcpStream>, sending: std::net::TcpStrea
             Conduct::Double if odd => deliver(users, &to, &body),
             Conduct::Swap if odd => {
                 held = Some((to, body));
+                continue;
+            }
+            Conduct::Overtake if to == "all" => {
+                if let Some((to, body)) = held.replace((to, body)) {
+                    deliver(users, &to, &body);
+                }
                 continue;
             }
             Conduct::Misdeliver if odd => {
@@ -329,6 +347,168 @@ fn a_connection_that_is_closed_fails_the_run() {
 }
 
 #[test]
+fn a_fan_out_passes() {
+    let arguments = "unicast -c 5 --window 4 --messages 400 --warmup 0 --fan-out 3";
+    check(Conduct::Behave, arguments, sent(400, 400, 400));
+    let report = bench(server(Conduct::Behave), arguments).expect("it ends");
+    assert!(report.to_string().contains("targets next, fan-out 3"), "{report}");
+}
+
+/// Unicasts among four connections, and broadcasts from one of them to eight.
+const MIXED: &str = "mixed --active 4 --idle 4 --window 4 --broadcasts 100 --seconds 0.6 --warmup 0.1";
+
+/// The same, and three connections that come and go.
+const SOAK: &str = "soak --active 4 --idle 4 --visitors 3 --stay 0.1 --window 4 --broadcasts 100 --seconds 1.2 \
+                    --every 0.3 --warmup 0 --json";
+
+/// Runs a mixed load and a soak against a server of this conduct, and returns their books.
+#[track_caller]
+fn mixed(conduct: Conduct) -> [(Tally, Report); 2] {
+    [MIXED, SOAK].map(|arguments| {
+        let arguments = arguments.split_whitespace().collect::<Vec<_>>().join(" ");
+        let report = bench(server(conduct), &arguments).expect("it ends");
+        let tally = report.tally.expect("messages were sent");
+        assert_eq!(report.is_sound(), tally.faults() == 0 && report.failures.is_empty(), "{report}");
+        (tally, report)
+    })
+}
+
+/// Expects faults of this kind and no others but those of `more`.
+#[track_caller]
+fn check_mixed(conduct: Conduct, kind: fn(&mut Tally) -> &mut u64, more: &[fn(&mut Tally) -> &mut u64]) {
+    for (mut tally, report) in mixed(conduct) {
+        assert!(*kind(&mut tally) > 0, "{report}");
+        assert!(!report.is_sound(), "{report}");
+        *kind(&mut tally) = 0;
+        for kind in more {
+            *kind(&mut tally) = 0;
+        }
+        assert_eq!(tally.faults(), 0, "{report}");
+    }
+}
+
+#[test]
+fn a_mixed_load_and_a_soak_pass() {
+    let [(mixed, mixed_report), (soak, soak_report)] = mixed(Conduct::Behave);
+    for (tally, report) in [(mixed, &mixed_report), (soak, &soak_report)] {
+        assert!(report.is_sound(), "{report}");
+        assert_eq!((tally.faults(), tally.owed), (0, tally.delivered), "{report}");
+        // A broadcast is owed eight times.
+        assert!(tally.owed > tally.sent, "{report}");
+        let messages = report.messages.as_ref().expect("messages were measured");
+        assert!(messages.latency.p50_us > 0.0, "{report}");
+        assert!(messages.broadcasts.as_ref().is_some_and(|latency| latency.p50_us > 0.0), "{report}");
+        assert!(messages.to_last_receiver.as_ref().is_some_and(|latency| latency.max_us > 0.0), "{report}");
+    }
+    assert!(mixed_report.soak.is_none());
+    let soak = soak_report.soak.as_ref().expect("a soak");
+    assert!(soak.visits > 3, "{soak_report}");
+    assert!((2..=4).contains(&soak.lines.len()), "{:?}", soak.lines);
+    assert!(soak.lines.is_sorted_by(|one, next| one.at_seconds < next.at_seconds && one.visits <= next.visits));
+    assert!(soak.lines.iter().all(|line| line.per_second > 0.0 && line.faults == 0), "{:?}", soak.lines);
+}
+
+#[test]
+fn a_mixed_load_at_a_rate_passes() {
+    let report = bench(server(Conduct::Behave), "mixed --active 4 --idle 4 --rate 1000 --seconds 0.4 --warmup 0");
+    let report = report.expect("it ends");
+    assert!(report.is_sound() && report.messages.as_ref().is_some_and(|messages| messages.late.is_some()), "{report}");
+}
+
+#[test]
+fn faults_of_a_mixed_load_are_counted() {
+    check_mixed(Conduct::Drop, |tally| &mut tally.lost, &[]);
+    check_mixed(Conduct::Double, |tally| &mut tally.duplicated, &[]);
+    // The last one that a connection holds back never comes.
+    check_mixed(Conduct::Swap, |tally| &mut tally.reordered, &[|tally| &mut tally.lost]);
+    // A visitor's broadcast that its sender gets in its place is one that it gets twice.
+    let others: [fn(&mut Tally) -> &mut u64; 2] = [|tally| &mut tally.lost, |tally| &mut tally.duplicated];
+    check_mixed(Conduct::Misdeliver, |tally| &mut tally.misdelivered, &others);
+    check_mixed(Conduct::Damage, |tally| &mut tally.damaged, &[|tally| &mut tally.lost]);
+    check_mixed(Conduct::Close, |tally| &mut tally.closed, &[|tally| &mut tally.lost]);
+}
+
+#[test]
+fn order_between_unicasts_and_broadcasts_is_checked() {
+    // Each kind for itself is in order.
+    check_mixed(Conduct::Overtake, |tally| &mut tally.reordered, &[|tally| &mut tally.lost]);
+}
+
+#[test]
+fn a_server_that_does_not_let_go_fails_a_soak() {
+    let arguments = SOAK.split_whitespace().collect::<Vec<_>>().join(" ");
+    let report = bench(server(Conduct::Cling), &arguments).expect("it ends");
+    assert_eq!(report.failures, ["connections that left were not closed, or could not log in again, for 4s"]);
+}
+
+#[test]
+#[cfg(target_os = "linux")]
+fn a_soak_of_a_real_server_is_sound() {
+    let port = TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr()).expect("a free port");
+    let address = port.to_string();
+    let mut server = Command::new(env!("CARGO_BIN_EXE_pombo"))
+        .args(["--listen", &address, "--shards", "2"])
+        .stdout(std::process::Stdio::null())
+        .stderr(std::process::Stdio::null())
+        .spawn()
+        .expect("it starts");
+    let patience = Instant::now() + Duration::from_secs(30);
+    while std::net::TcpStream::connect(port).is_err() && Instant::now() < patience {
+        thread::sleep(Duration::from_millis(10));
+    }
+    let folder = tempfile::tempdir().expect("a folder");
+    let page = folder.path().join("soak.html");
+    let output = Command::new(env!("CARGO_BIN_EXE_pombo"))
+        .args(["bench", "soak", &address, "--pid", &server.id().to_string()])
+        .args(["--active", "8", "--idle", "40", "--visitors", "8", "--stay", "0.2", "--broadcasts", "50"])
+        .args(["--seconds", "2", "--every", "0.3", "--warmup", "0.2", "--report"])
+        .arg(&page)
+        .output()
+        .expect("it starts");
+    server.kill().and_then(|()| server.wait()).expect("it is ours");
+    let said = String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.success(), "{said}{}", String::from_utf8_lossy(&output.stderr));
+    let lines: Vec<_> = said.lines().filter(|line| line.contains(" deliveries/s ")).collect();
+    assert!(lines.len() >= 3 && lines.iter().all(|line| line.contains(" 0 faults ")), "{said}");
+    assert!(lines.iter().all(|line| line.contains(" KiB private ") && line.contains(" descriptors")), "{said}");
+    assert!(said.contains("private memory's growth"), "{said}");
+    let page = fs::read_to_string(page).expect("a page");
+    // Latency twice, throughput, CPU, memory, descriptors.
+    assert_eq!(page.matches("class=\"plot\"").count(), 6);
+}
+
+#[test]
+#[cfg(target_os = "linux")]
+fn a_server_inside_tells_same_shard_and_cross_shard_apart() {
+    let none = "127.0.0.1:1".parse().expect("an address");
+    let cost = |placement: &str| {
+        let words = ["bench", "unicast", "--in-process", "4", "--placement", placement, "-c", "16", "-w", "4"];
+        let words = words.into_iter().chain(["--messages", "4000", "--warmup", "0"]);
+        let report = measure(&Cli::try_parse_from(words).expect("good arguments").bench).expect("it ends");
+        assert!(report.is_sound(), "{report}");
+        assert_eq!(report.tally.map(|tally| tally.delivered), Some(4000), "{report}");
+        assert!(report.server_cost.as_ref().is_some_and(|cost| cost.cpu_per_delivery.is_some()), "{report}");
+        report.to_string()
+    };
+    assert!(cost("same").contains("4 shards in this process, pairs on the same shard"));
+    assert!(cost("cross").contains("4 shards in this process, pairs across shards"));
+    let words = ["bench", "unicast", "127.0.0.1:1", "--in-process", "4"];
+    assert!(Cli::try_parse_from(words).is_err(), "one server or the other");
+    assert!(
+        bench(none, "unicast --targets next --fan-out 2").is_err_and(|error| error.to_string().contains("connect"))
+    );
+}
+
+#[test]
+#[cfg(target_os = "linux")]
+fn deliveries_per_send_tell_servers_that_coalesce() {
+    // On the wire of the whole machine: others' traffic can only make it less.
+    let report = bench(server(Conduct::Behave), "unicast -c 2 --window 1 --seconds 0.3 --warmup 0").expect("it ends");
+    let per_segment = report.messages.as_ref().and_then(|messages| messages.delivered_per_segment);
+    assert!(per_segment.is_some_and(|count| count > 0.0 && count < 1.2), "one at a time: {report}");
+}
+
+#[test]
 fn logins_are_counted() {
     let report = bench(server(Conduct::Behave), "connect -c 20 --connecting 3 --hold 0.1").expect("it ends");
     assert!(report.is_sound(), "{report}");
@@ -434,6 +614,46 @@ fn exit_codes() {
     check_exit(&["connect", "--prefix", "a:b"], 2, "without a colon");
     check_exit(&["connect", "--pid", "4294967295"], 2, "cannot read /proc/4294967295/stat");
     check_exit(&["connect", "--hold", "-1"], 2, "");
+    check_exit(&["unicast", "--targets", "random", "--fan-out", "2"], 2, "--fan-out goes with --targets next only");
+    check_exit(&["unicast", "-c", "4", "--fan-out", "4"], 2, "less than the 4 connections");
+    check_exit(&["unicast", "--placement", "same"], 2, "--in-process <SHARDS>");
+    check_exit(&["unicast", "--in-process", "1", "--placement", "cross"], 2, "at least two shards");
+    check_exit(&["unicast", "--in-process", "2", "--placement", "same", "--targets", "next"], 2, "--targets pairs");
+    check_exit(&["mixed", "--idle", "9000000", "--active", "9000000"], 2, "expected less than 16777215");
+    check_exit(&["soak", "--every", "0"], 2, "at least 0.1 seconds");
+    check_exit(&["soak", "--seconds", "86400", "--every", "1"], 2, "that makes 86400 lines, expected at most 10000");
+    check_exit(&["soak", "--stay", "0"], 2, "--stay is 0ns");
+    let page = ["--messages", "9", "--warmup", "0", "--report", "no/such/folder/page.html"];
+    check_exit(
+        &[&["unicast", &sound, "-c", "2"], &page[..]].concat(),
+        1,
+        "cannot write the report to \"no/such/folder",
+    );
+}
+
+/// The commands of a document's shell blocks that begin with `pombo bench`, continued lines joined.
+fn commands(document: &str) -> Vec<String> {
+    let text = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join(document)).expect("a document");
+    let blocks = text.split("```sh\n").skip(1).filter_map(|block| block.split("```").next());
+    let lines: Vec<_> = blocks.map(|block| block.replace("\\\n", " ")).collect();
+    let lines = lines.iter().flat_map(|block| block.lines());
+    lines.filter(|line| line.starts_with("pombo bench ")).map(|line| line.trim_end_matches('…').to_owned()).collect()
+}
+
+#[test]
+fn commands_in_the_documents_are_understood() {
+    let mut count = 0;
+    for document in ["README.md", "docs/bench.md", "docs/performance.md", "benches/peers/README.md"] {
+        for command in commands(document) {
+            // A call for help ends the reading, and whatever stands in front of it must be right.
+            let script = format!("true & pombo() {{ '{}' \"$@\" --help; }}; {command}", env!("CARGO_BIN_EXE_pombo"));
+            let output = Command::new("/bin/sh").args(["-c", &script]).output().expect("a shell");
+            let said = String::from_utf8_lossy(&output.stderr);
+            assert!(output.status.success(), "{document}: {command}\n{said}");
+            count += 1;
+        }
+    }
+    assert!(count >= 12, "only {count} commands were found");
 }
 
 /// Starts `pombo bench compare`.
@@ -467,7 +687,7 @@ fn servers_are_compared_and_ended() {
     let pids = folder.path().join("pids");
     let (first, second) = (format!("one={}", noting(&pids)), format!("two={}", noting(&pids)));
     let output = compare(&["--server", &first, "--server", &second, "--baseline", "two", "--rounds", "3"])
-        .args(["--scenario", "unicast -c 4 -w 2", "--scenario", "connect -c 10"])
+        .args(["--scenario", "unicast -c 4 -w 2 against one", "--scenario", "connect -c 10"])
         .args(["--scenario", "broadcast -c 4 --messages 50"])
         .output()
         .expect("it starts");
@@ -484,9 +704,13 @@ fn servers_are_compared_and_ended() {
             assert_eq!(column["rounds"].as_array().map(Vec::len), Some(3), "{column}");
             assert!(column["median"]["per_second"].as_f64() > Some(0.0), "{column}");
         }
-        assert!(columns[0]["verdict"]["per_second"]["median"].as_f64() > Some(0.0), "{row}");
-        assert!(columns[1]["verdict"].is_null(), "{row}");
-        assert_eq!(columns[0]["verdict"]["bytes_per_connection"].is_null(), row["scenario"] != "connect -c 10");
+        let (compared, reference) = if row["baseline"] == "one" { (1, 0) } else { (0, 1) };
+        assert_eq!(row["baseline"] == "one", row["scenario"] == "unicast -c 4 -w 2", "{row}");
+        let verdict = &columns[compared]["verdict"];
+        assert!(verdict["per_second"]["median"].as_f64() > Some(0.0), "{row}");
+        assert!(columns[reference]["verdict"].is_null(), "{row}");
+        assert_eq!(verdict["bytes_per_connection"].is_null(), row["scenario"] != "connect -c 10");
+        assert_eq!(columns[0]["median"]["per_segment"].is_null(), row["scenario"] == "connect -c 10", "{row}");
     }
     // Each once for the traffic, and once a round for the logins.
     assert_eq!(ended(&pids), 8);
@@ -530,4 +754,6 @@ fn comparisons_that_cannot_be_made_say_why() {
     check(&["--server", "x=a {port}", "--server-cores", "1023"], "cannot run on core 1023");
     check(&["--server", "x=a {port}", "--scenario", "unicast -q"], "--scenario is \"unicast -q\": unexpected argument");
     check(&["--server", "x=a {port}", "--scenario", "compare"], "--scenario is \"compare\": ");
+    check(&["--server", "x=a {port}", "--scenario", "soak"], "for one server at a time");
+    check(&["--server", "x=a {port}", "--scenario", "connect against y"], "against is \"y\", expected one of x");
 }

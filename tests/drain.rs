@@ -7,6 +7,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use pombo::Config;
+use pombo::config::DrainCode;
 use pombo::message::{Delivery, Kind};
 use support::{Client, Frame, Node, Nodes, Request, Sent, eventually, nodes};
 
@@ -46,6 +47,22 @@ fn everybody_is_told_and_the_drain_returns() {
         });
         let refused = Client::try_dial(node.address()).expect_err("nobody listens any more");
         assert_eq!(refused.kind(), ErrorKind::ConnectionRefused);
+    });
+}
+
+#[test]
+fn sessions_are_told_to_come_back_when_the_node_restarts() {
+    let restarting = |config: &mut Config| config.drain_code = DrainCode::ServiceRestart;
+    draining_for(Duration::from_millis(400)).with(restarting).each(|node| {
+        let mut clients: Vec<_> = node.uids(5).iter().map(|uid| node.log_in(uid)).collect();
+        thread::scope(|threads| {
+            threads.spawn(|| node.drain());
+            for client in &mut clients {
+                client.expect_close(1012, "server is restarting");
+                client.expect_end();
+                client.finish_sending();
+            }
+        });
     });
 }
 
@@ -215,6 +232,33 @@ fn request_under_way_is_told() {
             assert!(response.body.contains("going away") && response.header("retry-after").is_some(), "{response:?}");
             accepted.expect_end();
             drop((accepted, later));
+        });
+    });
+}
+
+#[test]
+fn backlog_is_told() {
+    // One at a time: the first holds the only place, and the others are with the kernel.
+    let one = |config: &mut Config| (config.handshakes_max, config.handshake_timeout) = (1, NEVER);
+    draining_for(NEVER).with(one).each(|node| {
+        let mut first = node.connect();
+        let mut waiting: Vec<_> = (0..20).map(|_| node.dial()).collect();
+        for client in &mut waiting {
+            client.send_request(&Request::upgrade());
+        }
+        let mut silent = node.dial();
+        thread::scope(|threads| {
+            threads.spawn(|| node.drain());
+            is_told(&mut first);
+            drop(first);
+            for client in &mut waiting {
+                let response = client.receive_response();
+                assert_eq!(response.status, 503, "{response:?}");
+                client.expect_end();
+                client.finish_sending();
+            }
+            assert!(silent.receive_to_end().is_empty());
+            stops_accepting(node);
         });
     });
 }

@@ -41,6 +41,15 @@ pub enum SlowConsumer {
     DropOldest,
 }
 
+/// What sessions are told at a drain.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum DrainCode {
+    /// 1001: the node goes away, and may not come back.
+    GoingAway,
+    /// 1012: the node, or another in its place, will be there again at once.
+    ServiceRestart,
+}
+
 /// How log lines look.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum LogFormat {

@@ -6,18 +6,19 @@
 
 use std::marker::PhantomData;
 use std::num::NonZeroUsize;
-use std::path::PathBuf;
 use std::time::Duration;
 
 use bytesize::ByteSize;
 use toml::Value;
 
-use super::{DuplicateLogin, Listen, LogFormat, LogLevel, Paths, SlowConsumer};
+use super::{DrainCode, DuplicateLogin, Listen, LogFormat, LogLevel, Paths, SlowConsumer};
 
 /// One way to write values of type `T`.
 pub(super) trait Form<T> {
     /// Whether several values make up the setting: a flag may be repeated, commas separate.
     const MANY: bool = false;
+    /// Whether the value must not be shown to anybody.
+    const SECRET: bool = false;
     /// What stands for the value in help texts.
     const PLACEHOLDER: &'static str;
 
@@ -109,6 +110,27 @@ impl Form<Option<usize>> for Size {
 
 const AUTO: &str = "auto";
 
+/// What the other form reads, or `off` for none.
+pub(super) struct OrOff<F>(pub(super) F);
+
+impl<T, F: Form<T>> Form<Option<T>> for OrOff<F> {
+    const PLACEHOLDER: &'static str = F::PLACEHOLDER;
+
+    fn read(&self, items: &[String]) -> Option<Option<T>> {
+        if one(items)? == OFF { Some(None) } else { self.0.read(items).map(Some) }
+    }
+
+    fn show(&self, value: &Option<T>) -> Value {
+        value.as_ref().map_or_else(|| OFF.into(), |value| self.0.show(value))
+    }
+
+    fn expected(&self) -> String {
+        format!("{OFF}, or {}", self.0.expected())
+    }
+}
+
+const OFF: &str = "off";
+
 /// A time from the first number of milliseconds to the second.
 pub(super) struct Time(pub(super) u64, pub(super) u64);
 
@@ -148,31 +170,6 @@ impl Form<String> for Text {
         format!("text of up to {} bytes", self.0)
     }
 }
-
-/// A file, or `none`.
-pub(super) struct File;
-
-impl Form<Option<PathBuf>> for File {
-    const PLACEHOLDER: &'static str = "FILE";
-
-    fn read(&self, items: &[String]) -> Option<Option<PathBuf>> {
-        match one(items)? {
-            "" => None,
-            NONE => Some(None),
-            path => Some(Some(path.into())),
-        }
-    }
-
-    fn show(&self, value: &Option<PathBuf>) -> Value {
-        value.as_ref().map_or(NONE.into(), |path| path.display().to_string().into())
-    }
-
-    fn expected(&self) -> String {
-        format!("{NONE}, or the path of a file")
-    }
-}
-
-const NONE: &str = "none";
 
 /// `true` or `false`; also `on` or `off`.
 pub(super) struct Switch;
@@ -304,6 +301,12 @@ impl Words for SlowConsumer {
         &[("disconnect", Self::Disconnect), ("drop-newest", Self::DropNewest), ("drop-oldest", Self::DropOldest)];
 }
 
+impl Words for DrainCode {
+    const PLACEHOLDER: &'static str = "going-away|service-restart";
+    const WORDS: &'static [(&'static str, Self)] =
+        &[("going-away", Self::GoingAway), ("service-restart", Self::ServiceRestart)];
+}
+
 impl Words for LogFormat {
     const PLACEHOLDER: &'static str = "human|json";
     const WORDS: &'static [(&'static str, Self)] = &[("human", Self::Human), ("json", Self::Json)];
@@ -330,7 +333,7 @@ pub(super) fn items(value: &Value) -> Vec<String> {
     }
 }
 
-fn one(items: &[String]) -> Option<&str> {
+pub(super) fn one(items: &[String]) -> Option<&str> {
     match items {
         [item] => Some(item),
         _ => None,
@@ -456,13 +459,6 @@ mod tests {
     }
 
     #[test]
-    fn files() {
-        check(&File, "none", Some("\"none\""));
-        check(&File, "/etc/pombo/key.pem", Some("\"/etc/pombo/key.pem\""));
-        check(&File, "", None);
-    }
-
-    #[test]
     fn lists() {
         check(&Addresses, "[::1]:0", Some("\"[::1]:0\""));
         check(&Addresses, "nowhere", None);
@@ -495,8 +491,11 @@ mod tests {
             assert_eq!(Word::<T>::ANY.expected(), expected);
         }
         // Each `match` fails to compile when a choice gets a value that is missing in the list beside it.
-        use {DuplicateLogin as D, LogFormat as F, LogLevel as L, SlowConsumer as S};
-        let _ = |d, s, f, l| {
+        use {DrainCode as C, DuplicateLogin as D, LogFormat as F, LogLevel as L, SlowConsumer as S};
+        let _ = |c, d, s, f, l| {
+            match c {
+                C::GoingAway | C::ServiceRestart => {}
+            }
             match d {
                 D::Replace | D::Reject | D::Share => {}
             }
@@ -512,6 +511,7 @@ mod tests {
         };
         check_words(&[D::Replace, D::Reject, D::Share], "replace, reject or share");
         check_words(&[S::Disconnect, S::DropNewest, S::DropOldest], "disconnect, drop-newest or drop-oldest");
+        check_words(&[C::GoingAway, C::ServiceRestart], "going-away or service-restart");
         check_words(&[F::Human, F::Json], "human or json");
         check_words(
             &[L::Off, L::Error, L::Warn, L::Info, L::Debug, L::Trace],

@@ -36,6 +36,8 @@ pub(super) enum Phase {
     Open,
     /// We have sent a close frame.
     Closing,
+    /// The same, and we will be back.
+    Leaving,
     /// The socket is of no more use.
     Ended,
 }

@@ -6,6 +6,7 @@
 //! when it turns up after all (out of order) or when the books are closed (lost).
 
 use std::collections::{BTreeSet, VecDeque};
+use std::ops::Add;
 
 use super::wire::{EVERYBODY, Stamp};
 
@@ -13,7 +14,7 @@ use super::wire::{EVERYBODY, Stamp};
 const OVERTAKEN_MAX: usize = 4096;
 
 /// What became of the messages of a run; whatever is not delivered is a fault.
-#[derive(Clone, Debug, Default, PartialEq, Eq, serde::Serialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize)]
 pub struct Tally {
     /// Messages sent.
     pub sent: u64,
@@ -42,6 +43,24 @@ impl Tally {
     }
 }
 
+impl Add for Tally {
+    type Output = Self;
+
+    fn add(self, other: Self) -> Self {
+        Self {
+            sent: self.sent + other.sent,
+            owed: self.owed + other.owed,
+            delivered: self.delivered + other.delivered,
+            lost: self.lost + other.lost,
+            duplicated: self.duplicated + other.duplicated,
+            misdelivered: self.misdelivered + other.misdelivered,
+            reordered: self.reordered + other.reordered,
+            damaged: self.damaged + other.damaged,
+            closed: self.closed + other.closed,
+        }
+    }
+}
+
 /// What an arrival gives back to its sender.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Receipt {
@@ -61,7 +80,7 @@ pub(super) struct UnicastLedger {
     next: Vec<u64>,
     /// Messages that hold a place in a window.
     in_flight: u64,
-    tally: Tally,
+    pub(super) tally: Tally,
 }
 
 struct Flight {
@@ -72,10 +91,12 @@ struct Flight {
 }
 
 impl UnicastLedger {
-    pub(super) fn new(connections: u32, window: u32) -> Self {
+    /// Opens books for `all` connections, the first of which keep `window` messages in flight.
+    pub(super) fn new(connections: u32, window: u32, all: u32) -> Self {
+        let room = |sender| if sender < connections { window as usize } else { 0 };
         Self {
-            flights: (0..connections).map(|_| VecDeque::with_capacity(window as usize)).collect(),
-            next: vec![0; connections as usize],
+            flights: (0..all).map(|sender| VecDeque::with_capacity(room(sender))).collect(),
+            next: vec![0; all as usize],
             in_flight: 0,
             tally: Tally::default(),
         }
@@ -150,8 +171,15 @@ impl UnicastLedger {
         self.in_flight
     }
 
-    pub(super) fn tally(&mut self) -> &mut Tally {
-        &mut self.tally
+    /// The number that the next message of `sender` will have.
+    #[inline]
+    pub(super) fn next(&self, sender: u32) -> u64 {
+        self.next[sender as usize]
+    }
+
+    /// Whether nothing of `sender` is on its way.
+    pub(super) fn is_idle(&self, sender: u32) -> bool {
+        self.flights[sender as usize].is_empty()
     }
 
     /// Closes the books: what is still in flight is lost.
@@ -173,13 +201,15 @@ pub(super) struct BroadcastLedger {
     rounds: VecDeque<Round>,
     /// Number of the oldest in flight; those before it are complete.
     oldest: u64,
-    tally: Tally,
+    pub(super) tally: Tally,
 }
 
 struct Round {
     /// Receivers that neither got it nor saw a younger one.
     remaining: u32,
     due: u64,
+    /// Unicasts that its sender had sent before it.
+    unicasts_before: u64,
 }
 
 /// A broadcast that everybody has got.
@@ -201,19 +231,36 @@ impl BroadcastLedger {
         }
     }
 
-    /// Enters a broadcast that is due at `due`, and returns its number.
-    pub(super) fn depart(&mut self, due: u64) -> u64 {
-        self.rounds.push_back(Round { remaining: self.expected.len() as u32, due });
+    /// Enters a broadcast that is due at `due` and sent behind so many unicasts of its sender; returns its number.
+    pub(super) fn depart(&mut self, due: u64, unicasts_before: u64) -> u64 {
+        self.rounds.push_back(Round { remaining: self.expected.len() as u32, due, unicasts_before });
         self.tally.sent += 1;
         self.tally.owed += self.expected.len() as u64;
-        self.oldest + self.rounds.len() as u64 - 1
+        self.departed() - 1
+    }
+
+    /// How many were entered.
+    #[inline]
+    pub(super) fn departed(&self) -> u64 {
+        self.oldest + self.rounds.len() as u64
+    }
+
+    /// Connections that each broadcast is owed to.
+    pub(super) fn receivers(&self) -> usize {
+        self.expected.len()
+    }
+
+    /// Unicasts that the sender had sent before this broadcast, if it is in flight.
+    #[inline]
+    pub(super) fn unicasts_before(&self, number: u64) -> Option<u64> {
+        let place = number.checked_sub(self.oldest)?;
+        Some(self.rounds.get(usize::try_from(place).ok()?)?.unicasts_before)
     }
 
     /// Enters what `at` has received, and calls `complete` for each broadcast that is over with it.
     #[inline]
     pub(super) fn arrive(&mut self, at: u32, stamp: &Stamp, mut complete: impl FnMut(Complete)) -> Receipt {
-        let departed = self.oldest + self.rounds.len() as u64;
-        if stamp.sender != self.sender || stamp.receiver != EVERYBODY || stamp.number >= departed {
+        if stamp.sender != self.sender || stamp.receiver != EVERYBODY || stamp.number >= self.departed() {
             self.tally.damaged += 1;
             return NOTHING;
         }
@@ -264,15 +311,40 @@ impl BroadcastLedger {
         self.rounds.len() as u64
     }
 
-    pub(super) fn tally(&mut self) -> &mut Tally {
-        &mut self.tally
-    }
-
     /// Closes the books: what is still owed is lost.
     pub(super) fn close(mut self) -> Tally {
         self.tally.lost += self.overtaken.len() as u64;
         self.tally.lost += self.rounds.iter().map(|round| u64::from(round.remaining)).sum::<u64>();
         self.tally
+    }
+}
+
+/// A connection that comes and goes, and what it must see of the broadcasts while it is there.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Visitor {
+    /// Logged in, and not told to leave.
+    pub(super) is_here: bool,
+    /// The broadcast that must come next; none before the first of a visit.
+    next: Option<u64>,
+}
+
+impl Visitor {
+    /// One that has just logged in.
+    pub(super) fn here() -> Self {
+        Self { is_here: true, next: None }
+    }
+
+    /// Enters a broadcast: from the first one of a visit on it is owed each.
+    pub(super) fn arrive(&mut self, number: u64, tally: &mut Tally) {
+        let next = self.next.unwrap_or(number);
+        if number < next {
+            tally.duplicated += 1;
+            return;
+        }
+        tally.owed += number - next + 1;
+        tally.lost += number - next;
+        tally.delivered += 1;
+        self.next = Some(number + 1);
     }
 }
 
@@ -284,7 +356,7 @@ mod tests {
     /// misdelivered, reordered.
     #[track_caller]
     fn check_unicast(arrivals: &[(u64, u32)], expected: [u64; 5]) {
-        let mut ledger = UnicastLedger::new(3, 4);
+        let mut ledger = UnicastLedger::new(3, 4, 3);
         for number in 0..4 {
             assert_eq!(ledger.depart(0, 1), number);
         }
@@ -315,7 +387,7 @@ mod tests {
 
     #[test]
     fn order_is_promised_per_receiver_only() {
-        let mut ledger = UnicastLedger::new(3, 2);
+        let mut ledger = UnicastLedger::new(3, 2, 3);
         ledger.depart(0, 1);
         ledger.depart(0, 2);
         for (number, receiver) in [(1, 2), (0, 1)] {
@@ -327,12 +399,12 @@ mod tests {
 
     #[test]
     fn what_was_never_sent_is_damaged() {
-        let mut ledger = UnicastLedger::new(2, 2);
+        let mut ledger = UnicastLedger::new(2, 2, 2);
         ledger.depart(0, 1);
         for (sender, number) in [(0, 1), (1, 0), (2, 0), (EVERYBODY, 0)] {
             assert_eq!(ledger.arrive(1, &Stamp { sender, receiver: 1, number, run: 0, due: 0 }), NOTHING);
         }
-        assert_eq!(ledger.tally().damaged, 4);
+        assert_eq!(ledger.tally.damaged, 4);
         assert_eq!(ledger.close().lost, 1);
     }
 
@@ -342,7 +414,7 @@ mod tests {
     fn check_broadcast(arrivals: &[(u64, u32)], expected: [u64; 5]) {
         let mut ledger = BroadcastLedger::new(2, 3, 0);
         for number in 0..3 {
-            assert_eq!(ledger.depart(number), number);
+            assert_eq!(ledger.depart(number, 10 * number), number);
         }
         let (mut completed, mut freed) = (0, 0);
         for &(number, at) in arrivals {
@@ -354,6 +426,36 @@ mod tests {
         let tally = ledger.close();
         assert_eq!([completed, tally.delivered, tally.lost, tally.duplicated, tally.reordered], expected);
         assert_eq!((tally.sent, tally.owed), (3, 6));
+    }
+
+    #[test]
+    fn rounds_remember_what_was_before_them() {
+        let mut ledger = BroadcastLedger::new(1, 2, 0);
+        ledger.depart(0, 5);
+        ledger.depart(0, 6);
+        let stamp = Stamp { sender: 0, receiver: EVERYBODY, number: 0, run: 0, due: 0 };
+        ledger.arrive(0, &stamp, |_| ());
+        assert_eq!([0, 1, 2, u64::MAX].map(|number| ledger.unicasts_before(number)), [None, Some(6), None, None]);
+        assert_eq!((ledger.departed(), ledger.receivers()), (2, 1));
+    }
+
+    /// Lets a visitor see broadcasts, and compares owed, delivered, lost, duplicated.
+    #[track_caller]
+    fn check_visit(arrivals: &[u64], expected: [u64; 4]) {
+        let (mut visitor, mut tally) = (Visitor::default(), Tally::default());
+        for number in arrivals {
+            visitor.arrive(*number, &mut tally);
+        }
+        assert_eq!([tally.owed, tally.delivered, tally.lost, tally.duplicated], expected, "{arrivals:?}");
+    }
+
+    #[test]
+    fn visits() {
+        check_visit(&[], [0, 0, 0, 0]);
+        check_visit(&[7, 8, 9], [3, 3, 0, 0]);
+        check_visit(&[7, 9, 10], [4, 3, 1, 0]);
+        check_visit(&[7, 7, 8], [2, 2, 0, 1]);
+        check_visit(&[7, 6], [1, 1, 0, 1]);
     }
 
     #[test]

@@ -4,52 +4,58 @@
 //! drawing. It runs where it is started, and touches the server through its sockets and, with `--pid`, through `/proc`.
 //!
 //! ```text
-//!   scenario ──▶ generator ──▶ client ──▶ socket        generator: the event loop over all clients
-//!      │            │  ▲          └─ wire                client: one connection;  wire: frames and stamps
-//!      │            ▼  │ who may send
-//!      │         traffic ──▶ ledger                      traffic: who says what;  ledger: what is owed
-//!      ▼
-//!   process, report                                      the server's cost;  what was found
+//!   arguments ──▶ scenario                              arguments: what can be asked for
+//!                    │  its traffic, its parameters
+//!                    ▼
+//!   process ◀────── run ──▶ generator ──▶ client ──▶ socket   run: from the first connection to the last, and when to
+//!   soak    ◀────────┤        │  ▲          └─ wire            look at what;  generator: the event loop over all clients
+//!   progress ◀───────┤        ▼  │ who may send               client: one connection;  wire: frames and stamps
+//!                    │      traffic ──▶ ledger                traffic: who says what;  ledger: what is owed
+//!                    ▼
+//!                  report ──▶ page                            what was found, in figures, as text and with plots
 //! ```
 //!
 //! `compare` starts servers and runs scenarios against each in turn.
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "a command's results belong on its standard output")]
 
+mod arguments;
 mod client;
 mod compare;
 mod generator;
+mod inside;
 mod ledger;
+pub mod page;
 mod process;
 mod progress;
 mod report;
+mod run;
 mod scenario;
 mod secure;
+mod soak;
+mod target;
 mod traffic;
 mod wire;
 
 use std::io;
-use std::net::{SocketAddr, ToSocketAddrs};
-use std::path::PathBuf;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::{Args, Subcommand};
 
+pub use self::arguments::ScenarioArgs;
+pub use self::inside::Placement;
 pub use self::ledger::Tally;
 pub use self::process::ProcessError;
 pub use self::progress::Sample;
 pub use self::report::{Cpu, GeneratorCost, Latency, Logins, Messages, Parameters, Report, ServerCost};
+pub use self::soak::{Minute, Soak};
 pub use self::traffic::Targets;
 
+use self::arguments::{Scenario, parse_seconds};
+use self::page::Page;
 use self::progress::Progress;
-use self::wire::{CONNECTIONS_MAX, STAMP_BYTES};
-use super::trust::Trust;
-
-/// Descriptors that are not connections: standard streams, the poller, files of `/proc`.
-const SPARE_DESCRIPTORS: u64 = 32;
-
-/// Bytes that may wait for all sockets of a run at the worst.
-const IN_FLIGHT_BYTES_MAX: u64 = 1 << 30;
 
 /// Arguments of `pombo bench`.
 #[derive(Args, Clone, Debug)]
@@ -64,130 +70,6 @@ enum Command {
     Scenario(Scenario),
     /// Start several servers, run scenarios against each in turn, and compare
     Compare(compare::CompareArgs),
-}
-
-/// One scenario and its arguments.
-#[derive(Args, Clone, Debug)]
-pub struct ScenarioArgs {
-    #[command(subcommand)]
-    scenario: Scenario,
-}
-
-#[derive(Subcommand, Clone, Debug)]
-enum Scenario {
-    /// Open and log in connections: rate, latency, and what an idle connection costs
-    Connect(ConnectArgs),
-    /// Every connection keeps messages to another in flight
-    Unicast(UnicastArgs),
-    /// One connection keeps messages to everybody in flight
-    Broadcast(BroadcastArgs),
-}
-
-#[derive(Args, Clone, Debug)]
-struct ConnectArgs {
-    #[command(flatten)]
-    common: CommonArgs,
-    /// Connections to open
-    #[arg(long, short, value_name = "N", default_value_t = 1000, value_parser = clap::value_parser!(u32).range(1..i64::from(CONNECTIONS_MAX)))]
-    connections: u32,
-    /// Keep the connections open and idle for so long
-    #[arg(long, value_name = "SECONDS", default_value = "0", value_parser = parse_seconds)]
-    hold: Duration,
-}
-
-#[derive(Args, Clone, Debug)]
-struct UnicastArgs {
-    #[command(flatten)]
-    common: CommonArgs,
-    /// Connections to open
-    #[arg(long, short, value_name = "N", default_value_t = 64, value_parser = clap::value_parser!(u32).range(1..i64::from(CONNECTIONS_MAX)))]
-    connections: u32,
-    #[command(flatten)]
-    load: LoadArgs,
-    /// Messages that each connection keeps in flight
-    #[arg(long, short, value_name = "N", default_value_t = 16, value_parser = clap::value_parser!(u32).range(1..=4096))]
-    window: u32,
-    /// Send so many messages a second in total, whatever has arrived; latency counts from when each is due
-    #[arg(long, value_name = "N", conflicts_with = "window", value_parser = clap::value_parser!(u32).range(1..))]
-    rate: Option<u32>,
-    /// Who sends to whom; on which shards they are can't be known from outside
-    #[arg(long, value_enum, default_value_t = Targets::Pairs)]
-    targets: Targets,
-}
-
-#[derive(Args, Clone, Debug)]
-struct BroadcastArgs {
-    #[command(flatten)]
-    common: CommonArgs,
-    /// Connections to open; all of them receive, and one of them sends
-    #[arg(long, short, value_name = "N", default_value_t = 1000, value_parser = clap::value_parser!(u32).range(1..i64::from(CONNECTIONS_MAX)))]
-    connections: u32,
-    #[command(flatten)]
-    load: LoadArgs,
-    /// Broadcasts in flight
-    #[arg(long, short, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=4096))]
-    window: u32,
-}
-
-#[derive(Args, Clone, Debug)]
-struct CommonArgs {
-    /// The server: HOST:PORT, ws://HOST:PORT/PATH or wss://HOST:PORT/PATH
-    #[arg(default_value = "127.0.0.1:1234", value_name = "SERVER")]
-    server: String,
-    /// Trust what the certificates in this PEM file have signed, instead of what the system trusts
-    #[arg(long, value_name = "FILE")]
-    ca: Option<PathBuf>,
-    /// Connections under way at the same time while logging in
-    #[arg(long, value_name = "N", default_value_t = 256, value_parser = clap::value_parser!(u32).range(1..))]
-    connecting: u32,
-    /// Uids are this and a number
-    #[arg(long, default_value = "u")]
-    prefix: String,
-    /// Process of the server: report its CPU time and memory, its children's included
-    #[arg(long)]
-    pid: Option<u32>,
-    /// Fail if nothing arrives for so long while something is awaited
-    #[arg(long, value_name = "SECONDS", default_value = "10", value_parser = parse_seconds)]
-    patience: Duration,
-    /// Fail if the whole run takes longer [default: what is asked for and 120 s]
-    #[arg(long, value_name = "SECONDS", value_parser = parse_seconds)]
-    deadline: Option<Duration>,
-    /// Print one JSON object instead of a table
-    #[arg(long)]
-    json: bool,
-}
-
-#[derive(Args, Clone, Debug)]
-struct LoadArgs {
-    /// Payload bytes behind `uid:`; the first 24 say who sent what when
-    #[arg(long, value_name = "BYTES", default_value_t = 64, value_parser = clap::value_parser!(u32).range(STAMP_BYTES as i64..=16 << 20))]
-    size: u32,
-    /// Send text frames (the default)
-    #[arg(long, conflicts_with = "binary")]
-    text: bool,
-    /// Send binary frames
-    #[arg(long)]
-    binary: bool,
-    /// Measure for so long
-    #[arg(long, short, default_value = "5", value_parser = parse_seconds)]
-    seconds: Duration,
-    /// Measure so many messages instead
-    #[arg(long, value_name = "N", conflicts_with = "seconds", value_parser = clap::value_parser!(u64).range(1..))]
-    messages: Option<u64>,
-    /// Run for so long before measuring
-    #[arg(long, value_name = "SECONDS", default_value = "1", value_parser = parse_seconds)]
-    warmup: Duration,
-}
-
-/// Reads seconds, fractions allowed, up to a day.
-fn parse_seconds(text: &str) -> Result<Duration, String> {
-    let seconds: f64 =
-        text.trim_end_matches('s').parse().map_err(|_| "expected seconds, such as 5 or 0.5".to_owned())?;
-    if (0.0..=86_400.0).contains(&seconds) {
-        Ok(Duration::from_secs_f64(seconds))
-    } else {
-        Err("expected 0 to 86400 seconds".into())
-    }
 }
 
 /// Why a run could not be made, or could not go on.
@@ -207,6 +89,14 @@ pub enum BenchError {
         server: String,
         /// What happened to it.
         why: String,
+    },
+    /// The page can't be written.
+    #[error("cannot write the report to {path:?}: {kind}", kind = source.kind())]
+    Page {
+        /// Where it should be.
+        path: PathBuf,
+        /// What the file system said.
+        source: io::Error,
     },
     /// The poller failed.
     #[error("cannot poll: {kind}", kind = source.kind())]
@@ -276,6 +166,10 @@ pub fn run(args: BenchArgs) -> ExitCode {
             for failure in report.failures.iter().filter(|_| args.common().json) {
                 eprintln!("pombo: {failure}");
             }
+            if let Err(error) = save(args.common().report.as_deref(), || report.page()) {
+                eprintln!("pombo: {error}");
+                return ExitCode::from(error.exit_code());
+            }
             ExitCode::from(u8::from(!report.is_sound()))
         }
         Err(error) => {
@@ -302,94 +196,13 @@ fn measure_as(title: &str, args: &ScenarioArgs) -> Result<Report, BenchError> {
         Scenario::Connect(args) => scenario::connect(args, target, progress),
         Scenario::Unicast(args) => scenario::unicast(args, target, progress),
         Scenario::Broadcast(args) => scenario::broadcast(args, target, progress),
+        Scenario::Mixed(args) => scenario::mixed(args, target, progress),
+        Scenario::Soak(args) => scenario::soak(args, target, progress),
     }
 }
 
-impl ScenarioArgs {
-    fn common(&self) -> &CommonArgs {
-        match &self.scenario {
-            Scenario::Connect(args) => &args.common,
-            Scenario::Unicast(args) => &args.common,
-            Scenario::Broadcast(args) => &args.common,
-        }
-    }
-
-    /// Checks what depends on more than one argument, or on the machine.
-    fn check(&self) -> Result<(), BenchError> {
-        let (connections, load, in_flight) = match &self.scenario {
-            Scenario::Connect(args) => (args.connections, None, 0_u64),
-            Scenario::Unicast(args) => {
-                // At a fixed rate the run ends when too many are in flight.
-                let window = if args.rate.is_some() { 0 } else { args.window };
-                (args.connections, Some(&args.load), u64::from(args.connections) * u64::from(window))
-            }
-            Scenario::Broadcast(args) => (args.connections, Some(&args.load), u64::from(args.window)),
-        };
-        if let Some(load) = load
-            && in_flight * u64::from(load.size) > IN_FLIGHT_BYTES_MAX
-        {
-            let asked = in_flight * u64::from(load.size);
-            return Err(BenchError::Arguments(format!(
-                "all windows together hold {asked} bytes, expected at most {IN_FLIGHT_BYTES_MAX}: \
-                 use fewer connections, a smaller --window or a smaller --size"
-            )));
-        }
-        let prefix = &self.common().prefix;
-        if prefix.len() > 200 || prefix.contains(':') {
-            return Err(BenchError::Arguments(format!(
-                "--prefix is {prefix:?}, expected at most 200 bytes without a colon"
-            )));
-        }
-        allow_descriptors(u64::from(connections) + SPARE_DESCRIPTORS)
-    }
-}
-
-const EXPECTED: &str = "expected HOST:PORT, ws://HOST:PORT/PATH or wss://HOST:PORT/PATH";
-
-impl CommonArgs {
-    fn target(&self) -> Result<generator::Target, BenchError> {
-        let bad = |why: &str| BenchError::Arguments(format!("server is {:?}, {why}", self.server));
-        let (rest, is_secure) = match self.server.strip_prefix("wss://") {
-            Some(rest) => (rest, true),
-            None => (self.server.strip_prefix("ws://").unwrap_or(&self.server), false),
-        };
-        let port = if is_secure { 443 } else { 80 };
-        if rest.contains("://") {
-            return Err(bad(EXPECTED));
-        }
-        let (authority, path) = rest.find('/').map_or((rest, "/"), |at| rest.split_at(at));
-        let mut addresses =
-            authority.to_socket_addrs().or_else(|_| (authority, port).to_socket_addrs()).map_err(|_| bad(EXPECTED))?;
-        let address = addresses.next().ok_or_else(|| bad("which has no address"))?;
-        let secure = if is_secure {
-            let trust = Trust::load(self.ca.as_deref()).map_err(|error| BenchError::Arguments(error.to_string()))?;
-            let host = authority.rsplit_once(':').map_or(authority, |(host, _)| host);
-            Some((trust, host.trim_matches(['[', ']']).to_owned()))
-        } else {
-            None
-        };
-        Ok(generator::Target {
-            address,
-            authority: authority.to_owned(),
-            path: path.to_owned(),
-            secure,
-            uid_prefix: self.prefix.clone(),
-        })
-    }
-}
-
-/// Raises the limit of open files to what the run needs.
-fn allow_descriptors(needed: u64) -> Result<(), BenchError> {
-    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
-    let limit = getrlimit(Resource::Nofile);
-    if limit.current.is_none_or(|current| current >= needed) {
-        return Ok(());
-    }
-    if let Some(maximum) = limit.maximum.filter(|maximum| *maximum < needed) {
-        return Err(BenchError::Arguments(format!(
-            "the run needs {needed} open files and the limit is {maximum}: use fewer --connections or raise `ulimit -n`"
-        )));
-    }
-    setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, maximum: limit.maximum })
-        .map_err(|error| BenchError::Arguments(format!("cannot raise the limit of open files: {error}")))
+/// Writes a page, if one is asked for.
+fn save(path: Option<&Path>, page: impl FnOnce() -> Page) -> Result<(), BenchError> {
+    let Some(path) = path else { return Ok(()) };
+    page().save(path).map_err(|source| BenchError::Page { path: path.to_owned(), source })
 }

@@ -18,6 +18,8 @@ const SETTLE_INTERVAL: Duration = Duration::from_millis(250);
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Process {
     pid: u32,
+    /// A thread whose CPU is not its: the generator's, beside a server in the same process.
+    except: Option<u32>,
 }
 
 /// Why a process could not be read.
@@ -45,7 +47,7 @@ pub enum ProcessError {
 }
 
 /// What a process has used since it began.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Usage {
     /// User time, in whole ticks.
     user: Duration,
@@ -55,6 +57,8 @@ pub(super) struct Usage {
     exact: Duration,
     voluntary_switches: u64,
     involuntary_switches: u64,
+    /// Each thread by its number.
+    threads: Vec<(u32, Schedule)>,
 }
 
 /// What a process used between two readings.
@@ -66,6 +70,8 @@ pub(super) struct Spent {
     pub(super) user_share: f64,
     pub(super) voluntary_switches: u64,
     pub(super) involuntary_switches: u64,
+    /// Time that its busiest thread ran, or was ready to.
+    pub(super) busiest_thread: Duration,
 }
 
 impl Usage {
@@ -82,17 +88,36 @@ impl Usage {
             user_share: if ticks > 0.0 { user.as_secs_f64() / ticks } else { 0.0 },
             voluntary_switches: self.voluntary_switches.saturating_sub(before.voluntary_switches),
             involuntary_switches: self.involuntary_switches.saturating_sub(before.involuntary_switches),
+            busiest_thread: self.busiest_thread_since(before),
         }
+    }
+}
+
+impl Usage {
+    fn busiest_thread_since(&self, before: &Usage) -> Duration {
+        let earlier = |number: u32| before.threads.iter().find(|(other, _)| *other == number).map(|(_, at)| *at);
+        self.threads
+            .iter()
+            .map(|(number, now)| (now, earlier(*number).unwrap_or_default()))
+            .map(|(now, then)| (now.running + now.waiting).saturating_sub(then.running + then.waiting))
+            .max()
+            .unwrap_or_default()
     }
 }
 
 impl Process {
     /// Names a process, and makes sure that it can be read.
     pub(super) fn open(pid: u32) -> Result<Self, ProcessError> {
-        let process = Self { pid };
+        let process = Self { pid, except: None };
         process.usage()?;
         process.private_bytes()?;
         Ok(process)
+    }
+
+    /// Names this process without the calling thread.
+    pub(super) fn around_this_thread() -> Result<Self, ProcessError> {
+        let thread = rustix::thread::gettid().as_raw_nonzero().get().unsigned_abs();
+        Ok(Self { except: Some(thread), ..Self::open(std::process::id())? })
     }
 
     /// Reads what it and its children have used.
@@ -105,9 +130,20 @@ impl Process {
             let threads = fs::read_dir(format!("/proc/{pid}/task"));
             let threads = threads.map_err(|source| ProcessError::Unreadable { pid, file: "task", source })?;
             for thread in threads.flatten() {
+                let number = thread.file_name().to_str().and_then(|name| name.parse().ok()).unwrap_or_default();
+                if self.except == Some(number) {
+                    let stat = fs::read_to_string(thread.path().join("stat")).ok().and_then(|text| parse_stat(&text));
+                    if let Some(stat) = stat {
+                        usage.user = usage.user.saturating_sub(stat.user);
+                        usage.system = usage.system.saturating_sub(stat.system);
+                    }
+                    continue;
+                }
                 // A thread may end at any time: then it has nothing to tell.
                 let schedstat = fs::read_to_string(thread.path().join("schedstat")).ok();
-                usage.exact += schedstat.and_then(|text| parse_schedstat(&text)).unwrap_or_default().running;
+                let schedule = schedstat.and_then(|text| parse_schedstat(&text)).unwrap_or_default();
+                usage.exact += schedule.running;
+                usage.threads.push((number, schedule));
                 let status = fs::read_to_string(thread.path().join("status")).unwrap_or_default();
                 usage.voluntary_switches += field(&status, "voluntary_ctxt_switches:").unwrap_or(0);
                 usage.involuntary_switches += field(&status, "nonvoluntary_ctxt_switches:").unwrap_or(0);
@@ -124,6 +160,17 @@ impl Process {
             bytes += parse_private_bytes(&text).ok_or(ProcessError::Format { pid, file: "smaps_rollup" })?;
         }
         Ok(bytes)
+    }
+
+    /// Counts the files and sockets that it and its children have open.
+    pub(super) fn descriptors(&self) -> Result<u64, ProcessError> {
+        let mut descriptors = 0;
+        for pid in self.family()? {
+            let files = fs::read_dir(format!("/proc/{pid}/fd"));
+            let files = files.map_err(|source| ProcessError::Unreadable { pid, file: "fd", source })?;
+            descriptors += files.count() as u64;
+        }
+        Ok(descriptors)
     }
 
     /// Reads the private memory once two readings in a row are alike, or `patience` is over.
@@ -206,6 +253,19 @@ fn parse_tcp_pages(text: &str) -> Option<u64> {
     let mut words = text.lines().find_map(|line| line.strip_prefix("TCP:"))?.split_ascii_whitespace();
     words.find(|word| *word == "mem")?;
     words.next()?.parse().ok()
+}
+
+/// Counts the TCP segments with data that this machine has sent since it started, not counting what was sent again:
+/// `TCPOrigDataSent` of `/proc/net/netstat`. `None` where the kernel does not tell.
+pub(super) fn data_segments() -> Option<u64> {
+    parse_data_segments(&fs::read_to_string("/proc/net/netstat").ok()?)
+}
+
+/// Parses two lines at a time: names, and the number of each.
+fn parse_data_segments(text: &str) -> Option<u64> {
+    let mut lines = text.lines().filter_map(|line| line.strip_prefix("TcpExt:"));
+    let (names, numbers) = (lines.next()?.split_ascii_whitespace(), lines.next()?.split_ascii_whitespace());
+    names.zip(numbers).find(|(name, _)| *name == "TCPOrigDataSent")?.1.parse().ok()
 }
 
 #[derive(Debug, PartialEq, Eq)]
@@ -308,10 +368,38 @@ mod tests {
     }
 
     #[track_caller]
+    fn check_data_segments(text: &str, expected: Option<u64>) {
+        assert_eq!(parse_data_segments(text), expected, "{text:?}");
+    }
+
+    #[test]
+    fn data_segments_are_found_by_their_name() {
+        check_data_segments("TcpExt: A TCPOrigDataSent B\nTcpExt: 1 22 3\nIpExt: C\nIpExt: 4\n", Some(22));
+        check_data_segments("TcpExt: A B\nTcpExt: 1 2\n", None);
+        check_data_segments("TcpExt: A TCPOrigDataSent\nTcpExt: 1\n", None);
+        check_data_segments("TcpExt: TCPOrigDataSent\n", None);
+        check_data_segments("TcpExt: TCPOrigDataSent\nTcpExt: x\n", None);
+        check_data_segments("", None);
+    }
+
+    #[test]
+    fn the_busiest_thread_counts() {
+        let at = |running, waiting| Schedule {
+            running: Duration::from_millis(running),
+            waiting: Duration::from_millis(waiting),
+        };
+        let before = Usage { threads: vec![(1, at(100, 5)), (2, at(10, 0))], ..Usage::default() };
+        let after = Usage { threads: vec![(1, at(110, 5)), (2, at(30, 7)), (3, at(26, 0))], ..Usage::default() };
+        assert_eq!(after.since(&before).busiest_thread, Duration::from_millis(27));
+        assert_eq!(before.since(&before).busiest_thread, Duration::ZERO);
+    }
+
+    #[track_caller]
     fn check_spent(user: u64, system: u64, exact: u64, expected: (u64, f64)) {
         let millis = Duration::from_millis;
         let before = Usage { user: millis(10), system: millis(20), exact: millis(31), ..Usage::default() };
-        let after = Usage { user: millis(10 + user), system: millis(20 + system), exact: millis(31 + exact), ..before };
+        let after =
+            Usage { user: millis(10 + user), system: millis(20 + system), exact: millis(31 + exact), ..before.clone() };
         let spent = after.since(&before);
         assert_eq!((spent.cpu.as_millis() as u64, spent.user_share), expected);
     }
@@ -328,6 +416,7 @@ mod tests {
     fn this_process_can_be_read() {
         let process = Process::open(std::process::id()).expect("its own files");
         assert!(process.private_bytes().expect("its own memory") > 0);
+        assert!(process.descriptors().expect("its own files") > 2);
         assert!(process.family().expect("its own family").contains(&std::process::id()));
     }
 

@@ -93,6 +93,11 @@ impl Progress {
         self.show(share, format!("{stage}{} deliveries/s{faults}", whole(per_second as u64)));
     }
 
+    /// Prints a line above the bar: on the standard output, or `apart` from it.
+    pub(super) fn print(&self, line: &str, apart: bool) {
+        self.bar.suspend(|| if apart { eprintln!("{line}") } else { println!("{line}") });
+    }
+
     fn show(&self, share: f64, message: String) {
         self.bar.set_position((share.clamp(0.0, 1.0) * STEPS as f64) as u64);
         self.bar.set_message(message);

@@ -124,6 +124,7 @@ impl Kind {
 }
 
 /// Writes the messages of one run: all have one kind and one size, and an address in front.
+#[derive(Clone)]
 pub(super) struct Writer {
     kind: Kind,
     /// Payload bytes behind `uid:`, stamp included.
@@ -152,6 +153,10 @@ impl Addresses {
             addresses.ends.push(u32::try_from(addresses.bytes.len()).expect("uids are short and counted in 24 bits"));
         }
         addresses
+    }
+
+    pub(super) fn count(&self) -> u32 {
+        self.ends.len() as u32
     }
 
     #[inline]

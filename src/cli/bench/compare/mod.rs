@@ -12,20 +12,24 @@ mod affinity;
 #[cfg(not(target_os = "linux"))]
 #[path = "no_affinity.rs"]
 mod affinity;
+mod line;
 mod peer;
+mod plots;
 mod statistics;
 mod table;
 
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use clap::{Args, Parser};
+use clap::Args;
 use serde::Serialize;
 
 use self::affinity::Cores;
+use self::line::Line;
 use self::peer::{Launcher, Peer, PeerCommand};
 use self::statistics::{Figures, Verdict};
-use super::{BenchError, Report, ScenarioArgs, measure_as, parse_seconds};
+use super::{BenchError, Report, parse_seconds, save};
 
 /// What is measured unless scenarios are named: the shapes of load that tell servers apart.
 const SCENARIOS: &[&str] = &[
@@ -51,7 +55,7 @@ pub(super) struct CompareArgs {
     /// The server that the others are compared with [default: the first]
     #[arg(long, value_name = "NAME")]
     baseline: Option<String>,
-    /// What to run, as behind `pombo bench`; repeat for each [default: eleven shapes of load]
+    /// What to run, as behind `pombo bench`, perhaps with `against NAME` behind it; repeat for each [default: eleven shapes of load]
     #[arg(long = "scenario", value_name = "SCENARIO")]
     scenarios: Vec<String>,
     /// How often to run each scenario against each server
@@ -75,6 +79,9 @@ pub(super) struct CompareArgs {
     /// Print one JSON object instead of tables
     #[arg(long)]
     json: bool,
+    /// Write a page with plots as well
+    #[arg(long, value_name = "FILE.html")]
+    report: Option<PathBuf>,
 }
 
 /// What a comparison found.
@@ -94,6 +101,8 @@ struct Comparison {
 #[derive(Debug, Serialize)]
 struct Row {
     scenario: String,
+    /// The server that the others are compared with here.
+    baseline: String,
     /// In the order of the servers.
     columns: Vec<Column>,
 }
@@ -104,6 +113,9 @@ struct Column {
     server: String,
     /// Of each round; none if it failed.
     rounds: Vec<Option<Figures>>,
+    /// What the last sound round looked like, for the plots.
+    #[serde(skip)]
+    curves: Option<Curves>,
     /// Medians of the rounds, each figure for itself; none if all failed.
     median: Option<Figures>,
     /// Against the baseline; none of the baseline itself.
@@ -114,14 +126,25 @@ struct Column {
     failures: Vec<String>,
 }
 
+/// Lines to plot of one run.
+#[derive(Debug)]
+struct Curves {
+    latency: Vec<(f64, f64)>,
+    rate: Vec<(f64, f64)>,
+}
+
 /// Compares, and prints what it found; the exit code is 0 if all runs are sound, 1 if not, 2 if none was made.
 pub(super) fn run(args: &CompareArgs) -> ExitCode {
     match compare(args) {
         Ok(comparison) => {
             if args.json {
-                println!("{}", serde_json::to_string(&comparison).expect("numbers and strings always serialize"));
+                println!("{}", comparison.to_json());
             } else {
                 print!("{comparison}");
+            }
+            if let Err(error) = save(args.report.as_deref(), || comparison.page()) {
+                eprintln!("pombo: {error}");
+                return ExitCode::from(error.exit_code());
             }
             ExitCode::from(u8::from(!comparison.is_sound()))
         }
@@ -134,7 +157,7 @@ pub(super) fn run(args: &CompareArgs) -> ExitCode {
 
 fn compare(args: &CompareArgs) -> Result<Comparison, BenchError> {
     let baseline = args.baseline()?;
-    let lines = args.lines()?;
+    let lines = args.lines(baseline)?;
     let allowed = affinity::allowed()?;
     let server_cores = args.server_cores.clone().unwrap_or_else(|| allowed.one(0));
     let generator_core = args.generator_core.clone().unwrap_or_else(|| allowed.one(1));
@@ -169,8 +192,8 @@ fn compare(args: &CompareArgs) -> Result<Comparison, BenchError> {
             }
         }
     }
-    for row in &mut rows {
-        row.judge(baseline);
+    for (row, line) in rows.iter_mut().zip(&lines) {
+        row.judge(line.baseline);
     }
     let baseline = args.servers[baseline].name.clone();
     Ok(Comparison { server_cores, generator_core, rounds: args.rounds, baseline, servers: args.servers.clone(), rows })
@@ -183,14 +206,19 @@ impl CompareArgs {
         if let Some(twice) = names.iter().enumerate().find(|(index, name)| names[..*index].contains(name)) {
             return Err(BenchError::Arguments(format!("two servers have the name {:?}", twice.1)));
         }
-        let Some(wanted) = &self.baseline else { return Ok(0) };
-        names.iter().position(|name| name == wanted).ok_or_else(|| {
-            BenchError::Arguments(format!("--baseline is {wanted:?}, expected one of {}", names.join(", ")))
+        self.baseline.as_ref().map_or(Ok(0), |wanted| self.place_of(wanted, "--baseline"))
+    }
+
+    /// Index of a server that an argument names.
+    fn place_of(&self, wanted: &str, argument: &str) -> Result<usize, BenchError> {
+        self.servers.iter().position(|server| server.name == wanted).ok_or_else(|| {
+            let names: Vec<&str> = self.servers.iter().map(|server| server.name.as_str()).collect();
+            BenchError::Arguments(format!("{argument} is {wanted:?}, expected one of {}", names.join(", ")))
         })
     }
 
     /// The scenarios, checked as far as they can be without a server.
-    fn lines(&self) -> Result<Vec<Line>, BenchError> {
+    fn lines(&self, baseline: usize) -> Result<Vec<Line>, BenchError> {
         let defaults = SCENARIOS.iter().map(|text| (*text).to_owned());
         let texts = if self.scenarios.is_empty() { defaults.collect() } else { self.scenarios.clone() };
         let times = ["--seconds".to_owned(), self.seconds.as_secs_f64().to_string()];
@@ -198,68 +226,21 @@ impl CompareArgs {
         texts
             .into_iter()
             .map(|text| {
+                let (text, baseline) = match text.split_once(" against ") {
+                    Some((scenario, name)) => (scenario.to_owned(), self.place_of(name.trim(), "against")?),
+                    None => (text, baseline),
+                };
                 let mut defaults = Vec::new();
                 if !text.starts_with("connect") {
                     defaults.extend(warmup.clone());
                     // They exclude each other.
                     defaults.extend(times.clone().into_iter().filter(|_| !text.contains("--messages")));
                 }
-                let line = Line { text, defaults };
+                let line = Line { text, defaults, baseline };
                 line.arguments("127.0.0.1:1", None)?.check()?;
                 Ok(line)
             })
             .collect()
-    }
-}
-
-/// A scenario as it was asked for.
-struct Line {
-    text: String,
-    /// Arguments that those of the text override.
-    defaults: Vec<String>,
-}
-
-#[derive(Parser)]
-#[command(no_binary_name = true, args_override_self = true, disable_help_flag = true)]
-struct Words {
-    #[command(flatten)]
-    arguments: ScenarioArgs,
-}
-
-impl Line {
-    fn arguments(&self, server: &str, pid: Option<u32>) -> Result<ScenarioArgs, BenchError> {
-        let mut words = self.text.split_whitespace().map(str::to_owned);
-        let mut all: Vec<String> = words.next().into_iter().collect();
-        all.push(server.to_owned());
-        all.extend(self.defaults.iter().cloned());
-        all.extend(words);
-        all.extend(pid.into_iter().flat_map(|pid| ["--pid".to_owned(), pid.to_string()]));
-        let parsed = Words::try_parse_from(all).map_err(|error| {
-            let why = error.to_string();
-            let first = why.lines().next().unwrap_or_default().trim_start_matches("error: ").to_owned();
-            BenchError::Arguments(format!("--scenario is {:?}: {first}", self.text))
-        })?;
-        Ok(parsed.arguments)
-    }
-
-    fn is_connect(&self) -> bool {
-        self.text.trim_start().starts_with("connect")
-    }
-
-    fn measure(&self, title: &str, peer: &Peer) -> Result<Report, BenchError> {
-        measure_as(title, &self.arguments(&peer.address.to_string(), Some(peer.pid()))?)
-    }
-
-    fn row(&self, servers: &[PeerCommand]) -> Row {
-        let columns = servers.iter().map(|server| Column {
-            server: server.name.clone(),
-            rounds: Vec::new(),
-            median: None,
-            verdict: None,
-            bottlenecks: 0,
-            failures: Vec::new(),
-        });
-        Row { scenario: self.text.clone(), columns: columns.collect() }
     }
 }
 
@@ -269,6 +250,10 @@ impl Column {
         let round = self.rounds.len() + 1;
         let figures = match outcome {
             Ok(report) if report.is_sound() => {
+                self.curves = report.messages.as_ref().map(|messages| Curves {
+                    latency: messages.latency_curve.clone(),
+                    rate: messages.over_time.iter().map(|at| (at.at_seconds, at.per_second)).collect(),
+                });
                 self.bottlenecks += u32::from(report.generator.bottleneck);
                 Some(Figures::of(&report))
             }
@@ -286,10 +271,14 @@ impl Column {
 }
 
 impl Row {
+    fn is_connect(&self) -> bool {
+        self.scenario.trim_start().starts_with("connect")
+    }
+
     /// Draws the conclusions, once all rounds are entered.
     fn judge(&mut self, baseline: usize) {
         let reference = self.columns[baseline].rounds.clone();
-        let logins = self.scenario.trim_start().starts_with("connect");
+        let logins = self.is_connect();
         for (index, column) in self.columns.iter_mut().enumerate() {
             column.median = Figures::median(&column.rounds);
             if index != baseline {
@@ -300,6 +289,11 @@ impl Row {
 }
 
 impl Comparison {
+    /// One JSON object on one line.
+    fn to_json(&self) -> String {
+        serde_json::to_string(self).expect("numbers and strings always serialize")
+    }
+
     fn is_sound(&self) -> bool {
         self.rows.iter().flat_map(|row| &row.columns).all(|column| column.failures.is_empty())
     }

@@ -25,8 +25,8 @@ pub(super) struct Figures {
     pub(super) p50_us: f64,
     /// 99 % are below.
     pub(super) p99_us: f64,
-    /// Deliveries per read of a client; zero in `connect`.
-    pub(super) per_read: f64,
+    /// Deliveries per segment that the server sent; none in `connect`, or where the kernel does not tell.
+    pub(super) per_segment: Option<f64>,
     /// Private memory of the server per connection.
     pub(super) bytes_per_connection: f64,
 }
@@ -45,7 +45,7 @@ impl Figures {
             per_second: report.messages.as_ref().map_or(report.logins.per_second, |all| all.delivered_per_second),
             p50_us: latency.p50_us,
             p99_us: latency.p99_us,
-            per_read: report.messages.as_ref().map_or(0.0, |messages| messages.delivered_per_read),
+            per_segment: report.messages.as_ref().and_then(|messages| messages.delivered_per_segment),
             bytes_per_connection: cost.map_or(0.0, |cost| cost.private_bytes_per_connection),
         }
     }
@@ -60,7 +60,7 @@ impl Figures {
             per_second: of(|round| round.per_second)?,
             p50_us: of(|round| round.p50_us)?,
             p99_us: of(|round| round.p99_us)?,
-            per_read: of(|round| round.per_read)?,
+            per_segment: Spread::of(rounds.iter().flatten().filter_map(|round| round.per_segment)).map(|at| at.median),
             bytes_per_connection: of(|round| round.bytes_per_connection)?,
         })
     }
@@ -160,7 +160,7 @@ mod tests {
             per_second,
             p50_us,
             p99_us: 0.0,
-            per_read: 1.0,
+            per_segment: Some(1.0),
             bytes_per_connection: 8.0,
         })
     }

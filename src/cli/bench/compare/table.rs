@@ -10,8 +10,8 @@ impl fmt::Display for Comparison {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(
             f,
-            "{} rounds, servers on core {}, generator on core {}; medians, and ratios to {} within rounds",
-            self.rounds, self.server_cores, self.generator_core, self.baseline
+            "{} rounds, servers on core {}, generator on core {}; medians, and ratios within rounds",
+            self.rounds, self.server_cores, self.generator_core
         )?;
         for server in &self.servers {
             writeln!(f, "  {} = {}", server.name, server.command)?;
@@ -27,8 +27,8 @@ impl fmt::Display for Comparison {
 
 impl Row {
     fn write(&self, f: &mut fmt::Formatter<'_>, width: usize) -> fmt::Result {
-        let logins = self.scenario.trim_start().starts_with("connect");
-        let (of, last) = if logins { ("logins/s", "bytes/conn") } else { ("deliveries/s", "per read") };
+        let logins = self.is_connect();
+        let (of, last) = if logins { ("logins/s", "bytes/conn") } else { ("deliveries/s", "per send") };
         writeln!(f, "{}", self.scenario)?;
         writeln!(
             f,
@@ -36,21 +36,21 @@ impl Row {
             "", "CPU µs", "user", "system", "p50", "p99"
         )?;
         for column in &self.columns {
-            column.write(f, width, logins)?;
+            column.write(f, width, logins, &self.baseline)?;
         }
         Ok(())
     }
 }
 
 impl Column {
-    fn write(&self, f: &mut fmt::Formatter<'_>, width: usize, logins: bool) -> fmt::Result {
+    fn write(&self, f: &mut fmt::Formatter<'_>, width: usize, logins: bool, baseline: &str) -> fmt::Result {
         let name = &self.server;
         match &self.median {
             Some(at) => {
                 let last = if logins {
                     whole(at.bytes_per_connection.max(0.0).round() as u64)
                 } else {
-                    format!("{:.1}", at.per_read)
+                    at.per_segment.map_or_else(|| "–".to_owned(), |count| format!("{count:.1}"))
                 };
                 let (rate, p50, p99) = (whole(at.per_second as u64), time(at.p50_us), time(at.p99_us));
                 let (cpu, user, system) = (at.cpu_us, at.user_us, at.system_us);
@@ -62,7 +62,7 @@ impl Column {
             None => writeln!(f, "  {name:width$}  no sound round")?,
         }
         if let Some(verdict) = &self.verdict {
-            verdict.write(f, width)?;
+            writeln!(f, "  {:width$}  {}", "", verdict.text(baseline))?;
         }
         if self.bottlenecks > 0 {
             let rounds = self.rounds.len();
@@ -80,19 +80,20 @@ impl Column {
 }
 
 impl Verdict {
-    fn write(&self, f: &mut fmt::Formatter<'_>, width: usize) -> fmt::Result {
+    /// What it says, in a line.
+    pub(super) fn text(&self, baseline: &str) -> String {
         let Spread { least, lower_quartile, median, most, .. } = self.cpu;
-        write!(
-            f,
-            "  {:width$}  CPU × {median:.2}, lower quartile {lower_quartile:.2}, from {least:.2} to {most:.2}; rate × {:.2}, p50 × {:.2}",
-            "", self.per_second.median, self.p50.median
-        )?;
+        let mut text = format!(
+            "to {baseline}: CPU × {median:.2}, lower quartile {lower_quartile:.2}, from {least:.2} to {most:.2}; \
+             rate × {:.2}, p50 × {:.2}",
+            self.per_second.median, self.p50.median
+        );
         if let Some(bytes) = &self.bytes_per_connection {
-            write!(f, ", bytes × {:.2}", bytes.median)?;
+            text += &format!(", bytes × {:.2}", bytes.median);
         }
         if !self.counts {
-            f.write_str("; DOES NOT COUNT: it delivers less, or later")?;
+            text += "; DOES NOT COUNT: it delivers less, or later";
         }
-        writeln!(f)
+        text
     }
 }

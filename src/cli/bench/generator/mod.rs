@@ -4,117 +4,34 @@
 //! for what arrived, and then sends each client everything that is due to it with one call. Nothing is allocated per
 //! message. What the messages are, and who may send when, is the [`Traffic`]'s business.
 
+mod connections;
+mod due;
+
 use std::io;
 use std::mem;
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use hdrhistogram::Histogram;
 use mio::event::Event;
 use mio::{Events, Interest, Poll, Token};
 
-use super::super::trust::Trust;
 use super::BenchError;
 use super::client::{self, Client, Ending, Phase, Received, Sent};
-use super::secure::Secure;
+use super::target::Target;
 use super::wire::{self, opcode};
+
+pub(super) use self::due::{Due, Idle, Traffic};
 
 /// Shortest read buffer.
 const SCRATCH_BYTES_MIN: usize = 256 * 1024;
-
-/// Connections from one loopback address. The kernel has 28,232 ephemeral ports by default, and searches long once they
-/// are scarce.
-const CONNECTIONS_PER_SOURCE: u16 = 8_000;
-
-/// First port of the further loopback addresses: named, since the kernel takes ever longer to find one for an address
-/// that is bound, and below those that it gives to others.
-const SOURCE_PORT: u16 = 20_000;
 
 /// A poll may sleep this much longer than it should, since it counts in milliseconds: closer to its time, a schedule is
 /// kept by polling without sleep.
 const POLL_OVERSLEEP: Duration = Duration::from_millis(2);
 
-/// Closings that make no progress for this long are not waited for.
-const CLOSING_PATIENCE: Duration = Duration::from_secs(2);
-
-/// What is sent, and what is made of arrivals.
-pub(super) trait Traffic {
-    /// Enters in `due` who may send by `now` without having received anything, and returns how long it is until somebody
-    /// may next.
-    #[inline]
-    fn look(&mut self, _now: u64, _due: &mut Due) -> Duration {
-        Duration::MAX
-    }
-
-    /// Accounts for a message that `receiver` got at `now`, and enters in `due` who may send because of it.
-    fn arrived(&mut self, receiver: u32, payload: &[u8], now: u64, due: &mut Due);
-
-    /// Appends to `out` up to `owed` frames of `sender`, which have been due since `since`.
-    fn write(&mut self, sender: u32, owed: u32, since: u64, out: &mut Vec<u8>);
-}
-
-/// The traffic of clients that only log in and wait.
-pub(super) struct Idle;
-
-impl Traffic for Idle {
-    fn arrived(&mut self, _receiver: u32, _payload: &[u8], _now: u64, _due: &mut Due) {}
-
-    fn write(&mut self, _sender: u32, _owed: u32, _since: u64, _out: &mut Vec<u8>) {}
-}
-
-/// Who may send how much.
-pub(super) struct Due {
-    /// Clients that something is due to; each once. Blocked clients are not on it.
-    list: Vec<u32>,
-    credits: Vec<Credit>,
-}
-
-#[derive(Clone, Copy, Default)]
-struct Credit {
-    messages: u32,
-    /// When the first of them fell due.
-    since: u64,
-}
-
-impl Due {
-    /// Lets `sender` send `messages` more, from `now` on.
-    #[inline]
-    pub(super) fn owe(&mut self, sender: u32, messages: u32, now: u64) {
-        let credit = &mut self.credits[sender as usize];
-        if credit.messages == 0 {
-            credit.since = now;
-            self.list.push(sender);
-        }
-        credit.messages += messages;
-    }
-}
-
-/// Where the server is, and how clients name themselves.
-#[derive(Clone, Debug)]
-pub(super) struct Target {
-    pub(super) address: SocketAddr,
-    /// The `Host` header.
-    pub(super) authority: String,
-    pub(super) path: String,
-    /// By whom the server may be vouched for, and its name; nothing without TLS.
-    pub(super) secure: Option<(Trust, String)>,
-    pub(super) uid_prefix: String,
-}
-
-impl Target {
-    pub(super) fn uid(&self, index: u32) -> String {
-        format!("{}{index}", self.uid_prefix)
-    }
-
-    /// The address that a client connects from, where it matters.
-    fn source(&self, index: u32) -> Option<SocketAddr> {
-        let (block, place) =
-            (index / u32::from(CONNECTIONS_PER_SOURCE), (index % u32::from(CONNECTIONS_PER_SOURCE)) as u16);
-        let spread = block > 0 && self.address.ip() == IpAddr::V4(Ipv4Addr::LOCALHOST);
-        let source = Ipv4Addr::from_bits(Ipv4Addr::LOCALHOST.to_bits() + block);
-        spread.then(|| SocketAddr::from((source, SOURCE_PORT + place)))
-    }
-}
+/// TCP's payload in a segment on loopback, whose packets have up to 64 KiB.
+const SEGMENT_BYTES: usize = 65_483;
 
 /// All clients, and the loop that serves them.
 pub(super) struct Generator {
@@ -134,6 +51,12 @@ pub(super) struct Generator {
     payload_max: usize,
     /// Clients that are neither logged in nor ended.
     pub(super) logging_in: u32,
+    /// All were logged in once: from here on a client that can't log in is lost like one whose connection ends.
+    pub(super) is_established: bool,
+    /// Clients that have sent a close frame and wait for the server to end the connection.
+    leaving: u32,
+    /// Clients whose connection is over and that shall be back.
+    returning: Vec<u32>,
     /// Clients that have ended.
     ended: u32,
     /// The first unexpected end after the login, and how many there were.
@@ -144,6 +67,8 @@ pub(super) struct Generator {
     pub(super) login_latency: Histogram<u64>,
     /// Reads that brought something.
     pub(super) receives: u64,
+    /// TCP segments that what was sent takes on loopback.
+    pub(super) segments: u64,
 }
 
 impl Generator {
@@ -158,16 +83,20 @@ impl Generator {
             target,
             upgrade_request,
             clients: Vec::with_capacity(connections as usize),
-            due: Due { list: Vec::new(), credits: vec![Credit::default(); connections as usize] },
+            due: Due::new(connections),
             scratch: vec![0; SCRATCH_BYTES_MIN.max(2 * payload_max)],
             out: Vec::new(),
             payload_max,
             logging_in: 0,
+            is_established: false,
+            leaving: 0,
+            returning: Vec::new(),
             ended: 0,
             lost: None,
             last_arrival: 0,
             login_latency: latency_histogram(),
             receives: 0,
+            segments: 0,
         })
     }
 
@@ -185,20 +114,14 @@ impl Generator {
         self.clients.len() as u32
     }
 
-    /// Begins one more connection.
-    pub(super) fn connect_next(&mut self) -> Result<(), BenchError> {
-        let index = self.connections();
-        let address = self.target.address;
-        let failed = |source| BenchError::Connect { address, source };
-        let mut client = Client::connect(address, self.target.source(index), self.now()).map_err(failed)?;
-        if let Some((trust, host)) = &self.target.secure {
-            client.secure = Some(Box::new(Secure::new(trust.connection(host).map_err(failed)?)));
-        }
-        let interest = Interest::READABLE | Interest::WRITABLE;
-        self.poll.registry().register(&mut client.socket, Token(index as usize), interest).map_err(failed)?;
-        self.clients.push(client);
-        self.logging_in += 1;
-        Ok(())
+    /// Where the server is.
+    pub(super) fn address(&self) -> SocketAddr {
+        self.target.address
+    }
+
+    /// Whether somebody is on the way out or in.
+    pub(super) fn is_moving(&self) -> bool {
+        self.logging_in > 0 || self.leaving > 0
     }
 
     /// One turn: waits up to `wait` for events, serves them, and sends what is due.
@@ -227,7 +150,8 @@ impl Generator {
         }
         self.events = events;
         traffic.look(self.now(), &mut self.due);
-        self.flush(traffic)
+        self.flush(traffic)?;
+        if self.due.leaving.is_empty() && self.returning.is_empty() { Ok(()) } else { self.change_over() }
     }
 
     fn serve<T: Traffic>(&mut self, index: usize, event: &Event, traffic: &mut T) -> Result<(), Ending> {
@@ -296,15 +220,6 @@ impl Generator {
         Ok(at)
     }
 
-    /// Sends the uid.
-    fn log_in(&mut self, index: usize) -> Result<(), Ending> {
-        let mut frame = Vec::new();
-        wire::push_frame(&mut frame, opcode::TEXT, self.target.uid(index as u32).as_bytes());
-        self.clients[index].phase = Phase::LoggingIn;
-        let sent = self.clients[index].send(&frame)?;
-        self.note(index, sent)
-    }
-
     /// Takes in a frame that is not just one more whole message.
     #[cold]
     fn take_other<T: Traffic>(
@@ -320,7 +235,7 @@ impl Generator {
         match frame.opcode {
             // The server ends the connection first (RFC 6455, section 7.1.1), so that TIME_WAIT is its, and no port of
             // ours is lost to the next run.
-            opcode::CLOSE if client.phase == Phase::Closing => return Ok(()),
+            opcode::CLOSE if matches!(client.phase, Phase::Closing | Phase::Leaving) => return Ok(()),
             opcode::CLOSE => return Err(client::read_close(payload)),
             opcode::PING => {
                 let mut pong = Vec::new();
@@ -350,6 +265,9 @@ impl Generator {
                 client.phase = Phase::Open;
                 self.logging_in -= 1;
                 self.login_latency.saturating_record(now - client.started);
+                if self.is_established {
+                    traffic.came_back(index as u32, now, &mut self.due);
+                }
             }
             Phase::Open => traffic.arrived(index as u32, &whole, now, &mut self.due),
             _ => {}
@@ -372,6 +290,7 @@ impl Generator {
             if self.out.is_empty() {
                 continue;
             }
+            self.segments += self.out.len().div_ceil(SEGMENT_BYTES) as u64;
             let sent = client.send(&self.out);
             if let Err(ending) = sent.and_then(|sent| self.note(index, sent)) {
                 self.end(index, ending)?;
@@ -394,95 +313,9 @@ impl Generator {
     fn want(&mut self, index: usize, interest: Interest) -> Result<(), Ending> {
         Ok(self.poll.registry().reregister(&mut self.clients[index].socket, Token(index), interest)?)
     }
-
-    /// Puts an end to a connection, and says whether the run can go on.
-    #[cold]
-    fn end(&mut self, index: usize, ending: Ending) -> Result<(), BenchError> {
-        let client = &mut self.clients[index];
-        // Nothing can be done about a socket that can't be deregistered or shut; it is closed with the generator.
-        let _ = self.poll.registry().deregister(&mut client.socket);
-        let _ = client.socket.shutdown(std::net::Shutdown::Both);
-        self.ended += 1;
-        let uid = self.target.uid(index as u32);
-        match (mem::replace(&mut client.phase, Phase::Ended), ending) {
-            (Phase::Connecting, Ending::Broken(source)) => {
-                Err(BenchError::Connect { address: self.target.address, source })
-            }
-            (Phase::Connecting | Phase::Upgrading | Phase::LoggingIn, ending) => {
-                Err(BenchError::Login { uid, ending: ending.to_string() })
-            }
-            (Phase::Open, ending) => {
-                let (_, count) = self.lost.get_or_insert_with(|| (format!("the connection of {uid} was {ending}"), 0));
-                *count += 1;
-                Ok(())
-            }
-            (Phase::Closing | Phase::Ended, _) => Ok(()),
-        }
-    }
-
-    /// Closes every connection with code 1000, and waits a little for the server to do its part.
-    pub(super) fn close(mut self) -> Result<(), BenchError> {
-        let mut frame = Vec::new();
-        wire::push_frame(&mut frame, opcode::CLOSE, &1000_u16.to_be_bytes());
-        for index in 0..self.clients.len() {
-            if self.clients[index].phase != Phase::Open {
-                continue;
-            }
-            self.clients[index].phase = Phase::Closing;
-            let sent = self.clients[index].send(&frame);
-            if let Err(ending) = sent.and_then(|sent| self.note(index, sent)) {
-                self.end(index, ending)?;
-            }
-        }
-        let mut progress = (self.ended, Instant::now());
-        while self.ended < self.connections() && progress.1.elapsed() < CLOSING_PATIENCE {
-            self.turn(&mut Idle, Duration::from_millis(100))?;
-            if self.ended != progress.0 {
-                progress = (self.ended, Instant::now());
-            }
-        }
-        Ok(())
-    }
 }
 
 /// An empty histogram of nanoseconds, up to ten minutes, to three digits.
 pub(super) fn latency_histogram() -> Histogram<u64> {
     Histogram::new_with_bounds(1, 600_000_000_000, 3).expect("the bounds are in range")
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[track_caller]
-    fn check_source(address: &str, index: u32, expected: Option<&str>) {
-        let target = Target {
-            address: address.parse().expect("an address"),
-            authority: String::new(),
-            path: String::new(),
-            secure: None,
-            uid_prefix: "u".into(),
-        };
-        assert_eq!(target.source(index).map(|source| source.to_string()).as_deref(), expected);
-    }
-
-    #[test]
-    fn sources_spread_on_loopback() {
-        check_source("127.0.0.1:1234", 0, None);
-        check_source("127.0.0.1:1234", 7_999, None);
-        check_source("127.0.0.1:1234", 8_000, Some("127.0.0.2:20000"));
-        check_source("127.0.0.1:1234", 16_003, Some("127.0.0.3:20003"));
-        check_source("192.0.2.1:1234", 40_000, None);
-        check_source("[::1]:1234", 40_000, None);
-    }
-
-    #[test]
-    fn who_may_send_is_on_the_list_once() {
-        let mut due = Due { list: Vec::new(), credits: vec![Credit::default(); 2] };
-        due.owe(1, 2, 10);
-        due.owe(1, 3, 20);
-        due.owe(0, 1, 30);
-        assert_eq!(due.list, [1, 0]);
-        assert_eq!((due.credits[1].messages, due.credits[1].since), (5, 10));
-    }
 }

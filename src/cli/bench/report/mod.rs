@@ -1,23 +1,28 @@
-//! What a run found, as a table for people and as one JSON object.
+//! What a run found: the figures, and they as one JSON object.
 //!
-//! Times are in microseconds and sizes in bytes, named so. Nothing here measures.
+//! Times are in microseconds and sizes in bytes, named so. Nothing here measures. `text` writes them for people, `plots`
+//! on a page.
 
-use std::fmt::{self, Write};
+pub(super) mod plots;
+mod text;
+
 use std::time::Duration;
 
 use hdrhistogram::Histogram;
 use serde::Serialize;
 
+use super::inside::Placement;
 use super::ledger::Tally;
 use super::process::Spent;
 use super::progress::Sample;
+use super::soak::Soak;
 use super::traffic::Targets;
 
 /// What a run found.
 #[derive(Clone, Debug, Serialize)]
 #[non_exhaustive]
 pub struct Report {
-    /// `connect`, `unicast` or `broadcast`.
+    /// `connect`, `unicast`, `broadcast`, `mixed` or `soak`.
     pub scenario: &'static str,
     /// The server's address.
     pub server: String,
@@ -36,17 +41,33 @@ pub struct Report {
     pub server_cost: Option<ServerCost>,
     /// The generator's own cost.
     pub generator: GeneratorCost,
+    /// What a soak wrote down; none of the others.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub soak: Option<Soak>,
     /// Why the run failed, one sentence each; empty if it did not.
     pub failures: Vec<String>,
 }
 
 /// What was asked for.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Default, Serialize)]
+#[non_exhaustive]
 pub struct Parameters {
     /// Connections opened.
     pub connections: u32,
     /// Connections that were under way at the same time while logging in.
     pub connecting: u32,
+    /// Of them: those that write to each other.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub active: Option<u32>,
+    /// Of them: those that receive broadcasts only.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub idle: Option<u32>,
+    /// Of them: those that leave and come back.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub visitors: Option<u32>,
+    /// Broadcasts a second beside the unicasts.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub broadcasts_per_second: Option<u32>,
     /// Messages in flight: per connection, or of the one that broadcasts.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub window: Option<u32>,
@@ -62,6 +83,15 @@ pub struct Parameters {
     /// Who sent to whom.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub targets: Option<Targets>,
+    /// Shards of the server inside of the generator's process, if it was there.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub in_process: Option<u16>,
+    /// On which shards the two of a pair were, if that was asked for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub placement: Option<Placement>,
+    /// How many receivers each sender had in turn, if more than one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub fan_out: Option<u32>,
 }
 
 /// How the connections came in.
@@ -87,16 +117,29 @@ pub struct Messages {
     pub delivered: u64,
     /// Deliveries a second.
     pub delivered_per_second: f64,
-    /// From when a message was due to its delivery.
+    /// From when a message was due to its delivery; in `mixed` and `soak` of the unicasts.
     pub latency: Latency,
     /// From when a message was due to when the generator took it up: part of `latency`; at a fixed rate only.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub late: Option<Latency>,
-    /// From when a broadcast was due to its last delivery; in `broadcast` only.
+    /// From when a broadcast was due to each of its deliveries; in `mixed` and `soak`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub broadcasts: Option<Latency>,
+    /// From when a broadcast was due to its last delivery.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub to_last_receiver: Option<Latency>,
-    /// Deliveries per read of a client: how well the server coalesces.
+    /// Deliveries per read of a client.
     pub delivered_per_read: f64,
+    /// Deliveries per TCP segment with data that the server sent: how well it coalesces, since on loopback a send of up to
+    /// 64 KiB is one segment. Counted on the whole machine, less the generator's own; none of a server elsewhere.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub delivered_per_segment: Option<f64>,
+    /// For the plot of the latency: how many nines of the deliveries took at most how many microseconds.
+    #[serde(skip)]
+    pub(super) latency_curve: Vec<(f64, f64)>,
+    /// The same of `broadcasts`.
+    #[serde(skip)]
+    pub(super) broadcasts_curve: Vec<(f64, f64)>,
     /// The rate in the course of time: at most 600 pieces of equal length.
     pub over_time: Vec<Sample>,
 }
@@ -184,6 +227,17 @@ impl Latency {
     }
 }
 
+/// Points of a latency's distribution, at tenths of a nine: 1 is 90 %, 2 is 99 %; no further than there are values for.
+pub(super) fn latency_curve(histogram: &Histogram<u64>) -> Vec<(f64, f64)> {
+    let nines_max = (histogram.len().max(1) as f64).log10().min(4.0);
+    (0..=40)
+        .map(|tenths| f64::from(tenths) / 10.0)
+        .take_while(|nines| *nines <= nines_max)
+        .filter(|_| !histogram.is_empty())
+        .map(|nines| (nines, histogram.value_at_quantile(1.0 - 0.1_f64.powf(nines)) as f64 / 1000.0))
+        .collect()
+}
+
 impl Cpu {
     pub(super) fn per(spent: &Spent, count: u64) -> Self {
         let total_us = micros_per(spent.cpu, count);
@@ -205,172 +259,6 @@ impl Report {
     /// One JSON object on one line.
     pub fn to_json(&self) -> String {
         serde_json::to_string(self).expect("numbers, strings and structs with named fields always serialize")
-    }
-}
-
-impl fmt::Display for Report {
-    /// Writes an aligned table.
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let mut table = Table::default();
-        table.row("scenario", &self.scenario_text());
-        table.row("server", &self.server);
-        let logins = &self.logins;
-        let rate = format!(
-            "{} in {:.2} s, {} a second",
-            whole(self.parameters.connections.into()),
-            logins.seconds,
-            whole(logins.per_second as u64)
-        );
-        table.row("logins", &rate);
-        table.latency("login latency", &logins.latency);
-        if let Some(cpu) = &logins.server_cpu_us {
-            table.cpu("server CPU per login", cpu);
-        }
-        if let Some(messages) = &self.messages {
-            let rate = format!(
-                "{} in {:.2} s, {} a second",
-                whole(messages.delivered),
-                messages.seconds,
-                whole(messages.delivered_per_second as u64)
-            );
-            table.row("delivered", &rate);
-            table.latency("latency", &messages.latency);
-            if let Some(late) = &messages.late {
-                table.latency("of it in the generator", late);
-            }
-            if let Some(latency) = &messages.to_last_receiver {
-                table.latency("to the last receiver", latency);
-            }
-            table.row("deliveries per read", &format!("{:.1}", messages.delivered_per_read));
-        }
-        if let Some(cost) = &self.server_cost {
-            cost.rows(&mut table);
-        }
-        table.row("generator", &self.generator.text(self.messages.is_some()));
-        if let Some(tally) = &self.tally {
-            table.row(
-                "messages",
-                &format!(
-                    "{} sent, {} deliveries owed, {} made",
-                    whole(tally.sent),
-                    whole(tally.owed),
-                    whole(tally.delivered)
-                ),
-            );
-            table.row("faults", &tally.faults_text());
-        }
-        if self.generator.bottleneck {
-            table.row("note", "the generator was the bottleneck: the server could have done more");
-        }
-        for failure in &self.failures {
-            table.row("FAILED", failure);
-        }
-        f.write_str(&table.text)
-    }
-}
-
-impl Report {
-    fn scenario_text(&self) -> String {
-        let parameters = &self.parameters;
-        let mut text = format!("{}, {} connections", self.scenario, whole(parameters.connections.into()));
-        if let Some(window) = parameters.window {
-            let _ = write!(text, ", window {window}");
-        }
-        if let Some(rate) = parameters.rate {
-            let _ = write!(text, ", {} messages a second", whole(rate.into()));
-        }
-        if let (Some(size), Some(kind)) = (parameters.size, parameters.kind) {
-            let _ = write!(text, ", {size} bytes {kind}");
-        }
-        if let Some(targets) = parameters.targets {
-            let name = clap::ValueEnum::to_possible_value(&targets).map(|value| value.get_name().to_owned());
-            let _ = write!(text, ", targets {}", name.unwrap_or_default());
-        }
-        text
-    }
-}
-
-impl ServerCost {
-    fn rows(&self, table: &mut Table) {
-        if let Some(cpu) = &self.cpu_per_delivery {
-            table.cpu("server CPU per delivery", cpu);
-        }
-        if let Some(cores) = self.cores {
-            table.row("server's cores in use", &format!("{cores:.2}"));
-        }
-        let switches =
-            format!("{} voluntary, {} involuntary", whole(self.voluntary_switches), whole(self.involuntary_switches));
-        table.row("context switches", &switches);
-        let memory = format!(
-            "{} bytes a connection: {} KiB before, {} KiB idle",
-            whole(self.private_bytes_per_connection.max(0.0).round() as u64),
-            whole(self.private_bytes_before / 1024),
-            whole(self.private_bytes_idle / 1024)
-        );
-        table.row("private memory", &memory);
-        if let Some((slab, tcp)) = self.kernel_slab_bytes_per_connection.zip(self.kernel_tcp_bytes_per_connection) {
-            let memory = format!(
-                "{slab:.0} bytes of slab a connection, {tcp:.0} of TCP's buffers: of the whole machine, both ends"
-            );
-            table.row("kernel's memory", &memory);
-        }
-        if let Some(after) = self.private_bytes_after {
-            table.row("", &format!("{} KiB after the messages", whole(after / 1024)));
-        }
-    }
-}
-
-impl GeneratorCost {
-    fn text(&self, messages: bool) -> String {
-        let of = if messages { "delivery" } else { "login" };
-        format!(
-            "{:.2} µs CPU per {of}, busy {:.0} % of the time, without a processor {:.0} %",
-            self.cpu_us,
-            self.busy * 100.0,
-            self.waiting * 100.0
-        )
-    }
-}
-
-impl Tally {
-    pub(super) fn faults_text(&self) -> String {
-        if self.faults() == 0 {
-            return "none: nothing lost, duplicated, misdelivered, reordered or damaged".into();
-        }
-        format!(
-            "{} lost, {} duplicated, {} misdelivered, {} reordered, {} damaged, {} connections ended",
-            self.lost, self.duplicated, self.misdelivered, self.reordered, self.damaged, self.closed
-        )
-    }
-}
-
-/// Rows of a name and what belongs to it, in two columns.
-#[derive(Default)]
-struct Table {
-    text: String,
-}
-
-impl Table {
-    fn row(&mut self, name: &str, value: &str) {
-        let _ = writeln!(self.text, "{name:<24}{value}");
-    }
-
-    fn latency(&mut self, name: &str, latency: &Latency) {
-        let Latency { p50_us, p90_us, p99_us, p99_9_us, max_us } = latency;
-        let value = format!(
-            "p50 {}  p90 {}  p99 {}  p99.9 {}  max {}",
-            time(*p50_us),
-            time(*p90_us),
-            time(*p99_us),
-            time(*p99_9_us),
-            time(*max_us)
-        );
-        self.row(name, &value);
-    }
-
-    fn cpu(&mut self, name: &str, cpu: &Cpu) {
-        let Cpu { user_us, system_us, total_us } = cpu;
-        self.row(name, &format!("{total_us:.3} µs: user {user_us:.3}, system {system_us:.3}"));
     }
 }
 

@@ -1,0 +1,73 @@
+//! Where the server is, and how clients name themselves and choose the address they come from.
+
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+
+use super::super::trust::Trust;
+
+/// Connections from one loopback address. The kernel has 28,232 ephemeral ports by default, and searches long once they
+/// are scarce.
+const CONNECTIONS_PER_SOURCE: u16 = 8_000;
+
+/// First port of the further loopback addresses: named, since the kernel takes ever longer to find one for an address
+/// that is bound, and below those that it gives to others.
+const SOURCE_PORT: u16 = 20_000;
+
+/// Where the server is, and how clients name themselves.
+#[derive(Clone, Debug)]
+pub(super) struct Target {
+    pub(super) address: SocketAddr,
+    /// The `Host` header.
+    pub(super) authority: String,
+    pub(super) path: String,
+    /// By whom the server may be vouched for, and its name; nothing without TLS.
+    pub(super) secure: Option<(Trust, String)>,
+    pub(super) uid_prefix: String,
+    /// The first connections' uids, if they were chosen; all others have the prefix and their number.
+    pub(super) uids: Vec<String>,
+    /// Whether the server is in this very process.
+    pub(super) is_inside: bool,
+}
+
+impl Target {
+    pub(super) fn uid(&self, index: u32) -> String {
+        self.uids.get(index as usize).cloned().unwrap_or_else(|| format!("{}{index}", self.uid_prefix))
+    }
+
+    /// The address that a client connects from, where it matters.
+    pub(super) fn source(&self, index: u32) -> Option<SocketAddr> {
+        let (block, place) =
+            (index / u32::from(CONNECTIONS_PER_SOURCE), (index % u32::from(CONNECTIONS_PER_SOURCE)) as u16);
+        let spread = block > 0 && self.address.ip() == IpAddr::V4(Ipv4Addr::LOCALHOST);
+        let source = Ipv4Addr::from_bits(Ipv4Addr::LOCALHOST.to_bits() + block);
+        spread.then(|| SocketAddr::from((source, SOURCE_PORT + place)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[track_caller]
+    fn check_source(address: &str, index: u32, expected: Option<&str>) {
+        let target = Target {
+            address: address.parse().expect("an address"),
+            authority: String::new(),
+            path: String::new(),
+            secure: None,
+            uid_prefix: "u".into(),
+            uids: Vec::new(),
+            is_inside: false,
+        };
+        assert_eq!(target.source(index).map(|source| source.to_string()).as_deref(), expected);
+    }
+
+    #[test]
+    fn sources_spread_on_loopback() {
+        check_source("127.0.0.1:1234", 0, None);
+        check_source("127.0.0.1:1234", 7_999, None);
+        check_source("127.0.0.1:1234", 8_000, Some("127.0.0.2:20000"));
+        check_source("127.0.0.1:1234", 16_003, Some("127.0.0.3:20003"));
+        check_source("192.0.2.1:1234", 40_000, None);
+        check_source("[::1]:1234", 40_000, None);
+    }
+}

@@ -1,0 +1,117 @@
+//! One connection keeps a window of messages to everybody in flight.
+
+use hdrhistogram::Histogram;
+
+use super::super::generator::{Due, Traffic, latency_histogram};
+use super::super::ledger::{BroadcastLedger, Receipt, Tally};
+use super::super::wire::{Addresses, EVERYBODY, Stamp, Writer};
+use super::{BROADCASTER, Desk, Load, Outcome};
+
+/// Broadcasts from one connection to all.
+pub(in super::super) struct Broadcast {
+    pub(super) desk: Desk,
+    pub(super) ledger: BroadcastLedger,
+    addresses: Addresses,
+    window: u32,
+    to_last: Histogram<u64>,
+}
+
+impl Broadcast {
+    /// Prepares `window` broadcasts in flight to all `connections`, the sender among them.
+    pub(in super::super) fn new(connections: u32, window: u32, writer: Writer) -> Self {
+        Self {
+            desk: Desk::new(writer),
+            ledger: BroadcastLedger::new(connections, window, BROADCASTER),
+            addresses: Addresses::new(["all"]),
+            window,
+            to_last: latency_histogram(),
+        }
+    }
+
+    /// Appends one broadcast, due since `since`, to `out`, unless the last was sent; its sender has sent so many unicasts.
+    pub(super) fn send(&mut self, sender: u32, since: u64, unicasts_before: u64, out: &mut Vec<u8>) {
+        if self.desk.remaining > 0 {
+            self.desk.remaining -= 1;
+            let number = self.ledger.depart(since, unicasts_before);
+            self.desk.writer.write(out, self.addresses.of(0), sender, EVERYBODY, number, since);
+        }
+    }
+
+    /// Enters an arrival whose stamp is read.
+    #[inline]
+    pub(super) fn take(&mut self, receiver: u32, stamp: &Stamp, now: u64) -> Receipt {
+        let to_last = &mut self.to_last;
+        let receipt = self.ledger.arrive(receiver, stamp, |complete| {
+            to_last.saturating_record(now.saturating_sub(complete.due));
+        });
+        if receipt.delivered {
+            self.desk.lap.saturating_record(now.saturating_sub(stamp.due));
+        }
+        receipt
+    }
+}
+
+impl Traffic for Broadcast {
+    #[inline]
+    fn arrived(&mut self, receiver: u32, payload: &[u8], now: u64, due: &mut Due) {
+        let Some(stamp) = self.desk.writer.read(payload) else {
+            self.desk.note_stray(payload);
+            self.ledger.tally.damaged += 1;
+            return;
+        };
+        let receipt = self.take(receiver, &stamp, now);
+        if receipt.freed > 0 && self.desk.remaining > 0 {
+            due.owe(BROADCASTER, receipt.freed, now);
+        }
+    }
+
+    fn write(&mut self, sender: u32, owed: u32, since: u64, out: &mut Vec<u8>) {
+        for _ in 0..owed {
+            self.send(sender, since, 0, out);
+        }
+    }
+}
+
+impl Load for Broadcast {
+    fn start(&mut self, now: u64, due: &mut Due) {
+        due.owe(BROADCASTER, self.window, now);
+    }
+
+    fn mark(&mut self, messages: Option<u64>) {
+        self.desk.mark(messages);
+        self.to_last.reset();
+    }
+
+    fn lap(&mut self) -> Histogram<u64> {
+        self.desk.lap()
+    }
+
+    fn stop(&mut self) {
+        self.desk.remaining = 0;
+    }
+
+    fn in_flight(&self) -> u64 {
+        self.ledger.in_flight()
+    }
+
+    fn is_exhausted(&self) -> bool {
+        self.desk.remaining == 0
+    }
+
+    fn tally(&self) -> Tally {
+        self.ledger.tally
+    }
+
+    fn stray(&self) -> Option<&str> {
+        self.desk.stray.as_deref()
+    }
+
+    fn close(self) -> Outcome {
+        Outcome {
+            tally: self.ledger.close(),
+            latency: self.desk.close(),
+            to_last: Some(self.to_last),
+            broadcasts: None,
+        }
+    }
+}
