@@ -41,6 +41,7 @@ use pombo::cli::bench::quantity;
 use pombo::config::{Config, SessionSettings};
 use pombo::mailbox::{self, Bell, Mailbox};
 use pombo::metrics::Stats;
+use pombo::rights::Rights;
 use pombo::router::shard_of;
 use pombo::shard::io::{Network, Socket};
 use pombo::shard::{Admission, Handover, LoginNumbers, Parts, Poller, Request, Shard, Turn};
@@ -335,7 +336,16 @@ fn drive(network: MemoryNetwork, seat: Seat, course: &Course, wakes: &AtomicU64)
         let permit = admission.admit(usize::MAX).expect("there is no bound");
         let (socket, login) = (network.client(script), logins.draw());
         sender
-            .send(Handover { socket, unread: Vec::new(), uid: client.uid, login, peer: None, permit })
+            .send(Handover {
+                socket,
+                unread: Vec::new(),
+                uid: client.uid,
+                rights: Rights::ALL,
+                expires: None,
+                login,
+                peer: None,
+                permit,
+            })
             .expect("there is room for all");
     }
     drop(sender);

@@ -44,7 +44,7 @@
 //! | [`mailbox`] | mail from shard to shard, one wake per batch; its atomics come from `sync` |
 //! | [`protocol`] | what a message means |
 //! | [`frame`] | WebSocket frames, bytes in and messages out |
-//! | [`uid`], [`message`] | the vocabulary |
+//! | [`uid`], [`message`], [`rights`] | the vocabulary |
 //!
 //! # Invariants
 //!
@@ -65,6 +65,7 @@ pub mod mailbox;
 pub mod message;
 pub mod metrics;
 pub mod protocol;
+pub mod rights;
 pub mod router;
 pub mod server;
 pub mod shard;

@@ -4,7 +4,7 @@
 
 /// Counts of one shard since it started, or their sum over the shards of a node.
 ///
-/// `sessions` and `uids` are what is open now; everything else only grows. Units are in the names, or
+/// `sessions`, `uids` and `memory_held` are what is there now; everything else only grows. Units are in the names, or
 /// messages where there is none.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
@@ -29,6 +29,10 @@ pub struct Stats {
     pub broadcast_deliveries: u64,
     /// Data messages without a colon, answered with an error.
     pub invalid: u64,
+    /// Messages to a uid whose sender lacks the right unicast, answered with an error.
+    pub forbidden_unicasts: u64,
+    /// Messages to everybody whose sender lacks the right broadcast, answered with an error.
+    pub forbidden_broadcasts: u64,
     /// Messages not taken because an outbox was full, under `drop-newest`, or since nothing older could go.
     pub shed_newest: u64,
     /// Messages taken and dropped again to make room, under `drop-oldest`.
@@ -43,6 +47,16 @@ pub struct Stats {
     pub violations: u64,
     /// Sessions closed for silence or for a message not finished in time.
     pub timeouts: u64,
+    /// Times that a session was not read for a while, as it was over its rate.
+    pub rate_pauses: u64,
+    /// Sessions closed because they stayed over their rate.
+    pub rate_limited: u64,
+    /// Sessions closed because the shard's part of the memory budget was used up and they held most of it.
+    pub memory_cuts: u64,
+    /// Bytes of memory that sessions hold now: parts of messages, and what waits to be decoded or sent.
+    pub memory_held: u64,
+    /// Sessions closed because their credential's time was over.
+    pub expired: u64,
     /// Sessions ended by a panic in the per-session part.
     pub panics: u64,
     /// Answers to a caller who had gone.
@@ -79,6 +93,8 @@ impl Stats {
             broadcasts,
             broadcast_deliveries,
             invalid,
+            forbidden_unicasts,
+            forbidden_broadcasts,
             shed_newest,
             shed_oldest,
             shed_closed,
@@ -86,6 +102,11 @@ impl Stats {
             slow_consumers,
             violations,
             timeouts,
+            rate_pauses,
+            rate_limited,
+            memory_cuts,
+            memory_held,
+            expired,
             panics,
             answers_dropped,
             mail_batches,
@@ -107,6 +128,8 @@ impl Stats {
         self.broadcasts += broadcasts;
         self.broadcast_deliveries += broadcast_deliveries;
         self.invalid += invalid;
+        self.forbidden_unicasts += forbidden_unicasts;
+        self.forbidden_broadcasts += forbidden_broadcasts;
         self.shed_newest += shed_newest;
         self.shed_oldest += shed_oldest;
         self.shed_closed += shed_closed;
@@ -114,6 +137,11 @@ impl Stats {
         self.slow_consumers += slow_consumers;
         self.violations += violations;
         self.timeouts += timeouts;
+        self.rate_pauses += rate_pauses;
+        self.rate_limited += rate_limited;
+        self.memory_cuts += memory_cuts;
+        self.memory_held += memory_held;
+        self.expired += expired;
         self.panics += panics;
         self.answers_dropped += answers_dropped;
         self.mail_batches += mail_batches;

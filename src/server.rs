@@ -16,8 +16,8 @@ use tokio::sync::{Semaphore, watch};
 use tokio::time::Instant;
 use tracing::{error, info};
 
-use crate::config::{Config, Faults, GatewaySettings, Listen};
-use crate::gateway::{BoundListener, Door, Gate, Gateway, Inherited, Reason, Refusals};
+use crate::config::{Config, Faults, GatewaySettings, Listen, SessionSettings, SlowConsumer};
+use crate::gateway::{Authenticator, BoundListener, Door, Entrance, Gate, Gateway, Inherited, Reason, Refusals};
 use crate::mailbox::{self, Bell};
 use crate::message::{Delivery, Kind};
 use crate::metrics::Stats;
@@ -35,6 +35,7 @@ const REQUESTS_MAX: usize = 1024;
 #[derive(Debug)]
 pub struct Server {
     config: Config,
+    authenticator: Authenticator,
     listeners: Vec<BoundListener>,
     addresses: Vec<Listen>,
 }
@@ -82,6 +83,12 @@ pub enum StartError {
         /// What the operating system said.
         source: io::Error,
     },
+    /// The keys of tokens can't be read.
+    #[error("{reason}")]
+    Keys {
+        /// What is wrong, and in which file.
+        reason: String,
+    },
     /// A thread or a poller can't be made.
     #[error("cannot start: {0}")]
     System(#[from] io::Error),
@@ -95,16 +102,19 @@ fn hint(error: &io::Error) -> &'static str {
 }
 
 impl Server {
-    /// Checks the config and opens every listener; clients may connect from now on and wait.
+    /// Checks the config, reads the keys of tokens and opens every listener; clients may connect from now on and wait.
     ///
     /// # Errors
     /// See [`StartError`].
     pub fn bind(config: Config) -> Result<Self, StartError> {
         config.check()?;
+        let authenticator = Authenticator::new(&config.gateway().auth)
+            .map_err(|error| StartError::Keys { reason: error.to_string() })?;
         let inherited = Inherited {
             send_buffer_bytes: config.send_buffer_bytes,
-            // As long as a silent peer is given.
-            user_timeout: config.heartbeat_interval * 2,
+            // As long as a silent peer is given. The kernel counts from when a peer has no room left, too, even if it
+            // answers every probe: a reader that the policy keeps must not end in silence.
+            user_timeout: (config.slow_consumer == SlowConsumer::Disconnect).then_some(config.heartbeat_interval * 2),
         };
         let mut listeners = Vec::new();
         let mut addresses = Vec::new();
@@ -114,7 +124,7 @@ impl Server {
             addresses.push(address);
             listeners.push(listener);
         }
-        Ok(Self { config, listeners, addresses })
+        Ok(Self { config, authenticator, listeners, addresses })
     }
 
     /// Returns the real addresses, in the order of the config.
@@ -127,7 +137,7 @@ impl Server {
     /// # Errors
     /// See [`StartError`].
     pub fn start(self) -> Result<Handle, StartError> {
-        let Self { config, listeners, .. } = self;
+        let Self { config, authenticator, listeners, .. } = self;
         let hasher = UidHasher::random();
         let pollers = (0..config.shards.get()).map(|_| Poller::new()).collect::<io::Result<Vec<_>>>()?;
         let bells: Vec<_> = pollers.iter().map(|(_, wake)| Bell::new(Arc::clone(wake))).collect();
@@ -156,10 +166,13 @@ impl Server {
         let gateway = Gateway {
             settings: gateway_settings,
             doors,
-            hasher: hasher.clone(),
             drain_by: gateway_drain_by,
             gate: Arc::new(Gate::new(admission.clone())),
-            logins: logins.clone(),
+            entrance: Entrance {
+                authenticator: Arc::new(authenticator),
+                hasher: hasher.clone(),
+                logins: logins.clone(),
+            },
             refusals: refusals.clone(),
             handshakes: Arc::new(Semaphore::new(config.handshakes_max)),
         };
@@ -255,7 +268,7 @@ impl Handle {
         sum
     }
 
-    /// Returns how many login frames were read since the start.
+    /// Returns how many logins were read since the start, in a first frame or with the upgrade, refused ones too.
     pub fn logins(&self) -> u64 {
         self.node.logins.count()
     }
@@ -279,7 +292,8 @@ impl Handle {
     pub fn reload(&self, config: &Config) {
         self.node.settings.send_replace(Arc::new(config.gateway()));
         self.node.drain_timeout.send_replace(config.drain_timeout);
-        let settings = Arc::new(config.session());
+        let memory_bytes_max = config.memory_bytes_max / self.node.shards.len();
+        let settings = Arc::new(SessionSettings { memory_bytes_max, ..config.session() });
         for door in &self.node.shards {
             // A shard that has drained needs none.
             door.requests.send(Request::Reload(Arc::clone(&settings))).ok();

@@ -198,6 +198,29 @@ fn a_node_says_where_it_listens_and_ends_on_a_signal() {
 }
 
 #[test]
+fn a_node_that_anybody_can_reach_must_be_told_so() {
+    let open = ["--listen", "0.0.0.0:0"];
+    let output = output(&open, &[]);
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(2));
+    for part in ["error: listen = 0.0.0.0:0 (from --listen): ", "auth = none", "--insecure-open"] {
+        assert!(stderr.contains(part), "{stderr}");
+    }
+    assert_eq!((stderr.lines().count(), output.stdout.len()), (1, 0), "{stderr}");
+
+    let directory = TempDir::new().expect("a temporary directory");
+    let file = settings(&directory, "");
+    // The flag alone means yes, in front of another flag, too.
+    let (mut node, lines) = Node::start(&["--insecure-open", "--listen", "0.0.0.0:0"], &file);
+    assert!(lines[0].contains(" listening on ") && lines[0].contains("http://0.0.0.0:"), "{lines:?}");
+    let mut log = BufReader::new(node.0.stderr.take().expect("stderr is a pipe"));
+    let line = Node::logged(&mut log, "log in as anybody");
+    assert!(line.contains("WARN"), "{line}");
+    node.signal(Signal::TERM);
+    assert_eq!(node.wait(), Some(0));
+}
+
+#[test]
 fn sighup_takes_what_can_change_and_keeps_the_old_settings_on_a_fault() {
     let directory = TempDir::new().expect("a temporary directory");
     let file = settings(&directory, "login_timeout = '3s'");

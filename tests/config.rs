@@ -7,8 +7,10 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use pombo::config::{
-    Config, DuplicateLogin, Fault, Listen, LogFormat, LogLevel, Origins, Paths, Setting, Settings, SlowConsumer, load,
+    Auth, AuthSource, Config, DuplicateLogin, Fault, Listen, LogFormat, LogLevel, Origins, Paths, Secret, Setting,
+    Settings, SlowConsumer, load,
 };
+use pombo::rights::Rights;
 use tempfile::TempDir;
 
 /// The three layers, each as a user writes it.
@@ -166,10 +168,31 @@ fn unusual() -> Config {
         handshake_timeout: Duration::from_millis(1500),
         login_timeout: Duration::from_micros(1001),
         login_bytes_max: 1000,
+        auth: Auth::Http,
+        insecure_open: true,
+        auth_sources: vec![AuthSource::Query],
+        rights: Rights::BROADCAST,
+        rights_claim: "a \"b\"".to_owned(),
+        jwt_secret: Some(Secret::new("correct horse battery staple, and so on")),
+        jwt_secret_file: Some("/run/a \"b\"".into()),
+        jwt_key_files: vec!["/run/a,b.pem".into(), "keys.json".into()],
+        jwt_issuer: Some("https://issuer/".to_owned()),
+        jwt_audience: Some("pombo".to_owned()),
+        jwt_leeway: Duration::from_millis(1500),
+        auth_url: Some("http://[::1]:8080/who?a=b".parse().expect("an address")),
+        auth_url_timeout: Duration::from_millis(7),
+        auth_url_in_flight_max: 9,
+        auth_url_headers: vec!["x-tenant".to_owned()],
+        auth_cache_ttl: Duration::ZERO,
+        auth_cache_entries_max: 0,
         message_timeout: Duration::from_secs(61),
         message_bytes_max: 12_345,
+        message_rate_max: Some(10),
+        byte_rate_max: Some(1 << 20),
+        rate_patience: Duration::from_secs(90),
         uid_bytes_max: 999,
         outbox_bytes_max: 12_359,
+        memory_bytes_max: 3 << 20,
         send_buffer_bytes: Some(65_536),
         slow_consumer: SlowConsumer::DropOldest,
         mailbox_bytes_max: 1024,
@@ -187,6 +210,7 @@ fn a_printed_config_loads_back_to_the_same() {
     for config in [Config::default(), unusual()] {
         config.check().expect("sound settings");
         let toml = config.to_toml();
+        let config = Config { jwt_secret: None, ..config };
         assert_eq!(Layers::new().file(&toml).load(), config, "{toml}");
     }
 }
@@ -194,7 +218,7 @@ fn a_printed_config_loads_back_to_the_same() {
 #[test]
 fn every_setting_takes_its_flag_and_its_variable() {
     let (default, unusual) = (Config::default(), unusual());
-    for setting in pombo::config::SETTINGS {
+    for setting in pombo::config::SETTINGS.iter().filter(|setting| !setting.secret) {
         let text = setting.text(&unusual);
         assert_ne!(text, setting.text(&default), "{} is unusual", setting.key);
         // A comma in a list separates, except in a file.
@@ -203,6 +227,7 @@ fn every_setting_takes_its_flag_and_its_variable() {
         let layers = || match setting.key {
             "proxy_protocol" => Layers::new().flag("trusted_proxies", &["unix"]),
             "outbox_bytes_max" => Layers::new().flag("message_bytes_max", &["1"]),
+            "auth" => Layers::new().flag("auth_url", &["http://h/"]),
             _ => Layers::new(),
         };
         let flag = layers().flag(setting.key, &[&text]).load();
@@ -217,4 +242,58 @@ fn the_file_is_named_as_it_was_given() {
     let mut layers = Layers::new();
     layers.file = Some(Path::new("no/such/file.toml").to_owned());
     assert!(layers.faults()[0].starts_with("cannot read the settings in no/such/file.toml: "));
+}
+
+#[test]
+fn a_secret_is_read_and_never_shown() {
+    let secret = "correct horse battery staple, and so on";
+    let layers = || Layers::new().variable("POMBO_AUTH", "jwt");
+    let file = format!("jwt_secret = '{secret}'");
+    for layers in
+        [layers().flag("jwt_secret", &[secret]), layers().variable("POMBO_JWT_SECRET", secret), layers().file(&file)]
+    {
+        let config = layers.load();
+        assert_eq!(config.jwt_secret.as_ref().map(Secret::reveal), Some(secret));
+        let shown = format!("{}{config:?}", config.to_toml());
+        assert!(!shown.contains("horse"), "{shown}");
+        assert!(shown.contains("# jwt_secret is set, and not shown"), "{shown}");
+    }
+    let short = &secret[..20];
+    let array = format!("jwt_secret = ['{secret}']");
+    for layers in
+        [layers().flag("jwt_secret", &[short]), layers().variable("POMBO_JWT_SECRET", short), layers().file(&array)]
+    {
+        let faults = layers.faults().join("\n");
+        assert!(faults.starts_with("jwt_secret = (hidden) (from "), "{faults}");
+        assert!(!faults.contains("horse"), "{faults}");
+    }
+}
+
+#[test]
+fn a_node_without_authentication_stays_local_unless_it_is_told_otherwise() {
+    let open = |text: &str| Layers::new().flag("listen", &["127.0.0.1:0,unix:/x", text]);
+    for local in ["[::1]:1", "localhost:1", "127.9.9.9:1"] {
+        open(local).load();
+    }
+    for reachable in ["0.0.0.0:1", "[::]:1", "192.168.0.1:1"] {
+        let expected = format!(
+            "listen = 127.0.0.1:0,unix:/x,{reachable} (from --listen): expected loopback addresses and Unix sockets \
+             only, since auth = none lets everybody log in as anybody; set auth to jwt or http, or allow it with \
+             --insecure-open (insecure_open = true)"
+        );
+        assert_eq!(open(reachable).faults(), [expected]);
+        open(reachable).flag("insecure_open", &["true"]).load();
+        open(reachable).flag("auth", &["jwt"]).flag("jwt_key_files", &["x"]).load();
+    }
+}
+
+#[test]
+fn a_method_of_authentication_needs_what_it_works_with() {
+    let faults = Layers::new().flag("auth", &["jwt"]).faults();
+    let keys = "auth = jwt (from --auth): expected a key to go with it: jwt_key_files, jwt_secret_file or jwt_secret";
+    assert_eq!(faults, [keys]);
+    let faults = Layers::new().flag("auth", &["http"]).faults();
+    let url = "auth_url = none (the default): expected an address, since auth = http, such as \
+               http://127.0.0.1:8080/login";
+    assert_eq!(faults, [url]);
 }

@@ -1,6 +1,8 @@
 //! `pombo connect` as its users see it: what it prints where, what it sends, when it ends and with which exit code.
 
-use std::fs::File;
+mod support;
+
+use std::fs::{self, File};
 use std::io::{BufRead as _, BufReader, Read, Write as _};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::os::fd::AsFd as _;
@@ -9,9 +11,12 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, sync_channel};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use pombo::config::{Auth, Secret};
 use pombo::{Config, Handle, Listen, Server};
 use rustix::process::{Pid, Signal, kill_process};
 use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
+use serde_json::json;
+use support::{SECRET, Signer, seconds_from_now};
 use tokio_tungstenite::tungstenite::{self, Message, WebSocket, protocol::CloseFrame};
 
 /// How long any step may take.
@@ -127,8 +132,12 @@ fn lines(stream: impl Read + Send + 'static) -> Receiver<String> {
 }
 
 fn node() -> (Handle, String) {
+    node_with(Config::default())
+}
+
+fn node_with(config: Config) -> (Handle, String) {
     let listen = "127.0.0.1:0".parse().expect("a listen address");
-    let server = Server::bind(Config { listen: vec![listen], ..Config::default() }).expect("the server binds");
+    let server = Server::bind(Config { listen: vec![listen], ..config }).expect("the server binds");
     let Listen::Tcp(address) = server.addresses()[0].clone() else { panic!("not a TCP address") };
     (server.start().expect("the server starts"), address.to_string())
 }
@@ -393,4 +402,43 @@ fn end_of_output_ends_the_client() {
     drop(child.stdout.take());
     socket.send(Message::text("for nobody")).expect("it is read");
     assert!(child.wait().expect("it ends").success());
+}
+
+#[test]
+fn token_in_a_file_logs_in_and_a_bad_one_is_a_refusal() {
+    let secret = Some(Secret::new(SECRET));
+    let (node, address) = node_with(Config { auth: Auth::Jwt, jwt_secret: secret, ..Config::default() });
+    let directory = tempfile::tempdir().expect("a directory");
+    let path = directory.path().join("token");
+    let file = path.to_str().expect("a path in UTF-8");
+    let connect = || Client::piped(&[&address, "--token-file", file]);
+
+    fs::write(&path, Signer::secret().token_for("alice") + "\n").expect("it can be written");
+    let mut alice = connect();
+    alice.told("seu uid é alice");
+    alice.send("alice:hi\n");
+    assert_eq!(alice.message(), "hi");
+    alice.end_input();
+    alice.ends_silently(0);
+
+    let expired = json!({"sub": "alice", "exp": seconds_from_now(-60)});
+    fs::write(&path, Signer::secret().token(&expired)).expect("it can be written");
+    let mut late = connect();
+    late.told("login refused: the server answered HTTP 401 Unauthorized credential has expired");
+    late.ends_silently(3);
+
+    for content in ["", "two\nlines", "ol\u{e1}"] {
+        fs::write(&path, content).expect("it can be written");
+        let mut client = connect();
+        client.told("holds no token");
+        client.ends_silently(2);
+    }
+    fs::remove_file(&path).expect("it is there");
+    let mut client = connect();
+    client.told("can't read the token");
+    client.ends_silently(2);
+    // Either a uid, or a token that says it.
+    Client::piped(&[&address]).ends_silently(2);
+    Client::piped(&[&address, "alice", "--token-file", file]).ends_silently(2);
+    drain(node);
 }

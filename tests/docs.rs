@@ -1,4 +1,4 @@
-//! Holds `docs/protocol.md` and `docs/compatibility.md` against the code, the tests, and a running node.
+//! Holds `docs/protocol.md`, `docs/compatibility.md` and `docs/security.md` against the code, the tests, and a running node.
 
 mod support;
 
@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::Duration;
 
-use pombo::config::Paths;
+use pombo::config::{Paths, SETTINGS, Setting};
 use pombo::frame::{Violation, close};
 use pombo::protocol::plain;
 use pombo::uid::{Uid, UidHasher};
@@ -34,7 +34,7 @@ fn rows(document: &str, head: &[&str]) -> Vec<Vec<String>> {
     let mut rows = Vec::new();
     let mut lines = text.lines();
     while let Some(line) = lines.next() {
-        if line.starts_with('|') && cells(line).iter().zip(head).all(|(cell, name)| cell == name) {
+        if line.starts_with('|') && cells(line).iter().zip(head).all(|(cell, name)| cell.starts_with(name)) {
             rows.extend(lines.by_ref().skip(1).take_while(|line| line.starts_with('|')).map(cells));
         }
     }
@@ -50,14 +50,35 @@ fn code(cell: &str) -> &str {
 }
 
 #[test]
-fn every_test_named_for_a_difference_exists() {
-    for row in rows("docs/compatibility.md", &["what a client does"]) {
+fn every_test_named_for_a_difference_or_an_attack_exists() {
+    let differences = rows("docs/compatibility.md", &["what a client does"]);
+    let attacks = rows("docs/security.md", &["class"]);
+    for row in differences.iter().chain(&attacks) {
         let tests = row.last().expect("a row has cells");
         for test in tests.split(", ").map(code) {
             let (file, name) = test.split_once("::").unwrap_or_else(|| panic!("expected file::test, got {test}"));
             let source = read(&format!("tests/{file}.rs"));
             assert!(source.contains(&format!("#[test]\nfn {name}() {{")), "there is no test {test}");
         }
+    }
+}
+
+/// How the keys of settings end that bound something.
+const LIMITS: [&str; 6] = ["_interval", "_max", "_patience", "_per_minute", "_per_second", "_timeout"];
+
+#[test]
+fn every_limit_is_told_with_its_default() {
+    let written: Vec<_> = rows("docs/security.md", &["setting", "default", "why"])
+        .iter()
+        .map(|row| (code(&row[0]).to_owned(), row[1].replace('`', "")))
+        .collect();
+    for (key, default) in &written {
+        let setting = Setting::of(key).unwrap_or_else(|| panic!("{key} is no setting"));
+        assert_eq!(*default, setting.default_text(), "{key}");
+    }
+    for setting in SETTINGS.iter().filter(|setting| LIMITS.iter().any(|end| setting.key.ends_with(end))) {
+        let times = written.iter().filter(|(key, _)| key == setting.key).count();
+        assert_eq!(times, 1, "{} stands {times} times in the tables of docs/security.md", setting.key);
     }
 }
 
@@ -79,7 +100,7 @@ fn error_texts_are_those_of_the_code() {
     let uids = [&b""[..], &[b'x'; 300], b"a:b", b"all", b"\xff"];
     let refused = uids.map(|uid| Uid::new(uid, uid_bytes_max, &UidHasher::fixed(0)).expect_err("no uid"));
     let meanings = [close::UID_TAKEN, close::UID_FULL].map(|code| close::meaning(code).expect("a code of ours"));
-    let mut expected = vec![plain::NO_COLON.to_owned()];
+    let mut expected = [plain::NO_COLON, plain::NO_UNICAST, plain::NO_BROADCAST].map(str::to_owned).to_vec();
     expected.extend(refused.map(plain::error));
     expected.extend(meanings.map(plain::error));
     assert_eq!(written, expected);
@@ -109,6 +130,7 @@ fn close_reasons_are_those_of_the_code() {
     let mut expected: Vec<_> =
         reasons.iter().map(|reason| (reason.close_code().to_string(), reason.to_string())).collect();
     expected.extend(timeouts().map(|reason| (close::POLICY.to_string(), reason)));
+    expected.extend(rates().map(|reason| (close::POLICY.to_string(), reason)));
     expected.sort_by(|one, other| one.0.cmp(&other.0));
     assert_eq!(written, expected);
 }
@@ -129,18 +151,39 @@ fn timeouts() -> [String; 2] {
     })
 }
 
+/// The reasons of the rates, as a node with low ones gives them, with the default patience put in.
+fn rates() -> [String; 2] {
+    const PATIENCE: Duration = Duration::from_millis(50);
+    let messages = |config: &mut Config| config.message_rate_max = Some(100);
+    let bytes = |config: &mut Config| config.byte_rate_max = Some(10_000);
+    let default = Config::default().rate_patience;
+    [nodes().with(messages), nodes().with(bytes)].map(|nodes| {
+        let node = nodes.with(|config| config.rate_patience = PATIENCE).start(1);
+        let mut client = node.log_in("alice");
+        client.send_together(&vec![Sent::text("nobody:".to_owned() + &"x".repeat(100)); 1000]);
+        let frame = client.receive();
+        let (_, reason) = frame.as_close().expect("a close frame with its reason");
+        reason.replace(&format!("{PATIENCE:?}"), &format!("{default:?}"))
+    })
+}
+
 #[test]
 fn refusals_are_those_of_the_code() {
     let named = |head: &[&str]| rows("docs/protocol.md", head).into_iter().map(|row| (code(&row[0]).to_owned(), row));
     let mut written: Vec<_> = named(&["reason", "status", "line"])
         .map(|(name, row)| (name, format!("http {} {}", row[1], code(&row[2]))))
         .chain(named(&["reason", "code"]).map(|(name, row)| (name, format!("close {}", row[1]))))
+        .chain(named(&["reason", "status or"]).map(|(name, row)| {
+            let told = format!("http {} or close {} {}", row[1], row[2], code(&row[3]));
+            (name, told)
+        }))
         .chain(named(&["reason", "not told when"]).map(|(name, _)| (name, "not".to_owned())))
         .collect();
     written.sort_unstable();
     let told = |reason: &Reason| match reason.told() {
         Told::Http(status) => format!("http {status} {}", reason.text()),
         Told::Close(code) => format!("close {code}"),
+        Told::Credential(status, code) => format!("http {status} or close {code} {}", reason.text()),
         _ => "not".to_owned(),
     };
     let mut expected: Vec<_> = Reason::ALL.iter().map(|reason| (reason.name().to_owned(), told(reason))).collect();

@@ -220,6 +220,33 @@ fn request_under_way_is_told() {
 }
 
 #[test]
+fn backlog_is_told() {
+    // One at a time: the first holds the only place, and the others are with the kernel.
+    let one = |config: &mut Config| (config.handshakes_max, config.handshake_timeout) = (1, NEVER);
+    draining_for(NEVER).with(one).each(|node| {
+        let mut first = node.connect();
+        let mut waiting: Vec<_> = (0..20).map(|_| node.dial()).collect();
+        for client in &mut waiting {
+            client.send_request(&Request::upgrade());
+        }
+        let mut silent = node.dial();
+        thread::scope(|threads| {
+            threads.spawn(|| node.drain());
+            is_told(&mut first);
+            drop(first);
+            for client in &mut waiting {
+                let response = client.receive_response();
+                assert_eq!(response.status, 503, "{response:?}");
+                client.expect_end();
+                client.finish_sending();
+            }
+            assert!(silent.receive_to_end().is_empty());
+            stops_accepting(node);
+        });
+    });
+}
+
+#[test]
 fn handle_says_what_it_can_when_the_node_has_drained() {
     nodes().each(|node| {
         let mut alice = node.log_in("alice");

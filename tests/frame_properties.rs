@@ -38,6 +38,7 @@ impl From<&Event<'_>> for Seen {
         match event {
             Event::Message { kind: Kind::Text, payload } => Self::Text(payload.as_slice().to_vec()),
             Event::Message { kind: Kind::Binary, payload } => Self::Binary(payload.as_slice().to_vec()),
+            Event::Fragment => unreachable!("not looked at: what fragments join to counts"),
             Event::Ping(payload) => Self::Ping(payload.to_vec()),
             Event::Pong(payload) => Self::Pong(payload.to_vec()),
             Event::Close { code, reason } => Self::Close(code.map(|code| (code, (*reason).to_owned()))),
@@ -144,6 +145,7 @@ fn read(bytes: &[u8], sizes: &[usize], max: usize) -> (Vec<Seen>, Result<(), Vio
             let (length, event) = reader.read(&mut piece[at..], max);
             at += length;
             match event {
+                Ok(Some(Event::Fragment)) => {}
                 Ok(Some(event)) => seen.push(Seen::from(&event)),
                 Ok(None) => break,
                 Err(violation) => return (seen, Err(violation)),
@@ -171,7 +173,7 @@ fn read_directly(bytes: &[u8], size: usize, max: usize) -> (Vec<Seen>, Result<()
             buffer.extend_from_slice(&bytes[at..end]);
             at = end;
             match reader.direct_done(max) {
-                Ok(event) => seen.extend(event.as_ref().map(Seen::from)),
+                Ok(event) => seen.extend(whole(event.as_ref())),
                 Err(violation) => return (seen, Err(violation)),
             }
             continue;
@@ -181,11 +183,16 @@ fn read_directly(bytes: &[u8], size: usize, max: usize) -> (Vec<Seen>, Result<()
         let (length, event) = reader.read(&mut piece, max);
         at += length;
         match event {
-            Ok(event) => seen.extend(event.as_ref().map(Seen::from)),
+            Ok(event) => seen.extend(whole(event.as_ref())),
             Err(violation) => return (seen, Err(violation)),
         }
     }
     (seen, Ok(()))
+}
+
+/// What was seen, unless it is a part of what is to come.
+fn whole(event: Option<&Event<'_>>) -> Option<Seen> {
+    event.filter(|event| **event != Event::Fragment).map(Seen::from)
 }
 
 /// A peer that sends these bytes and listens to nothing.

@@ -162,7 +162,44 @@ fn missing_or_doubled_host_is_refused() {
 #[test]
 fn body_is_refused() {
     refuses(|request| request.with("Content-Length", "5"), 400, "body");
+    refuses(|request| request.with("Content-Length", "00"), 400, "body");
     refuses(|request| request.with("Transfer-Encoding", "chunked"), 400, "body");
+    refuses(|request| request.with("Transfer-Encoding", "gzip, chunked"), 400, "body");
+    refuses(|request| request.with("Content-Length", "0").with("Transfer-Encoding", "chunked"), 400, "body");
+}
+
+/// What could be the begin of another request for somebody else is never looked at.
+#[test]
+fn request_within_a_request_is_not_served() {
+    let inner = Request::upgrade().bytes();
+    let length = inner.len().to_string();
+    nodes().each(|node| {
+        for outer in [
+            Request::new("GET / HTTP/1.1").with("Host", "x").with("Content-Length", &length),
+            Request::new("GET / HTTP/1.1").with("Host", "x").with("Transfer-Encoding", "chunked"),
+            Request::new("GET / HTTP/1.1").with("Host", "x").with("Transfer-Encoding", "identity"),
+            Request::new("GET / HTTP/1.1").with("Host", "x").with("Transfer-Encoding", "\u{b}chunked"),
+            Request::new("GET / HTTP/1.1")
+                .with("Host", "x")
+                .with("Content-Length", "0")
+                .with("Content-Length", &length),
+            Request::new("GET / HTTP/1.1").with("Host", "x").with("Content-Length", "+0"),
+            Request::new("GET / HTTP/1.1").with("Host", "x").with("Content-Length", "0, 0"),
+            Request::new("GET / HTTP/1.1").with("Host", "x").with("Content-Length ", "0"),
+            Request::new("POST / HTTP/1.1").with("Host", "x").with("Content-Length", &length),
+        ] {
+            let mut client = node.dial();
+            client.send_bytes(&[outer.bytes(), inner.clone()].concat());
+            let response = client.receive_response();
+            assert!(matches!(response.status, 400 | 405), "{outer:?}: {response:?}");
+            client.expect_end();
+        }
+        // Nor is a second one behind a good one.
+        let mut client = node.dial();
+        client.send_bytes(&[Request::new("GET / HTTP/1.1").with("Host", "x").bytes(), inner.clone()].concat());
+        assert_eq!(client.receive_response().status, 200);
+        client.expect_end();
+    });
 }
 
 #[test]
@@ -181,23 +218,122 @@ fn unknown_path_is_not_found() {
 #[test]
 fn request_that_is_too_large_is_refused() {
     nodes().each(|node| {
-        for request in [
+        let requests = [
             Request::upgrade().with("Cookie", &"c".repeat(64 << 10)),
             Request::upgrade().first_line(&format!("GET /{} HTTP/1.1", "x".repeat(64 << 10))),
             (0..200).fold(Request::upgrade(), |request, number| request.with(&format!("X-{number}"), "x")),
-        ] {
-            let response = answer(node, &request);
-            assert!(matches!(response.status, 400 | 414 | 431), "{response:?}");
+        ];
+        for request in &requests {
+            let response = answer(node, request);
+            assert_eq!(response.status, 431, "{response:?}");
         }
+        node.expect_refusals(&[("head_too_large", requests.len() as u64)]);
+    });
+}
+
+#[test]
+fn request_may_have_16_kib_and_64_lines() {
+    nodes().each(|node| {
+        let lines =
+            |number| (0..number).fold(Request::upgrade(), |request, line| request.with(&format!("X-{line}"), "x"));
+        // Five are there already.
+        upgrades(node, &lines(59));
+        assert_eq!(answer(node, &lines(60)).status, 431);
+        let bytes = |number: usize| {
+            let request = Request::upgrade().with("X", "");
+            let missing = number - request.bytes().len();
+            Request::upgrade().with("X", &"x".repeat(missing))
+        };
+        upgrades(node, &bytes(15 << 10));
+        assert_eq!(answer(node, &bytes((16 << 10) + 1)).status, 431);
+        // A line has no cap of its own.
+        upgrades(node, &Request::upgrade().first_line(&format!("GET /{} HTTP/1.1", "x".repeat(15 << 10))));
+    });
+}
+
+#[test]
+fn every_refusal_is_counted_under_its_reason() {
+    nodes().each(|node| {
+        let good = Request::upgrade;
+        for request in [
+            good().without("Connection"),
+            good().without("Upgrade"),
+            good().without("Host"),
+            good().without("Sec-WebSocket-Key"),
+            good().replacing("Sec-WebSocket-Key", "x"),
+            good().without("Sec-WebSocket-Version"),
+            good().replacing("Sec-WebSocket-Version", "8"),
+            good().first_line("PUT / HTTP/1.1"),
+            good().first_line("GET / HTTP/1.0"),
+            good().with("Content-Length", "1"),
+            good().with("Origin", "https://example.com"),
+            good().with("Origin", "null").with("Origin", "null"),
+            good().first_line("GET / HTTP/9.9"),
+            good().with("X", &"x".repeat(17 << 10)),
+            Request::new("GET /x HTTP/1.1").with("Host", "x"),
+            Request::new("PUT / HTTP/1.1").with("Host", "x"),
+        ] {
+            answer(node, &request);
+        }
+        // The page is no refusal.
+        answer(node, &Request::new("GET / HTTP/1.1").with("Host", "x"));
+        let mut rude = node.connect();
+        rude.send(&Sent::text("x").unmasked());
+        rude.expect_close(1002, "masked");
+        let mut nameless = node.connect();
+        nameless.send_text("");
+        nameless.expect_error("empty");
+        let mut bad_text = node.connect();
+        bad_text.send_text(b"\xff");
+        bad_text.expect_close(1007, "utf-8");
+        let mut long = node.connect();
+        long.send_text("x".repeat(10_000));
+        long.expect_close(1009, "at most 8192");
+        drop(node.connect());
+        node.connect().vanish();
+        let reasons = [
+            "not_http",
+            "head_too_large",
+            "body",
+            "connection_header",
+            "upgrade_header",
+            "key_header",
+            "key_malformed",
+            "version_header",
+            "version",
+            "host_header",
+            "http_version",
+            "method",
+            "origin_header",
+            "origin",
+            "page_method",
+            "page_path",
+            "login_protocol",
+            "login_not_utf8",
+            "login_too_big",
+            "uid",
+            "left",
+            "lost",
+        ];
+        node.expect_refusals(&reasons.map(|reason| (reason, 1)));
     });
 }
 
 #[test]
 fn what_is_not_http_is_told_so() {
     nodes().each(|node| {
-        for bytes in
-            [&b"alice\r\n\r\n"[..], b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03 tls", b"\x81\x85abcd\0\0\0\0\0"]
-        {
+        for bytes in [
+            &b"alice\r\n\r\n"[..],
+            b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03 tls",
+            b"\x81\x85abcd\0\0\0\0\0",
+            b"GET / HTTP/1.1\r\nHost: x\r\n folded\r\n\r\n",
+            b"GET / HTTP/1.1\r\nHost : x\r\n\r\n",
+            b"GET / HTTP/1.1\r\nHost: x\0y\r\n\r\n",
+            b"GET / HTTP/1.1\r\nHost\r\n\r\n",
+            b"GET  / HTTP/1.1\r\n\r\n",
+            b"GET / HTTP/2.0\r\n\r\n",
+            b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
+        ] {
             let mut client = node.dial();
             client.send_bytes(bytes);
             assert_eq!(client.receive_response().status, 400, "{}", bytes.escape_ascii());
@@ -246,7 +382,7 @@ fn header_that_does_not_end_is_not_waited_for() {
             let began = Instant::now();
             let mut client = node.dial();
             client.send_bytes(front);
-            ends(&mut client);
+            ends(&mut client, !front.is_empty());
             assert!(began.elapsed() >= timeout, "{:?} with {} bytes", began.elapsed(), front.len());
         }
     });
@@ -271,14 +407,16 @@ fn header_that_trickles_is_not_waited_for() {
             }
         });
         trickle.join().expect("the trickle is cut off");
+        node.expect_refusals(&[("handshake_timeout", 1)]);
     });
 }
 
-/// Sees the connection end, after an answer or without one.
+/// Sees the connection end, told why unless it has said nothing.
 #[track_caller]
-fn ends(client: &mut Client) {
+fn ends(client: &mut Client, has_begun: bool) {
     let rest = client.receive_to_end();
-    assert!(rest.is_empty() || rest.starts_with(b"HTTP/1.1 408"), "{}", rest.escape_ascii());
+    let expected: &[u8] = if has_begun { b"HTTP/1.1 408 Request Timeout\r\n" } else { b"" };
+    assert!(rest.starts_with(expected) && rest.is_empty() != has_begun, "{}", rest.escape_ascii());
 }
 
 #[test]

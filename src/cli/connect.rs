@@ -9,6 +9,7 @@
 use std::borrow::Cow;
 use std::fmt::Write as _;
 use std::io::{self, IsTerminal as _, Write as _};
+use std::path::PathBuf;
 use std::pin::pin;
 use std::process::ExitCode;
 use std::time::Duration;
@@ -23,10 +24,12 @@ use tokio_tungstenite::tungstenite::{Error, Message, error::ProtocolError, proto
 
 use self::backoff::Backoff;
 use self::input::InputError;
+use self::login::Login;
 use self::target::Target;
 
 mod backoff;
 mod input;
+mod login;
 mod target;
 
 /// Logs in as a uid, prints what arrives, sends each line that is typed (`bob:hi`, or `all:hi`).
@@ -38,8 +41,12 @@ mod target;
 pub(crate) struct ConnectArgs {
     /// Where the server listens: `ws://HOST:PORT/PATH`, or only `HOST:PORT`.
     url: String,
-    /// Who to log in as.
-    uid: String,
+    /// Who to log in as; not with a token, which says that itself.
+    #[arg(required_unless_present = "token_file", conflicts_with = "token_file")]
+    uid: Option<String>,
+    /// Logs in with the token in this file, sent in the request's header `Authorization`.
+    #[arg(long, value_name = "FILE")]
+    token_file: Option<PathBuf>,
     /// Keeps listening for this long after the end of input, for example `5s`.
     #[arg(long, value_name = "DURATION", value_parser = humantime::parse_duration, default_value = "0s")]
     wait: Duration,
@@ -60,6 +67,16 @@ pub(crate) fn run(args: ConnectArgs) -> ExitCode {
             return ExitCode::from(2);
         }
     };
+    let login = match (&args.uid, &args.token_file) {
+        (Some(uid), _) => Login::Uid(uid.clone()),
+        (None, Some(path)) => Login::TokenFile(path.clone()),
+        // Not let through by the parser.
+        (None, None) => return ExitCode::from(2),
+    };
+    if let Err(error) = login.request(&target.uri) {
+        eprintln!("pombo connect: {error}");
+        return ExitCode::from(2);
+    }
     let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => {
@@ -68,7 +85,7 @@ pub(crate) fn run(args: ConnectArgs) -> ExitCode {
         }
     };
     let ended = runtime.block_on(async {
-        let client = Client { args, target, lines: input::lines(), interrupt: Interrupt::listen() };
+        let client = Client { args, target, login, lines: input::lines(), interrupt: Interrupt::listen() };
         client.run().await
     });
     if !matches!(ended, Ended::Finished) {
@@ -90,6 +107,10 @@ const BATCH_LINES_MAX: usize = 64;
 const REPLACED: u16 = 4001;
 /// Close code of a login refused because its uid is taken.
 const UID_TAKEN: u16 = 4002;
+/// Close code of a login whose credential is too old; in a session, a newer one might be in the file by now.
+const EXPIRED: u16 = 4010;
+/// Close code of a login whose credential is not taken.
+const UNAUTHORIZED: u16 = 4011;
 
 type WebSocket = WebSocketStream<TcpStream>;
 
@@ -122,7 +143,8 @@ impl Ended {
                 // The start of the body, where a server says why.
                 let body = String::from_utf8_lossy(response.body().as_deref().unwrap_or_default());
                 let why: String = body.trim().chars().take(200).collect();
-                Self::Lost(format!("the server answered HTTP {} {}", response.status(), one_line(&why)))
+                let answer = format!("the server answered HTTP {} {}", response.status(), one_line(&why));
+                if login::is_refusal(response.status()) { Self::Refused(answer) } else { Self::Lost(answer) }
             }
             other => Self::Lost(format!("connection lost: {other}")),
         }
@@ -136,7 +158,9 @@ impl Ended {
     /// Sees a close without a word before it as a refusal if its code says so.
     fn before_login(self) -> Self {
         match self {
-            Self::Closed { code: code @ (1008 | UID_TAKEN), reason } => Self::Refused(format!("{code} {reason}")),
+            Self::Closed { code: code @ (1008 | UID_TAKEN | EXPIRED | UNAUTHORIZED), reason } => {
+                Self::Refused(format!("{code} {reason}"))
+            }
             other => other,
         }
     }
@@ -153,7 +177,7 @@ impl Ended {
     fn may_reconnect(&self) -> bool {
         match self {
             Self::Lost(_) => true,
-            Self::Closed { code, .. } => !matches!(*code, 1000 | 1008 | REPLACED | UID_TAKEN),
+            Self::Closed { code, .. } => !matches!(*code, 1000 | 1008 | REPLACED | UID_TAKEN | UNAUTHORIZED),
             Self::Finished | Self::Refused(_) | Self::Input(_) => false,
         }
     }
@@ -163,6 +187,7 @@ impl Ended {
 struct Client {
     args: ConnectArgs,
     target: Target,
+    login: Login,
     /// Lines from standard input; bounded, filled by a thread.
     lines: mpsc::Receiver<Result<Message, InputError>>,
     interrupt: Interrupt,
@@ -197,7 +222,7 @@ impl Client {
         let limit = self.args.connect_timeout;
         let socket = tokio::select! {
             () = self.interrupt.wait() => return (Ended::Finished, None),
-            login = timeout(limit, log_in(&self.target, &self.args.uid)) => match login {
+            login = timeout(limit, log_in(&self.target, &self.login)) => match login {
                 Ok(Ok(socket)) => socket,
                 Ok(Err(ended)) => return (ended, None),
                 Err(_) => {
@@ -233,15 +258,18 @@ impl Client {
 }
 
 /// Connects, logs in and prints the server's answer to standard error.
-async fn log_in(target: &Target, uid: &str) -> Result<WebSocket, Ended> {
+async fn log_in(target: &Target, login: &Login) -> Result<WebSocket, Ended> {
+    let request = login.request(&target.uri).map_err(|error| Ended::Lost(error.to_string()))?;
     let stream = TcpStream::connect((target.host.as_str(), target.port))
         .await
         .map_err(|error| Ended::Lost(format!("can't connect to {}:{}: {error}", target.host, target.port)))?;
     // Without it only small messages may arrive late.
     let _ = stream.set_nodelay(true);
     let (mut socket, _) =
-        tokio_tungstenite::client_async(&target.uri, stream).await.map_err(|error| Ended::lost(&error))?;
-    socket.send(Message::text(uid)).await.map_err(|error| Ended::lost(&error))?;
+        tokio_tungstenite::client_async(request, stream).await.map_err(|error| Ended::lost(&error))?;
+    if let Some(uid) = login.message() {
+        socket.send(Message::text(uid)).await.map_err(|error| Ended::lost(&error))?;
+    }
     let mut refusal = None;
     loop {
         match (socket.next().await, refusal.take()) {
@@ -429,10 +457,10 @@ mod tests {
     #[test]
     fn attempts_that_would_fail_again_or_push_somebody_out_are_not_made() {
         let closed = |code| Ended::Closed { code, reason: String::new() };
-        for code in [1001, 1005, 1009, 1011, 1012, 1013, 4008] {
+        for code in [1001, 1005, 1009, 1011, 1012, 1013, 4008, EXPIRED] {
             assert!(closed(code).may_reconnect(), "{code}");
         }
-        for code in [1000, 1008, REPLACED, UID_TAKEN] {
+        for code in [1000, 1008, REPLACED, UID_TAKEN, UNAUTHORIZED] {
             assert!(!closed(code).may_reconnect(), "{code}");
         }
         assert!(Ended::Lost(String::new()).may_reconnect());

@@ -45,6 +45,9 @@ impl FromArgMatches for Flags {
 static NAMES: LazyLock<Vec<String>> =
     LazyLock::new(|| SETTINGS.iter().map(|setting| setting.flag().trim_start_matches('-').to_owned()).collect());
 
+/// The placeholder of settings that are on or off: such a flag alone means on.
+const SWITCH: &str = "true|false";
+
 fn flag(setting: &'static Setting, name: &'static str) -> Arg {
     let help = format!("{} [default: {}]", setting.help, setting.default_text());
     let reload = match setting.reload {
@@ -53,8 +56,9 @@ fn flag(setting: &'static Setting, name: &'static str) -> Arg {
     };
     let many = if setting.many { "; may be repeated" } else { "" };
     let details = format!("Expects {}{many}; {reload} [env: {}]", setting.expected(), setting.variable());
-    Arg::new(setting.key)
-        .long(name)
+    let flag = Arg::new(setting.key);
+    let flag = if setting.placeholder == SWITCH { flag.num_args(0..=1).default_missing_value("true") } else { flag };
+    flag.long(name)
         .value_name(setting.placeholder)
         .help_heading(setting.group)
         .action(if setting.many { ArgAction::Append } else { ArgAction::Set })

@@ -16,7 +16,7 @@ use tracing::{error, info, warn};
 use super::flags::Flags;
 use super::log::Log;
 use super::{refuse, trim};
-use crate::config::{Config, Faults, Listen, Origins, Paths, load};
+use crate::config::{Auth, Config, Faults, Listen, Origins, Paths, load};
 use crate::server::{Handle, Server, StartError};
 
 /// Runs the server.
@@ -111,7 +111,7 @@ fn start(config: &Config) -> Result<Handle, StartError> {
     let server = Server::bind(config.clone())?;
     let addresses = server.addresses().to_vec();
     let handle = server.start()?;
-    for listen in addresses.iter().filter(|listen| !listen.is_local()) {
+    for listen in addresses.iter().filter(|listen| config.auth == Auth::None && !listen.is_local()) {
         warn!(%listen, "other machines can reach this address, and log in as anybody");
     }
     if config.gateway().admission.origins == Origins::Any {
@@ -207,7 +207,8 @@ fn welcome(addresses: &[Listen], config: &Config) -> String {
         Paths::List(paths) => paths.first().map_or("", String::as_str),
     };
     let page = if config.page { format!("open {}/ in a browser, or: ", url("http", &listen)) } else { String::new() };
-    format!("{head}try: {page}pombo connect {}{path} alice\n", url("ws", &listen))
+    let who = if config.auth == Auth::None { "alice" } else { "--token-file FILE" };
+    format!("{head}try: {page}pombo connect {}{path} {who}\n", url("ws", &listen))
 }
 
 fn url(scheme: &str, listen: &Listen) -> String {
@@ -272,6 +273,12 @@ mod tests {
                 config.shards = NonZeroUsize::MIN.saturating_add(1);
             },
             "pombo VERSION listening on http://[::]:80 (2 shards)\ntry: pombo connect ws://[::1]:80/ws alice\n",
+        );
+        check(
+            &["127.0.0.1:80"],
+            |config| (config.page, config.auth) = (false, Auth::Jwt),
+            "pombo VERSION listening on http://127.0.0.1:80 (1 shard)\n\
+             try: pombo connect ws://127.0.0.1:80 --token-file FILE\n",
         );
         check(&["unix:/x"], |_| {}, "pombo VERSION listening on unix:/x (1 shard)\n");
     }

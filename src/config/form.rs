@@ -17,6 +17,8 @@ use super::{DuplicateLogin, Listen, LogFormat, LogLevel, Paths, SlowConsumer};
 pub(super) trait Form<T> {
     /// Whether several values make up the setting: a flag may be repeated, commas separate.
     const MANY: bool = false;
+    /// Whether the value must not be shown to anybody.
+    const SECRET: bool = false;
     /// What stands for the value in help texts.
     const PLACEHOLDER: &'static str;
 
@@ -107,6 +109,27 @@ impl Form<Option<usize>> for Size {
 }
 
 const AUTO: &str = "auto";
+
+/// What the other form reads, or `off` for none.
+pub(super) struct OrOff<F>(pub(super) F);
+
+impl<T, F: Form<T>> Form<Option<T>> for OrOff<F> {
+    const PLACEHOLDER: &'static str = F::PLACEHOLDER;
+
+    fn read(&self, items: &[String]) -> Option<Option<T>> {
+        if one(items)? == OFF { Some(None) } else { self.0.read(items).map(Some) }
+    }
+
+    fn show(&self, value: &Option<T>) -> Value {
+        value.as_ref().map_or_else(|| OFF.into(), |value| self.0.show(value))
+    }
+
+    fn expected(&self) -> String {
+        format!("{OFF}, or {}", self.0.expected())
+    }
+}
+
+const OFF: &str = "off";
 
 /// A time from the first number of milliseconds to the second.
 pub(super) struct Time(pub(super) u64, pub(super) u64);
@@ -304,7 +327,7 @@ pub(super) fn items(value: &Value) -> Vec<String> {
     }
 }
 
-fn one(items: &[String]) -> Option<&str> {
+pub(super) fn one(items: &[String]) -> Option<&str> {
     match items {
         [item] => Some(item),
         _ => None,

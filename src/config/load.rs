@@ -81,7 +81,7 @@ impl Settings {
                     settings.0.insert(setting.key, Written { items: split(setting, value), origin });
                 }
                 None => {
-                    let value = value.to_string_lossy().into_owned();
+                    let value = setting.conceal(&value.to_string_lossy()).to_owned();
                     faults.push(Fault::Value { key: setting.key, value, origin, expected: "UTF-8 text".to_owned() });
                 }
             }
@@ -122,7 +122,7 @@ impl Settings {
             if holds(setting, &value) {
                 settings.0.insert(setting.key, Written { items: items(&value), origin });
             } else {
-                let (value, expected) = (value.to_string(), setting.expected());
+                let (value, expected) = (setting.conceal(&value.to_string()).to_owned(), setting.expected());
                 faults.push(Fault::Value { key: setting.key, value, origin, expected });
             }
         }
@@ -137,7 +137,8 @@ fn read(effective: &Settings, faults: &mut Vec<Fault>) -> Config {
     for setting in SETTINGS {
         let Some(Written { items, origin }) = effective.0.get(setting.key) else { continue };
         if !setting.read(&mut config, items) {
-            let (value, origin, expected) = (items.join(","), origin.clone(), setting.expected());
+            let value = setting.conceal(&items.join(",")).to_owned();
+            let (origin, expected) = (origin.clone(), setting.expected());
             value_faults.push(Fault::Value { key: setting.key, value, origin, expected });
         }
     }

@@ -9,22 +9,30 @@
 //! [`GatewaySettings`]), never the whole; nothing in here reads the environment or any other global.
 
 use std::num::NonZeroUsize;
+use std::path::PathBuf;
 use std::time::Duration;
 
+use crate::rights::Rights;
+
 mod admission;
+mod auth;
 mod choice;
 mod fault;
 mod form;
 mod listen;
 mod load;
+mod memory;
+mod parts;
 mod reload;
 mod table;
 
 pub use admission::{AdmissionSettings, OriginError, Origins, PageOrigin, TrustedProxy, TrustedProxyError};
+pub use auth::{Auth, AuthSettings, AuthSource, AuthUrl, Secret};
 pub use choice::{DuplicateLogin, LogFormat, LogLevel, Paths, SlowConsumer};
 pub use fault::{Fault, Faults, Origin};
 pub use listen::{Listen, ListenError};
 pub use load::{FILE_VARIABLE, Settings, load};
+pub use parts::{GatewaySettings, SessionSettings};
 pub use reload::Reloaded;
 pub use table::{Reload, SETTINGS, Setting, VARIABLE_PREFIX};
 
@@ -36,7 +44,7 @@ pub use table::{Reload, SETTINGS, Setting, VARIABLE_PREFIX};
 pub struct Config {
     /// Addresses to accept connections on; port 0 lets the kernel choose.
     ///
-    /// The default is loopback: whoever can reach the port can log in as anybody. Range: one or more of `IP:PORT`,
+    /// The default is loopback; while `auth` is `none`, others need `insecure_open`. Range: one or more of `IP:PORT`,
     /// `localhost:PORT` or `unix:/PATH`. Default: `127.0.0.1:1234`.
     pub listen: Vec<Listen>,
 
@@ -140,6 +148,97 @@ pub struct Config {
     /// It is what a stranger may make the node hold. Range: a size of 16 to 1MiB. Default: `8KiB`.
     pub login_bytes_max: usize,
 
+    /// How a connection proves who it is.
+    ///
+    /// `none` takes its word for it, as the demo does; `jwt` takes a signed token; `http` asks a service of yours.
+    /// Range: `none`, `jwt` or `http`. Default: `none`.
+    pub auth: Auth,
+
+    /// Whether `auth = none` may listen where other machines can connect, and log in as anybody.
+    ///
+    /// For a trusted network, or behind a proxy that authenticates. Range: `true` or `false`. Default: `false`.
+    pub insecure_open: bool,
+
+    /// Where a credential may stand.
+    ///
+    /// `query` is off because addresses end up in logs and histories. Range: one or more of `first-frame`, `header`,
+    /// `subprotocol`, `query`. Default: `first-frame,header,subprotocol`.
+    pub auth_sources: Vec<AuthSource>,
+
+    /// What a client may do whose credential does not say.
+    ///
+    /// Everybody may receive. Range: `receive`, or one or more of `unicast`, `broadcast`. Default: `unicast,broadcast`.
+    pub rights: Rights,
+
+    /// Claim of a token that says what its client may do, a list of words as in `rights`.
+    ///
+    /// A token without it has `rights`; an empty list lets a client only receive. Range: text of up to 256 bytes.
+    /// Default: `may`.
+    pub rights_claim: String,
+
+    /// Secret of tokens signed with HS256; better set by its variable, or by a file.
+    ///
+    /// A flag shows in the list of processes. Range: `none`, or a text of 32 to 1024 bytes. Default: `none`.
+    pub jwt_secret: Option<Secret>,
+
+    /// File with the secret of tokens signed with HS256.
+    ///
+    /// Its bytes, less a line's end behind them. Range: `none`, or the path of a file. Default: `none`.
+    pub jwt_secret_file: Option<PathBuf>,
+
+    /// Files with public keys, PEM or JWKS, of tokens signed with RS256, ES256 or EdDSA.
+    ///
+    /// Read again when they change. Range: `none`, or paths of files. Default: `none`.
+    pub jwt_key_files: Vec<PathBuf>,
+
+    /// The only `iss` of a token that is taken.
+    ///
+    /// Set it if others sign with the same key. Range: `any`, or a text of 1 to 1024 bytes. Default: `any`.
+    pub jwt_issuer: Option<String>,
+
+    /// The `aud` that a token must have, among others.
+    ///
+    /// Set it if the key also signs tokens meant for other services. Range: `any`, or a text of 1 to 1024 bytes.
+    /// Default: `any`.
+    pub jwt_audience: Option<String>,
+
+    /// How far the clock of who signs tokens may differ from the node's.
+    ///
+    /// A token is taken, and its session lives, this long past `exp`. Range: a time of 0s to 10m, as in `5s`.
+    /// Default: `5s`.
+    pub jwt_leeway: Duration,
+
+    /// Service that is asked who a connection is while `auth` is `http`.
+    ///
+    /// Range: `none`, or an address such as `http://127.0.0.1:8080/login`. Default: `none`.
+    pub auth_url: Option<AuthUrl>,
+
+    /// Time that the service may take to answer.
+    ///
+    /// Past it the client is told to try again later. Range: a time of 1ms to 60s, as in `5s`. Default: `3s`.
+    pub auth_url_timeout: Duration,
+
+    /// Most questions to the service at a time; more wait.
+    ///
+    /// Waiting counts towards `auth_url_timeout`. Range: 1 to 10000. Default: `64`.
+    pub auth_url_in_flight_max: usize,
+
+    /// Headers of the client's request that the service is told.
+    ///
+    /// Range: `none`, or names of headers. Default: `cookie,user-agent`.
+    pub auth_url_headers: Vec<String>,
+
+    /// How long an answer of the service holds for the same question.
+    ///
+    /// Longer spares the service; shorter notices sooner who was locked out. Range: a time of 0s to 1h, as in `5s`.
+    /// Default: `10s`.
+    pub auth_cache_ttl: Duration,
+
+    /// Most answers of the service that are kept.
+    ///
+    /// Past it the oldest goes; some 200 bytes each. Range: 0 to 10000000. Default: `10000`.
+    pub auth_cache_entries_max: usize,
+
     /// Time from a message's first byte to its last.
     ///
     /// Bounds how long a peer can occupy a half-received message's memory; slow links with large messages need
@@ -152,6 +251,25 @@ pub struct Config {
     /// sends. Range: a size of 1 to 1GiB. Default: `1MiB`.
     pub message_bytes_max: usize,
 
+    /// Most messages that a session may send in a second.
+    ///
+    /// A second's worth may come at once; then the session is not read until it may send again, and TCP holds its peer
+    /// back. Pings, pongs and the fragments of a message count as messages. Range: `off`, or 1 to 1000000. Default:
+    /// `off`.
+    pub message_rate_max: Option<usize>,
+
+    /// Most bytes that a session may send in a second.
+    ///
+    /// As for `message_rate_max`; frame headers count. A message must come within `message_timeout`, so a low rate
+    /// bounds its size, too. Range: `off`, or a size of 1KiB to 1GiB. Default: `off`.
+    pub byte_rate_max: Option<usize>,
+
+    /// Time a session may stay over its rate before it is closed.
+    ///
+    /// It is over as long as there always is more than may be read. Longer rides out bursts; a client that never slows
+    /// down is closed with 1008. Range: a time of 1ms to 1h, as in `5s`. Default: `10s`.
+    pub rate_patience: Duration,
+
     /// Longest uid.
     ///
     /// In bytes, not characters. Each session keeps its uid, so long ones cost memory. Range: a size of 1 to 1KiB.
@@ -163,6 +281,14 @@ pub struct Config {
     /// Past it `slow_consumer` acts. More rides out a longer stall of a receiver, and lets it hold more memory; 14
     /// bytes are the longest header of a frame. Range: a size of 128 to 2GiB. Default: `2MiB`.
     pub outbox_bytes_max: usize,
+
+    /// Most bytes that sessions hold, in parts of messages and outboxes; each shard has its part of it.
+    ///
+    /// Past its part, a shard closes the sessions that hold most with 4009. Not in it are the kernel's buffers and what
+    /// an idle session costs. A payload that waits for several sessions counts for each. The memory is the machine's, or
+    /// that of the control group if less. Range: a size of 1MiB to 16384GiB. Default: half of the memory that the process
+    /// may use.
+    pub memory_bytes_max: usize,
 
     /// Size of the kernel's send buffer for each connection; `auto` leaves it to the kernel.
     ///
@@ -242,10 +368,31 @@ impl Default for Config {
             handshake_timeout: Duration::from_secs(5),
             login_timeout: Duration::from_secs(10),
             login_bytes_max: 8 * 1024,
+            auth: Auth::None,
+            insecure_open: false,
+            auth_sources: vec![AuthSource::FirstFrame, AuthSource::Header, AuthSource::Subprotocol],
+            rights: Rights::ALL,
+            rights_claim: "may".to_owned(),
+            jwt_secret: None,
+            jwt_secret_file: None,
+            jwt_key_files: Vec::new(),
+            jwt_issuer: None,
+            jwt_audience: None,
+            jwt_leeway: Duration::from_secs(5),
+            auth_url: None,
+            auth_url_timeout: Duration::from_secs(3),
+            auth_url_in_flight_max: 64,
+            auth_url_headers: ["cookie", "user-agent"].map(str::to_owned).into(),
+            auth_cache_ttl: Duration::from_secs(10),
+            auth_cache_entries_max: 10_000,
             message_timeout: Duration::from_secs(60),
             message_bytes_max: 1024 * 1024,
+            message_rate_max: None,
+            byte_rate_max: None,
+            rate_patience: Duration::from_secs(10),
             uid_bytes_max: 256,
             outbox_bytes_max: 2 * 1024 * 1024,
+            memory_bytes_max: memory::half(),
             send_buffer_bytes: None,
             slow_consumer: SlowConsumer::Disconnect,
             mailbox_bytes_max: 1024 * 1024,
@@ -261,56 +408,6 @@ impl Default for Config {
 
 fn at_least_one(count: usize) -> NonZeroUsize {
     NonZeroUsize::new(count).unwrap_or(NonZeroUsize::MIN)
-}
-
-/// What a shard needs to know; see the fields of the same names in [`Config`].
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct SessionSettings {
-    /// Longest message a client may send.
-    pub message_bytes_max: usize,
-    /// Time from a message's first byte to its last.
-    pub message_timeout: Duration,
-    /// Most bytes waiting for one session; at least `message_bytes_max` + 14.
-    pub outbox_bytes_max: usize,
-    /// What happens to a session whose outbox is full.
-    pub slow_consumer: SlowConsumer,
-    /// Time between two pings to a session.
-    pub heartbeat_interval: Duration,
-    /// Time a closing connection may take.
-    pub close_timeout: Duration,
-    /// What happens when a uid that is logged in logs in again.
-    pub duplicate_login: DuplicateLogin,
-    /// Most sessions of one uid under [`DuplicateLogin::Share`]; at least one.
-    pub uid_sessions_max: usize,
-    /// Text that answers a login, with `{uid}` for the uid.
-    pub login_reply: String,
-}
-
-/// What the gateway needs to know; see the fields of the same names in [`Config`].
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct GatewaySettings {
-    /// Most connections on the node, sessions and handshakes together.
-    pub connections_max: usize,
-    /// Most connections that have not logged in yet.
-    pub handshakes_max: usize,
-    /// Who is let in.
-    pub admission: AdmissionSettings,
-    /// Request paths that upgrade.
-    pub paths: Paths,
-    /// Time from accepting a connection to the end of its upgrade.
-    pub handshake_timeout: Duration,
-    /// Time from the upgrade to the login frame.
-    pub login_timeout: Duration,
-    /// Longest login message.
-    pub login_bytes_max: usize,
-    /// Longest uid.
-    pub uid_bytes_max: usize,
-    /// Time a refused connection may take to end.
-    pub close_timeout: Duration,
-    /// Whether an ordinary GET answers the page.
-    pub page: bool,
-    /// Size of the kernel's send buffer, unless the kernel tunes it.
-    pub send_buffer_bytes: Option<usize>,
 }
 
 impl Config {
@@ -351,7 +448,8 @@ impl Config {
                 "the proxies that proxy_protocol is spoken with".to_owned(),
             ),
         ];
-        let broken = relations.into_iter().filter(|(key, broken, _)| *broken && sound(key));
+        let relations = relations.into_iter().chain(self.auth_relations());
+        let broken = relations.filter(|(key, broken, _)| *broken && sound(key));
         broken.map(|(key, _, expected)| self.fault(key, origin(key), expected)).collect()
     }
 
@@ -360,7 +458,7 @@ impl Config {
         Fault::Value { key, value, origin, expected }
     }
 
-    /// Shows every setting as TOML, with what it does; loaded again, it makes an equal config.
+    /// Shows every setting as TOML, with what it does; loaded again, it makes an equal config but for secrets.
     pub fn to_toml(&self) -> String {
         let mut text = String::new();
         let mut group = "";
@@ -371,41 +469,13 @@ impl Config {
                 text += &format!("{gap}## {group}\n");
             }
             let (key, value) = (setting.key, setting.show(self));
-            text += &format!("\n# {}.\n# {}.\n{key} = {value}\n", setting.help, setting.expected());
+            let line = match setting.concealed(self) {
+                Some(_) => format!("# {key} is set, and not shown"),
+                None => format!("{key} = {value}"),
+            };
+            text += &format!("\n# {}.\n# {}.\n{line}\n", setting.help, setting.expected());
         }
         text
-    }
-
-    /// Copies out a shard's part.
-    pub fn session(&self) -> SessionSettings {
-        SessionSettings {
-            message_bytes_max: self.message_bytes_max,
-            message_timeout: self.message_timeout,
-            outbox_bytes_max: self.outbox_bytes_max,
-            slow_consumer: self.slow_consumer,
-            heartbeat_interval: self.heartbeat_interval,
-            close_timeout: self.close_timeout,
-            duplicate_login: self.duplicate_login,
-            uid_sessions_max: self.uid_sessions_max.get(),
-            login_reply: self.login_reply.clone(),
-        }
-    }
-
-    /// Copies out the gateway's part.
-    pub fn gateway(&self) -> GatewaySettings {
-        GatewaySettings {
-            connections_max: self.connections_max,
-            handshakes_max: self.handshakes_max,
-            admission: self.admission(),
-            paths: self.paths.clone(),
-            handshake_timeout: self.handshake_timeout,
-            login_timeout: self.login_timeout,
-            login_bytes_max: self.login_bytes_max,
-            uid_bytes_max: self.uid_bytes_max,
-            close_timeout: self.close_timeout,
-            page: self.page,
-            send_buffer_bytes: self.send_buffer_bytes,
-        }
     }
 }
 

@@ -6,8 +6,9 @@
 use toml::Value;
 
 use super::admission::{Limit, OriginList, Proxies};
-use super::form::{Addresses, Count, Form, PathList, Size, Switch, Text, Time, Word, items};
-use super::{Config, DuplicateLogin, LogFormat, LogLevel, SlowConsumer};
+use super::auth::{Exactly, File, Granted, HeaderNames, Hidden, Sources, Url};
+use super::form::{Addresses, Count, Form, OrOff, PathList, Size, Switch, Text, Time, Word, items};
+use super::{Auth, Config, DuplicateLogin, LogFormat, LogLevel, SlowConsumer};
 
 /// One setting: its names, and how it is read, shown and taken over.
 pub struct Setting {
@@ -21,6 +22,8 @@ pub struct Setting {
     pub reload: Reload,
     /// Whether it takes several values: a repeated flag, commas, a TOML array.
     pub many: bool,
+    /// Whether its value is hidden wherever settings are shown.
+    pub secret: bool,
     /// What stands for the value in help texts.
     pub placeholder: &'static str,
     /// The default in words, where it depends on the machine.
@@ -71,12 +74,23 @@ impl Setting {
         self.computed.is_some()
     }
 
-    /// Shows the value in `config` as one would write it in a flag.
+    /// Shows the value in `config` as one would write it in a flag; of a secret only whether there is one.
     pub fn text(&self, config: &Config) -> String {
-        items(&self.show(config)).join(",")
+        self.concealed(config).unwrap_or_else(|| items(&self.show(config)).join(","))
     }
 
-    /// Shows the value in `config` as TOML.
+    /// Returns what is shown in place of the value, where it is a secret that was set.
+    pub(super) fn concealed(&self, config: &Config) -> Option<String> {
+        let is_set = || self.show(config) != self.show(&Config::default());
+        (self.secret && is_set()).then(|| self.conceal("").to_owned())
+    }
+
+    /// Shows `text`, which somebody wrote as the value, unless it may be a secret.
+    pub(super) fn conceal<'a>(&self, text: &'a str) -> &'a str {
+        if self.secret { "(hidden)" } else { text }
+    }
+
+    /// Shows the value in `config` as TOML, a secret too.
     pub(super) fn show(&self, config: &Config) -> Value {
         (self.show)(config)
     }
@@ -111,6 +125,7 @@ macro_rules! settings {
             help: $help,
             reload: Reload::$reload,
             many: many(&$form, |config| &config.$key),
+            secret: secret(&$form, |config| &config.$key),
             placeholder: placeholder(&$form, |config| &config.$key),
             computed: settings!(@computed $($computed)?),
             expected: || expected(&$form, |config| &config.$key),
@@ -130,6 +145,10 @@ const fn many<T, F: Form<T>>(_: &F, _: Field<T>) -> bool {
     F::MANY
 }
 
+const fn secret<T, F: Form<T>>(_: &F, _: Field<T>) -> bool {
+    F::SECRET
+}
+
 const fn placeholder<T, F: Form<T>>(_: &F, _: Field<T>) -> &'static str {
     F::PLACEHOLDER
 }
@@ -141,6 +160,7 @@ fn expected<T, F: Form<T>>(form: &F, _: Field<T>) -> String {
 const KIB: usize = 1 << 10;
 const MIB: usize = 1 << 20;
 const GIB: usize = 1 << 30;
+const SECOND: u64 = 1_000;
 const HOUR: u64 = 3_600_000;
 
 /// Every setting, in the order in which they are told.
@@ -181,11 +201,37 @@ pub static SETTINGS: &[Setting] = settings! {
             "What happens when a uid that is logged in logs in again";
         uid_sessions_max: Count(1, 65_536), Live, "Most sessions of one uid while duplicate_login is share";
     }
+    "Authentication" {
+        auth: Word::<Auth>::ANY, Restart, "How a connection proves who it is";
+        insecure_open: Switch, Restart,
+            "Whether auth = none may listen where other machines can connect, and log in as anybody";
+        auth_sources: Sources, Live, "Where a credential may stand";
+        rights: Granted, Live, "What a client may do whose credential does not say";
+        rights_claim: Text(256), Live, "Claim of a token that says what its client may do, a list of words as in rights";
+        jwt_secret: Hidden, Live, "Secret of tokens signed with HS256; better set by its variable, or by a file";
+        jwt_secret_file: File, Live, "File with the secret of tokens signed with HS256";
+        jwt_key_files: File, Live, "Files with public keys, PEM or JWKS, of tokens signed with RS256, ES256 or EdDSA";
+        jwt_issuer: Exactly, Live, "The only iss of a token that is taken";
+        jwt_audience: Exactly, Live, "The aud that a token must have, among others";
+        jwt_leeway: Time(0, 600 * SECOND), Live, "How far the clock of who signs tokens may differ from the node's";
+        auth_url: Url, Live, "Service that is asked who a connection is while auth is http";
+        auth_url_timeout: Time(1, 60 * SECOND), Live, "Time that the service may take to answer";
+        auth_url_in_flight_max: Count(1, 10_000), Restart, "Most questions to the service at a time; more wait";
+        auth_url_headers: HeaderNames, Live, "Headers of the client's request that the service is told";
+        auth_cache_ttl: Time(0, HOUR), Live, "How long an answer of the service holds for the same question";
+        auth_cache_entries_max: Count(0, 10_000_000), Restart, "Most answers of the service that are kept";
+    }
     "Messages and slow consumers" {
         message_bytes_max: Size(1, GIB), Live, "Longest message a client may send, its fragments joined";
         message_timeout: Time(1, HOUR), Live, "Time from a message's first byte to its last";
+        message_rate_max: OrOff(Count(1, 1_000_000)), Live,
+            "Most messages that a session may send in a second";
+        byte_rate_max: OrOff(Size(KIB, GIB)), Live, "Most bytes that a session may send in a second";
+        rate_patience: Time(1, HOUR), Live, "Time a session may stay over its rate before it is closed";
         outbox_bytes_max: Size(128, 2 * GIB), Live,
             "Most bytes waiting for one session that its socket has not taken; at least message_bytes_max + 14";
+        memory_bytes_max: Size(MIB, 16_384 * GIB), Live, default "half of the memory that the process may use",
+            "Most bytes that sessions hold, in parts of messages and outboxes; each shard has its part of it";
         send_buffer_bytes: Size(4 * KIB, 256 * MIB), Restart,
             "Size of the kernel's send buffer for each connection; auto leaves it to the kernel";
         slow_consumer: Word::<SlowConsumer>::ANY, Live, "What happens to a session whose outbox is full";

@@ -23,6 +23,8 @@ pub const TOO_BIG: u16 = 1009;
 pub const INTERNAL_ERROR: u16 = 1011;
 /// The server restarts; connect again after a random delay.
 pub const SERVICE_RESTART: u16 = 1012;
+/// The server can't authenticate now; connect again after a random delay.
+pub const TRY_AGAIN_LATER: u16 = 1013;
 /// A newer login took the uid; connecting again at once would take it back.
 pub const REPLACED: u16 = 4001;
 /// The uid is logged in already and `duplicate_login` says `reject`.
@@ -33,6 +35,12 @@ pub const UID_FULL: u16 = 4003;
 pub const HEARTBEAT: u16 = 4005;
 /// The peer reads too slowly and its outbox is full.
 pub const SLOW_CONSUMER: u16 = 4008;
+/// The shard's part of the memory budget is used up, and this session held most of it; connect again after a delay.
+pub const MEMORY: u16 = 4009;
+/// The credential's time is over, at login or since; connect again with another.
+pub const EXPIRED: u16 = 4010;
+/// The credential is not taken; another one might be.
+pub const UNAUTHORIZED: u16 = 4011;
 
 /// Every code that pombo sends: code, name, and meaning, which is also the default reason.
 ///
@@ -47,11 +55,15 @@ pub const ALL: &[(u16, &str, &str)] = &[
     (TOO_BIG, "TOO_BIG", "message too large"),
     (INTERNAL_ERROR, "INTERNAL_ERROR", "internal error"),
     (SERVICE_RESTART, "SERVICE_RESTART", "server is restarting"),
+    (TRY_AGAIN_LATER, "TRY_AGAIN_LATER", "try again later"),
     (REPLACED, "REPLACED", "replaced by a newer login"),
     (UID_TAKEN, "UID_TAKEN", "uid is logged in already"),
     (UID_FULL, "UID_FULL", "uid has too many sessions"),
     (HEARTBEAT, "HEARTBEAT", "no sign of life"),
     (SLOW_CONSUMER, "SLOW_CONSUMER", "reads too slowly"),
+    (MEMORY, "MEMORY", "server is short of memory"),
+    (EXPIRED, "EXPIRED", "credential has expired"),
+    (UNAUTHORIZED, "UNAUTHORIZED", "credential is not taken"),
 ];
 
 /// Returns the meaning of one of [`ALL`]'s codes.

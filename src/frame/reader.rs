@@ -38,6 +38,10 @@ pub enum Event<'a> {
         /// Its bytes.
         payload: Payload<'a>,
     },
+    /// A frame of a message that goes on; its payload was kept.
+    ///
+    /// Told so that frames can be counted: an empty one costs as much to decode as any other.
+    Fragment,
     /// A ping, which asks for a pong with the same payload of 0 to 125 bytes.
     Ping(&'a [u8]),
     /// A pong with its payload of 0 to 125 bytes.
@@ -121,11 +125,10 @@ impl Reader {
                 && let Some((length, progress)) = partial.fill(&input[at..], message_bytes_max)
             {
                 at += length;
-                match progress {
-                    Ok(Progress::Fragment) => {}
-                    Ok(progress) => return (at, self.event(progress)),
-                    Err(violation) => return (at, Err(violation)),
-                }
+                return match progress {
+                    Ok(progress) => (at, self.event(progress)),
+                    Err(violation) => (at, Err(violation)),
+                };
             }
             let (length, head) = self.take_head(&input[at..], message_bytes_max);
             at += length;
@@ -167,7 +170,8 @@ impl Reader {
     /// Turns what the partial frame or message has come to into an event.
     fn event(&mut self, progress: Progress) -> Result<Option<Event<'_>>, Violation> {
         match progress {
-            Progress::Pending | Progress::Fragment => Ok(None),
+            Progress::Pending => Ok(None),
+            Progress::Fragment => Ok(Some(Event::Fragment)),
             Progress::Message(kind) => {
                 let message = self.partial.take().map_or_else(Vec::new, |partial| partial.into_message());
                 Ok(Some(Event::Message { kind, payload: Payload::Owned(message) }))
@@ -292,6 +296,7 @@ mod tests {
         match event {
             Event::Message { kind: Kind::Text, payload } => format!("text {}", payload.as_slice().escape_ascii()),
             Event::Message { kind: Kind::Binary, payload } => format!("binary {}", payload.as_slice().escape_ascii()),
+            Event::Fragment => "fragment".to_owned(),
             Event::Ping(payload) => format!("ping {}", payload.escape_ascii()),
             Event::Pong(payload) => format!("pong {}", payload.escape_ascii()),
             Event::Close { code: Some(code), reason } => format!("close {code} {reason}"),
@@ -310,6 +315,7 @@ mod tests {
                 let (length, event) = reader.read(&mut piece[at..], max);
                 at += length;
                 match event {
+                    Ok(Some(Event::Fragment)) => {}
                     Ok(Some(event)) => events.push(describe(&event)),
                     Ok(None) => {
                         assert_eq!(at, piece.len(), "no event, so all of the input is taken");
@@ -609,7 +615,8 @@ mod tests {
 
         let half = vec![1; MAX / 2];
         let (events, direct_bytes) = receive(&[frame(0x02, &half), frame(0x89, b""), frame(0x80, &half)].concat());
-        assert_eq!(events.len(), 2);
+        assert_eq!(events[..2], ["fragment", "ping "]);
+        assert_eq!(events.len(), 3);
         assert!(direct_bytes >= MAX / 2, "{direct_bytes}");
     }
 
@@ -617,7 +624,11 @@ mod tests {
     fn direct_is_offered_only_for_much_of_a_data_frame() {
         let offered = |bytes: &[u8]| {
             let mut reader = Reader::default();
-            assert_eq!(reader.read(&mut bytes.to_vec(), MAX).1, Ok(None));
+            let mut rest = bytes.to_vec();
+            while let (taken, Ok(Some(event))) = reader.read(&mut rest, MAX) {
+                assert_eq!(event, Event::Fragment);
+                rest.drain(..taken);
+            }
             reader.direct().is_some()
         };
         let large = frame(0x82, &[0; 200_000]);

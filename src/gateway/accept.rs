@@ -96,13 +96,13 @@ impl Gateway {
     }
 }
 
-/// Whether accepting failed for a connection that is gone, or may not come in: the next one is not concerned.
+/// Whether accepting failed for a connection that is gone: the next one is not concerned.
 ///
-/// Linux hands over what went wrong on the new connection's network already (accept(2), "Error handling").
+/// Linux hands over what went wrong on the new connection's network already (accept(2), "Error handling"). Any error
+/// that is not known to be gone with its connection counts as a shortage: it may last, and must not be spun on.
 fn is_of_one_connection(error: &io::Error) -> bool {
     use io::ErrorKind::{
-        ConnectionAborted, ConnectionReset, HostUnreachable, Interrupted, NetworkDown, NetworkUnreachable,
-        PermissionDenied, TimedOut,
+        ConnectionAborted, ConnectionReset, HostUnreachable, Interrupted, NetworkDown, NetworkUnreachable, TimedOut,
     };
     matches!(
         error.kind(),
@@ -112,7 +112,6 @@ fn is_of_one_connection(error: &io::Error) -> bool {
             | Interrupted
             | NetworkDown
             | NetworkUnreachable
-            | PermissionDenied
             | TimedOut
     )
 }

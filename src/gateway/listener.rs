@@ -26,8 +26,9 @@ pub(crate) enum BoundListener {
 pub(crate) struct Inherited {
     /// The kernel's send buffer; `None` lets the kernel tune it.
     pub(crate) send_buffer_bytes: Option<usize>,
-    /// How long sent bytes may stay unacknowledged before the connection counts as dead.
-    pub(crate) user_timeout: Duration,
+    /// How long sent bytes may stay unacknowledged, or find no room, before the connection counts as dead; `None`
+    /// leaves it to the heartbeat.
+    pub(crate) user_timeout: Option<Duration>,
 }
 
 /// A Unix socket's file, removed when the listener goes.
@@ -145,7 +146,7 @@ fn bind_tcp(address: SocketAddr, inherited: Inherited) -> io::Result<std::net::T
         socket.set_send_buffer_size(bytes)?;
     }
     #[cfg(target_os = "linux")]
-    socket.set_tcp_user_timeout(Some(inherited.user_timeout))?;
+    socket.set_tcp_user_timeout(inherited.user_timeout)?;
     if address.is_ipv6() {
         // "[::]:1234" and "0.0.0.0:1234" may both be listened on, as they are written.
         socket.set_only_v6(true)?;

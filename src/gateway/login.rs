@@ -1,4 +1,4 @@
-//! The login: the first data message of a connection is its uid.
+//! The login: the first data message of a connection is its uid, or the credential that tells it.
 
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::time::timeout;
@@ -6,12 +6,11 @@ use tokio::time::timeout;
 use super::refusal::Refusal;
 use crate::config::GatewaySettings;
 use crate::frame::{self, Event, Opcode, Reader};
-use crate::uid::{Uid, UidHasher};
 
 /// Room for what one read before the login may bring, in bytes.
 const READ_BYTES: usize = 1024;
 
-/// Reads up to and including the login frame; leaves every byte behind it in `received`.
+/// Reads up to and including the login frame, and returns what it says; leaves every byte behind it in `received`.
 ///
 /// `received` holds what came with the upgrade request. Pings are answered meanwhile.
 ///
@@ -21,9 +20,8 @@ pub(super) async fn read<S: AsyncRead + AsyncWrite + Unpin>(
     stream: &mut S,
     received: &mut Vec<u8>,
     settings: &GatewaySettings,
-    hasher: &UidHasher,
-) -> Result<Uid, Refusal> {
-    timeout(settings.login_timeout, read_frames(stream, received, settings, hasher))
+) -> Result<Vec<u8>, Refusal> {
+    timeout(settings.login_timeout, read_frames(stream, received, settings))
         .await
         .unwrap_or(Err(Refusal::LoginTimeout(settings.login_timeout)))
 }
@@ -32,17 +30,16 @@ async fn read_frames<S: AsyncRead + AsyncWrite + Unpin>(
     stream: &mut S,
     received: &mut Vec<u8>,
     settings: &GatewaySettings,
-    hasher: &UidHasher,
-) -> Result<Uid, Refusal> {
+) -> Result<Vec<u8>, Refusal> {
     let mut reader = Reader::default();
     loop {
         let mut answers = Vec::new();
-        let login = take_frames(&mut reader, received, &mut answers, settings, hasher);
+        let login = take_frames(&mut reader, received, &mut answers, settings);
         // A pong due goes out before anything else: the login reply, or the refusal.
         stream.write_all(&answers).await.map_err(Refusal::Lost)?;
-        if let Some(uid) = login? {
+        if let Some(login) = login? {
             received.shrink_to_fit();
-            return Ok(uid);
+            return Ok(login);
         }
         received.reserve(READ_BYTES);
         let length = (&mut *stream).take(READ_BYTES as u64).read_buf(received).await.map_err(Refusal::Lost)?;
@@ -58,20 +55,19 @@ fn take_frames(
     received: &mut Vec<u8>,
     answers: &mut Vec<u8>,
     settings: &GatewaySettings,
-    hasher: &UidHasher,
-) -> Result<Option<Uid>, Refusal> {
+) -> Result<Option<Vec<u8>>, Refusal> {
     let mut at = 0;
     while at < received.len() {
         let (taken, event) = reader.read(&mut received[at..], settings.login_bytes_max);
         at += taken;
         match event.map_err(Refusal::Violation)? {
             Some(Event::Message { payload, .. }) => {
-                let uid = Uid::new(payload.as_slice(), settings.uid_bytes_max, hasher).map_err(Refusal::Uid)?;
+                let login = payload.as_slice().to_vec();
                 received.drain(..at);
-                return Ok(Some(uid));
+                return Ok(Some(login));
             }
             Some(Event::Ping(payload)) => frame::encode(answers, Opcode::Pong, payload),
-            Some(Event::Pong(_)) | None => {}
+            Some(Event::Fragment | Event::Pong(_)) | None => {}
             Some(Event::Close { code, .. }) => return Err(Refusal::ClosedByPeer(code)),
         }
     }

@@ -6,11 +6,13 @@
 //!
 //! ```text
 //!   listener ─accept until EAGAIN─▶ task: upgrade ─▶ login ─▶ flume ─▶ shard
+//!                                         │ auth    │ auth
 //!                                         └─────────┴─▶ refused: says why, ends without RST
 //! ```
 
 mod accept;
 mod admission;
+mod auth;
 mod listener;
 mod login;
 mod page;
@@ -20,24 +22,33 @@ mod upgrade;
 
 use std::future::pending;
 use std::net::SocketAddr;
+use std::pin::pin;
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch};
-use tokio::time::{Instant, sleep_until, timeout, timeout_at};
+use tokio::time::{Instant, sleep, sleep_until, timeout, timeout_at};
 use tracing::debug;
 
 pub(crate) use admission::Gate;
+pub(crate) use auth::{Authenticator, Entrance};
 pub(crate) use listener::{BoundListener, Inherited, Listener};
 use refusal::Refusal;
 pub(crate) use refusal::Refusals;
 pub use refusal::{Reason, Told};
 
+use self::auth::{Admitted, Facts, Identity, Login};
 use crate::config::GatewaySettings;
 use crate::mailbox::Bell;
 use crate::router;
-use crate::shard::{Handover, LoginNumbers, Permit, Stream};
-use crate::uid::UidHasher;
+use crate::shard::{Handover, Permit, Stream};
+
+/// How often files of keys are looked at.
+const KEYS_INTERVAL: Duration = Duration::from_secs(1);
+
+/// How long a connection that has said nothing is waited for when the node drains.
+const SILENCE: Duration = Duration::from_millis(100);
 
 /// The way into one shard.
 #[derive(Clone)]
@@ -51,11 +62,11 @@ pub(crate) struct Door {
 pub(crate) struct Gateway {
     pub(crate) settings: watch::Receiver<Arc<GatewaySettings>>,
     pub(crate) doors: Vec<Door>,
-    pub(crate) hasher: UidHasher,
     /// When the drain will be over; nothing as long as the node does not drain.
     pub(crate) drain_by: watch::Receiver<Option<Instant>>,
     pub(crate) gate: Arc<Gate>,
-    pub(crate) logins: LoginNumbers,
+    /// Finds out who connects.
+    pub(crate) entrance: Entrance,
     /// What was refused, by reason.
     pub(crate) refusals: Refusals,
     /// Bounds the connections that are not logged in yet.
@@ -128,6 +139,9 @@ impl Gateway {
             tokio::spawn(tokio::task::unconstrained(accepting));
         }
         drop(under_way);
+        if gateway.entrance.authenticator.has_keys() {
+            tokio::spawn(Arc::clone(&gateway).watch_keys());
+        }
         tokio::select! {
             // Nothing is ever sent; the channel ends with the last task that holds it.
             _ = all_done.recv() => {}
@@ -144,6 +158,13 @@ impl Gateway {
             // Nobody is left who could ask for it: the node goes on for ever.
             None => pending().await,
         }
+    }
+
+    /// Waits until the node drains, and a moment longer: of a connection that was only just accepted nothing has been
+    /// seen yet, and closing it with a request unread would reset it.
+    async fn drain_of_the_silent(&self) {
+        self.drain().await;
+        sleep(SILENCE).await;
     }
 
     /// The life of a connection up to its hand-over, or its refusal.
@@ -169,7 +190,7 @@ impl Gateway {
         let header = tokio::select! {
             biased;
             header = timeout_at(arrival.until, proxy::read_header(stream)) => header,
-            _ = self.drain() => return Err(Refusal::Http(Reason::Draining)),
+            () = self.drain_of_the_silent() => return Err(Refusal::Http(Reason::Draining)),
         };
         match header {
             Ok(Ok(client)) => {
@@ -192,15 +213,21 @@ impl Gateway {
             until: arrival.until,
             gate: Arc::clone(&self.gate),
             drain_by: self.drain_by.clone(),
+            entrance: self.entrance.clone(),
         };
-        let (mut stream, mut received) = upgrade::upgrade(stream, rules, &mut arrival.who, self.drain()).await?;
-        let uid = tokio::select! {
-            biased;
-            uid = login::read(&mut stream, &mut received, settings, &self.hasher) => uid,
-            _ = self.drain() => Err(Refusal::Draining),
+        let (mut stream, mut received, admitted) =
+            upgrade::upgrade(stream, rules, &mut arrival.who, self.drain_of_the_silent()).await?;
+        let login = match admitted {
+            Admitted::LoggedIn(login) => Ok(login),
+            Admitted::Stranger(facts) => tokio::select! {
+                biased;
+                login = first_message(&mut stream, &mut received, &self.entrance, &facts, settings) => login,
+                _ = self.drain() => Err(Refusal::Draining),
+            },
         };
-        let (uid, permit) = match (uid, arrival.who.permit.take()) {
-            (Ok(uid), Some(permit)) => (uid, permit),
+        let permit = arrival.who.permit.take();
+        let (Login { identity: Identity { uid, rights, expires }, number: login }, permit) = match (login, permit) {
+            (Ok(login), Some(permit)) => (login, permit),
             (Err(refusal), _) => {
                 refusal::say(&mut stream, &refusal, settings.close_timeout).await;
                 return Err(refusal);
@@ -208,13 +235,42 @@ impl Gateway {
             // Refused over HTTP already.
             (Ok(_), None) => return Err(Refusal::Http(Reason::Full)),
         };
-        let login = self.logins.draw();
         let door = &self.doors[router::shard_of(uid.hash(), self.doors.len())];
         let socket = stream.into_stream().map_err(Refusal::Lost)?;
-        let handover = Handover { socket, unread: received, uid, login, peer: arrival.who.peer, permit };
+        let peer = arrival.who.peer;
+        let handover = Handover { socket, unread: received, uid, rights, expires, login, peer, permit };
         // Fails only when the shard has drained; the connection ends with it then.
         door.handovers.send_async(handover).await.map_err(|_| Refusal::Draining)?;
         door.bell.ring();
         Ok(())
     }
+
+    /// Looks at the files of keys now and then, and whenever the settings were reloaded.
+    async fn watch_keys(self: Arc<Self>) {
+        let mut settings = self.settings.clone();
+        let mut draining = pin!(self.drain());
+        loop {
+            tokio::select! {
+                () = tokio::time::sleep(KEYS_INTERVAL) => {}
+                Ok(()) = settings.changed() => {}
+                _ = &mut draining => return,
+            }
+            let (authenticator, settings) =
+                (Arc::clone(&self.entrance.authenticator), Arc::clone(&settings.borrow_and_update()));
+            // On a thread that may wait for a disk.
+            tokio::task::spawn_blocking(move || authenticator.refresh(&settings.auth)).await.ok();
+        }
+    }
+}
+
+/// Logs a connection in by its first message.
+async fn first_message<S: Accepted>(
+    stream: &mut S,
+    received: &mut Vec<u8>,
+    entrance: &Entrance,
+    facts: &Facts,
+    settings: &GatewaySettings,
+) -> Result<Login, Refusal> {
+    let credential = login::read(stream, received, settings).await?;
+    Ok(entrance.log_in(&credential, facts, settings).await?)
 }

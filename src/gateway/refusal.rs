@@ -13,6 +13,7 @@ use hyper::StatusCode;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::time::timeout;
 
+use super::auth::Unidentified;
 use crate::frame::{self, Opcode, Violation, close};
 use crate::protocol::plain;
 use crate::uid::UidError;
@@ -28,6 +29,9 @@ pub enum Told {
     Http(u16),
     /// By a close frame with this code; see [`close::ALL`].
     Close(u16),
+    /// Over HTTP by this status if the credential came with the upgrade; else by an `error: ` and a close frame with
+    /// this code.
+    Credential(u16, u16),
     /// Not by pombo: it has gone, or the lower layer says it.
     Not,
 }
@@ -128,6 +132,41 @@ reasons! {
     Uid, "uid", Told::Close(close::POLICY), "uid can't be taken";
     /// No login came in time.
     LoginTimeout, "login_timeout", Told::Close(close::POLICY), "no login in time";
+    /// There is no credential where one may stand, and none can follow.
+    CredentialMissing, "credential_missing", Told::Credential(401, close::UNAUTHORIZED),
+        "no credential, expected one where the setting auth_sources says";
+    /// There are several, which may say different things.
+    CredentialsSeveral, "credentials_several", Told::Credential(400, close::UNAUTHORIZED),
+        "several credentials, expected one";
+    /// It is no JWS, in its compact form, of a kind that can be checked.
+    TokenMalformed, "token_malformed", Told::Credential(401, close::UNAUTHORIZED),
+        "token is malformed, expected a signed JWT";
+    /// No key of this node has signed it, by the one algorithm that the key is for.
+    TokenSignature, "token_signature", Told::Credential(401, close::UNAUTHORIZED),
+        "token is not signed with a key of this server";
+    /// Its time is over.
+    CredentialExpired, "credential_expired", Told::Credential(401, close::EXPIRED), "credential has expired";
+    /// It is for ever, or its end can't be read.
+    TokenEndless, "token_endless", Told::Credential(401, close::UNAUTHORIZED),
+        "token has no time in exp, expected one";
+    /// Its time has not come.
+    TokenEarly, "token_early", Told::Credential(401, close::UNAUTHORIZED), "token is not valid yet, see its nbf";
+    /// Somebody else issued it.
+    TokenIssuer, "token_issuer", Told::Credential(401, close::UNAUTHORIZED), "token has another iss than expected";
+    /// It is meant for somebody else.
+    TokenAudience, "token_audience", Told::Credential(401, close::UNAUTHORIZED),
+        "token has another aud than expected";
+    /// Its subject can't log in.
+    TokenSubject, "token_subject", Told::Credential(401, close::UNAUTHORIZED),
+        "token has a sub that can't be a uid";
+    /// What its bearer may do can't be read.
+    TokenRights, "token_rights", Told::Credential(401, close::UNAUTHORIZED),
+        "token has a claim of rights that is no list of words";
+    /// The service that authenticates says no.
+    AuthRefused, "auth_refused", Told::Credential(401, close::UNAUTHORIZED), "credential is refused";
+    /// The service that authenticates can't be asked, or its answer can't be read.
+    AuthUnavailable, "auth_unavailable", Told::Credential(503, close::TRY_AGAIN_LATER),
+        "authentication is not available, try again later";
     /// The peer ended the connection before its login.
     Left, "left", Told::Not, "closed by the peer before its login";
     /// The connection was lost before its login.
@@ -172,6 +211,9 @@ pub(crate) enum Refusal {
     Violation(Violation),
     #[error("{0}")]
     Uid(UidError),
+    /// The credential in the first message.
+    #[error("{}", .0.text())]
+    Denied(Reason),
     #[error("no login within {0:?}")]
     LoginTimeout(Duration),
     #[error("closed by the peer before its login")]
@@ -180,6 +222,15 @@ pub(crate) enum Refusal {
     Draining,
     #[error("connection lost: {0}")]
     Lost(io::Error),
+}
+
+impl From<Unidentified> for Refusal {
+    fn from(reason: Unidentified) -> Self {
+        match reason {
+            Unidentified::Denied(reason) => Self::Denied(reason),
+            Unidentified::Uid(error) => Self::Uid(error),
+        }
+    }
 }
 
 impl Refusal {
@@ -194,6 +245,7 @@ impl Refusal {
                 _ => Reason::LoginProtocol,
             },
             Self::Uid(_) => Reason::Uid,
+            Self::Denied(reason) => *reason,
             Self::LoginTimeout(_) => Reason::LoginTimeout,
             Self::ClosedByPeer(_) => Reason::Left,
             Self::Draining => Reason::DrainingLogin,
@@ -224,6 +276,11 @@ pub(crate) async fn say<S: AsyncRead + AsyncWrite + Unpin>(stream: &mut S, refus
         Refusal::Uid(error) => {
             frame::encode(&mut last_words, Opcode::Text, plain::error(error).as_bytes());
             frame::encode_close(&mut last_words, close::POLICY, &error.to_string());
+        }
+        Refusal::Denied(reason) => {
+            let Told::Credential(_, code) = reason.told() else { return };
+            frame::encode(&mut last_words, Opcode::Text, plain::error(reason.text()).as_bytes());
+            frame::encode_close(&mut last_words, code, reason.text());
         }
         Refusal::LoginTimeout(_) => frame::encode_close(&mut last_words, close::POLICY, &refusal.to_string()),
         Refusal::ClosedByPeer(Some(code)) => frame::encode_close(&mut last_words, *code, ""),
@@ -286,7 +343,7 @@ mod tests {
     #[test]
     fn close_codes_are_known() {
         for reason in Reason::ALL {
-            if let Told::Close(code) = reason.told() {
+            if let Told::Close(code) | Told::Credential(_, code) = reason.told() {
                 assert!(close::meaning(code).is_some(), "{reason:?}");
             }
         }

@@ -4,12 +4,13 @@
 //! only the first `Connection` line and takes the first of two keys. A refusal is an HTTP status with a
 //! line that says why.
 
-use std::cell::{Cell, RefCell};
+use std::cell::RefCell;
 use std::convert::Infallible;
 use std::future::{Future, Ready, poll_fn, ready};
 use std::mem;
+use std::net::SocketAddr;
 use std::pin::Pin;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -26,17 +27,22 @@ use tokio::time::{Instant, sleep_until, timeout, timeout_at};
 use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
 
 use super::admission::{self, Denied, Gate};
+use super::auth::{self, Admitted, Entrance, Facts};
 use super::page;
 use super::proxy;
 use super::refusal::{self, Reason, Refusal, Told};
 use super::{Accepted, Who};
 use crate::config::{GatewaySettings, Origins};
+use crate::protocol::plain;
 
 /// Most bytes of a request's head.
 const HEAD_BYTES_MAX: usize = 16 << 10;
 
 /// Most header lines of a request.
 const HEADERS_MAX: usize = 64;
+
+/// When to try again after the service that authenticates could not be asked.
+const UNAVAILABLE_RETRY: Duration = Duration::from_secs(5);
 
 /// What an upgrade is judged by.
 pub(super) struct Rules {
@@ -46,12 +52,15 @@ pub(super) struct Rules {
     pub(super) gate: Arc<Gate>,
     /// Set once the node drains, which may be while the request still comes.
     pub(super) drain_by: watch::Receiver<Option<Instant>>,
+    /// Judges the credential that a request may hold.
+    pub(super) entrance: Entrance,
 }
 
 /// Upgrades a connection, or answers it and ends it; one that has said nothing yet ends when `draining` does.
 ///
-/// Returns the stream and every byte received behind the request; `who` is by then as the request's headers say, and
-/// its permit as admission has counted it.
+/// A credential that comes with the request is judged before the answer. Returns the stream, every byte received behind
+/// the request, and who logs in, if that is known; `who` is by then as the request's headers say, and its permit as
+/// admission has counted it.
 ///
 /// # Errors
 /// When the connection was answered otherwise, or lost.
@@ -60,7 +69,7 @@ pub(super) async fn upgrade<S: Accepted>(
     rules: Rules,
     who: &mut Who,
     draining: impl Future,
-) -> Result<(S, Vec<u8>), Refusal> {
+) -> Result<(S, Vec<u8>, Admitted), Refusal> {
     let (until, close_timeout) = (rules.until, rules.settings.close_timeout);
     let has_begun = async {
         tokio::select! {
@@ -70,6 +79,9 @@ pub(super) async fn upgrade<S: Accepted>(
         }
     };
     timeout_at(until, has_begun).await.map_err(|_| Refusal::Http(Reason::HandshakeTimeout))??;
+    // A service that authenticates has a time of its own; less would end connections that it still lets in.
+    let judged_within = rules.settings.auth.url_timeout + close_timeout;
+    let outcome = Arc::new(Mutex::new(None));
     let mut connection = http1::Builder::new()
         // One deadline for all of it, however the bytes trickle: below, where hyper's would be for the head only.
         .header_read_timeout(None)
@@ -77,20 +89,30 @@ pub(super) async fn upgrade<S: Accepted>(
         .max_headers(HEADERS_MAX)
         .serve_connection(
             TokioIo::new(stream),
-            Answering { rules, who: RefCell::new(mem::take(who)), outcome: Cell::default() },
+            Answering { rules: Arc::new(rules), who: RefCell::new(mem::take(who)), outcome: Arc::clone(&outcome) },
         );
-    let answered = timeout_at(until, poll_fn(|context| connection.poll_without_shutdown(context))).await;
+    let mut answering = poll_fn(|context| connection.poll_without_shutdown(context));
+    let answered = match timeout_at(until, &mut answering).await {
+        Err(_) if matches!(*lock(&outcome), Some(Outcome::Judging)) => timeout(judged_within, &mut answering).await,
+        answered => answered,
+    };
     // The stream is taken back from hyper however it ended, to be ended without RST.
     let parts = connection.into_parts();
     let mut stream = parts.io.into_inner();
     *who = parts.service.who.into_inner();
-    let refusal = match (answered, parts.service.outcome.into_inner()) {
-        (Ok(Ok(())), Some(Outcome::Upgraded)) => return Ok((stream, parts.read_buf.into())),
+    let outcome = lock(&outcome).take();
+    let refusal = match (answered, outcome) {
+        (Ok(Ok(())), Some(Outcome::Upgraded(admitted))) => return Ok((stream, parts.read_buf.into(), *admitted)),
         (Ok(Ok(())), Some(Outcome::Answered)) => Refusal::Answered,
         (Ok(Ok(())), Some(Outcome::Refused(reason))) => Refusal::Http(reason),
         // The peer ended its sending before its request began.
-        (Ok(Ok(())), None) => Refusal::ClosedByPeer(None),
-        // What is no request hyper has answered itself.
+        (Ok(Ok(())), None | Some(Outcome::Judging)) => Refusal::ClosedByPeer(None),
+        // hyper leaves what HTTP/2 begins with to others, unanswered.
+        (Ok(Err(_)), None) if parts.read_buf.starts_with(b"PRI ") => {
+            timeout(close_timeout, refusal::answer(&mut stream, Reason::NotHttp)).await.ok();
+            return Err(Refusal::Http(Reason::NotHttp));
+        }
+        // What else is no request hyper has answered itself.
         (Ok(Err(error)), _) => error.into(),
         (Err(_), None) => {
             timeout(close_timeout, refusal::answer(&mut stream, Reason::HandshakeTimeout)).await.ok();
@@ -105,14 +127,17 @@ pub(super) async fn upgrade<S: Accepted>(
 
 /// Answers the one request of a connection, and remembers how.
 struct Answering {
-    rules: Rules,
+    rules: Arc<Rules>,
     who: RefCell<Who>,
-    outcome: Cell<Option<Outcome>>,
+    /// Shared with whoever drives the connection; nothing as long as there is no whole request.
+    outcome: Arc<Mutex<Option<Outcome>>>,
 }
 
 /// How the one request was answered.
 enum Outcome {
-    Upgraded,
+    /// Not yet: it waits for its turn, or its credential is being judged.
+    Judging,
+    Upgraded(Box<Admitted>),
     /// With what it asked for, which was no upgrade.
     Answered,
     Refused(Reason),
@@ -121,31 +146,68 @@ enum Outcome {
 impl Service<Request<Incoming>> for Answering {
     type Response = Response<Full<Bytes>>;
     type Error = Infallible;
-    /// Boxed only where an upgrade waits for its turn.
+    /// Boxed only where an upgrade waits for its turn, or has to say who it is.
     type Future = Either<Ready<Result<Self::Response, Infallible>>, Pin<Box<dyn Waiting>>>;
 
     fn call(&self, request: Request<Incoming>) -> Self::Future {
-        let (mut answer, turn, outcome) = match answer(&request, &self.rules, &mut self.who.borrow_mut()) {
-            Ok(Answer::Upgrade { response, turn }) => (response, turn, Outcome::Upgraded),
-            Ok(Answer::Page(response)) => (response, None, Outcome::Answered),
-            Err(fault) => {
-                let reason = fault.reason;
-                (fault.into_response(), None, Outcome::Refused(reason))
-            }
+        let mut who = self.who.borrow_mut();
+        let (response, turn) = match answer(&request, &self.rules, &mut who) {
+            Ok(Answer::Upgrade { response, turn }) => (response, turn),
+            Ok(Answer::Page(response)) => return Either::Left(ready(Ok(self.end(response, Outcome::Answered)))),
+            Err(fault) => return Either::Left(ready(Ok(self.refuse(fault)))),
         };
-        if !matches!(outcome, Outcome::Upgraded) {
-            // One request a connection. hyper's own switch for that would overwrite the upgrade's header.
-            answer.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+        if turn.is_none() && self.rules.entrance.is_open() {
+            let stranger = Admitted::Stranger(Facts::default());
+            lock(&self.outcome).replace(Outcome::Upgraded(Box::new(stranger)));
+            return Either::Left(ready(Ok(response)));
         }
-        self.outcome.set(Some(outcome));
-        match turn {
-            None => Either::Left(ready(Ok(answer))),
-            Some(turn) => Either::Right(Box::pin(async move {
+        lock(&self.outcome).replace(Outcome::Judging);
+        let judging = Self { rules: self.rules.clone(), who: RefCell::default(), outcome: self.outcome.clone() };
+        let peer = who.peer;
+        Either::Right(Box::pin(async move {
+            if let Some(turn) = turn {
                 sleep_until(turn).await;
-                Ok(answer)
-            })),
+            }
+            Ok(judging.judge(request, response, peer).await)
+        }))
+    }
+}
+
+impl Answering {
+    /// Answers a good request, after its credential was judged.
+    async fn judge<B>(
+        self,
+        request: Request<B>,
+        response: Response<Full<Bytes>>,
+        peer: Option<SocketAddr>,
+    ) -> Response<Full<Bytes>> {
+        let Rules { entrance, settings, .. } = &*self.rules;
+        let address = peer.map(|peer| peer.ip());
+        match entrance.judge(request.headers(), request.uri(), address, settings).await {
+            Ok(admitted) => {
+                lock(&self.outcome).replace(Outcome::Upgraded(Box::new(admitted)));
+                response
+            }
+            Err(reason) => self.refuse(Fault::denied(reason)),
         }
     }
+
+    fn refuse(&self, fault: Fault) -> Response<Full<Bytes>> {
+        let reason = fault.reason;
+        self.end(fault.into_response(), Outcome::Refused(reason))
+    }
+
+    /// Says that there is one request a connection. hyper's own switch for that would overwrite the upgrade's header.
+    fn end(&self, mut answer: Response<Full<Bytes>>, outcome: Outcome) -> Response<Full<Bytes>> {
+        answer.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+        lock(&self.outcome).replace(outcome);
+        answer
+    }
+}
+
+fn lock<T>(shared: &Mutex<T>) -> MutexGuard<'_, T> {
+    // Each change is one assignment: nothing is half done even if a holder panicked.
+    shared.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// An answer that waits for its turn.
@@ -187,8 +249,21 @@ impl Fault {
         Self { reason, header: Some((header::RETRY_AFTER, seconds.max(1).into())) }
     }
 
+    /// Refuses a credential, and says what would do (RFC 6750, section 3).
+    fn denied(reason: Reason) -> Self {
+        let fault = Self::from(reason);
+        match (fault.status(), reason) {
+            (_, Reason::CredentialMissing) => Self::with(reason, header::WWW_AUTHENTICATE, "Bearer"),
+            (StatusCode::UNAUTHORIZED, _) => {
+                Self::with(reason, header::WWW_AUTHENTICATE, "Bearer error=\"invalid_token\"")
+            }
+            (StatusCode::SERVICE_UNAVAILABLE, _) => Self::later(reason, UNAVAILABLE_RETRY),
+            _ => fault,
+        }
+    }
+
     fn status(&self) -> StatusCode {
-        let Told::Http(status) = self.reason.told() else {
+        let (Told::Http(status) | Told::Credential(status, _)) = self.reason.told() else {
             unreachable!("{:?} is no answer to a request", self.reason);
         };
         StatusCode::from_u16(status).expect("the table has HTTP's statuses only")
@@ -226,10 +301,15 @@ fn answer<B>(request: &Request<B>, rules: &Rules, who: &mut Who) -> Result<Answe
     let accept = HeaderValue::try_from(derive_accept_key(key)).expect("base64 is a header value");
     let mut response = Response::new(Full::default());
     *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
+    let offers_ours = auth::offered(headers).any(|offer| offer == plain::SUBPROTOCOL.as_bytes());
     let headers = response.headers_mut();
     headers.insert(header::CONNECTION, HeaderValue::from_static("Upgrade"));
     headers.insert(header::UPGRADE, HeaderValue::from_static("websocket"));
     headers.insert(header::SEC_WEBSOCKET_ACCEPT, accept);
+    if offers_ours {
+        // A browser gives a connection up that chose none of what it offered.
+        headers.insert(header::SEC_WEBSOCKET_PROTOCOL, HeaderValue::from_static(plain::SUBPROTOCOL));
+    }
     Ok(Answer::Upgrade { response, turn })
 }
 
@@ -350,6 +430,7 @@ mod tests {
             until: Instant::now() + config.handshake_timeout,
             gate: Arc::new(Gate::new(Admission::default())),
             drain_by: watch::channel(None).1,
+            entrance: Entrance::open(),
         }
     }
 

@@ -3,7 +3,11 @@
 //! The first message of a connection is its uid (see [`crate::uid::Uid`]); each further one is a
 //! command. Matching is exact: nothing is trimmed, no case is folded.
 
+use crate::rights::Rights;
 use crate::uid::BROADCAST;
+
+/// Its name as a subprotocol; a browser that offers any wants one to be chosen.
+pub const SUBPROTOCOL: &str = "pombo.plain";
 
 /// To whom a data message goes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -12,6 +16,17 @@ pub enum Recipient {
     Uid,
     /// Every logged-in session, the sender's too.
     Everybody,
+}
+
+impl Recipient {
+    /// Returns what a client must have the right to.
+    #[inline]
+    pub fn right(self) -> Rights {
+        match self {
+            Self::Uid => Rights::UNICAST,
+            Self::Everybody => Rights::BROADCAST,
+        }
+    }
 }
 
 /// Where a data message is split.
@@ -25,6 +40,12 @@ pub struct Command {
 
 /// Answer to a message without a colon.
 pub const NO_COLON: &str = "error: expected uid:message or all:message, got no colon";
+
+/// Answer to a message to one uid from a client without the right to unicast.
+pub const NO_UNICAST: &str = "error: not allowed to send to a uid, this login lacks the right unicast";
+
+/// Answer to a message to everybody from a client without the right to broadcast.
+pub const NO_BROADCAST: &str = "error: not allowed to send to all, this login lacks the right broadcast";
 
 /// Splits a data message; `None` when it has no colon.
 #[inline]

@@ -142,7 +142,8 @@ impl<N: Network> Shard<N> {
         session.phase = Phase::Closing;
         session.reader = Default::default();
         session.unread = None;
-        session.flags.is_stalled = false;
+        (session.flags.is_stalled, session.flags.is_paused) = (false, false);
+        session.meter = None;
         session.close_by = close_by;
         session.flags.is_readable = true;
         self.enqueue(key);
@@ -160,6 +161,7 @@ impl<N: Network> Shard<N> {
         if let Some(outbox) = &mut session.outbox {
             self.stats.shed_closed += outbox.abandon();
         }
+        self.held -= session.held as usize;
         self.network.remove(&mut session.socket);
         debug!(shard = self.index, session = key, peer = session.peer.map(tracing::field::display), "session ended");
     }

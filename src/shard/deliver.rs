@@ -10,10 +10,6 @@ use crate::mailbox::Letter;
 use crate::message::{Delivery, Kind, Payload};
 use crate::uid::UidHash;
 
-/// Pongs that may wait for one socket, each in its place; past these only the latest ping is answered
-/// (RFC 6455, section 5.5.3), when the socket has taken everything else.
-const PONGS_MAX: u8 = 32;
-
 impl<N: Network> Shard<N> {
     /// Delivers a message to the sessions of a uid that this shard owns.
     #[inline]
@@ -190,16 +186,17 @@ impl<N: Network> Shard<N> {
         false
     }
 
-    /// Answers a ping.
+    /// Answers a ping in its place, unless the answer to an earlier one is still there: then when the socket has taken
+    /// everything else, and of several the latest only (RFC 6455, section 5.5.3).
     pub(super) fn pong(&mut self, key: SessionKey, payload: &[u8]) {
         let log_end = self.log.end();
         let Some(session) = self.sessions.get(key) else { return };
-        if session.flags.pongs >= PONGS_MAX
+        if session.flags.has_pong
             && let Some(outbox) = &mut session.outbox
         {
             return outbox.set_late_pong(payload);
         }
-        session.flags.pongs += 1;
+        session.flags.has_pong = true;
         if session.log_from != log_end && !self.catch_up(key) {
             return;
         }

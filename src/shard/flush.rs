@@ -72,12 +72,14 @@ impl<N: Network> Shard<N> {
         loop {
             while let Some(key) = self.dirty.pop_front() {
                 self.flush_session(key);
+                self.relieve();
                 self.breathe(&mut slice);
             }
             let log_end = self.log.end();
             if !self.log.is_empty() {
                 for key in 0..self.sessions.keys_end() {
                     self.flush_log(key);
+                    self.relieve();
                     self.breathe(&mut slice);
                 }
             }
@@ -130,6 +132,7 @@ impl<N: Network> Shard<N> {
             }
         }
         self.keep_log(key);
+        self.account(key);
     }
 
     /// Makes one send call with what is due.
@@ -174,15 +177,20 @@ impl<N: Network> Shard<N> {
     #[inline]
     fn emptied(&mut self, key: SessionKey) {
         let Some(session) = self.sessions.get(key) else { return };
-        session.flags.pongs = 0;
-        if let Some(mut outbox) = session.outbox.take() {
+        session.flags.has_pong = false;
+        let outbox = session.outbox.take();
+        if session.held > 0 {
+            self.account(key);
+        }
+        let Some(session) = self.sessions.get(key) else { return };
+        if let Some(mut outbox) = outbox {
             let late_pong = outbox.take_late_pong();
             self.outboxes.put_back(outbox);
             // Behind a close frame nothing is sent.
             if let Some(payload) = late_pong
                 && session.phase == Phase::Open
             {
-                session.flags.pongs = 1;
+                session.flags.has_pong = true;
                 self.append(key, |outbox| outbox.push(Opcode::Pong, &Payload::Borrowed(&payload)));
                 return;
             }

@@ -3,13 +3,14 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 
 use crate::config::SessionSettings;
 use crate::message::{Delivery, Kind};
 use crate::metrics::Stats;
+use crate::rights::Rights;
 use crate::uid::{Uid, UidHash};
 
 /// A logged-in connection on its way from the gateway to the shard that owns its uid; one value, nothing left behind.
@@ -21,7 +22,11 @@ pub struct Handover<S> {
     pub unread: Vec<u8>,
     /// Who logged in.
     pub uid: Uid,
-    /// When the login frame was read, relative to others.
+    /// What the client may do.
+    pub rights: Rights,
+    /// When the session ends for want of a newer credential; `None` if it may last.
+    pub expires: Option<Instant>,
+    /// When the login frame was read, relative to others, or the request that held the credential.
     pub login: LoginNumber,
     /// The peer's address; `None` for a Unix socket.
     pub peer: Option<SocketAddr>,

@@ -1,15 +1,19 @@
 //! The part of a turn that takes what comes from outside: logged-in connections and requests.
 
+use std::sync::Arc;
+use std::time::Duration;
+
 use tracing::debug;
 
 use super::Shard;
 use super::close::{Farewell, Unsent};
 use super::handover::{Handover, LoginNumber, Request};
 use super::io::{Network, SessionKey};
+use super::rate::Meter;
 use super::session::{Flags, Phase, Session, Unread};
 use super::sweep::Drain;
 use super::wheel::Tick;
-use crate::config::DuplicateLogin;
+use crate::config::{DuplicateLogin, SessionSettings};
 use crate::frame::{HEADER_BYTES_MAX, Opcode, close};
 use crate::message::{Delivery, Payload};
 use crate::protocol::plain;
@@ -41,12 +45,15 @@ impl<N: Network> Shard<N> {
     }
 
     fn adopt(&mut self, handover: Handover<N::Socket>) {
-        let Handover { socket, unread, uid, login, peer, permit } = handover;
+        let Handover { socket, unread, uid, rights, expires, login, peer, permit } = handover;
         let meeting = self.meet(&uid, login);
+        // A tick later than the one it falls into: never early.
+        let expires = expires.map_or(Tick::NEVER, |at| self.wheel.tick(at).after(Duration::ZERO));
         let key = self.sessions.insert(Session {
             socket,
             reader: Default::default(),
             unread: (!unread.is_empty()).then(|| Box::new(Unread { bytes: unread, at: 0 })),
+            meter: Meter::new(&self.settings, self.tick),
             outbox: None,
             log_from: self.log.end(),
             hash: uid.hash(),
@@ -57,8 +64,11 @@ impl<N: Network> Shard<N> {
             message_since: self.tick,
             close_by: self.tick,
             timer: Tick::NEVER,
+            held: 0,
+            expires,
             discarded: 0,
             phase: Phase::Open,
+            rights,
             flags: Flags::default(),
         });
         debug!(
@@ -73,7 +83,7 @@ impl<N: Network> Shard<N> {
             return self.lose(key, &error);
         }
         self.stats.logins += 1;
-        self.wake_at(key, self.tick.after(self.settings.heartbeat_interval));
+        self.wake_at(key, self.tick.after(self.settings.heartbeat_interval).min(expires));
         match meeting {
             Meeting::Refused(code) => {
                 let farewell = Farewell::of(code);
@@ -159,13 +169,21 @@ impl<N: Network> Shard<N> {
                     self.answer(&answer, sessions);
                 }
                 Request::Stats { answer } => self.answer(&answer, self.stats()),
-                Request::Reload(settings) => self.settings = settings,
+                Request::Reload(settings) => self.reload(settings),
                 Request::Drain { time_out } => {
                     if self.drain.is_none() {
                         self.drain = Some(Drain::new(self.now, time_out, self.sessions.keys_end()));
                     }
                 }
             }
+        }
+    }
+
+    fn reload(&mut self, settings: Arc<SessionSettings>) {
+        let rates = |settings: &SessionSettings| (settings.message_rate_max, settings.byte_rate_max);
+        let old = std::mem::replace(&mut self.settings, settings);
+        if rates(&old) != rates(&self.settings) {
+            self.reset_meters();
         }
     }
 

@@ -24,8 +24,10 @@ mod intake;
 pub mod io;
 #[doc(hidden)]
 pub mod log;
+mod memory;
 #[doc(hidden)]
 pub mod outbox;
+mod rate;
 mod receive;
 mod recent;
 #[doc(hidden)]
@@ -101,14 +103,25 @@ pub struct Shard<N: Network> {
     /// Sessions with frames in their outbox since the last flush.
     dirty: VecDeque<SessionKey>,
     /// By destination: sessions that filled its batch and wait for it to be posted.
-    stalled: Vec<Vec<(SessionKey, Stall)>>,
+    stalled: Vec<Vec<Stalled>>,
     budget: Budget,
+    /// What all sessions hold, each as of its last [`Shard::account`]; see [`memory`].
+    held: usize,
     scratch: Box<[u8]>,
     ready: Vec<Readiness>,
     due: Vec<(Tick, SessionKey)>,
     drain: Option<Drain>,
     stats: Stats,
     summary: Summary,
+}
+
+/// A session that filled a batch.
+#[derive(Clone, Copy, Debug)]
+struct Stalled {
+    session: SessionKey,
+    /// Tells it from a later session with the same key.
+    login: LoginNumber,
+    stall: Stall,
 }
 
 /// What a session that filled a batch has to wait for.
@@ -200,6 +213,7 @@ impl<N: Network> Shard<N> {
             dirty: VecDeque::new(),
             stalled,
             budget: Budget { deliveries: 0, bytes: 0 },
+            held: 0,
             scratch: vec![0; SCRATCH_BYTES].into_boxed_slice(),
             ready: Vec::new(),
             due: Vec::new(),
@@ -251,7 +265,12 @@ impl<N: Network> Shard<N> {
 
     /// Returns what was counted so far.
     pub fn stats(&self) -> Stats {
-        Stats { sessions: self.registry.sessions() as u64, uids: self.registry.len() as u64, ..self.stats }
+        Stats {
+            sessions: self.registry.sessions() as u64,
+            uids: self.registry.len() as u64,
+            memory_held: self.held as u64,
+            ..self.stats
+        }
     }
 
     /// Polls; sleeps unless there is something to do at once.
@@ -278,16 +297,18 @@ impl<N: Network> Shard<N> {
         self.mailbox.get_up();
     }
 
-    /// Polls for at most `time_out` and notes what each socket is ready for.
-    fn poll(&mut self, time_out: Option<Duration>) {
+    /// Polls for at most `time_out` and notes what each socket is ready for; returns how many were.
+    fn poll(&mut self, time_out: Option<Duration>) -> usize {
         let mut ready = std::mem::take(&mut self.ready);
         self.network.poll(time_out, &mut ready).expect("the poller of a shard works, or the process must end");
         self.now = self.network.now();
         self.tick = self.wheel.tick(self.now);
+        let count = ready.len();
         for readiness in ready.drain(..) {
             self.note(readiness);
         }
         self.ready = ready;
+        count
     }
 
     fn note(&mut self, readiness: Readiness) {
@@ -312,7 +333,7 @@ impl<N: Network> Shard<N> {
     /// Puts a session that can progress on the run list, once.
     fn enqueue(&mut self, key: SessionKey) {
         let Some(session) = self.sessions.get(key) else { return };
-        if !session.flags.is_queued && !session.flags.is_stalled {
+        if !session.flags.is_queued && !session.flags.is_stalled && !session.flags.is_paused {
             session.flags.is_queued = true;
             self.run.push_back(key);
         }
@@ -346,14 +367,16 @@ impl<N: Network> Shard<N> {
         self.stats.mail_batches += batches;
         self.stats.shed_shard_gone += lost as u64;
         self.stalled = stalled;
-        for (key, stall) in resumed {
-            match (stall, self.mailbox.first_full()) {
-                (Stall::Broadcast, Some(full)) => self.stalled[full].push((key, stall)),
+        for stalled in resumed {
+            let Some(session) = self.sessions.get(stalled.session).filter(|session| session.login == stalled.login)
+            else {
+                continue;
+            };
+            match (stalled.stall, self.mailbox.first_full()) {
+                (Stall::Broadcast, Some(full)) => self.stalled[full].push(stalled),
                 _ => {
-                    if let Some(session) = self.sessions.get(key) {
-                        session.flags.is_stalled = false;
-                    }
-                    self.enqueue(key);
+                    session.flags.is_stalled = false;
+                    self.enqueue(stalled.session);
                 }
             }
         }

@@ -25,6 +25,8 @@ pub struct Outbox {
     fixed: usize,
     /// Of the fixed bytes, those at the front that are the rest of a data frame begun.
     begun: usize,
+    /// Bytes that were sent of the chunk at the front, and whose memory is still there.
+    gone: usize,
     /// The latest ping's payload, if its pong waits until everything else was sent.
     late_pong: Option<Vec<u8>>,
 }
@@ -59,6 +61,11 @@ impl Outbox {
     #[inline]
     pub fn bytes(&self) -> usize {
         self.bytes
+    }
+
+    /// Returns the memory that what is unsent takes up, in bytes: to within the room that chunks have to grow.
+    pub(crate) fn held(&self) -> usize {
+        self.bytes + self.gone
     }
 
     #[cfg(test)]
@@ -219,7 +226,7 @@ impl Outbox {
             }
             _ => self.chunks.clear(),
         }
-        (self.bytes, self.fixed, self.begun) = (0, 0, 0);
+        (self.bytes, self.fixed, self.begun, self.gone) = (0, 0, 0, 0);
     }
 
     /// Returns the memory an empty outbox holds, in bytes.
@@ -255,9 +262,11 @@ impl Outbox {
         while count > 0 {
             let step = count.min(self.chunks[0].as_slice().len());
             self.chunks[0].skip(step);
+            self.gone += step;
             count -= step;
             if self.chunks[0].as_slice().is_empty() {
                 self.chunks.pop_front();
+                self.gone = 0;
             }
         }
     }

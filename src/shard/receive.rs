@@ -9,11 +9,12 @@ use tracing::error;
 use super::close::{Farewell, Unsent};
 use super::io::{Network, SessionKey, Socket};
 use super::session::{Phase, Unread};
-use super::{Budget, CONNECTION_BYTES, CONNECTION_DELIVERIES, Cost, Shard, Stall};
+use super::{Budget, CONNECTION_BYTES, CONNECTION_DELIVERIES, Cost, Shard, Stall, Stalled};
 use crate::frame::{self, Event, Opcode, Reader, Violation, close};
 use crate::mailbox::{Room, SHARE_FROM};
 use crate::message::{Kind, Payload};
 use crate::protocol::plain::{self, Recipient};
+use crate::rights::Rights;
 use crate::router;
 use crate::uid;
 
@@ -36,8 +37,14 @@ enum Step<'a> {
     Close {
         code: Option<u16>,
     },
-    /// The bytes end inside a frame or a message.
-    Incomplete,
+    /// A frame of a message that goes on, of so many bytes.
+    Fragment {
+        bytes: usize,
+    },
+    /// The bytes, so many, end inside a frame.
+    Incomplete {
+        bytes: usize,
+    },
     Violation(Violation),
     /// The per-session code panicked.
     Panicked,
@@ -74,6 +81,8 @@ impl<N: Network> Shard<N> {
                 (Phase::Open, None) => self.receive(key),
                 _ => self.discard(key),
             }
+            self.account(key);
+            self.relieve();
         }
     }
 
@@ -133,10 +142,16 @@ impl<N: Network> Shard<N> {
                 // A short read is the last unless the event said that the end is near.
                 session.flags.is_readable = length == space || session.flags.is_read_closed;
                 self.stats.bytes_in += length as u64;
+                if let Some(meter) = &mut session.meter {
+                    meter.received(length);
+                }
                 Some(length)
             }
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                 session.flags.is_readable = false;
+                if let Some(meter) = &mut session.meter {
+                    meter.caught_up();
+                }
                 None
             }
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {
@@ -152,20 +167,23 @@ impl<N: Network> Shard<N> {
 
     /// Goes on after a receive call straight into a message's buffer.
     fn received_onto(&mut self, key: SessionKey, received: io::Result<usize>, space: usize) {
-        if self.received(key, received, space).is_none() {
+        let Some(length) = self.received(key, received, space) else {
             // The reader must hear of it all the same, before it is used again.
             if let Some(session) = self.sessions.get(key) {
                 session.reader.direct_done(usize::MAX).ok();
             }
             return;
-        }
+        };
         let Some(session) = self.sessions.get(key) else { return };
+        let rights = session.rights;
         let mut reader = std::mem::take(&mut session.reader);
         let message_bytes_max = self.settings.message_bytes_max;
-        let step = guard(|| classify(reader.direct_done(message_bytes_max)));
+        let step = guard(|| classify(reader.direct_done(message_bytes_max), length));
         let mut budget = Budget { deliveries: CONNECTION_DELIVERIES, bytes: CONNECTION_BYTES };
-        let stop = self.act(key, step, &mut budget);
+        let before = self.stats.frames_in;
+        let stop = self.act(key, rights, step, &mut budget);
         self.give_back(key, reader);
+        self.charge(key, self.stats.frames_in - before, true);
         self.keep_rest(key, &[], stop.unwrap_or(Stop::End));
     }
 
@@ -183,9 +201,16 @@ impl<N: Network> Shard<N> {
     /// Decodes `bytes` from `at` on and does what each frame asks for.
     fn decode(&mut self, key: SessionKey, bytes: &mut [u8], at: &mut usize) -> Stop {
         let Some(session) = self.sessions.get(key) else { return Stop::Closed };
+        let rights = session.rights;
         let mut reader = std::mem::take(&mut session.reader);
         let message_bytes_max = self.settings.message_bytes_max;
         let mut budget = Budget { deliveries: CONNECTION_DELIVERIES, bytes: CONNECTION_BYTES };
+        let is_metered = session.meter.is_some();
+        if let Some(meter) = &session.meter {
+            // Each message costs one at least.
+            budget.deliveries = budget.deliveries.min(meter.messages_left());
+        }
+        let before = self.stats.frames_in;
         let mut was_between = false;
         self.recent.forget();
         let stop = loop {
@@ -198,9 +223,9 @@ impl<N: Network> Shard<N> {
             let step = guard(|| {
                 let (taken, event) = reader.read(&mut bytes[*at..], message_bytes_max);
                 *at += taken;
-                classify(event)
+                classify(event, taken)
             });
-            let stop = self.act(key, step, &mut budget);
+            let stop = self.act(key, rights, step, &mut budget);
             was_between |= !reader.is_mid_message();
             if let Some(stop) = stop {
                 break stop;
@@ -211,6 +236,9 @@ impl<N: Network> Shard<N> {
             session.flags.is_mid_message = false;
         }
         self.give_back(key, reader);
+        if is_metered {
+            self.charge(key, self.stats.frames_in - before, stop == Stop::End);
+        }
         stop
     }
 
@@ -235,20 +263,33 @@ impl<N: Network> Shard<N> {
 
     /// Does what one frame asks for; says why decoding must stop, if it must.
     #[inline]
-    fn act(&mut self, key: SessionKey, step: Step<'_>, budget: &mut Budget) -> Option<Stop> {
+    fn act(&mut self, key: SessionKey, rights: Rights, step: Step<'_>, budget: &mut Budget) -> Option<Stop> {
         self.stats.frames_in += 1;
         let mut cost = Cost { deliveries: 1, bytes: 0 };
         let mut stop = None;
         match step {
-            Step::Command { kind, message, command } => (cost, stop) = self.route(key, kind, message, command),
+            Step::Command { kind, message, command } if rights.allow(command.recipient.right()) => {
+                (cost, stop) = self.route(key, kind, message, command);
+            }
+            Step::Command { command, .. } => cost.bytes = self.forbid(key, command.recipient),
             Step::Malformed => {
                 self.stats.invalid += 1;
                 cost.bytes = plain::NO_COLON.len();
                 self.push(key, Opcode::Text, &Payload::Borrowed(plain::NO_COLON.as_bytes()));
             }
-            Step::Ping(payload) => self.pong(key, payload),
+            Step::Ping(payload) => {
+                self.pong(key, payload);
+                // What comes behind waits until the pong is out: a peer that reads is answered each of its pings, in
+                // order, and one that doesn't only the latest.
+                stop = Some(Stop::Budget);
+            }
             Step::Pong => {}
-            Step::Incomplete => self.stats.frames_in -= 1,
+            // What was taken in is work, whether or not anything comes of it.
+            Step::Fragment { bytes } => cost.bytes = bytes,
+            Step::Incomplete { bytes } => {
+                self.stats.frames_in -= 1;
+                cost.bytes = bytes;
+            }
             Step::Close { code } => {
                 self.answer_close(key, code);
                 return Some(Stop::Closed);
@@ -274,6 +315,23 @@ impl<N: Network> Shard<N> {
         self.budget.spend(cost);
         // It may have been closed by what it sent to itself.
         if self.is_open(key) { stop } else { Some(Stop::Closed) }
+    }
+
+    /// Tells a client what it may not do; returns how many bytes that takes.
+    #[cold]
+    fn forbid(&mut self, key: SessionKey, recipient: Recipient) -> usize {
+        let error = match recipient {
+            Recipient::Uid => {
+                self.stats.forbidden_unicasts += 1;
+                plain::NO_UNICAST
+            }
+            Recipient::Everybody => {
+                self.stats.forbidden_broadcasts += 1;
+                plain::NO_BROADCAST
+            }
+        };
+        self.push(key, Opcode::Text, &Payload::Borrowed(error.as_bytes()));
+        error.len()
     }
 
     /// Sends a message on its way: to a session of this shard, or into the mail for another.
@@ -335,8 +393,8 @@ impl<N: Network> Shard<N> {
     fn stall(&mut self, key: SessionKey, full: usize, stall: Stall) -> Stop {
         if let Some(session) = self.sessions.get(key) {
             session.flags.is_stalled = true;
+            self.stalled[full].push(Stalled { session: key, login: session.login, stall });
         }
-        self.stalled[full].push((key, stall));
         Stop::Stalled
     }
 }
@@ -350,9 +408,9 @@ fn guard<'a>(decode: impl FnOnce() -> Step<'a>) -> Step<'a> {
     catch_unwind(AssertUnwindSafe(decode)).unwrap_or(Step::Panicked)
 }
 
-/// Says what a frame asks for.
+/// Says what a frame asks for, having taken `bytes`.
 #[inline(always)]
-fn classify(event: Result<Option<Event<'_>>, Violation>) -> Step<'_> {
+fn classify(event: Result<Option<Event<'_>>, Violation>, bytes: usize) -> Step<'_> {
     #[cfg(test)]
     if let Ok(Some(Event::Message { payload, .. })) = &event {
         assert_ne!(payload.as_slice(), PANIC_PAYLOAD, "a test asked for it");
@@ -371,7 +429,8 @@ fn classify(event: Result<Option<Event<'_>>, Violation>) -> Step<'_> {
         Ok(Some(Event::Ping(payload))) => Step::Ping(payload),
         Ok(Some(Event::Pong(_))) => Step::Pong,
         Ok(Some(Event::Close { code, .. })) => Step::Close { code },
-        Ok(None) => Step::Incomplete,
+        Ok(Some(Event::Fragment)) => Step::Fragment { bytes },
+        Ok(None) => Step::Incomplete { bytes },
         Err(violation) => Step::Violation(violation),
     }
 }

@@ -6,8 +6,10 @@ use super::handover::{LoginNumber, Permit};
 use super::io::SessionKey;
 use super::log::Position;
 use super::outbox::Outbox;
+use super::rate::Meter;
 use super::wheel::Tick;
 use crate::frame::Reader;
+use crate::rights::Rights;
 use crate::uid::UidHash;
 
 /// A session; touched by its shard's thread only, from hand-over to close.
@@ -19,6 +21,8 @@ pub(crate) struct Session<S> {
     pub(crate) reader: Reader,
     /// Bytes received and not decoded yet: a budget ran out, or the session must wait.
     pub(crate) unread: Option<Box<Unread>>,
+    /// What it may still send; absent while no rate is limited.
+    pub(crate) meter: Option<Box<Meter>>,
     /// What waits for the socket; absent when nothing does.
     pub(crate) outbox: Option<Box<Outbox>>,
     /// Up to where the broadcast log was taken; equal to the log's end between turns.
@@ -35,9 +39,15 @@ pub(crate) struct Session<S> {
     pub(crate) close_by: Tick,
     /// Where the session waits on the wheel; entries for other ticks are stale.
     pub(crate) timer: Tick,
+    /// Memory it holds, as last accounted for.
+    pub(crate) held: u32,
+    /// When its credential's time is over.
+    pub(crate) expires: Tick,
     /// While closing: bytes received and thrown away.
     pub(crate) discarded: u32,
     pub(crate) phase: Phase,
+    /// What its client may send.
+    pub(crate) rights: Rights,
     pub(crate) flags: Flags,
 }
 
@@ -69,12 +79,14 @@ pub(crate) struct Flags {
     pub(crate) is_dirty: bool,
     /// Waits for room in a mailbox.
     pub(crate) is_stalled: bool,
+    /// Not read, as it was over its rate.
+    pub(crate) is_paused: bool,
     /// A ping was sent since something was heard.
     pub(crate) is_pinged: bool,
     /// A message is arriving.
     pub(crate) is_mid_message: bool,
-    /// Pongs since the outbox was last empty.
-    pub(crate) pongs: u8,
+    /// A pong is in the outbox.
+    pub(crate) has_pong: bool,
 }
 
 /// Received bytes that wait to be decoded.

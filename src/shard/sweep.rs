@@ -6,6 +6,7 @@ use tracing::warn;
 
 use super::close::{Farewell, Unsent};
 use super::io::{Network, SessionKey};
+use super::rate::Paused;
 use super::session::Phase;
 use super::wheel::Tick;
 use super::{Shard, Turn};
@@ -15,6 +16,9 @@ use crate::metrics::Stats;
 
 /// Least time between two log lines about shed messages.
 const SUMMARY_INTERVAL: Duration = Duration::from_secs(1);
+
+/// Sockets that a poll tells of when there are more, or at least as many as this.
+const READY_AT_LEAST: usize = 256;
 
 /// What was last logged about shed messages.
 #[derive(Debug)]
@@ -71,6 +75,9 @@ impl<N: Network> Shard<N> {
     pub(super) fn sweep(&mut self) -> Turn {
         let mut due = std::mem::take(&mut self.due);
         self.wheel.take_due(self.tick, &mut due);
+        if due.iter().any(|&(tick, key)| self.is_silent(tick, key)) {
+            self.poll_all();
+        }
         for (tick, key) in due.drain(..) {
             // Stale unless it is what the session waits for.
             if self.sessions.get(key).is_some_and(|session| session.timer == tick) {
@@ -81,6 +88,25 @@ impl<N: Network> Shard<N> {
         self.due = due;
         self.sum_up();
         self.sweep_drain()
+    }
+
+    /// Whether a session that has come up would be closed for its silence.
+    fn is_silent(&mut self, tick: Tick, key: SessionKey) -> bool {
+        let silent_since = self.tick.before(self.settings.heartbeat_interval * 2);
+        self.sessions.get(key).is_some_and(|session| {
+            session.timer == tick && session.phase == Phase::Open && session.heard <= silent_since
+        })
+    }
+
+    /// Notes everything that is ready, as one poll tells of so many sockets only: nobody is silent whose answer has
+    /// come and was not read, because the process was paused, or busy.
+    fn poll_all(&mut self) {
+        // Bounded, since more may come as fast as it is noted.
+        for _ in 0..2 + self.sessions.len() / READY_AT_LEAST {
+            if self.poll(Some(Duration::ZERO)) == 0 {
+                return;
+            }
+        }
     }
 
     /// Logs what was shed since the last time: a line a second at most, however much it is.
@@ -114,11 +140,17 @@ impl<N: Network> Shard<N> {
             let close_by = session.close_by;
             return self.wake_at(key, close_by);
         }
-        if session.flags.is_stalled || session.unread.is_some() {
-            // We paused it; that isn't silence.
-            session.heard = tick;
-            session.message_since = tick;
+        if session.expires <= tick {
+            self.stats.expired += 1;
+            return self.close(key, Farewell::of(close::EXPIRED), Unsent::Keep);
         }
+        if session.flags.is_stalled || session.flags.is_paused || session.unread.is_some() || session.flags.is_readable
+        {
+            // We paused it, or have not come to reading it; that isn't silence. A message under way has no more time
+            // for it: whoever waits for room in a mailbox has none under way.
+            session.heard = tick;
+        }
+        let is_paused = session.flags.is_paused;
         let message_by = session.message_since.after(settings.message_timeout);
         if session.flags.is_mid_message && message_by <= tick {
             self.stats.timeouts += 1;
@@ -135,13 +167,20 @@ impl<N: Network> Shard<N> {
         }
         let ping_by = session.heard.after(settings.heartbeat_interval);
         let silent_by = session.heard.after(settings.heartbeat_interval * 2);
-        let mut next = if ping_by <= tick { silent_by } else { ping_by };
+        let mut next = if ping_by <= tick { silent_by } else { ping_by }.min(session.expires);
         if session.flags.is_mid_message {
             next = next.min(message_by);
         }
         if ping_by <= tick && !session.flags.is_pinged {
             session.flags.is_pinged = true;
             self.append(key, |outbox| outbox.push(Opcode::Ping, &Payload::Borrowed(&[])));
+        }
+        if is_paused {
+            match self.check_pause(key) {
+                Paused::Until(tick) => next = next.min(tick),
+                Paused::Over => {}
+                Paused::Closed => return,
+            }
         }
         self.wake_at(key, next);
     }

@@ -64,6 +64,18 @@ impl Client {
         connect().unwrap_or_else(|error| panic!("cannot connect to {address}: {error}"))
     }
 
+    /// Connects from this address of the machine.
+    #[track_caller]
+    pub(crate) fn dial_from(source: &str, address: SocketAddr) -> Self {
+        let connect = || {
+            let socket = Socket::new(Domain::for_address(address), Type::STREAM, None)?;
+            socket.bind(&SocketAddr::new(source.parse().expect("an address"), 0).into())?;
+            socket.connect(&address.into())?;
+            Self::over_tcp(socket.into())
+        };
+        connect().unwrap_or_else(|error| panic!("cannot connect from {source} to {address}: {error}"))
+    }
+
     fn over_tcp(stream: TcpStream) -> io::Result<Self> {
         // What is sent in two writes shall go out in two segments.
         stream.set_nodelay(true)?;
@@ -323,6 +335,19 @@ impl Client {
     pub(crate) fn expect_bytes(&mut self, expected: &[u8]) {
         let received = self.receive_bytes(expected.len());
         assert_eq!(received.escape_ascii().to_string(), expected.escape_ascii().to_string(), "{}", self.name);
+    }
+
+    /// Tells whether something has been received, or the end, without waiting.
+    #[track_caller]
+    pub(crate) fn has_received(&mut self) -> bool {
+        if self.at < self.received.len() {
+            return true;
+        }
+        let Stream::Tcp(stream) = &self.stream else { panic!("{}: not over TCP", self.name) };
+        stream.set_nonblocking(true).expect("a socket can be changed");
+        let peeked = stream.peek(&mut [0]);
+        stream.set_nonblocking(false).expect("a socket can be changed");
+        !peeked.is_err_and(|error| error.kind() == io::ErrorKind::WouldBlock)
     }
 
     /// Receives once.

@@ -10,9 +10,15 @@ mod frame;
 mod http;
 mod node;
 mod patience;
+mod program;
+mod service;
+mod token;
 
 pub(crate) use client::Client;
 pub(crate) use frame::{Frame, Sent};
 pub(crate) use http::{Request, Response};
 pub(crate) use node::{Node, Nodes, nodes};
 pub(crate) use patience::{DEADLINE, eventually};
+pub(crate) use program::Program;
+pub(crate) use service::{Reply, Service};
+pub(crate) use token::{SECRET, Signer, claims, seconds_from_now};

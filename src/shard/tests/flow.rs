@@ -239,6 +239,9 @@ impl Simulation {
         }
         // A frame begun is finished whatever the bound; control frames have no bound of their own here.
         for shard in &mut self.node.shards {
+            let keys = 0..shard.sessions.keys_end();
+            let held: usize = keys.map(|key| shard.sessions.get(key).map_or(0, |session| session.held as usize)).sum();
+            assert_eq!(shard.held, held, "what all hold is what each holds");
             let held_max = shard.settings.outbox_bytes_max + MESSAGE_BYTES_MAX + 200;
             for key in 0..shard.sessions.keys_end() {
                 let outbox = shard.sessions.get(key).and_then(|session| session.outbox.as_ref());
@@ -252,6 +255,7 @@ impl Simulation {
         self.clients.iter().for_each(|client| client.give_room(usize::MAX));
         self.node.settle();
         let stats = self.node.stats();
+        assert_eq!(stats.memory_held, 0);
         let (mut arrived, mut closed) = (0, 0);
         for (client, has_failed) in self.clients.iter().zip(self.failed) {
             let output = std::mem::take(&mut client.wire.borrow_mut().output);

@@ -14,6 +14,7 @@ use crate::config::{Config, SessionSettings};
 use crate::frame::unmask;
 use crate::mailbox::{self, Bell};
 use crate::metrics::Stats;
+use crate::rights::Rights;
 use crate::router::shard_of;
 use crate::shard::io::{Interest, Network, Readiness, SessionKey, Socket};
 use crate::shard::{Admission, Handover, LoginNumber, LoginNumbers, Parts, Request, Shard, Turn};
@@ -21,6 +22,9 @@ use crate::uid::{Uid, UidHasher};
 
 /// Rounds after which a node that is not quiet never will be.
 const ROUNDS_MAX: usize = 1_000_000;
+
+/// Sockets that one poll tells of, as few as sweeping allows for.
+const READY_MAX: usize = 256;
 
 const MASK: [u8; 4] = [0xA1, 0x5E, 0x83, 0x0C];
 
@@ -127,6 +131,9 @@ impl Network for MemoryNetwork {
 
     fn poll(&mut self, time_out: Option<Duration>, ready: &mut Vec<Readiness>) -> io::Result<()> {
         for (session, wire) in &self.wires {
+            if ready.len() == READY_MAX {
+                break;
+            }
             let mut wire = wire.borrow_mut();
             let is_readable = std::mem::take(&mut wire.has_become_readable);
             let is_writable = wire.is_watched && std::mem::take(&mut wire.has_become_writable);
@@ -241,6 +248,8 @@ impl Node {
             socket: MemorySocket(Rc::clone(&wire)),
             unread: sent.to_vec(),
             uid: Uid::new(uid.as_bytes(), 256, &self.hasher).expect("the text is a uid"),
+            rights: Rights::ALL,
+            expires: None,
             login,
             peer: None,
             permit: self.admission.admit(usize::MAX).expect("there is no bound"),

@@ -1,6 +1,8 @@
 //! Turns over memory, one at a time, with a clock that is set by hand.
 
+mod budget;
 mod flow;
 mod life;
+mod limits;
 mod memory;
 mod turn;

@@ -1,0 +1,454 @@
+//! The keys that tokens are checked with: from a secret, PEM or JWKS files, read again when those change.
+//!
+//! A key is for one algorithm, whatever a token's header says: so a public key never serves as a secret. Files
+//! that can't be read at the start stop it; later the old keys stay, and the log says why.
+
+use std::fs::File;
+use std::io::{self, Read};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use aws_lc_rs::digest::{self, Digest};
+use aws_lc_rs::rsa::PublicEncryptingKey;
+use aws_lc_rs::signature::{ECDSA_P256_SHA256_FIXED, ED25519, ParsedPublicKey};
+use jsonwebtoken::jwk::{AlgorithmParameters, EllipticCurve, Jwk, KeyAlgorithm, PublicKeyUse};
+use jsonwebtoken::{Algorithm, DecodingKey, DecodingKeyKind};
+use rustls_pki_types::pem::{PemObject, SectionKind};
+use serde_json::Value;
+use tracing::{error, info, warn};
+
+use crate::config::{AuthSettings, Secret};
+
+/// Longest file that is read.
+const FILE_BYTES_MAX: u64 = 1 << 20;
+
+/// Most keys; a token without a key's name is tried with each that its algorithm allows.
+const KEYS_MAX: usize = 64;
+
+/// Fewest bits of an RSA key (RFC 7518, section 3.3).
+const RSA_BITS_MIN: usize = 2048;
+
+/// Why keys can't be used; the operator's to mend. Holds nothing of a key.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("cannot use the keys in {}: {reason}", path.display())]
+pub(crate) struct KeyError {
+    path: PathBuf,
+    reason: String,
+}
+
+/// A key, the one algorithm that it is for, and its name if it has one.
+#[derive(Debug)]
+pub(super) struct Key {
+    id: Option<String>,
+    pub(super) algorithm: Algorithm,
+    pub(super) verifier: DecodingKey,
+}
+
+/// The keys of one moment.
+#[derive(Debug, Default)]
+pub(super) struct KeySet(Vec<Key>);
+
+/// The keys as they are now.
+#[derive(Debug)]
+pub(super) struct Keys {
+    loaded: Mutex<Loaded>,
+}
+
+#[derive(Debug)]
+struct Loaded {
+    keys: Arc<KeySet>,
+    /// Of what was read last, sound or not: the same is not parsed, nor complained about, again.
+    digest: Digest,
+}
+
+/// What the settings lead to, not parsed yet.
+struct Sources<'a> {
+    secret: Option<&'a Secret>,
+    secret_file: Option<(&'a Path, io::Result<Vec<u8>>)>,
+    key_files: Vec<(&'a Path, io::Result<Vec<u8>>)>,
+}
+
+impl KeySet {
+    /// Returns the keys that a token may be signed with whose header has this algorithm and this name of a key.
+    ///
+    /// A key without a name is tried for every name.
+    pub(super) fn matching(&self, algorithm: Algorithm, id: Option<&str>) -> impl Iterator<Item = &Key> {
+        self.0.iter().filter(move |key| {
+            let is_named = match (&key.id, id) {
+                (Some(own), Some(asked)) => own == asked,
+                _ => true,
+            };
+            key.algorithm == algorithm && is_named
+        })
+    }
+}
+
+impl Keys {
+    /// Reads all keys.
+    ///
+    /// # Errors
+    /// When any can't be read.
+    pub(super) fn load(settings: &AuthSettings) -> Result<Self, KeyError> {
+        let sources = Sources::read(settings);
+        let keys = Arc::new(sources.parse()?);
+        info!(keys = keys.0.len(), "keys of tokens loaded");
+        Ok(Self { loaded: Mutex::new(Loaded { keys, digest: sources.digest() }) })
+    }
+
+    /// Returns the keys as they are now.
+    pub(super) fn current(&self) -> Arc<KeySet> {
+        Arc::clone(&self.lock().keys)
+    }
+
+    /// Reads all keys again; where something has changed and is sound, it holds from now on.
+    pub(super) fn refresh(&self, settings: &AuthSettings) {
+        let sources = Sources::read(settings);
+        let digest = sources.digest();
+        if self.lock().digest.as_ref() == digest.as_ref() {
+            return;
+        }
+        let parsed = sources.parse();
+        let mut loaded = self.lock();
+        loaded.digest = digest;
+        match parsed {
+            Ok(keys) => {
+                info!(keys = keys.0.len(), "keys of tokens changed");
+                loaded.keys = Arc::new(keys);
+            }
+            Err(error) => error!(error = %error, "keys of tokens not changed, the old ones stay"),
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Loaded> {
+        // Each change is one assignment: nothing is half done even if a holder panicked.
+        self.loaded.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl<'a> Sources<'a> {
+    fn read(settings: &'a AuthSettings) -> Self {
+        Self {
+            secret: settings.jwt_secret.as_ref(),
+            secret_file: settings.jwt_secret_file.as_deref().map(|path| (path, read(path))),
+            key_files: settings.jwt_key_files.iter().map(|path| (path.as_path(), read(path))).collect(),
+        }
+    }
+
+    fn files(&self) -> impl Iterator<Item = &(&'a Path, io::Result<Vec<u8>>)> {
+        self.secret_file.iter().chain(&self.key_files)
+    }
+
+    /// Sums up what was read, so that a change is noticed.
+    fn digest(&self) -> Digest {
+        let mut context = digest::Context::new(&digest::SHA256);
+        let mut add = |bytes: &[u8]| {
+            context.update(&bytes.len().to_le_bytes());
+            context.update(bytes);
+        };
+        add(self.secret.map_or("", Secret::reveal).as_bytes());
+        for (path, content) in self.files() {
+            add(path.as_os_str().as_encoded_bytes());
+            match content {
+                Ok(bytes) => add(bytes),
+                Err(error) => add(error.to_string().as_bytes()),
+            }
+        }
+        context.finish()
+    }
+
+    fn parse(&self) -> Result<KeySet, KeyError> {
+        let mut keys = Vec::new();
+        if let Some(secret) = self.secret {
+            keys.push(Key::secret(secret.reveal().as_bytes()));
+        }
+        for file in self.files() {
+            let is_secret = self.secret_file.as_ref().is_some_and(|secret| std::ptr::eq(secret, file));
+            let (path, content) = file;
+            let error = |reason: String| KeyError { path: (*path).to_owned(), reason };
+            let bytes = content.as_ref().map_err(|reason| error(reason.to_string()))?;
+            let found = if is_secret { secret_of(bytes).map(|key| vec![key]) } else { public_keys(bytes, path) };
+            keys.extend(found.map_err(error)?);
+            if keys.len() > KEYS_MAX {
+                return Err(error(format!("there are more than {KEYS_MAX} keys in all")));
+            }
+        }
+        Ok(KeySet(keys))
+    }
+}
+
+/// Reads a file of bounded length.
+fn read(path: &Path) -> io::Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    File::open(path)?.take(FILE_BYTES_MAX + 1).read_to_end(&mut bytes)?;
+    if bytes.len() as u64 > FILE_BYTES_MAX {
+        return Err(io::Error::other(format!("longer than {FILE_BYTES_MAX} bytes")));
+    }
+    Ok(bytes)
+}
+
+/// Takes a file's bytes as a secret, less a line's end behind them.
+fn secret_of(bytes: &[u8]) -> Result<Key, String> {
+    let secret = bytes.strip_suffix(b"\n").unwrap_or(bytes);
+    let secret = secret.strip_suffix(b"\r").unwrap_or(secret);
+    // Whoever knows the public key could sign with it.
+    if secret.trim_ascii_start().starts_with(b"-----BEGIN") || secret.trim_ascii_start().starts_with(b"{") {
+        return Err("expected a secret, got PEM or JSON; public keys belong in jwt_key_files".to_owned());
+    }
+    if secret.len() < Secret::BYTES_MIN {
+        return Err(format!("the secret has {} bytes, expected at least {}", secret.len(), Secret::BYTES_MIN));
+    }
+    Ok(Key::secret(secret))
+}
+
+/// Finds the public keys in a file, PEM or JWKS.
+fn public_keys(bytes: &[u8], path: &Path) -> Result<Vec<Key>, String> {
+    let keys = match bytes.trim_ascii_start() {
+        [b'{', ..] => keys_of_jwks(bytes, path)?,
+        _ => keys_of_pem(bytes)?,
+    };
+    if keys.is_empty() {
+        return Err("no key for RS256, ES256 or EdDSA, expected PEM (BEGIN PUBLIC KEY) or a JWKS".to_owned());
+    }
+    Ok(keys)
+}
+
+fn keys_of_pem(bytes: &[u8]) -> Result<Vec<Key>, String> {
+    let mut keys = Vec::new();
+    for section in <(SectionKind, Vec<u8>)>::pem_slice_iter(bytes) {
+        match section {
+            Ok((SectionKind::PublicKey, der)) => keys.push(Key::public(&der)?),
+            Ok((SectionKind::PrivateKey | SectionKind::RsaPrivateKey | SectionKind::EcPrivateKey, _)) => {
+                return Err("it holds a private key, which this server must not have; expected public ones".to_owned());
+            }
+            Ok(_) => {}
+            // Its words may quote the file.
+            Err(_) => return Err("it is not PEM".to_owned()),
+        }
+    }
+    Ok(keys)
+}
+
+/// Takes the keys that are for signing and of a known kind; providers publish others beside them.
+fn keys_of_jwks(bytes: &[u8], path: &Path) -> Result<Vec<Key>, String> {
+    let set: Value = serde_json::from_slice(bytes)
+        .map_err(|error| format!("it is not JSON, from line {}, column {} on", error.line(), error.column()))?;
+    let listed = set.get("keys").and_then(Value::as_array).ok_or("it is no JWKS, expected a list named keys")?;
+    let mut keys = Vec::new();
+    for (index, value) in listed.iter().enumerate() {
+        match Key::from_jwk(value) {
+            Ok(key) => keys.push(key),
+            Err(reason) => warn!(path = %path.display(), index, reason, "a key of the JWKS is left out"),
+        }
+    }
+    Ok(keys)
+}
+
+impl Key {
+    fn secret(secret: &[u8]) -> Self {
+        Self { id: None, algorithm: Algorithm::HS256, verifier: DecodingKey::from_secret(secret) }
+    }
+
+    /// Takes a public key (`SubjectPublicKeyInfo`, RFC 5280); what kind it is it says itself.
+    fn public(der: &[u8]) -> Result<Self, String> {
+        let key = |algorithm, verifier| Ok(Self { id: None, algorithm, verifier });
+        if ParsedPublicKey::new(&ED25519, der).is_ok() {
+            return key(Algorithm::EdDSA, DecodingKey::from_ed_der(der));
+        }
+        if ParsedPublicKey::new(&ECDSA_P256_SHA256_FIXED, der).is_ok() {
+            return key(Algorithm::ES256, DecodingKey::from_ec_der(der));
+        }
+        match PublicEncryptingKey::from_der(der) {
+            Ok(rsa) if rsa.key_size_bits() >= RSA_BITS_MIN => key(Algorithm::RS256, DecodingKey::from_rsa_der(der)),
+            _ => Err(format!(
+                "a public key is of an unknown kind, expected RSA of at least {RSA_BITS_MIN} bits, P-256 or Ed25519"
+            )),
+        }
+    }
+
+    /// Takes a key of a JWKS (RFC 7517); says what is wrong with one that can't serve.
+    fn from_jwk(value: &Value) -> Result<Self, &'static str> {
+        use KeyAlgorithm as A;
+        let jwk: Jwk = serde_json::from_value(value.clone()).map_err(|_| "it is no key that is known")?;
+        if !matches!(jwk.common.public_key_use, None | Some(PublicKeyUse::Signature)) {
+            return Err("it is not for signatures");
+        }
+        let algorithm = match (&jwk.algorithm, jwk.common.key_algorithm) {
+            (AlgorithmParameters::RSA(_), None | Some(A::RS256)) => Algorithm::RS256,
+            (AlgorithmParameters::EllipticCurve(key), None | Some(A::ES256)) if key.curve == EllipticCurve::P256 => {
+                Algorithm::ES256
+            }
+            (AlgorithmParameters::OctetKeyPair(key), None | Some(A::EdDSA)) if key.curve == EllipticCurve::Ed25519 => {
+                Algorithm::EdDSA
+            }
+            (AlgorithmParameters::OctetKey(_), None | Some(A::HS256)) => Algorithm::HS256,
+            _ => return Err("it is for another algorithm than RS256, ES256, EdDSA and HS256"),
+        };
+        let verifier = DecodingKey::from_jwk(&jwk).map_err(|_| "its numbers are not base64url")?;
+        let is_sound = match (algorithm, verifier.kind()) {
+            (Algorithm::RS256, DecodingKeyKind::RsaModulusExponent { n, .. }) => {
+                let leading = n.iter().take_while(|byte| **byte == 0).count();
+                (n.len() - leading) * 8 >= RSA_BITS_MIN
+            }
+            (Algorithm::ES256, DecodingKeyKind::SecretOrDer(point)) => {
+                ParsedPublicKey::new(&ECDSA_P256_SHA256_FIXED, point).is_ok()
+            }
+            (Algorithm::EdDSA, DecodingKeyKind::SecretOrDer(key)) => ParsedPublicKey::new(&ED25519, key).is_ok(),
+            (_, DecodingKeyKind::SecretOrDer(secret)) => secret.len() >= Secret::BYTES_MIN,
+            _ => false,
+        };
+        if !is_sound {
+            return Err("it is too short, or no point of its curve");
+        }
+        Ok(Self { id: jwk.common.key_id, algorithm, verifier })
+    }
+}
+
+#[cfg(test)]
+impl KeySet {
+    /// A set of one secret without a name.
+    pub(super) fn of_secret(secret: &[u8]) -> Self {
+        Self(vec![Key::secret(secret)])
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use aws_lc_rs::encoding::AsDer;
+    use aws_lc_rs::rsa::KeySize;
+    use aws_lc_rs::signature::{ECDSA_P384_SHA384_FIXED_SIGNING, EcdsaKeyPair, Ed25519KeyPair, KeyPair, RsaKeyPair};
+    use data_encoding::{BASE64, BASE64URL_NOPAD};
+    use serde_json::json;
+
+    use super::*;
+
+    fn pem(tag: &str, der: &[u8]) -> String {
+        format!("-----BEGIN {tag}-----\n{}\n-----END {tag}-----\n", BASE64.encode(der))
+    }
+
+    fn ed25519() -> Vec<u8> {
+        let pair = Ed25519KeyPair::generate().expect("a key");
+        AsDer::<aws_lc_rs::encoding::PublicKeyX509Der<'_>>::as_der(pair.public_key()).expect("DER").as_ref().to_vec()
+    }
+
+    #[track_caller]
+    fn check(bytes: &str, expected: Result<&[(Algorithm, Option<&str>)], &str>) {
+        let found = public_keys(bytes.as_bytes(), Path::new("x"));
+        let found = found.map(|keys| keys.iter().map(|key| (key.algorithm, key.id.clone())).collect::<Vec<_>>());
+        let owned = |id: &Option<&str>| id.map(str::to_owned);
+        match expected {
+            Ok(keys) => assert_eq!(found, Ok(keys.iter().map(|(algorithm, id)| (*algorithm, owned(id))).collect())),
+            Err(words) => {
+                let error = found.expect_err("it is refused");
+                assert!(error.contains(words), "{error}");
+            }
+        }
+    }
+
+    #[test]
+    fn reads_pem() {
+        let key = pem("PUBLIC KEY", &ed25519());
+        check(&key, Ok(&[(Algorithm::EdDSA, None)]));
+        check(&format!("a comment\n{key}{key}"), Ok(&[(Algorithm::EdDSA, None), (Algorithm::EdDSA, None)]));
+        check("", Err("no key"));
+        check("s3cret", Err("no key"));
+        check(&pem("CERTIFICATE", b"x"), Err("no key"));
+        check(&pem("PUBLIC KEY", b"x"), Err("unknown kind"));
+        check(&pem("PRIVATE KEY", b"x"), Err("private key"));
+        check("-----BEGIN PUBLIC KEY-----\n!\n-----END PUBLIC KEY-----\n", Err("not PEM"));
+        let other = EcdsaKeyPair::generate(&ECDSA_P384_SHA384_FIXED_SIGNING).expect("a key");
+        let der: aws_lc_rs::encoding::PublicKeyX509Der<'_> = other.public_key().as_der().expect("DER");
+        check(&pem("PUBLIC KEY", der.as_ref()), Err("unknown kind"));
+        let rsa = RsaKeyPair::generate(KeySize::Rsa2048).expect("a key");
+        let der: aws_lc_rs::encoding::PublicKeyX509Der<'_> = rsa.public_key().as_der().expect("DER");
+        check(&pem("PUBLIC KEY", der.as_ref()), Ok(&[(Algorithm::RS256, None)]));
+    }
+
+    #[test]
+    fn reads_jwks() {
+        let x = BASE64URL_NOPAD.encode(Ed25519KeyPair::generate().expect("a key").public_key().as_ref());
+        let k = BASE64URL_NOPAD.encode(&[7; 32]);
+        let ed = json!({"kty": "OKP", "crv": "Ed25519", "x": x, "kid": "a"});
+        let keys = json!({"keys": [
+            ed,
+            {"kty": "oct", "k": k, "alg": "HS256"},
+            {"kty": "oct", "k": k, "alg": "HS512"},
+            {"kty": "oct", "k": "c2hvcnQ"},
+            {"kty": "OKP", "crv": "Ed25519", "x": x, "use": "enc"},
+            {"kty": "EC", "crv": "P-256", "x": x, "y": x},
+            {"kty": "RSA", "n": "AQAB", "e": "AQAB"},
+            {"kty": "new"},
+            "x",
+        ]});
+        check(&keys.to_string(), Ok(&[(Algorithm::EdDSA, Some("a")), (Algorithm::HS256, None)]));
+        check(&json!({"keys": []}).to_string(), Err("no key"));
+        check(&ed.to_string(), Err("a list named keys"));
+        check("{", Err("not JSON, from line 1"));
+    }
+
+    #[test]
+    fn reads_secrets() {
+        let secret = "x".repeat(32);
+        for good in [secret.clone(), format!("{secret}\n"), format!("{secret}\r\n")] {
+            let key = secret_of(good.as_bytes()).expect("a secret");
+            assert_eq!((key.algorithm, key.verifier.as_bytes()), (Algorithm::HS256, secret.as_bytes()));
+        }
+        let bad = [secret[1..].to_owned(), pem("PUBLIC KEY", &ed25519()), format!("\n{{\"keys\": []}}{secret}")];
+        for bad in bad {
+            secret_of(bad.as_bytes()).expect_err(&bad);
+        }
+    }
+
+    #[test]
+    fn a_key_serves_its_own_algorithm_and_name() {
+        let key = |id: Option<&str>, algorithm| Key {
+            id: id.map(str::to_owned),
+            algorithm,
+            verifier: DecodingKey::from_secret(b""),
+        };
+        let set = KeySet(vec![
+            key(Some("a"), Algorithm::RS256),
+            key(Some("b"), Algorithm::RS256),
+            key(None, Algorithm::RS256),
+            key(None, Algorithm::HS256),
+        ]);
+        let count = |algorithm, id| set.matching(algorithm, id).count();
+        assert_eq!(count(Algorithm::RS256, None), 3);
+        assert_eq!(count(Algorithm::RS256, Some("a")), 2);
+        assert_eq!(count(Algorithm::RS256, Some("c")), 1);
+        assert_eq!(count(Algorithm::HS256, Some("a")), 1);
+        assert_eq!(count(Algorithm::ES256, Some("a")), 0);
+    }
+
+    #[test]
+    fn keys_that_change_are_taken_and_unsound_ones_are_not() {
+        let file = tempfile::NamedTempFile::new().expect("a file");
+        let write = |content: &str| std::fs::write(file.path(), content).expect("it can be written");
+        let secret = "x".repeat(32);
+        let keys = || vec![file.path().to_owned()];
+        let settings = crate::config::Config { jwt_key_files: keys(), ..Default::default() }.gateway().auth;
+        write(&pem("PUBLIC KEY", &ed25519()));
+        let keys = Keys::load(&settings).expect("sound keys");
+        let first = keys.current();
+        let is_first = |keys: &Keys| Arc::ptr_eq(&first, &keys.current());
+
+        keys.refresh(&settings);
+        assert!(is_first(&keys), "nothing has changed");
+        for unsound in ["", "-----BEGIN PUBLIC KEY-----\nAAAA\n-----END PUBLIC KEY-----\n", &secret] {
+            write(unsound);
+            keys.refresh(&settings);
+            assert!(is_first(&keys), "{unsound}");
+        }
+        std::fs::remove_file(file.path()).expect("it is there");
+        keys.refresh(&settings);
+        assert!(is_first(&keys), "a file that is away for a moment takes no key away");
+
+        let both = format!("{}{}", pem("PUBLIC KEY", &ed25519()), pem("PUBLIC KEY", &ed25519()));
+        write(&both);
+        keys.refresh(&settings);
+        assert_eq!(keys.current().0.len(), 2);
+        // Other settings count as a change, too.
+        let more = AuthSettings { jwt_secret: Some(Secret::new(secret)), ..settings };
+        keys.refresh(&more);
+        assert_eq!(keys.current().0.len(), 3);
+    }
+}

@@ -1,0 +1,219 @@
+//! Who a connection is: from a credential to an identity, by the method that the setting `auth` names.
+//!
+//! ```text
+//!   the request ─ find ─▶ credential ─┐
+//!                                     ├─ identify ─▶ Identity: uid, rights, end
+//!   the first message ────────────────┘      └─────▶ Unidentified: says why
+//! ```
+//! Runs on the gateway. Tokens are checked in place; a service is asked without holding anybody else up. A
+//! credential is never logged, sent back, or kept.
+
+mod cache;
+mod credential;
+mod entrance;
+mod http;
+mod keys;
+mod token;
+
+use std::time::{Duration, Instant, SystemTime};
+
+pub(crate) use credential::{Facts, offered};
+pub(crate) use entrance::{Admitted, Entrance, Login};
+
+use self::http::Service;
+use self::keys::{KeyError, Keys};
+use super::Reason;
+use crate::config::{Auth, AuthSettings};
+use crate::rights::Rights;
+use crate::uid::{Uid, UidError, UidHasher};
+
+/// Who logs in, what they may do, and until when.
+#[derive(Clone, Debug)]
+pub(crate) struct Identity {
+    pub(crate) uid: Uid,
+    pub(crate) rights: Rights,
+    /// When the session ends; `None` if it may last.
+    pub(crate) expires: Option<Instant>,
+}
+
+/// Why nobody was identified.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum Unidentified {
+    #[error("{}", .0.text())]
+    Denied(Reason),
+    /// Without authentication the credential is the uid, and this can't be one.
+    #[error(transparent)]
+    Uid(#[from] UidError),
+}
+
+impl From<Reason> for Unidentified {
+    fn from(reason: Reason) -> Self {
+        Self::Denied(reason)
+    }
+}
+
+/// What a credential says of its bearer; the uid is not checked yet.
+#[derive(Clone, Debug, PartialEq)]
+struct Claims {
+    uid: String,
+    /// `None` if it doesn't say.
+    rights: Option<Rights>,
+    /// On the clock on the wall.
+    expires: Option<SystemTime>,
+}
+
+/// The bounds of a uid, and the key of its hash.
+#[derive(Clone, Copy)]
+pub(crate) struct UidRules<'a> {
+    pub(crate) bytes_max: usize,
+    pub(crate) hasher: &'a UidHasher,
+}
+
+/// Identifies connections; shared by the gateway's tasks.
+#[derive(Debug)]
+pub(crate) struct Authenticator {
+    method: Method,
+}
+
+#[derive(Debug)]
+enum Method {
+    None,
+    Jwt(Keys),
+    Http(Service),
+}
+
+impl Authenticator {
+    /// Makes one for the method in the settings, with its keys.
+    ///
+    /// # Errors
+    /// When keys can't be read.
+    pub(crate) fn new(settings: &AuthSettings) -> Result<Self, KeyError> {
+        let method = match settings.auth {
+            Auth::None => Method::None,
+            Auth::Jwt => Method::Jwt(Keys::load(settings)?),
+            Auth::Http => Method::Http(Service::new(settings)),
+        };
+        Ok(Self { method })
+    }
+
+    /// Tells whether whoever connects is believed.
+    pub(crate) fn is_none(&self) -> bool {
+        matches!(self.method, Method::None)
+    }
+
+    /// Tells whether a credential is judged by the request that it comes with, too.
+    pub(crate) fn wants_facts(&self) -> bool {
+        matches!(self.method, Method::Http(_))
+    }
+
+    /// Tells whether there are keys, which may change.
+    pub(crate) fn has_keys(&self) -> bool {
+        matches!(self.method, Method::Jwt(_))
+    }
+
+    /// Reads the keys again if they may have changed; who can't be read keeps the old ones.
+    ///
+    /// Blocks for as long as files take to be read.
+    pub(crate) fn refresh(&self, settings: &AuthSettings) {
+        if let Method::Jwt(keys) = &self.method {
+            keys.refresh(settings);
+        }
+    }
+
+    /// Finds out who bears `credential`.
+    ///
+    /// # Errors
+    /// See [`Unidentified`]; within `auth_url_timeout` in any case.
+    pub(crate) async fn identify(
+        &self,
+        credential: &[u8],
+        facts: &Facts,
+        settings: &AuthSettings,
+        rules: UidRules<'_>,
+    ) -> Result<Identity, Unidentified> {
+        let (claims, leeway) = match &self.method {
+            Method::None => {
+                let uid = Uid::new(credential, rules.bytes_max, rules.hasher)?;
+                return Ok(Identity { uid, rights: settings.rights, expires: None });
+            }
+            Method::Jwt(keys) => (token::verify(credential, &keys.current(), settings)?, settings.jwt_leeway),
+            Method::Http(service) => (service.ask(credential, facts, settings).await?, Duration::ZERO),
+        };
+        let uid = Uid::new(claims.uid.as_bytes(), rules.bytes_max, rules.hasher);
+        let uid = match (&self.method, uid) {
+            (_, Ok(uid)) => uid,
+            (Method::Http(service), Err(error)) => {
+                service.complain(&format!("its uid can't be taken: {error}"));
+                return Err(Reason::AuthUnavailable.into());
+            }
+            (_, Err(_)) => return Err(Reason::TokenSubject.into()),
+        };
+        let expires = claims.expires.map(|at| end(at, leeway)).transpose()?;
+        Ok(Identity { uid, rights: claims.rights.unwrap_or(settings.rights), expires })
+    }
+}
+
+/// Converts an end on the wall's clock, `leeway` later, to one that no change of that clock moves.
+fn end(at: SystemTime, leeway: Duration) -> Result<Instant, Reason> {
+    let Some(at) = at.checked_add(leeway) else { return Ok(far()) };
+    match at.duration_since(SystemTime::now()) {
+        Ok(left) if !left.is_zero() => Ok(Instant::now().checked_add(left).unwrap_or_else(far)),
+        _ => Err(Reason::CredentialExpired),
+    }
+}
+
+/// Later than any session lasts.
+fn far() -> Instant {
+    const CENTURY: Duration = Duration::from_secs(100 * 365 * 24 * 3600);
+    Instant::now() + CENTURY
+}
+
+/// Reads a time in seconds since 1970, as JSON has it; `None` if it is none.
+fn seconds(value: &serde_json::Value) -> Option<SystemTime> {
+    let since = Duration::try_from_secs_f64(value.as_f64()?).ok()?;
+    // Past what the clock can show is never.
+    Some(SystemTime::UNIX_EPOCH.checked_add(since).unwrap_or_else(|| SystemTime::now() + Duration::from_secs(1 << 33)))
+}
+
+/// Reads a list of rights, as JSON has it; `None` if it is no list of words.
+fn rights(value: &serde_json::Value) -> Option<Rights> {
+    let words: Option<Vec<&str>> = value.as_array()?.iter().map(serde_json::Value::as_str).collect();
+    words.map(Rights::granted)
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn reads_times() {
+        let at = |seconds| Some(SystemTime::UNIX_EPOCH + Duration::from_secs_f64(seconds));
+        assert_eq!(seconds(&json!(0)), at(0.0));
+        assert_eq!(seconds(&json!(1.5)), at(1.5));
+        assert!(seconds(&json!(1e18)) > at(4e9), "too far to tell is late");
+        for no_time in [json!(-1), json!("1"), json!(null), json!([1]), json!(1e300)] {
+            assert_eq!(seconds(&no_time), None, "{no_time}");
+        }
+    }
+
+    #[test]
+    fn reads_rights() {
+        assert_eq!(rights(&json!(["unicast", "other"])), Some(Rights::UNICAST));
+        assert_eq!(rights(&json!([])), Some(Rights::RECEIVE));
+        for no_list in [json!("unicast"), json!(null), json!([1]), json!({"unicast": true})] {
+            assert_eq!(rights(&no_list), None, "{no_list}");
+        }
+    }
+
+    #[test]
+    fn an_end_is_ahead() {
+        let now = SystemTime::now();
+        let hour = Duration::from_secs(3600);
+        assert_eq!(end(now - hour, Duration::ZERO), Err(Reason::CredentialExpired));
+        assert_eq!(end(now - hour, hour - Duration::from_secs(1)), Err(Reason::CredentialExpired));
+        let end = end(now - hour, hour * 2).expect("the leeway lets it in");
+        assert!(end > Instant::now() + hour / 2 && end <= Instant::now() + hour);
+    }
+}

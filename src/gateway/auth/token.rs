@@ -1,0 +1,212 @@
+//! Signed tokens (JWT, RFC 7519): checked as RFC 8725 says, and what they claim.
+
+use jsonwebtoken::errors::ErrorKind;
+use jsonwebtoken::{Validation, decode, decode_header};
+use serde_json::{Map, Value};
+
+use super::keys::KeySet;
+use super::{Claims, rights, seconds};
+use crate::config::AuthSettings;
+use crate::gateway::Reason;
+
+/// Checks a token's signature and times, its issuer and audience where they are asked for; returns its claims.
+pub(super) fn verify(token: &[u8], keys: &KeySet, settings: &AuthSettings) -> Result<Claims, Reason> {
+    let header = decode_header(token).map_err(|_| Reason::TokenMalformed)?;
+    // What it asks for must be understood, and none is (RFC 7515, section 4.1.11).
+    if header.crit.is_some() {
+        return Err(Reason::TokenMalformed);
+    }
+    let mut validation = Validation::new(header.alg);
+    validation.leeway = settings.jwt_leeway.as_secs();
+    validation.validate_nbf = true;
+    validation.validate_aud = settings.jwt_audience.is_some();
+    // Absent or malformed counts as wrong.
+    if let Some(issuer) = &settings.jwt_issuer {
+        validation.set_issuer(&[issuer]);
+        validation.required_spec_claims.insert("iss".to_owned());
+    }
+    if let Some(audience) = &settings.jwt_audience {
+        validation.set_audience(&[audience]);
+        validation.required_spec_claims.insert("aud".to_owned());
+    }
+    for key in keys.matching(header.alg, header.kid.as_deref()) {
+        validation.algorithms = vec![key.algorithm];
+        match decode::<Map<String, Value>>(token, &key.verifier, &validation) {
+            Ok(token) => return claims(&token.claims, settings),
+            Err(error) => match reason(error.kind()) {
+                Reason::TokenSignature => {}
+                reason => return Err(reason),
+            },
+        }
+    }
+    Err(Reason::TokenSignature)
+}
+
+fn reason(error: &ErrorKind) -> Reason {
+    match error {
+        ErrorKind::ExpiredSignature => Reason::CredentialExpired,
+        ErrorKind::ImmatureSignature => Reason::TokenEarly,
+        ErrorKind::InvalidIssuer => Reason::TokenIssuer,
+        ErrorKind::InvalidAudience => Reason::TokenAudience,
+        ErrorKind::MissingRequiredClaim(claim) | ErrorKind::InvalidClaimFormat(claim) => match claim.as_str() {
+            "exp" => Reason::TokenEndless,
+            "nbf" => Reason::TokenEarly,
+            "iss" => Reason::TokenIssuer,
+            "aud" => Reason::TokenAudience,
+            _ => Reason::TokenMalformed,
+        },
+        ErrorKind::InvalidSignature | ErrorKind::InvalidAlgorithm | ErrorKind::Provider(_) => Reason::TokenSignature,
+        _ => Reason::TokenMalformed,
+    }
+}
+
+fn claims(claims: &Map<String, Value>, settings: &AuthSettings) -> Result<Claims, Reason> {
+    let uid = claims.get("sub").and_then(Value::as_str).ok_or(Reason::TokenSubject)?;
+    let expires = claims.get("exp").and_then(seconds).ok_or(Reason::TokenEndless)?;
+    let rights = match claims.get(&settings.rights_claim) {
+        None => None,
+        Some(words) => Some(rights(words).ok_or(Reason::TokenRights)?),
+    };
+    Ok(Claims { uid: uid.to_owned(), rights, expires: Some(expires) })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::SystemTime;
+
+    use jsonwebtoken::{Algorithm, EncodingKey, Header, encode};
+    use proptest::prelude::*;
+    use serde_json::json;
+
+    use super::*;
+    use crate::config::Config;
+    use crate::rights::Rights;
+
+    const SECRET: &[u8] = b"0123456789abcdef0123456789abcdef";
+
+    fn now() -> u64 {
+        SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).expect("after 1970").as_secs()
+    }
+
+    fn signed(claims: &Value) -> String {
+        encode(&Header::new(Algorithm::HS256), claims, &EncodingKey::from_secret(SECRET)).expect("a token")
+    }
+
+    fn settings(change: impl FnOnce(&mut Config)) -> AuthSettings {
+        let mut config = Config::default();
+        change(&mut config);
+        config.gateway().auth
+    }
+
+    fn judge(token: &str, settings: &AuthSettings) -> Result<Claims, Reason> {
+        verify(token.as_bytes(), &KeySet::of_secret(SECRET), settings)
+    }
+
+    /// Puts `changes` into the claims of a good token; null takes one out.
+    #[track_caller]
+    fn check(changes: Value, change: impl FnOnce(&mut Config), expected: Result<Option<Rights>, Reason>) {
+        let mut claims = json!({"sub": "alice", "exp": now() + 60});
+        for (name, value) in changes.as_object().expect("an object") {
+            claims[name] = value.clone();
+        }
+        claims.as_object_mut().expect("an object").retain(|_, value| !value.is_null());
+        let judged = judge(&signed(&claims), &settings(change));
+        assert_eq!(judged.map(|claims| claims.rights), expected, "{claims}");
+    }
+
+    #[test]
+    fn claims_are_taken() {
+        check(json!({}), |_| {}, Ok(None));
+        check(json!({"may": ["unicast"]}), |_| {}, Ok(Some(Rights::UNICAST)));
+        check(json!({"may": []}), |_| {}, Ok(Some(Rights::RECEIVE)));
+        check(json!({"may": "unicast"}), |_| {}, Err(Reason::TokenRights));
+        check(json!({"may": ["unicast"]}), |config| config.rights_claim = "scope".to_owned(), Ok(None));
+        check(json!({"sub": null}), |_| {}, Err(Reason::TokenSubject));
+        check(json!({"sub": 7}), |_| {}, Err(Reason::TokenSubject));
+    }
+
+    #[test]
+    fn times_are_checked() {
+        let no_leeway = |config: &mut Config| config.jwt_leeway = std::time::Duration::ZERO;
+        check(json!({"exp": null}), |_| {}, Err(Reason::TokenEndless));
+        check(json!({"exp": "never"}), |_| {}, Err(Reason::TokenEndless));
+        check(json!({"exp": now().to_string()}), |_| {}, Err(Reason::TokenEndless));
+        check(json!({"exp": -1}), |_| {}, Err(Reason::TokenEndless));
+        check(json!({"exp": 0}), |_| {}, Err(Reason::CredentialExpired));
+        check(json!({"exp": now() - 60}), |_| {}, Err(Reason::CredentialExpired));
+        check(json!({"exp": now() - 2}), |_| {}, Ok(None));
+        check(json!({"exp": now() - 2}), no_leeway, Err(Reason::CredentialExpired));
+        check(json!({"exp": (now() + 60) as f64 + 0.5}), |_| {}, Ok(None));
+        check(json!({"nbf": now() + 60}), |_| {}, Err(Reason::TokenEarly));
+        check(json!({"nbf": now() + 3}), |_| {}, Ok(None));
+        check(json!({"nbf": "soon"}), |_| {}, Err(Reason::TokenEarly));
+        check(json!({"nbf": now() - 60}), |_| {}, Ok(None));
+    }
+
+    #[test]
+    fn issuer_and_audience_are_checked_when_set() {
+        let issuer = |config: &mut Config| config.jwt_issuer = Some("us".to_owned());
+        let audience = |config: &mut Config| config.jwt_audience = Some("pombo".to_owned());
+        check(json!({"iss": "them", "aud": "other"}), |_| {}, Ok(None));
+        check(json!({"iss": "us"}), issuer, Ok(None));
+        check(json!({"iss": "them"}), issuer, Err(Reason::TokenIssuer));
+        check(json!({"iss": 7}), issuer, Err(Reason::TokenIssuer));
+        check(json!({}), issuer, Err(Reason::TokenIssuer));
+        check(json!({"aud": "pombo"}), audience, Ok(None));
+        check(json!({"aud": ["other", "pombo"]}), audience, Ok(None));
+        check(json!({"aud": ["other"]}), audience, Err(Reason::TokenAudience));
+        check(json!({"aud": {}}), audience, Err(Reason::TokenAudience));
+        check(json!({}), audience, Err(Reason::TokenAudience));
+    }
+
+    #[test]
+    fn what_is_no_token_of_ours_is_refused() {
+        let settings = settings(|_| {});
+        let good = signed(&json!({"sub": "alice", "exp": now() + 60}));
+        let claims = good.split('.').nth(1).expect("three parts");
+        let encoded = |header: Value| data_encoding::BASE64URL_NOPAD.encode(header.to_string().as_bytes());
+        for header in [json!({"alg": "none"}), json!({"alg": "None"}), json!({}), json!({"alg": 1}), json!([])] {
+            assert_eq!(judge(&format!("{}.{claims}.", encoded(header)), &settings), Err(Reason::TokenMalformed));
+        }
+        let crit = Header { crit: Some(vec!["b64".to_owned()]), ..Header::new(Algorithm::HS256) };
+        let crit = encode(&crit, &json!({"sub": "a", "exp": now() + 60}), &EncodingKey::from_secret(SECRET));
+        assert_eq!(judge(&crit.expect("a token"), &settings), Err(Reason::TokenMalformed));
+        for text in ["", ".", "..", "...", "a.b.c", &good[1..], claims, &format!("{good}.x")] {
+            assert_eq!(judge(text, &settings), Err(Reason::TokenMalformed), "{text}");
+        }
+        let unsigned = &good[..=good.rfind('.').expect("three parts")];
+        assert_eq!(judge(unsigned, &settings), Err(Reason::TokenSignature));
+        assert_eq!(verify(good.as_bytes(), &KeySet::of_secret(&[0; 32]), &settings), Err(Reason::TokenSignature));
+        assert_eq!(verify(good.as_bytes(), &KeySet::default(), &settings), Err(Reason::TokenSignature));
+        assert!(judge(&good, &settings).is_ok());
+    }
+
+    proptest! {
+        #[test]
+        fn no_text_makes_it_panic(text in "\\PC*", parts in proptest::collection::vec("[A-Za-z0-9_=-]{0,40}", 0..5)) {
+            let settings = settings(|_| {});
+            prop_assert!(judge(&text, &settings).is_err());
+            prop_assert!(judge(&parts.join("."), &settings).is_err());
+        }
+
+        #[test]
+        fn no_json_makes_it_panic(header in "[{}\\[\\]\":,a-z0-9]{0,30}", at in 0..200usize, byte: u8) {
+            let settings = settings(|_| {});
+            let encode = |text: &str| data_encoding::BASE64URL_NOPAD.encode(text.as_bytes());
+            let unsigned = format!("{}.{}.", encode(&header), encode(&header));
+            prop_assert!(judge(&unsigned, &settings).is_err());
+            // And one byte of a good one changed: only padding bits may survive that.
+            let mut token = signed(&json!({"sub": "alice", "exp": now() + 60})).into_bytes();
+            let at = at % token.len();
+            token[at] = byte;
+            let judged = verify(&token, &KeySet::of_secret(SECRET), &settings);
+            prop_assert!(judged.is_err() || judged.is_ok_and(|claims| claims.uid == "alice"));
+        }
+
+        #[test]
+        fn no_signed_claims_make_it_panic(sub in any::<Option<String>>(), exp in any::<f64>(), nbf in any::<i64>()) {
+            let settings = settings(|_| {});
+            judge(&signed(&json!({"sub": sub, "exp": exp, "nbf": nbf, "may": [sub, exp]})), &settings).ok();
+        }
+    }
+}

@@ -1,0 +1,126 @@
+//! The shard's part of the memory budget: what counts, who is cut, and that nothing counts for ever.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::memory::{BINARY, CLOSE, Client, Node, TEXT, close_code, frames, masked, settings};
+use crate::config::{SessionSettings, SlowConsumer};
+use crate::frame::close;
+use crate::shard::Request;
+
+const KIB: usize = 1 << 10;
+
+fn part_of(memory_bytes_max: usize) -> SessionSettings {
+    SessionSettings { memory_bytes_max, ..settings() }
+}
+
+/// Sends the first `bytes` of a message that is twice as long.
+fn begin(client: &Client, bytes: usize) {
+    client.send_bytes(&masked(BINARY, &vec![b'x'; 2 * bytes])[..bytes + 8]);
+}
+
+/// The code that the client was closed with, if it was, whatever came before.
+fn code(client: &Client) -> Option<u16> {
+    let output = client.wire.borrow().output.clone();
+    frames(&output).0.last().filter(|(first, _)| *first == CLOSE).map(close_code)
+}
+
+#[test]
+fn who_holds_most_in_parts_of_messages_is_cut_first() {
+    let mut node = Node::new(1, part_of(1280 * KIB));
+    let clients: Vec<_> = (0..32).map(|index| node.login(&format!("user{index}"))).collect();
+    for (index, client) in clients.iter().enumerate().skip(1) {
+        // 496 KiB in all, in buffers of twice that.
+        begin(client, index * KIB);
+        node.settle();
+    }
+    assert_eq!(node.stats().memory_cuts, 0);
+    let held = node.stats().memory_held as usize;
+    assert!((900 * KIB..=1000 * KIB).contains(&held), "{held}");
+    begin(&clients[0], 500 * KIB);
+    node.settle();
+    assert_eq!(code(&clients[0]), Some(close::MEMORY));
+    assert!(clients[1..].iter().all(|client| code(client).is_none()), "none but the worst");
+    assert_eq!(node.stats().memory_cuts, 1);
+}
+
+#[test]
+fn who_holds_most_in_its_outbox_is_cut_first_and_others_do_not_notice() {
+    for slow_consumer in [SlowConsumer::Disconnect, SlowConsumer::DropNewest, SlowConsumer::DropOldest] {
+        let mut node = Node::new(1, SessionSettings { slow_consumer, ..part_of(1024 * KIB) });
+        let (alice, bob, carol) = (node.login("alice"), node.login("bob"), node.login("carol"));
+        [&bob, &carol].into_iter().for_each(|client| client.give_room(0));
+        let send = |node: &mut Node, to: &str, count: usize| {
+            for _ in 0..count {
+                alice.send(&format!("{to}:{}", "x".repeat(10 * KIB)));
+                node.settle();
+            }
+        };
+        send(&mut node, "bob", 60);
+        send(&mut node, "carol", 38);
+        assert_eq!((node.stats().memory_cuts, code(&alice)), (0, None));
+        send(&mut node, "carol", 10);
+        let stats = node.stats();
+        assert_eq!((stats.memory_cuts, stats.sessions, stats.slow_consumers), (1, 2, 0));
+        assert_eq!(stats.shed_closed, 60, "each of its messages is counted");
+        assert!(stats.memory_held < 500 * KIB as u64, "{}", stats.memory_held);
+        carol.give_room(usize::MAX);
+        bob.give_room(usize::MAX);
+        node.settle();
+        assert_eq!((code(&bob), carol.texts().len()), (Some(close::MEMORY), 48));
+        assert_eq!(node.stats().memory_held, 0);
+    }
+}
+
+/// The frame begun is finished, but not while others are short of its memory.
+#[test]
+fn who_has_been_told_and_still_holds_most_is_let_go() {
+    let mut node = Node::new(1, part_of(1024 * KIB));
+    let (alice, bob) = (node.login("alice"), node.login("bob"));
+    bob.give_room(100);
+    alice.send(&format!("bob:{}", "x".repeat(900 * KIB)));
+    node.settle();
+    bob.send_frame(CLOSE, &[]);
+    node.settle();
+    assert!(!bob.wire.borrow().is_removed, "it has its close_timeout");
+    begin(&alice, 100 * KIB);
+    node.settle();
+    assert!(bob.wire.borrow().is_removed);
+    assert_eq!((code(&alice), node.stats().memory_cuts), (None, 0));
+}
+
+#[test]
+fn what_is_not_held_any_more_does_not_count() {
+    let mut node = Node::new(1, part_of(8192 * KIB));
+    let clients: Vec<_> = (0..10).map(|index| node.login(&format!("user{index}"))).collect();
+    let message = masked(TEXT, &[b"user9:", &[b'x'; 100_000][..]].concat());
+    clients.iter().for_each(|client| client.send_bytes(&message[..50_000]));
+    clients[9].give_room(10_000);
+    node.settle();
+    assert!(node.stats().memory_held > 500_000);
+    // One is closed, one is lost, one ends, two time out by themselves later; the others finish what they began.
+    clients[0].send_bytes(&[0; 60_000]);
+    clients[1].fail();
+    clients[2].end();
+    clients[4..8].iter().for_each(|client| client.send_bytes(&message[50_000..]));
+    node.settle();
+    node.pass(Duration::from_secs(70));
+    clients[9].give_room(usize::MAX);
+    clients.iter().for_each(Client::end);
+    node.settle();
+    node.pass(Duration::from_secs(3));
+    assert_eq!((node.stats().memory_held, node.stats().sessions, node.stats().memory_cuts), (0, 0, 0));
+}
+
+#[test]
+fn a_smaller_part_holds_from_the_reload_on() {
+    let mut node = Node::new(1, part_of(8192 * KIB));
+    let (large, small) = (node.login("large"), node.login("small"));
+    begin(&large, 500 * KIB);
+    begin(&small, 100 * KIB);
+    node.settle();
+    node.request(0, Request::Reload(Arc::new(part_of(256 * KIB))));
+    small.send_bytes(b"x");
+    node.settle();
+    assert_eq!((code(&large), code(&small)), (Some(close::MEMORY), None));
+}

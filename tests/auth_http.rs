@@ -1,0 +1,285 @@
+//! Authentication by a service: who it lets in, and that nobody gets in when it fails.
+
+mod support;
+
+use std::sync::mpsc;
+use std::sync::{Arc, Mutex};
+use std::thread;
+use std::time::Duration;
+
+use pombo::config::{Auth, AuthSource, Origins};
+use pombo::{Config, Reason};
+use serde_json::{Value, json};
+use support::{Client, Node, Nodes, Reply, Request, Service, eventually, nodes, seconds_from_now};
+
+/// Nodes that ask this service, and remember nothing.
+fn asking<'a>(service: &Service) -> Nodes<'a> {
+    let url = service.url();
+    nodes().with(move |config| {
+        config.auth = Auth::Http;
+        config.auth_url = Some(url.parse().expect("an address"));
+        config.auth_cache_ttl = Duration::ZERO;
+        // Pages are told apart by the service here.
+        config.origins = Origins::Any;
+    })
+}
+
+/// A service that takes every credential for a uid.
+fn believing() -> Service {
+    Service::start(|question| Reply::json(&json!({"uid": question["credential"]})))
+}
+
+fn bearer(credential: &str) -> Request {
+    Request::upgrade().with("Authorization", &format!("Bearer {credential}"))
+}
+
+#[track_caller]
+fn log_in_by(node: &Node, request: &Request, uid: &str) -> Client {
+    let mut client = node.dial().named(uid);
+    client.send_request(request);
+    client.expect_upgrade();
+    client.expect_login_reply();
+    client
+}
+
+/// Is refused for this reason, by the request and by the first message.
+#[track_caller]
+fn is_refused(node: &Node, reason: Reason, status: u16, code: u16, header: (&str, &str)) {
+    let mut client = node.dial();
+    client.send_request(&bearer("alice"));
+    let response = client.receive_response();
+    assert_eq!((response.status, response.body.trim_end()), (status, reason.text()));
+    assert_eq!(response.header(header.0), Some(header.1));
+    client.expect_end();
+    // A refusal is counted when the connection has ended on both sides.
+    drop(client);
+    let mut client = node.connect();
+    client.send_text("alice");
+    client.expect_text(format!("error: {}", reason.text()));
+    client.expect_close(code, reason.text());
+    client.expect_end();
+    drop(client);
+    node.expect_refusals(&[(reason.name(), 2)]);
+}
+
+#[track_caller]
+fn nobody_gets_in(node: &Node) {
+    is_refused(node, Reason::AuthUnavailable, 503, 1013, ("retry-after", "5"));
+}
+
+#[test]
+fn service_says_who_it_is() {
+    let service = believing();
+    asking(&service).each_pair(|node, alice, bob| {
+        let mut alice = log_in_by(node, &bearer(alice), alice);
+        let mut bob = node.log_in(bob);
+        alice.converse(&mut bob);
+    });
+}
+
+#[test]
+fn service_is_told_the_facts_and_not_the_credential_twice() {
+    let service = Service::start(|_| Reply::json(&json!({"uid": "alice"})));
+    let node = asking(&service).with(|config| {
+        config.auth_sources = vec![AuthSource::Query, AuthSource::FirstFrame];
+        config.auth_url_headers = vec!["cookie".to_owned(), "x-absent".to_owned()];
+    });
+    let node = node.start(1);
+    let request = Request::upgrade().with("Origin", "https://o").with("Cookie", "a=1").with("X-Other", "no");
+    log_in_by(&node, &request.clone().first_line("GET /ws?a=b&access_token=t%20%22 HTTP/1.1"), "alice");
+    // The first message is judged by the request before it.
+    let mut client = node.dial().named("alice");
+    client.send_request(&request.first_line("GET /other HTTP/1.1"));
+    client.expect_upgrade();
+    client.send_text("first \"message\"");
+    client.expect_login_reply();
+    let facts = |credential: &str, path: &str, query: Value| {
+        json!({
+            "credential": credential, "address": "127.0.0.1", "path": path, "query": query,
+            "origin": "https://o", "headers": {"cookie": ["a=1"]},
+        })
+    };
+    let asked = [facts("t \"", "/ws", json!("a=b")), facts("first \"message\"", "/other", Value::Null)];
+    assert_eq!(service.questions(), asked);
+}
+
+#[test]
+fn service_says_what_a_client_may_and_until_when() {
+    let service = Service::start(|question| {
+        let expires = if question["credential"] == "short" { seconds_from_now(2) } else { seconds_from_now(3600) };
+        Reply::json(&json!({"uid": question["credential"], "may": ["broadcast"], "expires": expires}))
+    });
+    let node = asking(&service).start(1);
+    let mut long = node.log_in("long");
+    let mut short = node.log_in("short");
+    short.send_text("long:x");
+    short.expect_error("lacks the right unicast");
+    short.expect_close(4010, "credential has expired");
+    short.expect_end();
+    long.send_text("all:y");
+    long.expect_text("y");
+}
+
+#[test]
+fn refusal_of_the_service_is_told() {
+    for status in [400, 401, 403, 404, 499] {
+        let service = Service::start(move |_| Reply::Status(status, "secret reasons".to_owned()));
+        let challenge = ("www-authenticate", "Bearer error=\"invalid_token\"");
+        is_refused(&asking(&service).start(1), Reason::AuthRefused, 401, 4011, challenge);
+    }
+    let service = Service::start(|_| Reply::json(&json!({"uid": "alice", "expires": seconds_from_now(-1)})));
+    let challenge = ("www-authenticate", "Bearer error=\"invalid_token\"");
+    is_refused(&asking(&service).start(1), Reason::CredentialExpired, 401, 4010, challenge);
+}
+
+#[test]
+fn nobody_gets_in_when_the_service_fails() {
+    let huge = json!({"uid": "alice", "more": "x".repeat(65 << 10)}).to_string();
+    let replies = [
+        Reply::Status(500, json!({"uid": "alice"}).to_string()),
+        Reply::Status(302, String::new()),
+        Reply::Status(204, String::new()),
+        Reply::Status(201, json!({"uid": "alice"}).to_string()),
+        Reply::Status(429, String::new()),
+        Reply::Status(200, String::new()),
+        Reply::Status(200, "alice".to_owned()),
+        Reply::Status(200, "{\"uid\": \"alice\"".to_owned()),
+        Reply::Status(200, huge),
+        Reply::json(&json!({"user": "alice"})),
+        Reply::json(&json!({"uid": "alice", "may": "everything"})),
+        Reply::json(&json!({"uid": "alice", "expires": "later"})),
+        Reply::json(&json!({"uid": "all"})),
+        Reply::json(&json!({"uid": ""})),
+        Reply::Cut,
+    ];
+    for reply in replies {
+        let service = Service::start(move |_| reply.clone());
+        nobody_gets_in(&asking(&service).start(1));
+    }
+}
+
+#[test]
+fn nobody_gets_in_when_the_service_is_away_or_silent() {
+    let port = std::net::TcpListener::bind("127.0.0.1:0").expect("a port").local_addr().expect("an address");
+    let away = |config: &mut Config| config.auth_url = format!("http://{port}/who").parse().ok();
+    nobody_gets_in(&asking(&believing()).with(away).start(1));
+
+    let service = Service::start(|_| Reply::Silence);
+    let short = |config: &mut Config| config.auth_url_timeout = Duration::from_millis(200);
+    nobody_gets_in(&asking(&service).with(short).start(1));
+}
+
+#[test]
+fn service_has_its_own_time_past_that_of_the_handshake() {
+    let service = Service::start(|_| {
+        thread::sleep(Duration::from_millis(600));
+        Reply::json(&json!({"uid": "alice"}))
+    });
+    let node = asking(&service).with(|config| {
+        (config.handshake_timeout, config.login_timeout) = (Duration::from_millis(300), Duration::from_millis(300));
+        config.auth_url_timeout = Duration::from_secs(60);
+    });
+    let node = node.start(1);
+    log_in_by(&node, &bearer("alice"), "alice").expect_silence();
+}
+
+#[test]
+fn same_question_is_not_asked_again_for_a_while() {
+    let service = Service::start(|question| match question["credential"].as_str() {
+        Some("eve") => Reply::Status(403, String::new()),
+        _ => Reply::json(&json!({"uid": question["credential"]})),
+    });
+    let node = asking(&service).with(|config| config.auth_cache_ttl = Duration::from_secs(3600)).start(1);
+    for _ in 0..3 {
+        log_in_by(&node, &bearer("alice"), "alice");
+        node.log_in("alice");
+        let mut eve = node.connect();
+        eve.send_text("eve");
+        eve.expect_error(Reason::AuthRefused.text());
+        eve.expect_close(4011, Reason::AuthRefused.text());
+    }
+    assert_eq!(service.questions().len(), 2, "alice and eve once each, from whatever port they come");
+    // From another page it is another question.
+    log_in_by(&node, &bearer("alice").with("Origin", "https://elsewhere"), "alice");
+    assert_eq!(service.questions().len(), 3);
+    // Without a time nothing is remembered.
+    node.reload(|config| config.auth_cache_ttl = Duration::ZERO);
+    log_in_by(&node, &bearer("alice"), "alice");
+    assert_eq!(service.questions().len(), 4);
+}
+
+#[test]
+fn failure_is_not_remembered() {
+    let replies = Mutex::new(vec![Reply::json(&json!({"uid": "alice"})), Reply::Status(500, String::new())]);
+    let service = Service::start(move |_| replies.lock().expect("no holder panics").pop().expect("two questions"));
+    let node = asking(&service).with(|config| config.auth_cache_ttl = Duration::from_secs(3600)).start(1);
+    let mut client = node.dial();
+    client.send_request(&bearer("alice"));
+    assert_eq!(client.receive_response().status, 503);
+    log_in_by(&node, &bearer("alice"), "alice");
+}
+
+#[test]
+fn questions_at_a_time_are_bounded_and_the_rest_waits() {
+    const CLIENTS: usize = 12;
+    let service = Service::start(|question| {
+        thread::sleep(Duration::from_millis(20));
+        Reply::json(&json!({"uid": question["credential"]}))
+    });
+    let node = asking(&service).with(|config| {
+        config.auth_url_in_flight_max = 3;
+        config.auth_url_timeout = Duration::from_secs(60);
+    });
+    let node = node.start(1);
+    let clients: Vec<_> = (0..CLIENTS)
+        .map(|number| {
+            let mut client = node.connect().named(&format!("user{number}"));
+            client.send_text(format!("user{number}"));
+            client
+        })
+        .collect();
+    for mut client in clients {
+        client.expect_login_reply();
+    }
+    assert_eq!(service.questions().len(), CLIENTS);
+    assert!((2..=3).contains(&service.asking_most()), "{} at a time", service.asking_most());
+}
+
+/// The lower number never replaces the higher, however long its authentication took.
+#[test]
+fn login_that_was_read_first_does_not_replace_a_later_one() {
+    let (release, released) = mpsc::sync_channel::<()>(1);
+    let released = Arc::new(Mutex::new(released));
+    let service = Service::start(move |question| {
+        if question["credential"] == "slow" {
+            released.lock().expect("no holder panics").recv().ok();
+        }
+        Reply::json(&json!({"uid": "alice"}))
+    });
+    let long = |config: &mut Config| config.auth_url_timeout = Duration::from_secs(60);
+    asking(&service).with(long).each(|node| {
+        let before = service.questions().len();
+        let mut slow = node.connect().named("alice");
+        slow.send_text("slow");
+        eventually("the slow one is asked about", || service.questions().len() > before);
+        let mut fast = log_in_by(node, &bearer("fast"), "alice");
+        release.send(()).expect("the service waits");
+        slow.expect_close(4001, "replaced by a newer login");
+        slow.expect_end();
+        fast.expect_silence();
+
+        // The same with the upgrade.
+        let before = service.questions().len();
+        let mut slow = node.dial().named("alice");
+        slow.send_request(&bearer("slow"));
+        eventually("the slow one is asked about", || service.questions().len() > before);
+        let mut faster = node.connect().named("alice");
+        faster.send_text("fast");
+        faster.expect_login_reply();
+        fast.expect_close(4001, "replaced by a newer login");
+        release.send(()).expect("the service waits");
+        slow.expect_upgrade();
+        slow.expect_close(4001, "replaced by a newer login");
+        faster.expect_silence();
+    });
+}

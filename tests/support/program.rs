@@ -1,0 +1,110 @@
+//! The program as a process of its own, for what concerns a whole process: its log, its descriptors, its CPU time.
+
+use std::fs;
+use std::io::{BufRead, BufReader};
+use std::process::{Child, Command, Stdio};
+use std::sync::{Arc, Mutex};
+use std::thread;
+use std::time::Duration;
+
+use pombo::Listen;
+
+use super::client::Client;
+use super::patience::eventually;
+
+/// A running `pombo serve` with one shard; killed when dropped.
+pub(crate) struct Program {
+    child: Child,
+    address: Listen,
+    log: Arc<Mutex<Vec<Vec<u8>>>>,
+}
+
+impl Program {
+    /// Starts the program on a free port of loopback, and waits until it listens.
+    #[track_caller]
+    pub(crate) fn start(arguments: &[&str]) -> Self {
+        Self::spawn(Command::new(env!("CARGO_BIN_EXE_pombo")), "127.0.0.1:0", arguments)
+    }
+
+    /// Starts it where it listens on `listen`.
+    #[track_caller]
+    pub(crate) fn start_on(listen: &str, arguments: &[&str]) -> Self {
+        Self::spawn(Command::new(env!("CARGO_BIN_EXE_pombo")), listen, arguments)
+    }
+
+    /// Starts it where it may have this many descriptors.
+    #[track_caller]
+    pub(crate) fn start_with_descriptors(descriptors: usize, arguments: &[&str]) -> Self {
+        let mut shell = Command::new("sh");
+        shell.args(["-c", &format!("ulimit -n {descriptors}; exec \"$0\" \"$@\""), env!("CARGO_BIN_EXE_pombo")]);
+        Self::spawn(shell, "127.0.0.1:0", arguments)
+    }
+
+    #[track_caller]
+    fn spawn(mut command: Command, listen: &str, arguments: &[&str]) -> Self {
+        command.args(["--listen", listen, "--shards", "1", "--gateway-threads", "1", "--page", "off"]);
+        command.args(arguments).env_clear().stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut child = command.spawn().expect("the program starts");
+        let mut first = String::new();
+        let stdout = child.stdout.take().expect("stdout is a pipe");
+        BufReader::new(stdout).read_line(&mut first).expect("stdout is text");
+        let address = first.split(' ').find_map(|word| word.strip_prefix("http://"));
+        let address = address.and_then(|address| address.parse().ok());
+        let log = Arc::new(Mutex::new(Vec::new()));
+        let (stderr, lines) = (child.stderr.take().expect("stderr is a pipe"), Arc::clone(&log));
+        thread::spawn(move || {
+            for line in BufReader::new(stderr).split(b'\n').map_while(Result::ok) {
+                lines.lock().expect("no reader panics with it").push(line);
+            }
+        });
+        let address = address.unwrap_or_else(|| panic!("expected an address in {first:?}"));
+        Self { child, address, log }
+    }
+
+    pub(crate) fn address(&self) -> &Listen {
+        &self.address
+    }
+
+    #[track_caller]
+    pub(crate) fn dial(&self) -> Client {
+        Client::dial(&self.address)
+    }
+
+    /// The lines of its log so far, as bytes.
+    pub(crate) fn log(&self) -> Vec<Vec<u8>> {
+        self.log.lock().expect("its writer does not panic").clone()
+    }
+
+    /// How many lines of its log contain `text`.
+    pub(crate) fn logged(&self, text: &str) -> usize {
+        self.log().iter().filter(|line| String::from_utf8_lossy(line).contains(text)).count()
+    }
+
+    /// Waits until its log has `text`.
+    #[track_caller]
+    pub(crate) fn expect_logged(&self, text: &str) {
+        eventually(&format!("{text:?} in the log"), || self.logged(text) > 0);
+    }
+
+    /// How many descriptors below `end` it has open; what it inherited may stand above.
+    pub(crate) fn descriptors_below(&self, end: usize) -> usize {
+        let open = fs::read_dir(format!("/proc/{}/fd", self.child.id())).expect("the program runs");
+        let number = |name: std::ffi::OsString| name.to_str().and_then(|name| name.parse::<usize>().ok());
+        open.filter_map(|entry| number(entry.ok()?.file_name())).filter(|number| *number < end).count()
+    }
+
+    /// How much CPU time it has used (proc(5), fields 14 and 15 of `stat`).
+    pub(crate) fn cpu_time(&self) -> Duration {
+        let stat = fs::read_to_string(format!("/proc/{}/stat", self.child.id())).expect("the program runs");
+        let (_, fields) = stat.rsplit_once(") ").expect("the name is in parentheses");
+        let ticks: u64 = fields.split(' ').skip(11).take(2).map(|ticks| ticks.parse::<u64>().expect("a number")).sum();
+        Duration::from_secs(ticks) / u32::try_from(rustix::param::clock_ticks_per_second()).expect("a hundred")
+    }
+}
+
+impl Drop for Program {
+    fn drop(&mut self) {
+        self.child.kill().ok();
+        self.child.wait().ok();
+    }
+}
