@@ -2,7 +2,8 @@
 
 use std::fmt::{self, Write as _};
 
-use super::{Cpu, GeneratorCost, Latency, Messages, Placement, Report, ServerCost, Soak, Tally, time, whole};
+use super::super::numbers::{time, whole};
+use super::{Cpu, GeneratorCost, Latency, Messages, Placement, Report, ServerCost, Soak, Tally};
 
 impl fmt::Display for Report {
     /// Writes an aligned table.
