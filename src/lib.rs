@@ -4,7 +4,7 @@
 //!            clients                               the program around it
 //!               │                                        │ Handle
 //!   ┌───────────▼──────────┐                             │
-//!   │ gateway (tokio)      │ accept, upgrade, login      │
+//!   │ gateway (tokio)      │ accept, TLS, upgrade, login │
 //!   └───────────┬──────────┘                             │
 //!               │ hand-over: a connection, as one value  │ push, broadcast, stats, drain
 //!     ┌─────────┴─────────┬───────────────────┬──────────┘
@@ -37,7 +37,7 @@
 //! | --- | --- |
 //! | [`cli`] | `pombo serve`, `connect`, `bench` |
 //! | [`server`] | the only wiring: a checked config, then bound, then running, then drained |
-//! | `gateway` | where connections come in: accept, upgrade, login, hand-over; the page |
+//! | `gateway` | where connections come in: accept, TLS, upgrade, login, hand-over; the page |
 //! | [`shard`] | one thread, its event loop, and everything that loop owns |
 //! | [`config`], [`metrics`] | the settings; what is counted |
 //! | [`router`] | from a uid to the shard that owns it |

@@ -12,12 +12,16 @@ use std::thread;
 use std::time::Duration;
 
 use bytes::Bytes;
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::{Notify, Semaphore, watch};
 use tokio::time::Instant;
 use tracing::{error, info};
 
 use crate::config::{Config, Faults, GatewaySettings, Listen, SessionSettings, SlowConsumer};
-use crate::gateway::{Authenticator, BoundListener, Door, Entrance, Gate, Gateway, Inherited, Reason, Refusals};
+pub use crate::gateway::CertificateError;
+use crate::gateway::{
+    Authenticator, BoundListener, Certificate, CertificateFiles, Door, Entrance, Gate, Gateway, Inherited, Reason,
+    Refusals,
+};
 use crate::mailbox::{self, Bell};
 use crate::message::{Delivery, Kind};
 use crate::metrics::Stats;
@@ -38,6 +42,7 @@ pub struct Server {
     authenticator: Authenticator,
     listeners: Vec<BoundListener>,
     addresses: Vec<Listen>,
+    certificate: Option<Certificate>,
 }
 
 /// A running node; clones stand for the same node, which goes on when all of them are dropped.
@@ -58,6 +63,8 @@ struct Node {
     admission: Admission,
     logins: LoginNumbers,
     refusals: Refusals,
+    /// Asks for the certificate to be read again.
+    certificate: Option<Arc<Notify>>,
     /// Held open by every thread of the node; nothing is ever sent.
     running: flume::Receiver<Infallible>,
 }
@@ -89,6 +96,9 @@ pub enum StartError {
         /// What is wrong, and in which file.
         reason: String,
     },
+    /// The certificate or its key can't be used.
+    #[error(transparent)]
+    Certificate(#[from] CertificateError),
     /// A thread or a poller can't be made.
     #[error("cannot start: {0}")]
     System(#[from] io::Error),
@@ -102,7 +112,8 @@ fn hint(error: &io::Error) -> &'static str {
 }
 
 impl Server {
-    /// Checks the config, reads the keys of tokens and opens every listener; clients may connect from now on and wait.
+    /// Checks the config, reads the keys of tokens and the certificate, and opens every listener; clients may connect from
+    /// now on and wait.
     ///
     /// # Errors
     /// See [`StartError`].
@@ -110,6 +121,13 @@ impl Server {
         config.check()?;
         let authenticator = Authenticator::new(&config.gateway().auth)
             .map_err(|error| StartError::Keys { reason: error.to_string() })?;
+        let certificate = match (&config.tls_certificate, &config.tls_key) {
+            (Some(certificate), Some(key)) => {
+                let files = CertificateFiles { certificate: certificate.clone(), key: key.clone() };
+                Some(Certificate::load(files)?)
+            }
+            _ => None,
+        };
         let inherited = Inherited {
             send_buffer_bytes: config.send_buffer_bytes,
             // As long as a silent peer is given. The kernel counts from when a peer has no room left, too, even if it
@@ -124,7 +142,7 @@ impl Server {
             addresses.push(address);
             listeners.push(listener);
         }
-        Ok(Self { config, authenticator, listeners, addresses })
+        Ok(Self { config, authenticator, listeners, addresses, certificate })
     }
 
     /// Returns the real addresses, in the order of the config.
@@ -137,7 +155,7 @@ impl Server {
     /// # Errors
     /// See [`StartError`].
     pub fn start(self) -> Result<Handle, StartError> {
-        let Self { config, authenticator, listeners, .. } = self;
+        let Self { config, authenticator, listeners, certificate, .. } = self;
         let hasher = UidHasher::random();
         let pollers = (0..config.shards.get()).map(|_| Poller::new()).collect::<io::Result<Vec<_>>>()?;
         let bells: Vec<_> = pollers.iter().map(|(_, wake)| Bell::new(Arc::clone(wake))).collect();
@@ -175,6 +193,7 @@ impl Server {
             },
             refusals: refusals.clone(),
             handshakes: Arc::new(Semaphore::new(config.handshakes_max)),
+            tls: certificate.as_ref().map(Certificate::in_force),
         };
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(config.gateway_threads.get())
@@ -185,6 +204,10 @@ impl Server {
             let _entered = runtime.enter();
             listeners.into_iter().map(BoundListener::into_listener).collect::<io::Result<Vec<_>>>()?
         };
+        let certificate_asked = certificate.as_ref().map(Certificate::asked);
+        if let Some(certificate) = certificate {
+            runtime.spawn(certificate.keep());
+        }
         spawn("pombo-gateway".to_owned(), move || {
             // On a worker, so that accepting costs no hop from this thread.
             let run = runtime.spawn(gateway.run(listeners));
@@ -204,6 +227,7 @@ impl Server {
                 admission,
                 logins,
                 refusals,
+                certificate: certificate_asked,
                 running,
             }),
         })
@@ -289,7 +313,12 @@ impl Handle {
     }
 
     /// Hands what can change while running to every thread; what can't is ignored (see [`Config::reload`]).
+    ///
+    /// The files of the certificate are read again, soon after; they are when they change, too.
     pub fn reload(&self, config: &Config) {
+        if let Some(certificate) = &self.node.certificate {
+            certificate.notify_one();
+        }
         self.node.settings.send_replace(Arc::new(config.gateway()));
         self.node.drain_timeout.send_replace(config.drain_timeout);
         let memory_bytes_max = config.memory_bytes_max / self.node.shards.len();

@@ -605,7 +605,12 @@ fn exit_codes() {
     check_exit(&["unicast", "--size", "23"], 2, "23 is not in 24..=16777216");
     check_exit(&["unicast", "--rate", "5", "-w", "3"], 2, "cannot be used with");
     check_exit(&["connect", "nowhere"], 2, "server is \"nowhere\", ");
-    check_exit(&["connect", "wss://127.0.0.1:1"], 2, "expected HOST:PORT or ws://HOST:PORT/PATH");
+    check_exit(
+        &["connect", "http://127.0.0.1:1"],
+        2,
+        "expected HOST:PORT, ws://HOST:PORT/PATH or wss://HOST:PORT/PATH",
+    );
+    check_exit(&["connect", "wss://127.0.0.1:1", "--ca", "Cargo.toml"], 2, "--ca Cargo.toml holds no certificate");
     check_exit(&["connect", "--prefix", "a:b"], 2, "without a colon");
     check_exit(&["connect", "--pid", "4294967295"], 2, "cannot read /proc/4294967295/stat");
     check_exit(&["connect", "--hold", "-1"], 2, "");

@@ -151,6 +151,8 @@ fn unusual() -> Config {
     let count = |count| NonZeroUsize::new(count).expect("a count");
     Config {
         listen: vec!["[::1]:0".parse().expect("an address"), Listen::Unix("/run/a,b \"c\".sock".into())],
+        tls_certificate: Some("/etc/pombo/c \"h\".pem".into()),
+        tls_key: Some("key.pem".into()),
         shards: count(200),
         gateway_threads: count(60),
         connections_max: 7,
@@ -224,10 +226,13 @@ fn every_setting_takes_its_flag_and_its_variable() {
         assert_ne!(text, setting.text(&default), "{} is unusual", setting.key);
         // A comma in a list separates, except in a file.
         let text = text.replace("a,b", "ab");
-        // The PROXY protocol is spoken with somebody; the unusual outbox is too small for the default's messages.
+        // The PROXY protocol is spoken with somebody; the unusual outbox is too small for the default's messages; a
+        // certificate and its key go together.
         let layers = || match setting.key {
             "proxy_protocol" => Layers::new().flag("trusted_proxies", &["unix"]),
             "outbox_bytes_max" => Layers::new().flag("message_bytes_max", &["1"]),
+            "tls_certificate" => Layers::new().flag("tls_key", &["x"]),
+            "tls_key" => Layers::new().flag("tls_certificate", &["x"]),
             "auth" => Layers::new().flag("auth_url", &["http://h/"]),
             _ => Layers::new(),
         };

@@ -346,8 +346,9 @@ fn refused_upgrade_is_told_with_its_status() {
 #[test]
 fn bad_arguments_are_exit_code_2() {
     for (args, told) in [
-        (&["wss://localhost:1", "alice"][..], "wss:// is not supported yet"),
-        (&["http://localhost:1", "alice"], "http:// is not supported"),
+        (&["http://localhost:1", "alice"][..], "http:// is not supported"),
+        (&["wss://localhost:1", "alice", "--ca", "no/such/file"], "cannot read --ca no/such/file"),
+        (&["wss://localhost:1", "alice", "--ca", "Cargo.toml"], "--ca Cargo.toml holds no certificate"),
         (&["localhost:port", "alice"], "is not an address"),
         (&["localhost:1"], "<UID>"),
         (&["localhost:1", "alice", "--wait", "long"], "--wait"),

@@ -16,6 +16,7 @@ const LICENCES: &[&str] = &["Apache-2.0", "BSD-3-Clause", "ISC", "MIT", "Unicode
 const DUPLICATES: &[(&str, &str)] = &[
     ("getrandom", "ahash 0.8 asks for an older one than tungstenite's rand"),
     ("rand_core", "jsonwebtoken's signature asks for an older one than tungstenite's rand"),
+    ("untrusted", "aws-lc-rs asks for an older one than rustls-webpki, for an interface that nobody here uses"),
     ("syn", "tracing-attributes asks for an older one than the derives; at compile time only"),
 ];
 

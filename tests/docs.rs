@@ -13,7 +13,7 @@ use pombo::frame::{Violation, close};
 use pombo::protocol::plain;
 use pombo::uid::{Uid, UidHasher};
 use pombo::{Config, Reason, Told};
-use support::{Node, Request, Sent, nodes};
+use support::{Authority, Node, Request, Sent, nodes};
 
 fn path(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join(name)
@@ -201,7 +201,7 @@ fn http_answers_are_those_of_a_node() {
     written.retain(|(_, line)| ![Reason::NotHttp, Reason::HeadTooLarge].map(Reason::text).contains(&line.as_str()));
     written.sort_unstable();
     let mut answers = refused_by_default();
-    answers.extend([wrong_path(), no_page(), too_many(), draining(), unfinished(), no_proxy_header()]);
+    answers.extend([wrong_path(), no_page(), too_many(), draining(), unfinished(), no_proxy_header(), no_tls()]);
     answers.extend(not_admitted());
     answers.sort_unstable();
     assert_eq!(written, answers);
@@ -272,6 +272,12 @@ fn no_proxy_header() -> Answer {
         config.trusted_proxies = vec!["127.0.0.1".parse().expect("an address")];
     };
     answer(&nodes().with(change).start(1), &Request::upgrade())
+}
+
+/// A request without TLS, where it is spoken.
+fn no_tls() -> Answer {
+    let authority = Authority::new();
+    answer(&nodes().with(|config| authority.apply(config)).start(1), &Request::upgrade())
 }
 
 /// The second upgrade of an address, or of the node, where there may be one.

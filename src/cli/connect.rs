@@ -26,6 +26,7 @@ use self::backoff::Backoff;
 use self::input::InputError;
 use self::login::Login;
 use self::target::Target;
+use super::trust::{Trust, Wire};
 
 mod backoff;
 mod input;
@@ -39,7 +40,7 @@ mod target;
 /// 2 bad arguments, 3 login refused.
 #[derive(Debug, clap::Args)]
 pub(crate) struct ConnectArgs {
-    /// Where the server listens: `ws://HOST:PORT/PATH`, or only `HOST:PORT`.
+    /// Where the server listens: `ws://HOST:PORT/PATH`, `wss://…` for TLS, or only `HOST:PORT`.
     url: String,
     /// Who to log in as; not with a token, which says that itself.
     #[arg(required_unless_present = "token_file", conflicts_with = "token_file")]
@@ -47,6 +48,9 @@ pub(crate) struct ConnectArgs {
     /// Logs in with the token in this file, sent in the request's header `Authorization`.
     #[arg(long, value_name = "FILE")]
     token_file: Option<PathBuf>,
+    /// Trusts what the certificates in this PEM file have signed, instead of what the system trusts.
+    #[arg(long, value_name = "FILE")]
+    ca: Option<PathBuf>,
     /// Keeps listening for this long after the end of input, for example `5s`.
     #[arg(long, value_name = "DURATION", value_parser = humantime::parse_duration, default_value = "0s")]
     wait: Duration,
@@ -62,6 +66,13 @@ pub(crate) struct ConnectArgs {
 pub(crate) fn run(args: ConnectArgs) -> ExitCode {
     let target = match args.url.parse::<Target>() {
         Ok(target) => target,
+        Err(error) => {
+            eprintln!("pombo connect: {error}");
+            return ExitCode::from(2);
+        }
+    };
+    let trust = match target.is_secure.then(|| Trust::load(args.ca.as_deref())).transpose() {
+        Ok(trust) => trust,
         Err(error) => {
             eprintln!("pombo connect: {error}");
             return ExitCode::from(2);
@@ -85,7 +96,7 @@ pub(crate) fn run(args: ConnectArgs) -> ExitCode {
         }
     };
     let ended = runtime.block_on(async {
-        let client = Client { args, target, login, lines: input::lines(), interrupt: Interrupt::listen() };
+        let client = Client { args, target, trust, login, lines: input::lines(), interrupt: Interrupt::listen() };
         client.run().await
     });
     if !matches!(ended, Ended::Finished) {
@@ -112,7 +123,7 @@ const EXPIRED: u16 = 4010;
 /// Close code of a login whose credential is not taken.
 const UNAUTHORIZED: u16 = 4011;
 
-type WebSocket = WebSocketStream<TcpStream>;
+type WebSocket = WebSocketStream<Box<dyn Wire>>;
 
 /// How a connection, and with it perhaps the client, ended.
 #[derive(Debug, thiserror::Error)]
@@ -187,6 +198,8 @@ impl Ended {
 struct Client {
     args: ConnectArgs,
     target: Target,
+    /// By whom the server may be vouched for; nothing without TLS.
+    trust: Option<Trust>,
     login: Login,
     /// Lines from standard input; bounded, filled by a thread.
     lines: mpsc::Receiver<Result<Message, InputError>>,
@@ -222,7 +235,7 @@ impl Client {
         let limit = self.args.connect_timeout;
         let socket = tokio::select! {
             () = self.interrupt.wait() => return (Ended::Finished, None),
-            login = timeout(limit, log_in(&self.target, &self.login)) => match login {
+            login = timeout(limit, log_in(&self.target, self.trust.as_ref(), &self.login)) => match login {
                 Ok(Ok(socket)) => socket,
                 Ok(Err(ended)) => return (ended, None),
                 Err(_) => {
@@ -258,13 +271,17 @@ impl Client {
 }
 
 /// Connects, logs in and prints the server's answer to standard error.
-async fn log_in(target: &Target, login: &Login) -> Result<WebSocket, Ended> {
+async fn log_in(target: &Target, trust: Option<&Trust>, login: &Login) -> Result<WebSocket, Ended> {
     let request = login.request(&target.uri).map_err(|error| Ended::Lost(error.to_string()))?;
     let stream = TcpStream::connect((target.host.as_str(), target.port))
         .await
         .map_err(|error| Ended::Lost(format!("can't connect to {}:{}: {error}", target.host, target.port)))?;
     // Without it only small messages may arrive late.
     let _ = stream.set_nodelay(true);
+    let stream: Box<dyn Wire> = match trust {
+        None => Box::new(stream),
+        Some(trust) => trust.secure(stream, &target.host).await.map_err(|error| Ended::Lost(error.to_string()))?,
+    };
     let (mut socket, _) =
         tokio_tungstenite::client_async(request, stream).await.map_err(|error| Ended::lost(&error))?;
     if let Some(uid) = login.message() {

@@ -19,6 +19,7 @@ mod flags;
 mod log;
 mod serve;
 mod trim;
+mod trust;
 
 /// The whole command line.
 #[derive(Parser)]

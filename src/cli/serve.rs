@@ -195,7 +195,8 @@ fn raise_descriptor_limit(config: &Config) {
 
 /// What a node says when it runs: where, how wide, and what to try next.
 fn welcome(addresses: &[Listen], config: &Config) -> String {
-    let places: Vec<String> = addresses.iter().map(|listen| url("http", listen)).collect();
+    let (http, ws) = if config.tls_certificate.is_some() { ("https", "wss") } else { ("http", "ws") };
+    let places: Vec<String> = addresses.iter().map(|listen| url(http, listen)).collect();
     let shards = config.shards.get();
     let plural = if shards == 1 { "" } else { "s" };
     let version = env!("CARGO_PKG_VERSION");
@@ -206,9 +207,9 @@ fn welcome(addresses: &[Listen], config: &Config) -> String {
         Paths::Any => "",
         Paths::List(paths) => paths.first().map_or("", String::as_str),
     };
-    let page = if config.page { format!("open {}/ in a browser, or: ", url("http", &listen)) } else { String::new() };
+    let page = if config.page { format!("open {}/ in a browser, or: ", url(http, &listen)) } else { String::new() };
     let who = if config.auth == Auth::None { "alice" } else { "--token-file FILE" };
-    format!("{head}try: {page}pombo connect {}{path} {who}\n", url("ws", &listen))
+    format!("{head}try: {page}pombo connect {}{path} {who}\n", url(ws, &listen))
 }
 
 fn url(scheme: &str, listen: &Listen) -> String {
@@ -281,5 +282,11 @@ mod tests {
              try: pombo connect ws://127.0.0.1:80 --token-file FILE\n",
         );
         check(&["unix:/x"], |_| {}, "pombo VERSION listening on unix:/x (1 shard)\n");
+        check(
+            &["127.0.0.1:443", "unix:/x"],
+            |config| config.tls_certificate = Some("chain.pem".into()),
+            "pombo VERSION listening on https://127.0.0.1:443, unix:/x (1 shard)\n\
+             try: open https://127.0.0.1:443/ in a browser, or: pombo connect wss://127.0.0.1:443 alice\n",
+        );
     }
 }

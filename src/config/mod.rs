@@ -48,6 +48,17 @@ pub struct Config {
     /// `localhost:PORT` or `unix:/PATH`. Default: `127.0.0.1:1234`.
     pub listen: Vec<Listen>,
 
+    /// Certificate of TCP listeners, PEM, with those that lead to a root behind it; they speak TLS if it is set.
+    ///
+    /// Read again on a reload, and when the file changes; connections keep the one they came in with. Unix sockets
+    /// stay plain. Range: `none`, or the path of a file. Default: `none`.
+    pub tls_certificate: Option<PathBuf>,
+
+    /// Private key of `tls_certificate`, PEM.
+    ///
+    /// Read again with it. Nobody else needs to read the file. Range: `none`, or the path of a file. Default: `none`.
+    pub tls_key: Option<PathBuf>,
+
     /// Shard threads; each owns the sessions of its part of the uids.
     ///
     /// More than the cores only adds wake-ups; fewer leaves cores to other programs. The cores are those that the
@@ -358,6 +369,8 @@ impl Default for Config {
         let cores = num_cpus::get();
         Self {
             listen: vec![Listen::LOOPBACK],
+            tls_certificate: None,
+            tls_key: None,
             shards: at_least_one(cores.min(256)),
             gateway_threads: at_least_one((cores / 4).min(64)),
             connections_max: 1_000_000,
@@ -423,7 +436,7 @@ impl Config {
     ///
     /// # Errors
     /// All faults together: values out of range, an outbox too small for the largest frame, a login message
-    /// shorter than the longest uid.
+    /// shorter than the longest uid, a certificate without its key.
     pub fn check(&self) -> Result<(), Faults> {
         let mut faults: Vec<Fault> = SETTINGS
             .iter()
@@ -449,6 +462,16 @@ impl Config {
                 "login_bytes_max",
                 self.login_bytes_max < self.uid_bytes_max && sound("uid_bytes_max"),
                 format!("uid_bytes_max = {} or more", self.uid_bytes_max),
+            ),
+            (
+                "tls_certificate",
+                self.tls_certificate.is_none() && self.tls_key.is_some(),
+                "a file, since tls_key is set".to_owned(),
+            ),
+            (
+                "tls_key",
+                self.tls_key.is_none() && self.tls_certificate.is_some(),
+                "a file, since tls_certificate is set".to_owned(),
             ),
             (
                 "trusted_proxies",
@@ -518,6 +541,14 @@ mod tests {
         check(
             |c| c.message_bytes_max = 4 << 20,
             "outbox_bytes_max = 2MiB (from the program): expected message_bytes_max + 14 = 4194318 or more",
+        );
+        check(
+            |c| c.tls_key = Some("key.pem".into()),
+            "tls_certificate = none (from the program): expected a file, since tls_key is set",
+        );
+        check(
+            |c| c.tls_certificate = Some("chain.pem".into()),
+            "tls_key = none (from the program): expected a file, since tls_certificate is set",
         );
         check(
             |c| c.login_bytes_max = 100,

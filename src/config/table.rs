@@ -167,6 +167,9 @@ const HOUR: u64 = 3_600_000;
 pub static SETTINGS: &[Setting] = settings! {
     "Listening" {
         listen: Addresses, Restart, "Addresses to accept connections on; port 0 lets the kernel choose";
+        tls_certificate: File, Restart,
+            "Certificate of TCP listeners, PEM, with those that lead to a root behind it; they speak TLS if it is set";
+        tls_key: File, Restart, "Private key of tls_certificate, PEM";
         paths: PathList, Live, "Request paths that upgrade to a WebSocket";
         page: Switch, Live, "Whether an ordinary GET on the WebSocket port answers the built-in page";
         origins: OriginList, Live,

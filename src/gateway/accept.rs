@@ -89,10 +89,7 @@ impl Gateway {
             _place: place,
             _under_way: under_way.clone(),
         };
-        match connection {
-            Connection::Tcp(stream, _) => tokio::spawn(Arc::clone(self).welcome(stream, arrival)),
-            Connection::Unix(stream) => tokio::spawn(Arc::clone(self).welcome(stream, arrival)),
-        };
+        tokio::spawn(Arc::clone(self).welcome(connection, arrival));
     }
 }
 

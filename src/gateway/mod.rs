@@ -1,23 +1,25 @@
 //! Where connections come in: everything that happens once in a connection's life, waits, or is hostile.
 //!
-//! Runs on its own tokio runtime. A connection is one task: HTTP upgrade, admission, login; then the
-//! socket leaves tokio and moves to the shard that owns its uid, as one [`Handover`]. Nothing of a
+//! Runs on its own tokio runtime. A connection is one task: TLS handshake, HTTP upgrade, admission,
+//! login; then the socket leaves tokio and moves to the shard that owns its uid, as one [`Handover`]. Nothing of a
 //! message's path is here.
 //!
 //! ```text
-//!   listener ─accept until EAGAIN─▶ task: upgrade ─▶ login ─▶ flume ─▶ shard
-//!                                         │ auth    │ auth
-//!                                         └─────────┴─▶ refused: says why, ends without RST
+//!   listener ─accept until EAGAIN─▶ task: TLS ─▶ upgrade ─▶ login ─▶ flume ─▶ shard
+//!                                          │       │ auth    │ auth
+//!                                          └───────┴─────────┴─▶ refused: says why, ends without RST
 //! ```
 
 mod accept;
 mod admission;
 mod auth;
+mod certificate;
 mod listener;
 mod login;
 mod page;
 mod proxy;
 mod refusal;
+mod tls;
 mod upgrade;
 
 use std::future::pending;
@@ -33,6 +35,8 @@ use tracing::debug;
 
 pub(crate) use admission::Gate;
 pub(crate) use auth::{Authenticator, Entrance};
+pub use certificate::CertificateError;
+pub(crate) use certificate::{Certificate, CertificateFiles};
 pub(crate) use listener::{BoundListener, Inherited, Listener};
 use refusal::Refusal;
 pub(crate) use refusal::Refusals;
@@ -71,6 +75,8 @@ pub(crate) struct Gateway {
     pub(crate) refusals: Refusals,
     /// Bounds the connections that are not logged in yet.
     pub(crate) handshakes: Arc<Semaphore>,
+    /// What TLS handshakes are made by, newest first seen; nothing where TCP listeners speak plainly.
+    pub(crate) tls: Option<watch::Receiver<Arc<rustls::ServerConfig>>>,
 }
 
 /// A connection just accepted: what it holds of the node's bounds, and until when it must be upgraded.
@@ -168,10 +174,10 @@ impl Gateway {
     }
 
     /// The life of a connection up to its hand-over, or its refusal.
-    async fn welcome<S: Accepted>(self: Arc<Self>, mut stream: S, mut arrival: Arrival) {
-        let outcome = match self.identify(&mut stream, &mut arrival).await {
-            Ok(()) => self.log_in(stream, &mut arrival).await,
-            Err(refusal) => Err(refusal),
+    async fn welcome(self: Arc<Self>, connection: listener::Connection, mut arrival: Arrival) {
+        let outcome = match connection {
+            listener::Connection::Tcp(stream, _) => self.welcome_tcp(stream, &mut arrival).await,
+            listener::Connection::Unix(stream) => self.welcome_unix(stream, &mut arrival).await,
         };
         let Err(refusal) = outcome else { return };
         if let Some(reason) = refusal.reason() {
@@ -179,6 +185,21 @@ impl Gateway {
             let peer = arrival.who.peer.map(tracing::field::display);
             debug!(peer, reason = reason.name(), error = %refusal, "connection refused");
         }
+    }
+
+    async fn welcome_unix(&self, mut stream: tokio::net::UnixStream, arrival: &mut Arrival) -> Result<(), Refusal> {
+        self.identify(&mut stream, arrival).await?;
+        self.log_in(stream, arrival).await
+    }
+
+    /// Goes on over TLS, where it is spoken; what a proxy says comes in front of that.
+    async fn welcome_tcp(&self, mut stream: tokio::net::TcpStream, arrival: &mut Arrival) -> Result<(), Refusal> {
+        self.identify(&mut stream, arrival).await?;
+        let Some(tls) = &self.tls else { return self.log_in(stream, arrival).await };
+        let config = Arc::clone(&tls.borrow());
+        let close_timeout = arrival.settings.close_timeout;
+        let stream = tls::handshake(stream, config, arrival.until, close_timeout, self.drain_of_the_silent()).await?;
+        self.log_in(stream, arrival).await
     }
 
     /// Learns from a trusted proxy who is connected, where connections begin with that.

@@ -76,6 +76,8 @@ reasons! {
     HeadTooLarge, "head_too_large", Told::Http(431), "request head has over 16 KiB or 64 lines";
     /// The time for the handshake was over before the request was.
     HandshakeTimeout, "handshake_timeout", Told::Http(408), "request not finished in time";
+    /// The request came without TLS, where TLS is spoken.
+    PlainHttp, "plain_http", Told::Http(400), "this port speaks TLS, expected https:// or wss://";
     /// A trusted proxy did not begin with a PROXY header, version 2.
     ProxyHeader, "proxy_header", Told::Http(400), "expected a PROXY protocol v2 header";
     /// The request has a body, or says how one would be sent.
@@ -169,6 +171,8 @@ reasons! {
         "authentication is not available, try again later";
     /// The peer ended the connection before its login.
     Left, "left", Told::Not, "closed by the peer before its login";
+    /// The TLS handshake failed; an alert said why.
+    Tls, "tls", Told::Not, "tls handshake failed";
     /// The connection was lost before its login.
     Lost, "lost", Told::Not, "connection lost before its login";
 }
@@ -207,6 +211,9 @@ pub(crate) enum Refusal {
     /// Told by hyper.
     #[error("{text}: {1}", text = .0.text())]
     Hyper(Reason, hyper::Error),
+    /// Told by an alert.
+    #[error("tls handshake failed: {0}")]
+    Tls(io::Error),
     #[error("login frame breaks the protocol: {0}")]
     Violation(Violation),
     #[error("{0}")]
@@ -249,6 +256,7 @@ impl Refusal {
             Self::LoginTimeout(_) => Reason::LoginTimeout,
             Self::ClosedByPeer(_) => Reason::Left,
             Self::Draining => Reason::DrainingLogin,
+            Self::Tls(_) => Reason::Tls,
             Self::Lost(_) => Reason::Lost,
         })
     }
@@ -286,7 +294,7 @@ pub(crate) async fn say<S: AsyncRead + AsyncWrite + Unpin>(stream: &mut S, refus
         Refusal::ClosedByPeer(Some(code)) => frame::encode_close(&mut last_words, *code, ""),
         Refusal::ClosedByPeer(None) => frame::encode(&mut last_words, Opcode::Close, &[]),
         Refusal::Draining => frame::encode_close(&mut last_words, close::GOING_AWAY, &refusal.to_string()),
-        Refusal::Answered | Refusal::Http(_) | Refusal::Hyper(..) | Refusal::Lost(_) => return,
+        Refusal::Answered | Refusal::Http(_) | Refusal::Hyper(..) | Refusal::Tls(_) | Refusal::Lost(_) => return,
     }
     timeout(time_out, async {
         stream.write_all(&last_words).await?;

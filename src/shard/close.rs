@@ -93,8 +93,11 @@ impl<N: Network> Shard<N> {
     /// Sends the end of sending, after the last frame.
     pub(super) fn finish(&mut self, key: SessionKey) {
         let Some(session) = self.sessions.get(key) else { return };
-        if let Err(error) = session.socket.finish() {
-            return self.lose(key, &error);
+        match session.socket.finish() {
+            Ok(()) => {}
+            // The flush comes back here when there is room.
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => return self.block(key),
+            Err(error) => return self.lose(key, &error),
         }
         session.phase = Phase::Lingering;
         // What has arrived meanwhile, its end maybe, was not looked at.

@@ -140,7 +140,7 @@ impl<N: Network> Shard<N> {
         let Some(session) = self.sessions.get(key) else { return Sent::All };
         let held = session.outbox.as_ref().map_or(0, |outbox| outbox.bytes());
         let due = held + (self.log.end() - session.log_from) as usize;
-        if due == 0 {
+        if due == 0 && !session.socket.holds_back() {
             return Sent::All;
         }
         self.stats.sends += 1;
@@ -162,7 +162,8 @@ impl<N: Network> Shard<N> {
         self.stats.bytes_out += sent as u64;
         let from_outbox = sent.min(held);
         session.log_from += (sent - from_outbox) as Position;
-        if sent == due {
+        let is_held_back = session.socket.holds_back();
+        if sent == due && !is_held_back {
             return Sent::All;
         }
         if from_outbox > 0
@@ -170,7 +171,7 @@ impl<N: Network> Shard<N> {
         {
             outbox.sent(from_outbox);
         }
-        if sent == offered { Sent::Piece } else { Sent::Refused }
+        if sent == offered && !is_held_back { Sent::Piece } else { Sent::Refused }
     }
 
     /// Goes on after all that was due was sent.
@@ -208,7 +209,7 @@ impl<N: Network> Shard<N> {
     }
 
     /// Notes that the socket takes nothing more, and asks to be told when it does.
-    fn block(&mut self, key: SessionKey) {
+    pub(super) fn block(&mut self, key: SessionKey) {
         self.stats.sends_refused += 1;
         let Some(session) = self.sessions.get(key) else { return };
         session.flags.is_blocked = true;
@@ -225,7 +226,7 @@ impl<N: Network> Shard<N> {
     pub(super) fn unblock(&mut self, key: SessionKey) {
         let Some(session) = self.sessions.get(key) else { return };
         session.flags.is_blocked = false;
-        if session.outbox.is_some() && !session.flags.is_dirty {
+        if (session.outbox.is_some() || session.socket.holds_back()) && !session.flags.is_dirty {
             session.flags.is_dirty = true;
             self.dirty.push_back(key);
         }

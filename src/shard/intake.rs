@@ -8,7 +8,7 @@ use tracing::debug;
 use super::Shard;
 use super::close::{Farewell, Unsent};
 use super::handover::{Handover, LoginNumber, Request};
-use super::io::{Network, SessionKey};
+use super::io::{Network, SessionKey, Socket};
 use super::rate::Meter;
 use super::session::{Flags, Phase, Session, Unread};
 use super::sweep::Drain;
@@ -82,6 +82,8 @@ impl<N: Network> Shard<N> {
         if let Err(error) = self.network.add(&mut session.socket, key) {
             return self.lose(key, &error);
         }
+        // What it has received before will not be told by the poller.
+        session.flags.is_readable = session.socket.has_unread();
         self.stats.logins += 1;
         self.wake_at(key, self.tick.after(self.settings.heartbeat_interval).min(expires));
         match meeting {
@@ -132,7 +134,7 @@ impl<N: Network> Shard<N> {
     }
 
     fn enqueue_unread(&mut self, key: SessionKey) {
-        if self.sessions.get(key).is_some_and(|session| session.unread.is_some()) {
+        if self.sessions.get(key).is_some_and(|session| session.unread.is_some() || session.flags.is_readable) {
             self.enqueue(key);
         }
     }

@@ -25,7 +25,7 @@ pub trait Socket {
     /// As the socket's.
     fn receive_onto(&mut self, buffer: &mut Vec<u8>) -> io::Result<usize>;
 
-    /// Sends what the socket takes of `pieces`, in one call.
+    /// Sends what the socket takes of `pieces`, in one call; without pieces, what it still holds back.
     ///
     /// # Errors
     /// As the socket's.
@@ -34,8 +34,20 @@ pub trait Socket {
     /// Says that nothing more will be sent (a FIN); receiving goes on.
     ///
     /// # Errors
-    /// As the socket's.
+    /// As the socket's; [`io::ErrorKind::WouldBlock`] when there must be room first, to be called again then.
     fn finish(&mut self) -> io::Result<()>;
+
+    /// Whether more may be received at once, though the last call gave less than it might have.
+    ///
+    /// Nothing will tell of that: a stream that is encrypted has received it already.
+    fn has_unread(&self) -> bool {
+        false
+    }
+
+    /// Whether bytes that [`Socket::send`] took still wait inside for room.
+    fn holds_back(&self) -> bool {
+        false
+    }
 }
 
 /// What a shard wants to be told of a socket.

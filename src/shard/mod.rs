@@ -36,6 +36,7 @@ mod session;
 mod sweep;
 #[cfg(all(test, not(pombo_loom)))]
 mod tests;
+mod tls;
 mod transport;
 mod wheel;
 mod yielding;
@@ -49,6 +50,7 @@ use tracing::info;
 
 pub use handover::{Admission, Handover, LoginNumber, LoginNumbers, Permit, Request, Share};
 pub use io::SessionKey;
+pub use tls::Tls;
 pub use transport::{Poller, Stream};
 
 use self::flush::OutboxPool;

@@ -139,8 +139,9 @@ impl<N: Network> Shard<N> {
             Ok(length) => {
                 session.heard = tick;
                 session.flags.is_pinged = false;
-                // A short read is the last unless the event said that the end is near.
-                session.flags.is_readable = length == space || session.flags.is_read_closed;
+                // A short read is the last unless the event said that the end is near, or the socket says so itself.
+                session.flags.is_readable =
+                    length == space || session.flags.is_read_closed || session.socket.has_unread();
                 self.stats.bytes_in += length as u64;
                 if let Some(meter) = &mut session.meter {
                     meter.received(length);

@@ -1,4 +1,4 @@
-//! Real sockets behind the seam: mio's poller, TCP and Unix streams.
+//! Real sockets behind the seam: mio's poller, TCP and Unix streams, TLS over TCP.
 //!
 //! Received and sent by rustix, whose calls go straight to the kernel: the C library's are points where a thread may
 //! be cancelled, and seeing to that costs 3 % of a busy relay.
@@ -15,6 +15,7 @@ use rustix::buffer::spare_capacity;
 use rustix::net::{RecvFlags, SendFlags};
 
 use super::io::{Interest, Network, Readiness, SessionKey, Socket};
+use super::tls::Tls;
 use crate::mailbox::Wake;
 
 /// Events taken from the poller at once; more come with the next poll.
@@ -30,22 +31,33 @@ pub enum Stream {
     Tcp(mio::net::TcpStream),
     /// Over a Unix socket.
     Unix(mio::net::UnixStream),
+    /// Over TCP, encrypted; boxed, so that the others stay small.
+    Tls(Box<Tls>),
 }
 
 impl Socket for Stream {
     #[inline]
     fn receive(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        if let Self::Tls(stream) = self {
+            return stream.receive(buffer);
+        }
         let (received, _) = rustix::net::recv(self.as_fd(), buffer, RecvFlags::empty())?;
         Ok(received)
     }
 
     fn receive_onto(&mut self, buffer: &mut Vec<u8>) -> io::Result<usize> {
+        if let Self::Tls(stream) = self {
+            return stream.receive_onto(buffer);
+        }
         let (received, _) = rustix::net::recv(self.as_fd(), spare_capacity(buffer), RecvFlags::empty())?;
         Ok(received)
     }
 
     #[inline]
     fn send(&mut self, pieces: &[IoSlice<'_>]) -> io::Result<usize> {
+        if let Self::Tls(stream) = self {
+            return stream.send(pieces);
+        }
         match pieces {
             // `send` is cheaper for the kernel than `writev`.
             [piece] => Ok(rustix::net::send(self.as_fd(), piece, SendFlags::NOSIGNAL)?),
@@ -57,7 +69,18 @@ impl Socket for Stream {
         match self {
             Self::Tcp(stream) => stream.shutdown(Shutdown::Write),
             Self::Unix(stream) => stream.shutdown(Shutdown::Write),
+            Self::Tls(stream) => stream.finish(),
         }
+    }
+
+    #[inline]
+    fn has_unread(&self) -> bool {
+        matches!(self, Self::Tls(stream) if stream.has_unread())
+    }
+
+    #[inline]
+    fn holds_back(&self) -> bool {
+        matches!(self, Self::Tls(stream) if stream.holds_back())
     }
 }
 
@@ -66,6 +89,7 @@ impl AsFd for Stream {
         match self {
             Self::Tcp(stream) => stream.as_fd(),
             Self::Unix(stream) => stream.as_fd(),
+            Self::Tls(stream) => stream.socket().as_fd(),
         }
     }
 }
@@ -75,6 +99,7 @@ impl Stream {
         match self {
             Self::Tcp(stream) => stream,
             Self::Unix(stream) => stream,
+            Self::Tls(stream) => stream.socket_mut(),
         }
     }
 }

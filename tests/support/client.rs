@@ -3,15 +3,18 @@
 use std::io::{self, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::os::unix::net::UnixStream;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use pombo::Listen;
+use rustls::ClientConfig;
 use socket2::{Domain, SockRef, Socket, Type};
 
 use super::frame::{self, Frame, Sent};
 use super::http::{ACCEPT, Request, Response};
 use super::patience::DEADLINE;
+use super::tls::{self, Secured};
 
 /// One connection to a node; its reads and writes fail the test at the deadline.
 #[derive(Debug)]
@@ -28,6 +31,7 @@ pub(crate) struct Client {
 enum Stream {
     Tcp(TcpStream),
     Unix(UnixStream),
+    Tls(Box<Secured>),
 }
 
 /// What a read found.
@@ -62,6 +66,28 @@ impl Client {
             Self::over_tcp(socket.into())
         };
         connect().unwrap_or_else(|error| panic!("cannot connect to {address}: {error}"))
+    }
+
+    /// Connects and makes the TLS handshake, where the node may refuse.
+    pub(crate) fn try_dial_tls(address: SocketAddr, config: Arc<ClientConfig>) -> io::Result<Self> {
+        let socket = TcpStream::connect_timeout(&address, DEADLINE)?;
+        socket.set_nodelay(true)?;
+        socket.set_read_timeout(Some(DEADLINE))?;
+        socket.set_write_timeout(Some(DEADLINE))?;
+        Self::over(Stream::Tls(Box::new(tls::secure(socket, config)?)))
+    }
+
+    /// Goes on with a TLS connection that a test has made itself.
+    pub(crate) fn over_tls(stream: Secured) -> Self {
+        Self::over(Stream::Tls(Box::new(stream))).expect("the socket takes deadlines")
+    }
+
+    /// The stream under a client over TLS.
+    pub(crate) fn tls(&mut self) -> &mut Secured {
+        match &mut self.stream {
+            Stream::Tls(stream) => stream,
+            Stream::Tcp(_) | Stream::Unix(_) => panic!("{} does not speak TLS", self.name),
+        }
     }
 
     /// Connects from this address of the machine.
@@ -119,6 +145,7 @@ impl Client {
         let stream = match &self.stream {
             Stream::Tcp(stream) => stream.try_clone().map(Stream::Tcp),
             Stream::Unix(stream) => stream.try_clone().map(Stream::Unix),
+            Stream::Tls(_) => panic!("{}: a TLS connection has one owner", self.name),
         };
         let stream = stream.expect("a descriptor can be doubled");
         Self { stream, received: Vec::new(), at: 0, name: self.name.clone() }
@@ -132,9 +159,12 @@ impl Client {
 
     /// Goes as a crashed machine does: no close frame, no end of sending, a reset.
     pub(crate) fn vanish(self) {
-        if let Stream::Tcp(stream) = &self.stream {
-            SockRef::from(stream).set_linger(Some(Duration::ZERO)).expect("a socket can linger");
-        }
+        let socket = match &self.stream {
+            Stream::Tcp(stream) => stream,
+            Stream::Tls(stream) => &stream.sock,
+            Stream::Unix(_) => return,
+        };
+        SockRef::from(socket).set_linger(Some(Duration::ZERO)).expect("a socket can linger");
     }
 }
 
@@ -379,6 +409,10 @@ impl Client {
 impl Stream {
     fn set_deadlines(&self) -> io::Result<()> {
         match self {
+            Self::Tls(stream) => {
+                let socket = &stream.sock;
+                socket.set_read_timeout(Some(DEADLINE)).and_then(|()| socket.set_write_timeout(Some(DEADLINE)))
+            }
             Self::Tcp(stream) => {
                 stream.set_read_timeout(Some(DEADLINE)).and_then(|()| stream.set_write_timeout(Some(DEADLINE)))
             }
@@ -388,8 +422,13 @@ impl Stream {
         }
     }
 
-    fn shut_down(&self, how: Shutdown) -> io::Result<()> {
+    fn shut_down(&mut self, how: Shutdown) -> io::Result<()> {
         match self {
+            Self::Tls(stream) => {
+                stream.conn.send_close_notify();
+                stream.flush()?;
+                stream.sock.shutdown(how)
+            }
             Self::Tcp(stream) => stream.shutdown(how),
             Self::Unix(stream) => stream.shutdown(how),
         }
@@ -401,6 +440,7 @@ impl Read for Stream {
         match self {
             Self::Tcp(stream) => stream.read(buffer),
             Self::Unix(stream) => stream.read(buffer),
+            Self::Tls(stream) => stream.read(buffer),
         }
     }
 }
@@ -410,6 +450,8 @@ impl Write for Stream {
         match self {
             Self::Tcp(stream) => stream.write(bytes),
             Self::Unix(stream) => stream.write(bytes),
+            // All of it: what rustls has taken is not sent before a flush.
+            Self::Tls(stream) => stream.write_all(bytes).and_then(|()| stream.flush()).map(|()| bytes.len()),
         }
     }
 

@@ -12,6 +12,7 @@ mod node;
 mod patience;
 mod program;
 mod service;
+mod tls;
 mod token;
 
 pub(crate) use client::Client;
@@ -21,4 +22,5 @@ pub(crate) use node::{Node, Nodes, nodes};
 pub(crate) use patience::{DEADLINE, eventually};
 pub(crate) use program::Program;
 pub(crate) use service::{Reply, Service};
+pub(crate) use tls::{Authority, Secured, secure};
 pub(crate) use token::{SECRET, Signer, claims, seconds_from_now};

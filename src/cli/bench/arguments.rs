@@ -8,6 +8,7 @@ use std::time::Duration;
 use bytesize::ByteSize;
 use clap::{Args, Subcommand};
 
+use super::super::trust::Trust;
 use super::BenchError;
 use super::inside::Placement;
 use super::target::Target;
@@ -128,9 +129,12 @@ pub(super) struct SoakArgs {
 
 #[derive(Args, Clone, Debug)]
 pub(super) struct CommonArgs {
-    /// The server: HOST:PORT or ws://HOST:PORT/PATH
+    /// The server: HOST:PORT, ws://HOST:PORT/PATH or wss://HOST:PORT/PATH
     #[arg(default_value = "127.0.0.1:1234", value_name = "SERVER")]
     pub(super) server: String,
+    /// Trust what the certificates in this PEM file have signed, instead of what the system trusts
+    #[arg(long, value_name = "FILE")]
+    pub(super) ca: Option<PathBuf>,
     /// Connections under way at the same time while logging in
     #[arg(long, value_name = "N", default_value_t = 256, value_parser = clap::value_parser!(u32).range(1..))]
     pub(super) connecting: u32,
@@ -342,23 +346,35 @@ impl ScenarioArgs {
     }
 }
 
+const EXPECTED: &str = "expected HOST:PORT, ws://HOST:PORT/PATH or wss://HOST:PORT/PATH";
+
 impl CommonArgs {
     pub(super) fn target(&self) -> Result<Target, BenchError> {
         let bad = |why: &str| BenchError::Arguments(format!("server is {:?}, {why}", self.server));
-        let rest = self.server.strip_prefix("ws://").unwrap_or(&self.server);
+        let (rest, is_secure) = match self.server.strip_prefix("wss://") {
+            Some(rest) => (rest, true),
+            None => (self.server.strip_prefix("ws://").unwrap_or(&self.server), false),
+        };
+        let port = if is_secure { 443 } else { 80 };
         if rest.contains("://") {
-            return Err(bad("expected HOST:PORT or ws://HOST:PORT/PATH"));
+            return Err(bad(EXPECTED));
         }
         let (authority, path) = rest.find('/').map_or((rest, "/"), |at| rest.split_at(at));
-        let mut addresses = authority
-            .to_socket_addrs()
-            .or_else(|_| (authority, 80).to_socket_addrs())
-            .map_err(|_| bad("expected HOST:PORT or ws://HOST:PORT/PATH"))?;
+        let mut addresses =
+            authority.to_socket_addrs().or_else(|_| (authority, port).to_socket_addrs()).map_err(|_| bad(EXPECTED))?;
         let address = addresses.next().ok_or_else(|| bad("which has no address"))?;
+        let secure = if is_secure {
+            let trust = Trust::load(self.ca.as_deref()).map_err(|error| BenchError::Arguments(error.to_string()))?;
+            let host = authority.rsplit_once(':').map_or(authority, |(host, _)| host);
+            Some((trust, host.trim_matches(['[', ']']).to_owned()))
+        } else {
+            None
+        };
         Ok(Target {
             address,
             authority: authority.to_owned(),
             path: path.to_owned(),
+            secure,
             uid_prefix: self.prefix.clone(),
             uids: Vec::new(),
             is_inside: false,

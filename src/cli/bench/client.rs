@@ -10,6 +10,7 @@ use memchr::memmem;
 use mio::net::TcpStream;
 use socket2::{Domain, Protocol, SockAddr, Socket, Type};
 
+use super::secure::Secure;
 use super::wire::Violation;
 
 /// A key and the answer that RFC 6455, section 1.3, gives for it. Keys need not be random for the server's sake.
@@ -105,6 +106,8 @@ pub(super) enum Sent {
 /// One connection to the server.
 pub(super) struct Client {
     pub(super) socket: TcpStream,
+    /// Present if it speaks TLS.
+    pub(super) secure: Option<Box<Secure>>,
     pub(super) phase: Phase,
     /// Bytes that the kernel refused. While there are any, nothing new is written for this client.
     unsent: Vec<u8>,
@@ -148,7 +151,7 @@ impl Client {
         }
         let socket = TcpStream::from_std(socket.into());
         let phase = Phase::Connecting;
-        Ok(Self { socket, phase, unsent: Vec::new(), partial: Vec::new(), fragments: None, started })
+        Ok(Self { socket, secure: None, phase, unsent: Vec::new(), partial: Vec::new(), fragments: None, started })
     }
 
     /// Says whether TCP's handshake is over.
@@ -167,7 +170,7 @@ impl Client {
     }
 
     pub(super) fn is_blocked(&self) -> bool {
-        !self.unsent.is_empty()
+        !self.unsent.is_empty() || self.secure.as_ref().is_some_and(|secure| secure.holds_back())
     }
 
     /// Reads once into `buffer`, behind the partial frame if there is one.
@@ -176,7 +179,11 @@ impl Client {
         let kept = self.partial.len();
         buffer[..kept].copy_from_slice(&self.partial);
         loop {
-            match self.socket.read(&mut buffer[kept..]) {
+            let read = match &mut self.secure {
+                None => self.socket.read(&mut buffer[kept..]),
+                Some(secure) => secure.read(&mut self.socket, &mut buffer[kept..]),
+            };
+            match read {
                 Ok(0) => return Err(Ending::EndOfFile),
                 Ok(read) => {
                     if kept > 0 {
@@ -206,7 +213,7 @@ impl Client {
             return self.hold(bytes);
         }
         let written = self.write(bytes)?;
-        if written == bytes.len() { Ok(Sent::All) } else { self.hold(&bytes[written..]) }
+        if written == bytes.len() && !self.is_blocked() { Ok(Sent::All) } else { self.hold(&bytes[written..]) }
     }
 
     fn hold(&mut self, bytes: &[u8]) -> Result<Sent, Ending> {
@@ -221,17 +228,20 @@ impl Client {
     pub(super) fn resume(&mut self) -> Result<Sent, Ending> {
         let unsent = std::mem::take(&mut self.unsent);
         let written = self.write(&unsent)?;
-        if written == unsent.len() {
-            return Ok(Sent::All);
+        if written < unsent.len() {
+            self.unsent = unsent;
+            self.unsent.drain(..written);
         }
-        self.unsent = unsent;
-        self.unsent.drain(..written);
-        Ok(Sent::Blocked)
+        Ok(if self.is_blocked() { Sent::Blocked } else { Sent::All })
     }
 
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         loop {
-            match self.socket.write(bytes) {
+            let written = match &mut self.secure {
+                None => self.socket.write(bytes),
+                Some(secure) => secure.write(&mut self.socket, bytes),
+            };
+            match written {
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(0),
                 other => return other,

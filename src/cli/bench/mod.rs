@@ -32,6 +32,7 @@ mod progress;
 mod report;
 mod run;
 mod scenario;
+mod secure;
 mod soak;
 mod target;
 mod traffic;

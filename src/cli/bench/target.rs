@@ -2,6 +2,8 @@
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
+use super::super::trust::Trust;
+
 /// Connections from one loopback address. The kernel has 28,232 ephemeral ports by default, and searches long once they
 /// are scarce.
 const CONNECTIONS_PER_SOURCE: u16 = 8_000;
@@ -17,6 +19,8 @@ pub(super) struct Target {
     /// The `Host` header.
     pub(super) authority: String,
     pub(super) path: String,
+    /// By whom the server may be vouched for, and its name; nothing without TLS.
+    pub(super) secure: Option<(Trust, String)>,
     pub(super) uid_prefix: String,
     /// The first connections' uids, if they were chosen; all others have the prefix and their number.
     pub(super) uids: Vec<String>,
@@ -49,6 +53,7 @@ mod tests {
             address: address.parse().expect("an address"),
             authority: String::new(),
             path: String::new(),
+            secure: None,
             uid_prefix: "u".into(),
             uids: Vec::new(),
             is_inside: false,

@@ -7,22 +7,21 @@ use tokio_tungstenite::tungstenite::http::Uri;
 /// Where to connect to.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Target {
-    /// The address for the handshake, always with `ws://`.
+    /// The address for the handshake, always with its scheme.
     pub(super) uri: Uri,
+    /// Whether to speak TLS.
+    pub(super) is_secure: bool,
     /// Name or address to resolve, without the brackets of an IPv6 address.
     pub(super) host: String,
-    /// TCP port; 80 if none was given.
+    /// TCP port; 80 if none was given, or 443 with TLS.
     pub(super) port: u16,
 }
 
 /// Why a text is no address to connect to.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 pub(super) enum TargetError {
-    /// TLS is asked for.
-    #[error("wss:// is not supported yet, expected ws://host:port")]
-    Tls,
-    /// Another scheme than `ws`.
-    #[error("{0}:// is not supported, expected ws://host:port")]
+    /// Another scheme than `ws` and `wss`.
+    #[error("{0}:// is not supported, expected ws://host:port or wss://host:port")]
     Scheme(String),
     /// No address at all.
     #[error("{0:?} is not an address, expected ws://host:port")]
@@ -33,14 +32,15 @@ impl FromStr for Target {
     type Err = TargetError;
 
     fn from_str(text: &str) -> Result<Self, TargetError> {
-        let rest = match text.split_once("://") {
-            None => text,
-            Some((scheme, rest)) if scheme.eq_ignore_ascii_case("ws") => rest,
-            Some((scheme, _)) if scheme.eq_ignore_ascii_case("wss") => return Err(TargetError::Tls),
+        let (scheme, rest) = match text.split_once("://") {
+            None => ("ws", text),
+            Some((scheme, rest)) if scheme.eq_ignore_ascii_case("ws") => ("ws", rest),
+            Some((scheme, rest)) if scheme.eq_ignore_ascii_case("wss") => ("wss", rest),
             Some((scheme, _)) => return Err(TargetError::Scheme(scheme.to_owned())),
         };
         let invalid = || TargetError::Invalid(text.to_owned());
-        let uri = format!("ws://{rest}").parse::<Uri>().map_err(|_| invalid())?;
+        let is_secure = scheme == "wss";
+        let uri = format!("{scheme}://{rest}").parse::<Uri>().map_err(|_| invalid())?;
         let authority = uri.authority().ok_or_else(invalid)?;
         let host = authority.host().trim_start_matches('[').trim_end_matches(']').to_owned();
         // A port that is not a number, or too large, is missing from the parsed form.
@@ -48,13 +48,14 @@ impl FromStr for Target {
         let port = match authority.port_u16() {
             Some(port) => port,
             None if port_given => return Err(invalid()),
+            None if is_secure => 443,
             None => 80,
         };
         // There are no names with passwords in this protocol: better refused than ignored.
         if host.is_empty() || authority.as_str().contains('@') {
             return Err(invalid());
         }
-        Ok(Self { uri, host, port })
+        Ok(Self { uri, is_secure, host, port })
     }
 }
 
@@ -66,6 +67,7 @@ mod tests {
     fn check(text: &str, uri: &str, host: &str, port: u16) {
         let target = text.parse::<Target>().expect(text);
         assert_eq!((target.uri.to_string().as_str(), target.host.as_str(), target.port), (uri, host, port));
+        assert_eq!(target.is_secure, uri.starts_with("wss://"));
     }
 
     #[test]
@@ -74,13 +76,14 @@ mod tests {
         check("localhost:1234", "ws://localhost:1234/", "localhost", 1234);
         check("localhost", "ws://localhost/", "localhost", 80);
         check("WS://example.org/chat?x=1", "ws://example.org/chat?x=1", "example.org", 80);
+        check("wss://localhost:1", "wss://localhost:1/", "localhost", 1);
+        check("WSS://example.org", "wss://example.org/", "example.org", 443);
         check("[::1]:1234/ws", "ws://[::1]:1234/ws", "::1", 1234);
     }
 
     #[test]
     fn refuses_what_it_cannot_reach() {
         let invalid = |text: &str| Err(TargetError::Invalid(text.to_owned()));
-        assert_eq!("wss://localhost:1".parse::<Target>(), Err(TargetError::Tls));
         assert_eq!("ftp://localhost".parse::<Target>(), Err(TargetError::Scheme("ftp".to_owned())));
         for text in ["", "ws://", ":1234", "local host:1", "localhost:http", "localhost:65536", "localhost:", "a@b:1"] {
             assert_eq!(text.parse::<Target>(), invalid(text), "{text}");

@@ -7,6 +7,7 @@ use mio::{Interest, Token};
 
 use super::super::BenchError;
 use super::super::client::{Client, Ending, Phase};
+use super::super::secure::Secure;
 use super::super::wire::{self, opcode};
 use super::Generator;
 use super::due::{Credit, Idle};
@@ -26,6 +27,9 @@ impl Generator {
         let address = self.target.address;
         let failed = |source| BenchError::Connect { address, source };
         let mut client = Client::connect(address, self.target.source(index), self.now()).map_err(failed)?;
+        if let Some((trust, host)) = &self.target.secure {
+            client.secure = Some(Box::new(Secure::new(trust.connection(host).map_err(failed)?)));
+        }
         let interest = Interest::READABLE | Interest::WRITABLE;
         self.poll.registry().register(&mut client.socket, Token(index as usize), interest).map_err(failed)?;
         self.logging_in += 1;

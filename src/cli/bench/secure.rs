@@ -1,0 +1,69 @@
+//! TLS under a load client: rustls's connection, driven without waiting.
+
+use std::io::{self, Read, Write};
+
+use mio::net::TcpStream;
+use rustls::ClientConnection;
+
+/// The state of one client's TLS; its socket is the client's.
+pub(super) struct Secure(ClientConnection);
+
+impl Secure {
+    pub(super) fn new(mut connection: ClientConnection) -> Self {
+        // The client bounds what waits.
+        connection.set_buffer_limit(None);
+        Self(connection)
+    }
+
+    /// Reads plaintext until the socket has no more, or `buffer` no more room; goes on with the handshake meanwhile.
+    pub(super) fn read(&mut self, socket: &mut TcpStream, buffer: &mut [u8]) -> io::Result<usize> {
+        let mut filled = 0;
+        while filled < buffer.len() {
+            match self.0.reader().read(&mut buffer[filled..]) {
+                Ok(0) => return Ok(filled),
+                Ok(length) => {
+                    filled += length;
+                    continue;
+                }
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => return Ok(filled),
+                Err(error) => return Err(error),
+            }
+            match self.0.read_tls(socket) {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock && filled > 0 => return Ok(filled),
+                read => read?,
+            };
+            let was_handshaking = self.0.is_handshaking();
+            let processed =
+                self.0.process_new_packets().map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error));
+            // Later only `write` and the client's `resume` send: they tell the generator when there is room again.
+            if was_handshaking || processed.is_err() {
+                self.push(socket)?;
+            }
+            processed?;
+        }
+        Ok(filled)
+    }
+
+    /// Takes all of `bytes`, and sends what the socket takes.
+    pub(super) fn write(&mut self, socket: &mut TcpStream, bytes: &[u8]) -> io::Result<usize> {
+        self.0.writer().write_all(bytes)?;
+        self.push(socket)?;
+        Ok(bytes.len())
+    }
+
+    /// Whether ciphertext waits for the socket.
+    pub(super) fn holds_back(&self) -> bool {
+        self.0.wants_write()
+    }
+
+    fn push(&mut self, socket: &mut TcpStream) -> io::Result<()> {
+        while self.0.wants_write() {
+            match self.0.write_tls(socket) {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(()),
+                written => written?,
+            };
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,204 @@
+//! The certificate that the node shows: read from its two files, and again when they change or a reload asks.
+//!
+//! Connections take the newest when they come in, and keep it: nobody is dropped for a new one. Files that make no
+//! certificate, at a reload, leave the one in force where it is, and that is logged.
+
+use std::fs::{self, File};
+use std::io::{self, Read};
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use rustls::ServerConfig;
+use rustls::crypto::aws_lc_rs;
+use rustls::pki_types::pem::{self, PemObject};
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use tokio::sync::{Notify, watch};
+use tokio::task::spawn_blocking;
+use tokio::time::sleep;
+use tracing::{error, info};
+
+/// Time between two looks at the files.
+const LOOK_INTERVAL: Duration = Duration::from_secs(1);
+
+/// Most bytes of either file: a chain takes a few thousand.
+const FILE_BYTES_MAX: u64 = 1 << 20;
+
+/// What is spoken inside TLS (RFC 7301); a client that asks for something else only, as for HTTP/2, gets an alert.
+const PROTOCOL: &[u8] = b"http/1.1";
+
+/// Where the certificate and its key are.
+#[derive(Clone, Debug)]
+pub(crate) struct CertificateFiles {
+    /// The certificate, and those that lead from it to a root, PEM.
+    pub(crate) certificate: PathBuf,
+    /// The certificate's private key, PEM.
+    pub(crate) key: PathBuf,
+}
+
+/// Why two files make no certificate; the operator's to mend.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum CertificateError {
+    /// A file can't be read, or is too large.
+    #[error("cannot read {setting} {}: {reason}", path.display())]
+    Unreadable {
+        /// The setting that names the file.
+        setting: &'static str,
+        /// The file.
+        path: PathBuf,
+        /// What the operating system said.
+        reason: String,
+    },
+    /// A file holds something else.
+    #[error("{setting} {} holds no {expected}: {reason}", path.display())]
+    Malformed {
+        /// The setting that names the file.
+        setting: &'static str,
+        /// The file.
+        path: PathBuf,
+        /// What it should hold.
+        expected: &'static str,
+        /// What was found in its place.
+        reason: String,
+    },
+    /// The two can't be used together.
+    #[error("tls_certificate {} can't be used with tls_key {}: {source}", certificate.display(), key.display())]
+    Unusable {
+        /// The certificate's file.
+        certificate: PathBuf,
+        /// The key's file.
+        key: PathBuf,
+        /// Why not.
+        source: rustls::Error,
+    },
+}
+
+/// The certificate in force, and what is known of its files.
+#[derive(Debug)]
+pub(crate) struct Certificate {
+    files: CertificateFiles,
+    /// The files as they were when they were last read.
+    read: Stamps,
+    in_force: watch::Sender<Arc<ServerConfig>>,
+    asked: Arc<Notify>,
+}
+
+/// Tells whether a file has changed: its inode, time of change in nanoseconds, and length; `None`: it isn't there.
+type Stamps = [Option<(u64, i64, i64, u64)>; 2];
+
+impl CertificateFiles {
+    /// Reads both files.
+    fn load(&self) -> Result<Arc<ServerConfig>, CertificateError> {
+        let chain = read("tls_certificate", &self.certificate)?;
+        let key = read("tls_key", &self.key)?;
+        let malformed = |setting, path: &Path, expected| {
+            let path = path.to_owned();
+            move |error: pem::Error| CertificateError::Malformed { setting, path, expected, reason: error.to_string() }
+        };
+        let not_a_chain = || malformed("tls_certificate", &self.certificate, "certificate in PEM");
+        let chain: Vec<_> = CertificateDer::pem_slice_iter(&chain).collect::<Result<_, _>>().map_err(not_a_chain())?;
+        if chain.is_empty() {
+            return Err(not_a_chain()(pem::Error::NoItemsFound));
+        }
+        let key = PrivateKeyDer::from_pem_slice(&key).map_err(malformed("tls_key", &self.key, "private key in PEM"))?;
+        server_config(chain, key).map_err(|source| CertificateError::Unusable {
+            certificate: self.certificate.clone(),
+            key: self.key.clone(),
+            source,
+        })
+    }
+
+    fn stamps(&self) -> Stamps {
+        [&self.certificate, &self.key].map(|path| {
+            let file = fs::metadata(path).ok()?;
+            Some((file.ino(), file.ctime(), file.ctime_nsec(), file.size()))
+        })
+    }
+}
+
+impl Certificate {
+    /// Reads the certificate that the node begins with.
+    ///
+    /// # Errors
+    /// See [`CertificateError`].
+    pub(crate) fn load(files: CertificateFiles) -> Result<Self, CertificateError> {
+        // Looked at first: a change while they are read is seen later.
+        let read = files.stamps();
+        let in_force = watch::Sender::new(files.load()?);
+        Ok(Self { files, read, in_force, asked: Arc::default() })
+    }
+
+    /// Returns where the certificate in force can be seen.
+    pub(crate) fn in_force(&self) -> watch::Receiver<Arc<ServerConfig>> {
+        self.in_force.subscribe()
+    }
+
+    /// Returns what asks for the files to be read again.
+    pub(crate) fn asked(&self) -> Arc<Notify> {
+        Arc::clone(&self.asked)
+    }
+
+    /// Reads the files again whenever they change, or that is asked for; for ever.
+    ///
+    /// A change counts when two looks in a row find the same: the files may be written one after the other.
+    pub(crate) async fn keep(mut self) {
+        let mut seen = self.read;
+        loop {
+            let is_asked = tokio::select! {
+                () = self.asked.notified() => true,
+                () = sleep(LOOK_INTERVAL) => false,
+            };
+            let files = self.files.clone();
+            // A file may be far away, and looking at it may take long.
+            let Ok(now) = spawn_blocking(move || files.stamps()).await else { return };
+            let has_settled = std::mem::replace(&mut seen, now) == now;
+            if is_asked || (has_settled && now != self.read) {
+                self.read = now;
+                self.reload().await;
+            }
+        }
+    }
+
+    async fn reload(&self) {
+        let files = self.files.clone();
+        match spawn_blocking(move || files.load()).await {
+            Ok(Ok(config)) => {
+                self.in_force.send_replace(config);
+                info!(certificate = %self.files.certificate.display(), "certificate reloaded");
+            }
+            Ok(Err(error)) => error!(error = %error, "certificate not reloaded, the old one stays"),
+            // The runtime ends.
+            Err(_) => {}
+        }
+    }
+}
+
+fn read(setting: &'static str, path: &Path) -> Result<Vec<u8>, CertificateError> {
+    let unreadable = |reason| CertificateError::Unreadable { setting, path: path.to_owned(), reason };
+    let mut bytes = Vec::new();
+    let read = |bytes: &mut Vec<u8>| -> io::Result<usize> { File::open(path)?.take(FILE_BYTES_MAX).read_to_end(bytes) };
+    let length = read(&mut bytes).map_err(|error| unreadable(error.to_string()))?;
+    if length as u64 == FILE_BYTES_MAX {
+        return Err(unreadable(format!("expected less than {FILE_BYTES_MAX} bytes")));
+    }
+    Ok(bytes)
+}
+
+/// Makes what handshakes are made by: TLS 1.2 and 1.3, with the ciphers that rustls holds to be safe.
+fn server_config(
+    chain: Vec<CertificateDer<'static>>,
+    key: PrivateKeyDer<'static>,
+) -> Result<Arc<ServerConfig>, rustls::Error> {
+    let mut config = ServerConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))
+        .with_safe_default_protocol_versions()?
+        .with_no_client_auth()
+        .with_single_cert(chain, key)?;
+    config.alpn_protocols = vec![PROTOCOL.to_vec()];
+    // Who comes back need not make the whole handshake again. The client keeps what that takes, sealed with a key that
+    // changes every few hours: nothing of it is kept here.
+    config.ticketer = aws_lc_rs::Ticketer::new()?;
+    config.send_tls13_tickets = 1;
+    Ok(Arc::new(config))
+}

@@ -1,0 +1,104 @@
+//! Certificates made on the spot, and what a client needs to trust them.
+
+use std::fs;
+use std::io;
+use std::net::TcpStream;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use pombo::Config;
+use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
+use rustls::crypto::aws_lc_rs;
+use rustls::pki_types::CertificateDer;
+use rustls::{ClientConfig, ClientConnection, RootCertStore, StreamOwned, SupportedProtocolVersion};
+use tempfile::TempDir;
+
+/// Whom the clients of a test trust; the files of the certificate that it has issued last.
+pub(crate) struct Authority {
+    folder: TempDir,
+    issuer: Issuer<'static, KeyPair>,
+    root: CertificateDer<'static>,
+}
+
+/// A client's stream over TLS; every read waits for plaintext, every write has left when it returns.
+pub(crate) type Secured = StreamOwned<ClientConnection, TcpStream>;
+
+impl Authority {
+    /// Makes an authority, and files that it has issued.
+    pub(crate) fn new() -> Self {
+        let key = KeyPair::generate().expect("a key can be drawn");
+        let mut params = CertificateParams::new(Vec::new()).expect("no name is a sound name");
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        let root = params.self_signed(&key).expect("it signs itself").der().clone();
+        let folder = tempfile::tempdir().expect("a folder for the files");
+        let authority = Self { folder, issuer: Issuer::new(params, key), root };
+        authority.issue();
+        authority
+    }
+
+    pub(crate) fn certificate_file(&self) -> PathBuf {
+        self.folder.path().join("chain.pem")
+    }
+
+    pub(crate) fn key_file(&self) -> PathBuf {
+        self.folder.path().join("key.pem")
+    }
+
+    /// The root's file, for who must be told whom to trust.
+    pub(crate) fn root_file(&self) -> PathBuf {
+        self.folder.path().join("root.pem")
+    }
+
+    /// Writes new files for this machine's addresses; returns the certificate.
+    pub(crate) fn issue(&self) -> CertificateDer<'static> {
+        let (certificate, chain, key) = self.sign();
+        fs::write(self.certificate_file(), chain).expect("the folder is writable");
+        fs::write(self.key_file(), key).expect("the folder is writable");
+        let root = pem(&self.root);
+        fs::write(self.root_file(), root).expect("the folder is writable");
+        certificate
+    }
+
+    /// Makes a certificate for this machine's addresses: itself, its PEM, and its key's PEM.
+    pub(crate) fn sign(&self) -> (CertificateDer<'static>, String, String) {
+        let key = KeyPair::generate().expect("a key can be drawn");
+        let names = ["localhost", "127.0.0.1", "::1"].map(str::to_owned);
+        let params = CertificateParams::new(names).expect("names and addresses");
+        let certificate = params.signed_by(&key, &self.issuer).expect("the authority signs");
+        (certificate.der().clone(), certificate.pem(), key.serialize_pem())
+    }
+
+    /// Has a node speak TLS with the files.
+    pub(crate) fn apply(&self, config: &mut Config) {
+        config.tls_certificate = Some(self.certificate_file());
+        config.tls_key = Some(self.key_file());
+    }
+
+    /// What a client makes handshakes by, that trusts this authority alone.
+    pub(crate) fn client(&self, versions: &[&'static SupportedProtocolVersion]) -> Arc<ClientConfig> {
+        let mut roots = RootCertStore::empty();
+        roots.add(self.root.clone()).expect("it is a root");
+        let config = ClientConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))
+            .with_protocol_versions(versions)
+            .expect("rustls knows the versions")
+            .with_root_certificates(roots)
+            .with_no_client_auth();
+        Arc::new(config)
+    }
+}
+
+/// Makes the handshake over a connected socket.
+pub(crate) fn secure(mut socket: TcpStream, config: Arc<ClientConfig>) -> io::Result<Secured> {
+    let name = socket.peer_addr()?.ip().into();
+    let mut connection = ClientConnection::new(config, name).map_err(io::Error::other)?;
+    while connection.is_handshaking() {
+        connection.complete_io(&mut socket)?;
+    }
+    Ok(StreamOwned::new(connection, socket))
+}
+
+fn pem(certificate: &CertificateDer<'_>) -> String {
+    let body = data_encoding::BASE64.encode(certificate);
+    let lines: Vec<&str> = body.as_bytes().chunks(64).map(|line| std::str::from_utf8(line).expect("ASCII")).collect();
+    format!("-----BEGIN CERTIFICATE-----\n{}\n-----END CERTIFICATE-----\n", lines.join("\n"))
+}
