@@ -36,7 +36,8 @@ use std::sync::{Arc, Barrier};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use pombo::cli::bench::page::{Axis, Line, Page, quantity};
+use pombo::cli::bench::page::{Axis, Line, Page};
+use pombo::cli::bench::quantity;
 use pombo::config::{Config, SessionSettings};
 use pombo::mailbox::{self, Bell, Mailbox};
 use pombo::metrics::Stats;

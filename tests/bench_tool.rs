@@ -626,7 +626,7 @@ fn exit_codes() {
     let page = ["--messages", "9", "--warmup", "0", "--report", "no/such/folder/page.html"];
     check_exit(
         &[&["unicast", &sound, "-c", "2"], &page[..]].concat(),
-        1,
+        2,
         "cannot write the report to \"no/such/folder",
     );
 }

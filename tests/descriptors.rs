@@ -50,7 +50,7 @@ fn waits_without_spinning_and_goes_on_as_soon_as_a_descriptor_is_free() {
     let (cpu_time, began) = (program.cpu_time(), Instant::now());
     thread::sleep(Duration::from_secs(1));
     let (used, elapsed) = (program.cpu_time() - cpu_time, began.elapsed());
-    assert!(used < elapsed / 5, "{used:?} of CPU time in {elapsed:?}");
+    assert!(used < elapsed / 10, "{used:?} of CPU time in {elapsed:?}");
 
     // Those who are in go on.
     let (mut alice, mut bob) = (served.remove(0), served.remove(0));

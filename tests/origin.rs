@@ -145,11 +145,11 @@ fn list_can_change_while_running() {
 #[test]
 fn letting_in_all_pages_is_said_at_the_start() {
     const SAID: &str = "pages of every web site may connect";
-    let open = Program::start_on("0.0.0.0:0", &[]);
+    let open = Program::start_on("0.0.0.0:0", &["--insecure-open"]);
     open.expect_logged(SAID);
     for arguments in [&[][..], &["--origins", "https://example.com"]] {
         let listen = if arguments.is_empty() { "127.0.0.1:0" } else { "0.0.0.0:0" };
-        let program = Program::start_on(listen, &[arguments, &["--log-level", "debug"]].concat());
+        let program = Program::start_on(listen, &[arguments, &["--insecure-open", "--log-level", "debug"]].concat());
         // What is logged at the start is there before the first login is.
         let mut client = program.dial().upgraded();
         client.log_in("alice");

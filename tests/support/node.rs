@@ -85,6 +85,8 @@ impl<'a> Nodes<'a> {
             gateway_threads: NonZeroUsize::MIN,
             heartbeat_interval: Duration::from_secs(3600),
             drain_timeout: Duration::ZERO,
+            // Some listen on every address; who may log in is another test's matter.
+            insecure_open: true,
             ..Config::default()
         };
         (self.change)(&mut config);

@@ -1,7 +1,8 @@
 //! What can be asked for: the scenarios' arguments, and whether they make sense together.
 
+use std::fs::OpenOptions;
 use std::net::ToSocketAddrs as _;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use bytesize::ByteSize;
@@ -247,6 +248,20 @@ impl FlowArgs {
     }
 }
 
+impl UnicastArgs {
+    fn check(&self) -> Result<(), BenchError> {
+        self.flow.check(self.connections)?;
+        let Some(placement) = self.placement else { return Ok(()) };
+        if self.flow.targets() != Targets::Pairs {
+            return Err(BenchError::Arguments("--placement goes with --targets pairs only".into()));
+        }
+        if placement == Placement::Cross && self.in_process == Some(1) {
+            return Err(BenchError::Arguments("--placement cross needs at least two shards: --in-process 2".into()));
+        }
+        Ok(())
+    }
+}
+
 impl MixedArgs {
     fn connections(&self) -> u64 {
         u64::from(self.active) + u64::from(self.idle)
@@ -296,8 +311,7 @@ impl ScenarioArgs {
         let (connections, size, in_flight) = match &self.scenario {
             Scenario::Connect(args) => (args.connections.into(), None, 0_u64),
             Scenario::Unicast(args) => {
-                args.check_inside()?;
-                args.flow.check(args.connections)?;
+                args.check()?;
                 (args.connections.into(), Some(args.load.size), args.flow.in_flight(args.connections))
             }
             Scenario::Broadcast(args) => (args.connections.into(), Some(args.load.size), u64::from(args.window)),
@@ -327,6 +341,7 @@ impl ScenarioArgs {
                 "--prefix is {prefix:?}, expected at most 200 bytes without a colon"
             )));
         }
+        self.common().report.as_deref().map_or(Ok(()), allow_page)?;
         allow_descriptors(connections + SPARE_DESCRIPTORS)
     }
 }
@@ -365,6 +380,14 @@ impl CommonArgs {
             is_inside: false,
         })
     }
+}
+
+/// Makes sure that a page can be written, before the run that fills it.
+pub(super) fn allow_page(path: &Path) -> Result<(), BenchError> {
+    let opened = OpenOptions::new().append(true).create(true).open(path);
+    opened
+        .map(drop)
+        .map_err(|source| BenchError::Arguments(format!("cannot write the report to {path:?}: {}", source.kind())))
 }
 
 /// Raises the limit of open files to what the run needs.

@@ -6,7 +6,6 @@ use std::fmt::Write as _;
 use std::num::NonZeroUsize;
 
 use super::BenchError;
-use super::arguments::UnicastArgs;
 use super::target::Target;
 use crate::config::{Config, Listen};
 use crate::server::{Handle, Server};
@@ -77,19 +76,5 @@ impl Drop for Inside {
     fn drop(&mut self) {
         let Ok(runtime) = tokio::runtime::Builder::new_current_thread().enable_all().build() else { return };
         runtime.block_on(self.node.drain());
-    }
-}
-
-impl UnicastArgs {
-    /// Checks what is asked for of a server inside.
-    pub(super) fn check_inside(&self) -> Result<(), BenchError> {
-        let Some(placement) = self.placement else { return Ok(()) };
-        if self.flow.targets() != super::Targets::Pairs {
-            return Err(BenchError::Arguments("--placement goes with --targets pairs only".into()));
-        }
-        if placement == Placement::Cross && self.in_process == Some(1) {
-            return Err(BenchError::Arguments("--placement cross needs at least two shards: --in-process 2".into()));
-        }
-        Ok(())
     }
 }

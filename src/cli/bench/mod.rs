@@ -23,7 +23,9 @@ mod client;
 mod compare;
 mod generator;
 mod inside;
+mod latency;
 mod ledger;
+mod numbers;
 pub mod page;
 mod process;
 mod progress;
@@ -46,14 +48,16 @@ use clap::{Args, Subcommand};
 
 pub use self::arguments::ScenarioArgs;
 pub use self::inside::Placement;
+pub use self::latency::Latency;
 pub use self::ledger::Tally;
+pub use self::numbers::quantity;
 pub use self::process::ProcessError;
 pub use self::progress::Sample;
-pub use self::report::{Cpu, GeneratorCost, Latency, Logins, Messages, Parameters, Report, ServerCost};
+pub use self::report::{Cpu, GeneratorCost, Logins, Messages, Parameters, Report, ServerCost};
 pub use self::soak::{Minute, Soak};
 pub use self::traffic::Targets;
 
-use self::arguments::{Scenario, parse_seconds};
+use self::arguments::Scenario;
 use self::page::Page;
 use self::progress::Progress;
 

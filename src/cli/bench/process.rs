@@ -94,6 +94,12 @@ impl Usage {
 }
 
 impl Usage {
+    /// That of a process whose one thread has run for so long.
+    #[cfg(test)]
+    pub(super) fn of_one_thread(running: Duration) -> Self {
+        Self { threads: vec![(1, Schedule { running, ..Schedule::default() })], ..Self::default() }
+    }
+
     fn busiest_thread_since(&self, before: &Usage) -> Duration {
         let earlier = |number: u32| before.threads.iter().find(|(other, _)| *other == number).map(|(_, at)| *at);
         self.threads

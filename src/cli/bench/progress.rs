@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use serde::Serialize;
 
-use super::report::whole;
+use super::numbers::whole;
 
 /// Shortest time between two looks.
 const INTERVAL: Duration = Duration::from_millis(100);

@@ -7,11 +7,10 @@ use std::time::{Duration, Instant};
 use super::BenchError;
 use super::arguments::CommonArgs;
 use super::generator::{Generator, Idle};
+use super::latency::{Latency, latency_curve};
 use super::process::{self, KernelMemory, Process, Schedule, Spent, Usage};
 use super::progress::Progress;
-use super::report::{
-    Cpu, GeneratorCost, Latency, Logins, Messages, Parameters, Report, ServerCost, latency_curve, micros_per,
-};
+use super::report::{Cpu, GeneratorCost, Logins, Messages, Parameters, Report, ServerCost, micros_per};
 use super::soak::{Soak, Watch};
 use super::target::Target;
 use super::traffic::Load;
@@ -416,4 +415,52 @@ impl Run {
 /// Time since something arrived.
 fn since(generator: &Generator) -> Duration {
     Duration::from_nanos(generator.now().saturating_sub(generator.last_arrival))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Says whether the generator was the bottleneck of a second in which it ran and waited for so many milliseconds, and
+    /// the server's busiest thread ran for so many.
+    #[track_caller]
+    fn check_bottleneck([running, waiting]: [u64; 2], server: Option<u64>, expected: bool) {
+        let millis = Duration::from_millis;
+        let start = Instant::now();
+        let at = |share: u64| Moment {
+            at: start + millis(1000 * share),
+            usage: server.map(|server| Usage::of_one_thread(millis(server * share))),
+            own: Schedule { running: millis(running * share), waiting: millis(waiting * share) },
+            segments: Some(500 + 100 * share),
+            own_segments: 40 * share,
+        };
+        let cost = at(1).own_cost(&at(0), 1000);
+        assert_eq!(cost.bottleneck, expected, "{cost:?}");
+        assert_eq!(cost.cpu_us, running as f64);
+        assert_eq!(at(1).server_segments(&at(0)), Some(60));
+    }
+
+    #[test]
+    fn the_generator_is_the_bottleneck_if_the_server_is_not() {
+        check_bottleneck([950, 0], None, true);
+        check_bottleneck([500, 450], None, true);
+        check_bottleneck([800, 0], None, false);
+        check_bottleneck([950, 0], Some(500), true);
+        check_bottleneck([950, 0], Some(950), false);
+        check_bottleneck([300, 0], Some(300), false);
+    }
+
+    #[test]
+    fn segments_of_the_server_are_those_of_others() {
+        let at = |segments, own_segments| Moment {
+            at: Instant::now(),
+            usage: None,
+            own: Schedule::default(),
+            segments,
+            own_segments,
+        };
+        assert_eq!(at(Some(30), 10).server_segments(&at(Some(10), 5)), Some(15));
+        assert_eq!(at(Some(15), 10).server_segments(&at(Some(10), 5)), None, "no data but ours");
+        assert_eq!(at(None, 10).server_segments(&at(Some(10), 5)), None);
+    }
 }

@@ -5,9 +5,10 @@ use std::time::{Duration, Instant};
 use hdrhistogram::Histogram;
 use serde::Serialize;
 
+use super::latency::Latency;
 use super::ledger::Tally;
+use super::numbers::{time, whole};
 use super::process::Process;
-use super::report::{Latency, time, whole};
 
 /// Memory that grew less than this in all has not grown: buffers come and go.
 const NOISE_BYTES: f64 = (1 << 20) as f64;
@@ -258,7 +259,7 @@ mod tests {
             .map(|(at_seconds, bytes)| Minute {
                 at_seconds,
                 per_second: 0.0,
-                latency: Latency::of(&super::super::generator::latency_histogram()),
+                latency: Latency::of(&super::super::latency::latency_histogram()),
                 faults: 0,
                 visits: 0,
                 private_bytes: Some(bytes as u64),

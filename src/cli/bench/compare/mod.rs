@@ -29,7 +29,8 @@ use self::affinity::Cores;
 use self::line::Line;
 use self::peer::{Launcher, Peer, PeerCommand};
 use self::statistics::{Figures, Verdict};
-use super::{BenchError, Report, parse_seconds, save};
+use super::arguments::{allow_page, parse_seconds};
+use super::{BenchError, Report, save};
 
 /// What is measured unless scenarios are named: the shapes of load that tell servers apart.
 const SCENARIOS: &[&str] = &[
@@ -158,6 +159,7 @@ pub(super) fn run(args: &CompareArgs) -> ExitCode {
 fn compare(args: &CompareArgs) -> Result<Comparison, BenchError> {
     let baseline = args.baseline()?;
     let lines = args.lines(baseline)?;
+    args.report.as_deref().map_or(Ok(()), allow_page)?;
     let allowed = affinity::allowed()?;
     let server_cores = args.server_cores.clone().unwrap_or_else(|| allowed.one(0));
     let generator_core = args.generator_core.clone().unwrap_or_else(|| allowed.one(1));

@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use super::super::report::{time, whole};
+use super::super::numbers::{time, whole};
 use super::statistics::{Spread, Verdict};
 use super::{Column, Comparison, Row};
 

@@ -18,6 +18,7 @@ use mio::{Events, Interest, Poll, Token};
 
 use super::BenchError;
 use super::client::{self, Client, Ending, Phase, Received, Sent};
+use super::latency::latency_histogram;
 use super::target::Target;
 use super::wire::{self, opcode};
 
@@ -313,9 +314,4 @@ impl Generator {
     fn want(&mut self, index: usize, interest: Interest) -> Result<(), Ending> {
         Ok(self.poll.registry().reregister(&mut self.clients[index].socket, Token(index), interest)?)
     }
-}
-
-/// An empty histogram of nanoseconds, up to ten minutes, to three digits.
-pub(super) fn latency_histogram() -> Histogram<u64> {
-    Histogram::new_with_bounds(1, 600_000_000_000, 3).expect("the bounds are in range")
 }

@@ -8,10 +8,10 @@ mod text;
 
 use std::time::Duration;
 
-use hdrhistogram::Histogram;
 use serde::Serialize;
 
 use super::inside::Placement;
+use super::latency::Latency;
 use super::ledger::Tally;
 use super::process::Spent;
 use super::progress::Sample;
@@ -144,21 +144,6 @@ pub struct Messages {
     pub over_time: Vec<Sample>,
 }
 
-/// A distribution of times, in microseconds.
-#[derive(Clone, Debug, Serialize)]
-pub struct Latency {
-    /// The median.
-    pub p50_us: f64,
-    /// 90 % are below.
-    pub p90_us: f64,
-    /// 99 % are below.
-    pub p99_us: f64,
-    /// 99.9 % are below.
-    pub p99_9_us: f64,
-    /// The longest.
-    pub max_us: f64,
-}
-
 /// CPU time, in microseconds per something.
 #[derive(Clone, Copy, Debug, Serialize)]
 pub struct Cpu {
@@ -214,30 +199,6 @@ pub struct GeneratorCost {
     pub bottleneck: bool,
 }
 
-impl Latency {
-    pub(super) fn of(histogram: &Histogram<u64>) -> Self {
-        let us = |nanos: u64| nanos as f64 / 1000.0;
-        Self {
-            p50_us: us(histogram.value_at_quantile(0.5)),
-            p90_us: us(histogram.value_at_quantile(0.9)),
-            p99_us: us(histogram.value_at_quantile(0.99)),
-            p99_9_us: us(histogram.value_at_quantile(0.999)),
-            max_us: us(histogram.max()),
-        }
-    }
-}
-
-/// Points of a latency's distribution, at tenths of a nine: 1 is 90 %, 2 is 99 %; no further than there are values for.
-pub(super) fn latency_curve(histogram: &Histogram<u64>) -> Vec<(f64, f64)> {
-    let nines_max = (histogram.len().max(1) as f64).log10().min(4.0);
-    (0..=40)
-        .map(|tenths| f64::from(tenths) / 10.0)
-        .take_while(|nines| *nines <= nines_max)
-        .filter(|_| !histogram.is_empty())
-        .map(|nines| (nines, histogram.value_at_quantile(1.0 - 0.1_f64.powf(nines)) as f64 / 1000.0))
-        .collect()
-}
-
 impl Cpu {
     pub(super) fn per(spent: &Spent, count: u64) -> Self {
         let total_us = micros_per(spent.cpu, count);
@@ -262,41 +223,9 @@ impl Report {
     }
 }
 
-/// A time in the unit that suits it.
-pub(super) fn time(us: f64) -> String {
-    match us {
-        ..1_000.0 => format!("{us:.1} µs"),
-        ..1_000_000.0 => format!("{:.2} ms", us / 1e3),
-        _ => format!("{:.2} s", us / 1e6),
-    }
-}
-
-/// A whole number, its thousands apart.
-pub(super) fn whole(number: u64) -> String {
-    let digits = number.to_string();
-    let mut text = String::with_capacity(digits.len() * 4 / 3);
-    for (index, digit) in digits.chars().enumerate() {
-        if index > 0 && (digits.len() - index).is_multiple_of(3) {
-            text.push(',');
-        }
-        text.push(digit);
-    }
-    text
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn numbers_for_people() {
-        for (number, text) in [(0, "0"), (999, "999"), (1000, "1,000"), (1234567, "1,234,567"), (100000, "100,000")] {
-            assert_eq!(whole(number), text);
-        }
-        for (us, text) in [(0.0, "0.0 µs"), (999.94, "999.9 µs"), (1500.0, "1.50 ms"), (2_500_000.0, "2.50 s")] {
-            assert_eq!(time(us), text);
-        }
-    }
 
     #[test]
     fn costs_per_message() {

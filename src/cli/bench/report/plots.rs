@@ -1,7 +1,8 @@
 //! A report as a page: the rows that a terminal shows, and plots.
 
-use super::super::page::{Axis, Bar, Line, Page, quantity};
-use super::{Cpu, Messages, Report, Soak, time};
+use super::super::numbers::{quantity, time};
+use super::super::page::{Axis, Bar, Line, Page};
+use super::{Cpu, Messages, Report, Soak};
 
 /// Marks of the axis of shares: each is a nine more.
 const NINES: [f64; 5] = [0.0, 1.0, 2.0, 3.0, 4.0];

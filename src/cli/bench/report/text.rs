@@ -2,7 +2,8 @@
 
 use std::fmt::{self, Write as _};
 
-use super::{Cpu, GeneratorCost, Latency, Messages, Placement, Report, ServerCost, Soak, Tally, time, whole};
+use super::super::numbers::{time, whole};
+use super::{Cpu, GeneratorCost, Latency, Messages, Placement, Report, ServerCost, Soak, Tally};
 
 impl fmt::Display for Report {
     /// Writes an aligned table.
@@ -122,7 +123,10 @@ impl Soak {
         table.row("came back", format!("{} times", whole(self.visits)));
         let growth = self.growth_bytes_per_hour.map_or_else(
             || "not known: without --pid, or too short to tell".to_owned(),
-            |growth| format!("{growth:.0} bytes an hour, at most {}", whole(self.growth_bytes_per_hour_max)),
+            |growth| {
+                let (sign, size) = (if growth < 0.0 { "−" } else { "" }, whole(growth.abs() as u64));
+                format!("{sign}{size} bytes an hour, at most {}", whole(self.growth_bytes_per_hour_max))
+            },
         );
         table.row("private memory's growth", growth);
         let last = self.lines.last().and_then(|line| line.descriptors);

@@ -2,7 +2,8 @@
 
 use hdrhistogram::Histogram;
 
-use super::super::generator::{Due, Traffic, latency_histogram};
+use super::super::generator::{Due, Traffic};
+use super::super::latency::latency_histogram;
 use super::super::ledger::{BroadcastLedger, Receipt, Tally};
 use super::super::wire::{Addresses, EVERYBODY, Stamp, Writer};
 use super::{BROADCASTER, Desk, Load, Outcome};

@@ -13,7 +13,8 @@ mod unicast;
 
 use hdrhistogram::Histogram;
 
-use super::generator::{Due, Traffic, latency_histogram};
+use super::generator::{Due, Traffic};
+use super::latency::latency_histogram;
 use super::ledger::Tally;
 use super::wire::Writer;
 

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use hdrhistogram::Histogram;
 
-use super::super::generator::latency_histogram;
+use super::super::latency::latency_histogram;
 
 /// When each message is due.
 pub(super) struct Schedule {
