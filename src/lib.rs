@@ -44,6 +44,7 @@
 //! | [`mailbox`] | mail from shard to shard, one wake per batch; its atomics come from `sync` |
 //! | [`protocol`] | what a message means |
 //! | [`frame`] | WebSocket frames, bytes in and messages out |
+//! | `roots` | whom to trust over TLS as a client |
 //! | [`uid`], [`message`], [`rights`] | the vocabulary |
 //!
 //! # Invariants
@@ -66,6 +67,7 @@ pub mod message;
 pub mod metrics;
 pub mod protocol;
 pub mod rights;
+mod roots;
 pub mod router;
 pub mod server;
 pub mod shard;

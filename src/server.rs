@@ -90,7 +90,7 @@ pub enum StartError {
         /// What the operating system said.
         source: io::Error,
     },
-    /// The keys of tokens can't be read.
+    /// The keys of tokens, or the certificates that may vouch for `auth_url`, can't be read.
     #[error("{reason}")]
     Keys {
         /// What is wrong, and in which file.

@@ -182,6 +182,7 @@ fn unusual() -> Config {
         jwt_audience: Some("pombo".to_owned()),
         jwt_leeway: Duration::from_millis(1500),
         auth_url: Some("http://[::1]:8080/who?a=b".parse().expect("an address")),
+        auth_url_ca: Some("roots.pem".into()),
         auth_url_timeout: Duration::from_millis(7),
         auth_url_in_flight_max: 9,
         auth_url_headers: vec!["x-tenant".to_owned()],

@@ -13,6 +13,7 @@ const ROOMS: &[(&str, &[&str])] = &[
     ("uid", &[]),
     ("message", &[]),
     ("rights", &[]),
+    ("roots", &[]),
     ("sync", &[]),
     ("frame", &["message", "uid"]),
     ("protocol", &["message", "rights", "uid"]),
@@ -24,7 +25,10 @@ const ROOMS: &[(&str, &[&str])] = &[
     ("shard", &["config", "drain", "frame", "mailbox", "message", "metrics", "protocol", "rights", "router", "uid"]),
     (
         "gateway",
-        &["config", "drain", "frame", "mailbox", "message", "metrics", "protocol", "rights", "router", "shard", "uid"],
+        &[
+            "config", "drain", "frame", "mailbox", "message", "metrics", "protocol", "rights", "roots", "router",
+            "shard", "uid",
+        ],
     ),
     ("control", &["config", "drain", "mailbox", "message", "metrics", "router", "uid"]),
     (
@@ -34,7 +38,7 @@ const ROOMS: &[(&str, &[&str])] = &[
             "router", "shard", "uid",
         ],
     ),
-    ("cli", &["config", "frame", "message", "router", "server", "uid"]),
+    ("cli", &["config", "frame", "message", "roots", "router", "server", "uid"]),
 ];
 
 /// Longest file of `src`, without its tests, and longest function, in lines.

@@ -18,7 +18,7 @@ use rustls::version::{TLS12, TLS13};
 use rustls::{ClientConfig, ClientConnection, ProtocolVersion};
 use socket2::{Domain, Socket, Type};
 
-use support::{Authority, Client, DEADLINE, Node, Nodes, Request, Secured, Sent, eventually, nodes, secure};
+use support::{Authority, Client, DEADLINE, LOCAL, Node, Nodes, Request, Secured, Sent, eventually, nodes, secure};
 
 mod support;
 
@@ -396,7 +396,7 @@ fn a_new_certificate_is_taken_without_dropping_anybody() {
         alice.converse(&mut bob);
 
         // Neither half fits the other: the old one stays.
-        let (_, chain, _) = authority.sign();
+        let (_, chain, _) = authority.sign(&LOCAL);
         fs::write(authority.certificate_file(), chain).expect("the folder is writable");
         fs::write(authority.key_file(), "no key").expect("the folder is writable");
         node.reload(|config| authority.apply(config));
@@ -543,7 +543,7 @@ fn files_that_make_no_certificate_are_told_at_the_start() {
         assert!(error.to_string().contains(words), "{error}");
     }
     bind().expect("the files are sound");
-    let (_, chain, key) = authority.sign();
+    let (_, chain, key) = authority.sign(&LOCAL);
     fs::write(authority.certificate_file(), &chain).expect("the folder is writable");
     check(bind(), "can't be used with tls_key");
     fs::write(authority.key_file(), &chain).expect("the folder is writable");

@@ -64,9 +64,7 @@ impl fmt::Debug for Secret {
     }
 }
 
-/// Address of a service that authenticates: `http://`, a host, maybe a port and a path.
-///
-/// There is no `https://` yet: the service belongs beside the node, or behind a network that is trusted.
+/// Address of a service that authenticates: `http://` or `https://`, a host, maybe a port and a path.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct AuthUrl(Uri);
 
@@ -74,6 +72,11 @@ impl AuthUrl {
     /// Returns the address for a request.
     pub fn uri(&self) -> &Uri {
         &self.0
+    }
+
+    /// Tells whether the service is asked over TLS.
+    pub fn is_secure(&self) -> bool {
+        self.0.scheme_str() == Some("https")
     }
 }
 
@@ -90,7 +93,7 @@ impl FromStr for AuthUrl {
 
     fn from_str(text: &str) -> Result<Self, AuthUrlError> {
         let uri: Uri = text.parse().map_err(|_| AuthUrlError)?;
-        let is_http = uri.scheme_str() == Some("http");
+        let is_http = matches!(uri.scheme_str(), Some("http" | "https"));
         // A name and a password would be shown with the settings; a port that is none is missing from the parsed form.
         let authority = uri.authority().filter(|authority| !authority.as_str().contains('@')).ok_or(AuthUrlError)?;
         let port_is_sound = authority.port_u16().is_some() || authority.as_str().len() == authority.host().len();
@@ -123,6 +126,8 @@ pub struct AuthSettings {
     pub jwt_leeway: Duration,
     /// The service that authenticates.
     pub url: Option<AuthUrl>,
+    /// File with who may vouch for the service over TLS, instead of whom the system trusts.
+    pub url_ca: Option<PathBuf>,
     /// Time that an answer of the service may take.
     pub url_timeout: Duration,
     /// Most questions to the service at a time.
@@ -157,6 +162,7 @@ impl Config {
             jwt_audience: self.jwt_audience.clone(),
             jwt_leeway: self.jwt_leeway,
             url: self.auth_url.clone(),
+            url_ca: self.auth_url_ca.clone(),
             url_timeout: self.auth_url_timeout,
             url_in_flight_max: self.auth_url_in_flight_max,
             url_headers: self.auth_url_headers.clone(),
@@ -437,7 +443,9 @@ mod tests {
 
     #[test]
     fn addresses_of_a_service() {
-        for text in ["http://127.0.0.1:8080/login", "http://auth.example.org/", "http://[::1]/?a=b"] {
+        for text in
+            ["http://127.0.0.1:8080/login", "http://auth.example.org/", "http://[::1]/?a=b", "https://h:8443/who"]
+        {
             check(&Url, &[text], Some(&format!("{text:?}")));
         }
         check(&Url, &["http://h"], Some(r#""http://h/""#));
@@ -446,7 +454,8 @@ mod tests {
             "h",
             "/login",
             "ftp://h/",
-            "https://h/",
+            "https://",
+            "HTTPS//h",
             "http://",
             "http://u:p@h/",
             "http://h:x/",

@@ -225,6 +225,11 @@ pub struct Config {
     /// Range: `none`, or an address such as `http://127.0.0.1:8080/login`. Default: `none`.
     pub auth_url: Option<AuthUrl>,
 
+    /// File with the certificates that may vouch for `auth_url` over TLS.
+    ///
+    /// PEM; they stand in for those that the system trusts. Range: `none`, or the path of a file. Default: `none`.
+    pub auth_url_ca: Option<PathBuf>,
+
     /// Time that the service may take to answer.
     ///
     /// Past it the client is told to try again later. Range: a time of 1ms to 60s, as in `5s`. Default: `3s`.
@@ -401,6 +406,7 @@ impl Default for Config {
             jwt_audience: None,
             jwt_leeway: Duration::from_secs(5),
             auth_url: None,
+            auth_url_ca: None,
             auth_url_timeout: Duration::from_secs(3),
             auth_url_in_flight_max: 64,
             auth_url_headers: ["cookie", "user-agent"].map(str::to_owned).into(),

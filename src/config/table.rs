@@ -218,6 +218,7 @@ pub static SETTINGS: &[Setting] = settings! {
         jwt_audience: Exactly, Live, "The aud that a token must have, among others";
         jwt_leeway: Time(0, 600 * SECOND), Live, "How far the clock of who signs tokens may differ from the node's";
         auth_url: Url, Live, "Service that is asked who a connection is while auth is http";
+        auth_url_ca: File, Restart, "File with the certificates that may vouch for auth_url over TLS";
         auth_url_timeout: Time(1, 60 * SECOND), Live, "Time that the service may take to answer";
         auth_url_in_flight_max: Count(1, 10_000), Restart, "Most questions to the service at a time; more wait";
         auth_url_headers: HeaderNames, Live, "Headers of the client's request that the service is told";

@@ -22,5 +22,5 @@ pub(crate) use node::{Node, Nodes, nodes};
 pub(crate) use patience::{DEADLINE, eventually};
 pub(crate) use program::Program;
 pub(crate) use service::{Reply, Service};
-pub(crate) use tls::{Authority, Secured, secure};
+pub(crate) use tls::{Authority, LOCAL, Secured, secure};
 pub(crate) use token::{SECRET, Signer, claims, seconds_from_now};

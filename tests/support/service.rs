@@ -1,12 +1,13 @@
 //! A service that authenticates, as the operator of a node would write one: it is asked over HTTP, and answers as told.
 
 use std::io::{Read, Write};
-use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::net::{SocketAddr, TcpListener};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::Duration;
 
+use rustls::{ServerConfig, ServerConnection, StreamOwned};
 use serde_json::Value;
 
 /// What the service answers to a question.
@@ -29,6 +30,7 @@ impl Reply {
 /// A running service; it ends with the test's process.
 pub(crate) struct Service {
     address: SocketAddr,
+    scheme: &'static str,
     shared: Arc<Shared>,
 }
 
@@ -42,6 +44,19 @@ struct Shared {
 impl Service {
     /// Starts one that answers as `answer` says, which may block.
     pub(crate) fn start(answer: impl Fn(&Value) -> Reply + Send + Sync + 'static) -> Self {
+        Self::start_over(None, answer)
+    }
+
+    /// Starts one that is asked over TLS, and shows the certificate of `config`.
+    pub(crate) fn start_tls(
+        config: Arc<ServerConfig>,
+        answer: impl Fn(&Value) -> Reply + Send + Sync + 'static,
+    ) -> Self {
+        Self::start_over(Some(config), answer)
+    }
+
+    fn start_over(tls: Option<Arc<ServerConfig>>, answer: impl Fn(&Value) -> Reply + Send + Sync + 'static) -> Self {
+        let scheme = if tls.is_some() { "https" } else { "http" };
         let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
         let address = listener.local_addr().expect("an address");
         let shared = Arc::<Shared>::default();
@@ -49,14 +64,21 @@ impl Service {
         thread::spawn(move || {
             for stream in listener.incoming().map_while(Result::ok) {
                 let (answer, state) = (Arc::clone(&answer), Arc::clone(&state));
-                thread::spawn(move || serve(stream, &state, &*answer));
+                let tls = tls.clone();
+                thread::spawn(move || match tls {
+                    None => serve(stream, &state, &*answer),
+                    Some(config) => {
+                        let connection = ServerConnection::new(config).expect("the config makes connections");
+                        serve(StreamOwned::new(connection, stream), &state, &*answer);
+                    }
+                });
             }
         });
-        Self { address, shared }
+        Self { address, scheme, shared }
     }
 
     pub(crate) fn url(&self) -> String {
-        format!("http://{}/who", self.address)
+        format!("{}://{}/who", self.scheme, self.address)
     }
 
     /// What it was asked, in order.
@@ -71,7 +93,7 @@ impl Service {
 }
 
 /// Answers the requests of one connection, until either side has enough.
-fn serve(mut stream: TcpStream, shared: &Shared, answer: &dyn Fn(&Value) -> Reply) {
+fn serve(mut stream: impl Read + Write, shared: &Shared, answer: &dyn Fn(&Value) -> Reply) {
     let mut received = Vec::new();
     while let Some(question) = next_question(&mut stream, &mut received) {
         shared.questions.lock().expect("no holder panics").push(question.clone());
@@ -99,7 +121,7 @@ fn serve(mut stream: TcpStream, shared: &Shared, answer: &dyn Fn(&Value) -> Repl
 }
 
 /// Reads a request with a body of JSON; `None` at the connection's end.
-fn next_question(stream: &mut TcpStream, received: &mut Vec<u8>) -> Option<Value> {
+fn next_question(stream: &mut impl Read, received: &mut Vec<u8>) -> Option<Value> {
     loop {
         if let Some(end) = received.windows(4).position(|window| window == b"\r\n\r\n") {
             let head = String::from_utf8_lossy(&received[..end]).to_ascii_lowercase();

@@ -9,9 +9,13 @@ use std::sync::Arc;
 use pombo::Config;
 use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
 use rustls::crypto::aws_lc_rs;
-use rustls::pki_types::CertificateDer;
-use rustls::{ClientConfig, ClientConnection, RootCertStore, StreamOwned, SupportedProtocolVersion};
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::{ClientConfig, ClientConnection, RootCertStore, ServerConfig, StreamOwned, SupportedProtocolVersion};
 use tempfile::TempDir;
+
+/// The names of this machine.
+pub(crate) const LOCAL: [&str; 3] = ["localhost", "127.0.0.1", "::1"];
 
 /// Whom the clients of a test trust; the files of the certificate that it has issued last.
 pub(crate) struct Authority {
@@ -51,7 +55,7 @@ impl Authority {
 
     /// Writes new files for this machine's addresses; returns the certificate.
     pub(crate) fn issue(&self) -> CertificateDer<'static> {
-        let (certificate, chain, key) = self.sign();
+        let (certificate, chain, key) = self.sign(&LOCAL);
         fs::write(self.certificate_file(), chain).expect("the folder is writable");
         fs::write(self.key_file(), key).expect("the folder is writable");
         let root = pem("CERTIFICATE", &self.root);
@@ -59,10 +63,10 @@ impl Authority {
         certificate
     }
 
-    /// Makes a certificate for this machine's addresses: itself, its PEM, and its key's PEM.
-    pub(crate) fn sign(&self) -> (CertificateDer<'static>, String, String) {
+    /// Makes a certificate for these names: itself, its PEM, and its key's PEM.
+    pub(crate) fn sign(&self, names: &[&str]) -> (CertificateDer<'static>, String, String) {
         let key = KeyPair::generate().expect("a key can be drawn");
-        let names = ["localhost", "127.0.0.1", "::1"].map(str::to_owned);
+        let names = names.iter().copied().map(str::to_owned).collect::<Vec<_>>();
         let params = CertificateParams::new(names).expect("names and addresses");
         let certificate = params.signed_by(&key, &self.issuer).expect("the authority signs");
         let chain = pem("CERTIFICATE", certificate.der());
@@ -73,6 +77,19 @@ impl Authority {
     pub(crate) fn apply(&self, config: &mut Config) {
         config.tls_certificate = Some(self.certificate_file());
         config.tls_key = Some(self.key_file());
+    }
+
+    /// What a server makes handshakes by, whose certificate is for these names.
+    pub(crate) fn server(&self, names: &[&str]) -> Arc<ServerConfig> {
+        let (certificate, _, key) = self.sign(names);
+        let key = PrivateKeyDer::from_pem_slice(key.as_bytes()).expect("it is a key");
+        let config = ServerConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))
+            .with_safe_default_protocol_versions()
+            .expect("rustls knows the versions")
+            .with_no_client_auth()
+            .with_single_cert(vec![certificate], key)
+            .expect("the key is the certificate's");
+        Arc::new(config)
     }
 
     /// What a client makes handshakes by, that trusts this authority alone.

@@ -17,9 +17,11 @@ use aws_lc_rs::digest;
 use bytes::Bytes;
 use http_body_util::{BodyExt, Full, Limited};
 use hyper::{Request, StatusCode, header};
+use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
 use hyper_util::client::legacy::Client;
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::{TokioExecutor, TokioTimer};
+use rustls::RootCertStore;
 use serde::Serialize;
 use serde_json::Value;
 use tokio::sync::Semaphore;
@@ -29,8 +31,9 @@ use tracing::warn;
 use super::cache::{Cache, Key};
 use super::credential::Facts;
 use super::{Claims, rights, seconds};
-use crate::config::AuthSettings;
+use crate::config::{AuthSettings, AuthUrl};
 use crate::gateway::Reason;
+use crate::roots::{self, RootsError};
 
 /// Longest answer that is read.
 const ANSWER_BYTES_MAX: usize = 64 << 10;
@@ -44,7 +47,7 @@ const COMPLAINT_INTERVAL: Duration = Duration::from_secs(1);
 /// The service, and what is remembered of its answers.
 #[derive(Debug)]
 pub(super) struct Service {
-    client: Client<HttpConnector, Full<Bytes>>,
+    client: Client<HttpsConnector<HttpConnector>, Full<Bytes>>,
     in_flight: Semaphore,
     memory: Mutex<Memory>,
 }
@@ -65,14 +68,22 @@ struct Question<'a> {
 
 impl Service {
     /// Makes the way to the service; asks nothing yet.
-    pub(super) fn new(settings: &AuthSettings) -> Self {
+    ///
+    /// # Errors
+    /// When nobody could vouch for a service over TLS.
+    pub(super) fn new(settings: &AuthSettings) -> Result<Self, RootsError> {
+        let connector = HttpsConnectorBuilder::new()
+            .with_tls_config(roots::client_config(trusted(settings)?))
+            .https_or_http()
+            .enable_http1()
+            .build();
         let client = Client::builder(TokioExecutor::new())
             .pool_timer(TokioTimer::new())
             .pool_idle_timeout(IDLE_TIMEOUT)
             .pool_max_idle_per_host(settings.url_in_flight_max)
-            .build_http();
+            .build(connector);
         let memory = Memory { answers: Cache::new(settings.cache_entries_max), complained: None };
-        Self { client, in_flight: Semaphore::new(settings.url_in_flight_max), memory: Mutex::new(memory) }
+        Ok(Self { client, in_flight: Semaphore::new(settings.url_in_flight_max), memory: Mutex::new(memory) })
     }
 
     /// Asks who bears `credential`, unless that was answered lately.
@@ -144,6 +155,18 @@ impl Service {
     fn memory(&self) -> MutexGuard<'_, Memory> {
         // A cache that a panic left half changed still answers what was answered before.
         self.memory.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Reads who may vouch for the service.
+///
+/// A system that trusts nobody is no fault as long as the address is `http://`; a reload may change that, and nobody
+/// gets in then.
+fn trusted(settings: &AuthSettings) -> Result<RootCertStore, RootsError> {
+    let is_secure = settings.url.as_ref().is_some_and(AuthUrl::is_secure);
+    match roots::load("auth_url_ca", settings.url_ca.as_deref()) {
+        Err(RootsError::NoSystemRoots { .. }) if !is_secure => Ok(RootCertStore::empty()),
+        roots => roots,
     }
 }
 

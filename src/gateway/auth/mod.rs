@@ -25,6 +25,7 @@ use self::keys::{KeyError, Keys};
 use super::Reason;
 use crate::config::{Auth, AuthSettings};
 use crate::rights::Rights;
+use crate::roots::RootsError;
 use crate::uid::{Uid, UidError, UidHasher};
 
 /// Who logs in, what they may do, and until when.
@@ -69,6 +70,15 @@ pub(crate) struct UidRules<'a> {
     pub(crate) hasher: &'a UidHasher,
 }
 
+/// Why nobody could be identified with these settings; the operator's to mend.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum AuthenticatorError {
+    #[error(transparent)]
+    Keys(#[from] KeyError),
+    #[error(transparent)]
+    Roots(#[from] RootsError),
+}
+
 /// Identifies connections; shared by the gateway's tasks.
 #[derive(Debug)]
 pub(crate) struct Authenticator {
@@ -86,12 +96,12 @@ impl Authenticator {
     /// Makes one for the method in the settings, with its keys.
     ///
     /// # Errors
-    /// When keys can't be read.
-    pub(crate) fn new(settings: &AuthSettings) -> Result<Self, KeyError> {
+    /// When keys, or those who may vouch for a service, can't be read.
+    pub(crate) fn new(settings: &AuthSettings) -> Result<Self, AuthenticatorError> {
         let method = match settings.auth {
             Auth::None => Method::None,
             Auth::Jwt => Method::Jwt(Keys::load(settings)?),
-            Auth::Http => Method::Http(Service::new(settings)),
+            Auth::Http => Method::Http(Service::new(settings)?),
         };
         Ok(Self { method })
     }

@@ -1,0 +1,62 @@
+//! Whom to trust over TLS as a client: the system's roots, or those in a file; and what handshakes are made by then.
+//!
+//! Read once, by who is about to connect somewhere: `pombo connect` and `bench`, and the gateway towards the service
+//! that authenticates. Never on the way of a message.
+
+use std::fs::File;
+use std::io::{self, Read};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use rustls::crypto::aws_lc_rs;
+use rustls::pki_types::CertificateDer;
+use rustls::pki_types::pem::PemObject;
+use rustls::{ClientConfig, RootCertStore};
+
+/// Longest file that is read; the system's own has a quarter of that.
+const FILE_BYTES_MAX: u64 = 1 << 20;
+
+/// Why there is nobody to trust; the user's to mend.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum RootsError {
+    #[error("cannot read {setting} {}: {source}", path.display())]
+    Unreadable { setting: &'static str, path: PathBuf, source: io::Error },
+    #[error("{setting} {} holds no certificate in PEM that can be trusted", path.display())]
+    Empty { setting: &'static str, path: PathBuf },
+    #[error("the system trusts nobody, name a file of certificates with {setting}")]
+    NoSystemRoots { setting: &'static str },
+}
+
+/// Reads the roots in `file`, which `setting` named, or the system's.
+///
+/// # Errors
+/// When there is no root, see [`RootsError`].
+pub(crate) fn load(setting: &'static str, file: Option<&Path>) -> Result<RootCertStore, RootsError> {
+    let mut roots = RootCertStore::empty();
+    let Some(path) = file else {
+        let (added, _) = roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
+        return if added == 0 { Err(RootsError::NoSystemRoots { setting }) } else { Ok(roots) };
+    };
+    let bytes = read(path).map_err(|source| RootsError::Unreadable { setting, path: path.to_owned(), source })?;
+    let certificates = CertificateDer::pem_slice_iter(&bytes).collect::<Result<Vec<_>, _>>();
+    let (added, _) = roots.add_parsable_certificates(certificates.unwrap_or_default());
+    if added == 0 { Err(RootsError::Empty { setting, path: path.to_owned() }) } else { Ok(roots) }
+}
+
+/// Makes what handshakes with servers are made by that one of `roots` vouches for.
+pub(crate) fn client_config(roots: RootCertStore) -> ClientConfig {
+    ClientConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))
+        .with_safe_default_protocol_versions()
+        .expect("AWS-LC has the ciphers of TLS 1.2 and 1.3")
+        .with_root_certificates(roots)
+        .with_no_client_auth()
+}
+
+fn read(path: &Path) -> io::Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    let length = File::open(path)?.take(FILE_BYTES_MAX).read_to_end(&mut bytes)?;
+    if length as u64 == FILE_BYTES_MAX {
+        return Err(io::Error::other(format!("expected less than {FILE_BYTES_MAX} bytes")));
+    }
+    Ok(bytes)
+}
