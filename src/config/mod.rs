@@ -23,6 +23,7 @@ mod listen;
 mod load;
 mod memory;
 mod parts;
+mod relations;
 mod reload;
 mod table;
 
@@ -448,42 +449,6 @@ impl Config {
         if faults.is_empty() { Ok(()) } else { Err(Faults(faults)) }
     }
 
-    /// Tells which values don't go with each other, apart from those that `faults` already holds.
-    fn relation_faults(&self, faults: &[Fault], origin: impl Fn(&str) -> Origin) -> Vec<Fault> {
-        let sound = |key| !faults.iter().any(|fault| matches!(fault, Fault::Value { key: at, .. } if *at == key));
-        let frame_bytes_max = self.message_bytes_max.saturating_add(FRAME_HEADER_BYTES_MAX);
-        let relations = [
-            (
-                "outbox_bytes_max",
-                self.outbox_bytes_max < frame_bytes_max && sound("message_bytes_max"),
-                format!("message_bytes_max + {FRAME_HEADER_BYTES_MAX} = {frame_bytes_max} or more"),
-            ),
-            (
-                "login_bytes_max",
-                self.login_bytes_max < self.uid_bytes_max && sound("uid_bytes_max"),
-                format!("uid_bytes_max = {} or more", self.uid_bytes_max),
-            ),
-            (
-                "tls_certificate",
-                self.tls_certificate.is_none() && self.tls_key.is_some(),
-                "a file, since tls_key is set".to_owned(),
-            ),
-            (
-                "tls_key",
-                self.tls_key.is_none() && self.tls_certificate.is_some(),
-                "a file, since tls_certificate is set".to_owned(),
-            ),
-            (
-                "trusted_proxies",
-                self.proxy_protocol && self.trusted_proxies.is_empty(),
-                "the proxies that proxy_protocol is spoken with".to_owned(),
-            ),
-        ];
-        let relations = relations.into_iter().chain(self.auth_relations());
-        let broken = relations.filter(|(key, broken, _)| *broken && sound(key));
-        broken.map(|(key, _, expected)| self.fault(key, origin(key), expected)).collect()
-    }
-
     fn fault(&self, key: &'static str, origin: Origin, expected: String) -> Fault {
         let value = Setting::of(key).map(|setting| setting.text(self)).unwrap_or_default();
         Fault::Value { key, value, origin, expected }
@@ -509,9 +474,6 @@ impl Config {
         text
     }
 }
-
-/// Longest header of a frame that a server sends or receives (RFC 6455, section 5.2).
-const FRAME_HEADER_BYTES_MAX: usize = 14;
 
 #[cfg(test)]
 mod tests {

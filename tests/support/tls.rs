@@ -54,7 +54,7 @@ impl Authority {
         let (certificate, chain, key) = self.sign();
         fs::write(self.certificate_file(), chain).expect("the folder is writable");
         fs::write(self.key_file(), key).expect("the folder is writable");
-        let root = pem(&self.root);
+        let root = pem("CERTIFICATE", &self.root);
         fs::write(self.root_file(), root).expect("the folder is writable");
         certificate
     }
@@ -65,7 +65,8 @@ impl Authority {
         let names = ["localhost", "127.0.0.1", "::1"].map(str::to_owned);
         let params = CertificateParams::new(names).expect("names and addresses");
         let certificate = params.signed_by(&key, &self.issuer).expect("the authority signs");
-        (certificate.der().clone(), certificate.pem(), key.serialize_pem())
+        let chain = pem("CERTIFICATE", certificate.der());
+        (certificate.der().clone(), chain, pem("PRIVATE KEY", &key.serialize_der()))
     }
 
     /// Has a node speak TLS with the files.
@@ -97,8 +98,8 @@ pub(crate) fn secure(mut socket: TcpStream, config: Arc<ClientConfig>) -> io::Re
     Ok(StreamOwned::new(connection, socket))
 }
 
-fn pem(certificate: &CertificateDer<'_>) -> String {
-    let body = data_encoding::BASE64.encode(certificate);
+fn pem(label: &str, der: &[u8]) -> String {
+    let body = data_encoding::BASE64.encode(der);
     let lines: Vec<&str> = body.as_bytes().chunks(64).map(|line| std::str::from_utf8(line).expect("ASCII")).collect();
-    format!("-----BEGIN CERTIFICATE-----\n{}\n-----END CERTIFICATE-----\n", lines.join("\n"))
+    format!("-----BEGIN {label}-----\n{}\n-----END {label}-----\n", lines.join("\n"))
 }

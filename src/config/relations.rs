@@ -1,0 +1,44 @@
+//! Which values of different settings don't go with each other.
+
+use super::{Config, Fault, Origin};
+
+/// Longest header of a frame that a server sends or receives (RFC 6455, section 5.2).
+const FRAME_HEADER_BYTES_MAX: usize = 14;
+
+impl Config {
+    /// Tells which values don't go with each other, apart from those that `faults` already holds.
+    pub(super) fn relation_faults(&self, faults: &[Fault], origin: impl Fn(&str) -> Origin) -> Vec<Fault> {
+        let sound = |key| !faults.iter().any(|fault| matches!(fault, Fault::Value { key: at, .. } if *at == key));
+        let frame_bytes_max = self.message_bytes_max.saturating_add(FRAME_HEADER_BYTES_MAX);
+        let relations = [
+            (
+                "outbox_bytes_max",
+                self.outbox_bytes_max < frame_bytes_max && sound("message_bytes_max"),
+                format!("message_bytes_max + {FRAME_HEADER_BYTES_MAX} = {frame_bytes_max} or more"),
+            ),
+            (
+                "login_bytes_max",
+                self.login_bytes_max < self.uid_bytes_max && sound("uid_bytes_max"),
+                format!("uid_bytes_max = {} or more", self.uid_bytes_max),
+            ),
+            (
+                "tls_certificate",
+                self.tls_certificate.is_none() && self.tls_key.is_some(),
+                "a file, since tls_key is set".to_owned(),
+            ),
+            (
+                "tls_key",
+                self.tls_key.is_none() && self.tls_certificate.is_some(),
+                "a file, since tls_certificate is set".to_owned(),
+            ),
+            (
+                "trusted_proxies",
+                self.proxy_protocol && self.trusted_proxies.is_empty(),
+                "the proxies that proxy_protocol is spoken with".to_owned(),
+            ),
+        ];
+        let relations = relations.into_iter().chain(self.auth_relations());
+        let broken = relations.filter(|(key, broken, _)| *broken && sound(key));
+        broken.map(|(key, _, expected)| self.fault(key, origin(key), expected)).collect()
+    }
+}
