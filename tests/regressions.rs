@@ -3,6 +3,7 @@
 mod support;
 
 use std::io::{BufRead, BufReader};
+use std::num::NonZeroUsize;
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -177,4 +178,22 @@ fn a_pause_of_the_process_closed_every_session() {
     client.send(&Sent::pong(""));
     client.send_text("alice:still here");
     client.expect_text("still here");
+}
+
+/// The count by address began with the upgrade: one address with connections that said nothing took every place for
+/// the whole `handshake_timeout`, and nobody else got in.
+#[test]
+fn one_address_with_silent_connections_kept_everybody_out() {
+    let change = |config: &mut pombo::Config| {
+        config.handshakes_max = 8;
+        config.address_sessions_max = NonZeroUsize::new(2);
+        config.handshake_timeout = Duration::from_secs(3600);
+    };
+    nodes().with(change).each(|node| {
+        let silent: Vec<_> = (0..16).map(|_| Client::dial_from("127.0.0.2", node.socket_address())).collect();
+        Client::dial_from("127.0.0.3", node.socket_address()).upgraded().log_in("alice");
+        drop(silent);
+        eventually("every place is given back", || node.handle().connections() == 0);
+        Client::dial_from("127.0.0.2", node.socket_address()).upgraded().log_in("bob");
+    });
 }
