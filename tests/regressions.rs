@@ -2,6 +2,7 @@
 
 mod support;
 
+use std::fs;
 use std::io::{BufRead, BufReader};
 use std::num::NonZeroUsize;
 use std::process::{Child, Command, Stdio};
@@ -13,7 +14,7 @@ use std::time::{Duration, Instant};
 use pombo::message::{Delivery, Kind};
 use pombo::protocol::plain::NO_COLON;
 use rustix::process::{Pid, Signal, kill_process};
-use support::{Client, Frame, Node, Sent, eventually, nodes};
+use support::{Client, Frame, Node, Sent, Signer, eventually, nodes};
 
 /// Enough that what they send at once is more than a turn may take in.
 const FLOODERS: usize = 24;
@@ -196,4 +197,29 @@ fn one_address_with_silent_connections_kept_everybody_out() {
         eventually("every place is given back", || node.handle().connections() == 0);
         Client::dial_from("127.0.0.2", node.socket_address()).upgraded().log_in("bob");
     });
+}
+
+/// The end of the node waited for whatever read its files: on a disk that didn't answer (here a pipe that nobody writes
+/// to) SIGTERM was in vain.
+#[test]
+fn a_file_that_could_not_be_read_to_its_end_held_up_the_end_of_the_node() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let (file, pipe) = (folder.path().join("keys"), folder.path().join("pipe"));
+    fs::write(&file, Signer::ed25519().pem()).expect("it is written");
+    let made = Command::new("mkfifo").arg(&pipe).status().expect("there is such a program");
+    assert!(made.success());
+    let change = |config: &mut pombo::Config| {
+        (config.auth, config.jwt_key_files) = (pombo::config::Auth::Jwt, vec![file.clone()])
+    };
+    let node = nodes().with(change).start(1);
+    fs::rename(&pipe, &file).expect("it is replaced");
+    let opened = thread::spawn({
+        // Opening it to write waits until somebody has opened it to read.
+        let file = file.clone();
+        move || fs::OpenOptions::new().write(true).open(file).expect("it is opened")
+    });
+    let _held_open = opened.join().expect("it doesn't panic");
+    let began = Instant::now();
+    node.drain();
+    assert!(began.elapsed() < Duration::from_secs(20), "it took {:?}", began.elapsed());
 }
