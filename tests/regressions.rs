@@ -209,7 +209,7 @@ fn a_file_that_could_not_be_read_to_its_end_held_up_the_end_of_the_node() {
     let made = Command::new("mkfifo").arg(&pipe).status().expect("there is such a program");
     assert!(made.success());
     let change = |config: &mut pombo::Config| {
-        (config.auth, config.jwt_key_files) = (pombo::config::Auth::Jwt, vec![file.clone()])
+        (config.auth, config.jwt_key_files) = (pombo::config::Auth::Jwt, vec![file.clone()]);
     };
     let node = nodes().with(change).start(1);
     fs::rename(&pipe, &file).expect("it is replaced");
