@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 use pombo::message::{Delivery, Kind};
 use pombo::protocol::plain::NO_COLON;
 use rustix::process::{Pid, Signal, kill_process};
-use support::{Client, Frame, Node, Sent, Signer, eventually, nodes};
+use support::{Client, Frame, Node, SECRET, Sent, Signer, eventually, nodes};
 
 /// Enough that what they send at once is more than a turn may take in.
 const FLOODERS: usize = 24;
@@ -209,7 +209,7 @@ fn a_file_that_could_not_be_read_to_its_end_held_up_the_end_of_the_node() {
     let made = Command::new("mkfifo").arg(&pipe).status().expect("there is such a program");
     assert!(made.success());
     let change = |config: &mut pombo::Config| {
-        (config.auth, config.jwt_key_files) = (pombo::config::Auth::Jwt, vec![file.clone()])
+        (config.auth, config.jwt_key_files) = (pombo::config::Auth::Jwt, vec![file.clone()]);
     };
     let node = nodes().with(change).start(1);
     fs::rename(&pipe, &file).expect("it is replaced");
@@ -222,4 +222,41 @@ fn a_file_that_could_not_be_read_to_its_end_held_up_the_end_of_the_node() {
     let began = Instant::now();
     node.drain();
     assert!(began.elapsed() < Duration::from_secs(20), "it took {:?}", began.elapsed());
+}
+
+/// Settings with another `auth` were taken in part: the method stayed, but its address or its keys went. Who logged in
+/// then met a panic, or no key.
+#[test]
+fn a_reload_to_another_method_took_the_old_one_s_address_and_keys_away() {
+    let http = |config: &mut pombo::Config| {
+        config.auth = pombo::config::Auth::Http;
+        config.auth_url = Some("http://127.0.0.1:9/".parse().expect("an address"));
+    };
+    let jwt = |config: &mut pombo::Config| {
+        config.auth = pombo::config::Auth::Jwt;
+        config.jwt_secret = Some(pombo::config::Secret::new(SECRET));
+    };
+    let node = nodes().with(http).start(1);
+    node.reload(|config| {
+        let mut new = pombo::Config { auth_url: None, ..config.clone() };
+        jwt(&mut new);
+        *config = config.reload(&new).0;
+    });
+    let mut client = node.connect();
+    client.send_text("credential");
+    client.expect_error("authentication is not available");
+    client.expect_close(1013, "");
+
+    let node = nodes().with(jwt).start(1);
+    node.reload(|config| {
+        let new = pombo::Config { jwt_secret: None, auth: pombo::config::Auth::None, ..config.clone() };
+        *config = config.reload(&new).0;
+    });
+    // The keys are read again within a second.
+    let deadline = Instant::now() + Duration::from_secs(2);
+    while Instant::now() < deadline {
+        let mut client = node.connect().named("alice");
+        client.send_text(Signer::secret().token_for("alice"));
+        client.expect_login_reply();
+    }
 }
