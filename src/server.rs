@@ -29,6 +29,9 @@ use crate::router;
 use crate::shard::{Admission, LoginNumbers, Parts, Poller, Request, Shard};
 use crate::uid::UidHasher;
 
+/// How long the gateway's threads may take to end, once they have nothing to do any more.
+const RUNTIME_END: Duration = Duration::from_secs(1);
+
 /// Logged-in connections that may wait for one shard; past these the gateway waits.
 const HANDOVERS_MAX: usize = 1024;
 
@@ -213,7 +216,8 @@ impl Server {
             let run = runtime.spawn(gateway.run(listeners));
             runtime.block_on(run).expect("the gateway does not panic");
             // With it go the listeners, before the drain counts as done: the socket's file is gone by then.
-            drop(runtime);
+            // A thread that reads a file from a disk that doesn't answer is not waited for.
+            runtime.shutdown_timeout(RUNTIME_END);
             drop(alive);
         })?;
         let drain_timeout = watch::Sender::new(config.drain_timeout);

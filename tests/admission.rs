@@ -128,17 +128,21 @@ fn every_end_of_a_session_gives_its_place_back() {
 }
 
 #[test]
-fn refused_requests_hold_no_place() {
+fn refused_requests_hold_no_place_once_they_ended() {
     sessions_max(1).each(|node| {
         for _ in 0..10 {
             let mut client = Client::dial_from("127.0.0.2", node.socket_address());
             client.send_request(&Request::upgrade().without("Upgrade"));
             assert_eq!(client.receive_head().status, 400);
+            drop(client);
+            eventually("it has ended", || node.handle().connections() == 0);
         }
         // The page is no session either.
         let mut page = Client::dial_from("127.0.0.2", node.socket_address());
         page.send_request(&Request::new("GET / HTTP/1.1").with("Host", "localhost"));
         assert_eq!(page.receive_head().status, 200);
+        drop(page);
+        eventually("it has ended", || node.handle().connections() == 0);
         gets_in(node, "127.0.0.2").log_in("alice");
     });
 }

@@ -173,8 +173,11 @@ fn vanishing_frees_the_uid() {
 fn leaves_and_returns(node: &Node, sender: &mut support::Client, uid: &str) {
     node.eventually("the session is gone", |stats| stats.sessions == 1 && stats.uids == 1);
     assert_eq!(node.push(uid, Kind::Text, "too late"), Delivery::Offline);
+    let before = node.stats().offline;
     sender.send_text(format!("{uid}:too late"));
     sender.expect_silence();
+    // It may be in another shard's mail still, and would find whoever logs in meanwhile.
+    node.eventually("it found nobody", |stats| stats.offline == before + 1);
     let mut back = node.log_in(uid);
     back.converse(sender);
 }

@@ -2,7 +2,9 @@
 
 mod support;
 
+use std::fs;
 use std::io::{BufRead, BufReader};
+use std::num::NonZeroUsize;
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -12,7 +14,7 @@ use std::time::{Duration, Instant};
 use pombo::message::{Delivery, Kind};
 use pombo::protocol::plain::NO_COLON;
 use rustix::process::{Pid, Signal, kill_process};
-use support::{Client, Frame, Node, Sent, eventually, nodes};
+use support::{Client, Frame, Node, SECRET, Sent, Signer, eventually, nodes};
 
 /// Enough that what they send at once is more than a turn may take in.
 const FLOODERS: usize = 24;
@@ -177,4 +179,84 @@ fn a_pause_of_the_process_closed_every_session() {
     client.send(&Sent::pong(""));
     client.send_text("alice:still here");
     client.expect_text("still here");
+}
+
+/// The count by address began with the upgrade: one address with connections that said nothing took every place for
+/// the whole `handshake_timeout`, and nobody else got in.
+#[test]
+fn one_address_with_silent_connections_kept_everybody_out() {
+    let change = |config: &mut pombo::Config| {
+        config.handshakes_max = 8;
+        config.address_sessions_max = NonZeroUsize::new(2);
+        config.handshake_timeout = Duration::from_secs(3600);
+    };
+    nodes().with(change).each(|node| {
+        let silent: Vec<_> = (0..16).map(|_| Client::dial_from("127.0.0.2", node.socket_address())).collect();
+        Client::dial_from("127.0.0.3", node.socket_address()).upgraded().log_in("alice");
+        drop(silent);
+        eventually("every place is given back", || node.handle().connections() == 0);
+        Client::dial_from("127.0.0.2", node.socket_address()).upgraded().log_in("bob");
+    });
+}
+
+/// The end of the node waited for whatever read its files: on a disk that didn't answer (here a pipe that nobody writes
+/// to) SIGTERM was in vain.
+#[test]
+fn a_file_that_could_not_be_read_to_its_end_held_up_the_end_of_the_node() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let (file, pipe) = (folder.path().join("keys"), folder.path().join("pipe"));
+    fs::write(&file, Signer::ed25519().pem()).expect("it is written");
+    let made = Command::new("mkfifo").arg(&pipe).status().expect("there is such a program");
+    assert!(made.success());
+    let change = |config: &mut pombo::Config| {
+        (config.auth, config.jwt_key_files) = (pombo::config::Auth::Jwt, vec![file.clone()]);
+    };
+    let node = nodes().with(change).start(1);
+    fs::rename(&pipe, &file).expect("it is replaced");
+    let opened = thread::spawn({
+        // Opening it to write waits until somebody has opened it to read.
+        let file = file.clone();
+        move || fs::OpenOptions::new().write(true).open(file).expect("it is opened")
+    });
+    let _held_open = opened.join().expect("it doesn't panic");
+    let began = Instant::now();
+    node.drain();
+    assert!(began.elapsed() < Duration::from_secs(20), "it took {:?}", began.elapsed());
+}
+
+/// Settings with another `auth` were taken in part: the method stayed, but its address or its keys went. Who logged in
+/// then met a panic, or no key.
+#[test]
+fn a_reload_to_another_method_took_the_old_one_s_address_and_keys_away() {
+    let http = |config: &mut pombo::Config| {
+        config.auth = pombo::config::Auth::Http;
+        config.auth_url = Some("http://127.0.0.1:9/".parse().expect("an address"));
+    };
+    let jwt = |config: &mut pombo::Config| {
+        config.auth = pombo::config::Auth::Jwt;
+        config.jwt_secret = Some(pombo::config::Secret::new(SECRET));
+    };
+    let node = nodes().with(http).start(1);
+    node.reload(|config| {
+        let mut new = pombo::Config { auth_url: None, ..config.clone() };
+        jwt(&mut new);
+        *config = config.reload(&new).0;
+    });
+    let mut client = node.connect();
+    client.send_text("credential");
+    client.expect_error("authentication is not available");
+    client.expect_close(1013, "");
+
+    let node = nodes().with(jwt).start(1);
+    node.reload(|config| {
+        let new = pombo::Config { jwt_secret: None, auth: pombo::config::Auth::None, ..config.clone() };
+        *config = config.reload(&new).0;
+    });
+    // The keys are read again within a second.
+    let deadline = Instant::now() + Duration::from_secs(2);
+    while Instant::now() < deadline {
+        let mut client = node.connect().named("alice");
+        client.send_text(Signer::secret().token_for("alice"));
+        client.expect_login_reply();
+    }
 }

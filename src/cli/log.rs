@@ -3,7 +3,8 @@
 //! Log lines go to stderr, so that stdout holds only what was asked for. There is one subscriber in the
 //! process, started by `serve`; the library itself only emits events.
 
-use std::io::{self, IsTerminal};
+use std::fmt::Write as _;
+use std::io::{self, IsTerminal, Write};
 
 use tracing::level_filters::LevelFilter;
 use tracing_subscriber::layer::{Layer, SubscriberExt};
@@ -24,10 +25,10 @@ impl Log {
     pub(super) fn start(format: LogFormat, level: LogLevel, colour: bool) -> Self {
         let (filter, level) = reload::Layer::new(filter(level));
         // An event that can't be written would be told on stderr, which panics when nobody reads that either.
-        let lines = fmt::layer().with_writer(io::stderr).log_internal_errors(false);
+        let lines = fmt::layer().log_internal_errors(false);
         let lines = match format {
-            LogFormat::Human => lines.with_ansi(colour && io::stderr().is_terminal()).boxed(),
-            LogFormat::Json => lines.json().flatten_event(true).boxed(),
+            LogFormat::Human => lines.with_writer(io::stderr).with_ansi(colour && io::stderr().is_terminal()).boxed(),
+            LogFormat::Json => lines.with_writer(|| Escaping(io::stderr())).json().flatten_event(true).boxed(),
         };
         tracing_subscriber::registry().with(filter).with(lines).try_init().ok();
         Self { level }
@@ -48,5 +49,67 @@ fn filter(level: LogLevel) -> LevelFilter {
         LogLevel::Info => LevelFilter::INFO,
         LogLevel::Debug => LevelFilter::DEBUG,
         LogLevel::Trace => LevelFilter::TRACE,
+    }
+}
+
+/// Writes JSON with everything escaped that is not ASCII and would not be seen, or would change what is: JSON itself
+/// leaves DEL, the controls from U+0080 on, and changes of the reading direction as they are.
+struct Escaping<W>(W);
+
+impl<W: Write> Write for Escaping<W> {
+    /// Takes whole lines, as the subscriber writes them.
+    fn write(&mut self, lines: &[u8]) -> io::Result<usize> {
+        let is_harmless = |byte: &u8| byte.is_ascii() && *byte != b'\x7f';
+        match std::str::from_utf8(lines) {
+            Ok(text) if !lines.iter().all(is_harmless) => self.0.write_all(escaped(text).as_bytes())?,
+            _ => self.0.write_all(lines)?,
+        }
+        Ok(lines.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.0.flush()
+    }
+}
+
+/// Escapes as RFC 8259, section 7, says; outside of its texts JSON has nothing that needs it.
+fn escaped(json: &str) -> String {
+    let mut escaped = String::with_capacity(json.len() * 2);
+    for character in json.chars() {
+        // As Rust's own `Debug` judges what can be printed.
+        let is_raw = character.is_ascii() && character != '\x7f' || character.escape_debug().len() == 1;
+        if is_raw {
+            escaped.push(character);
+            continue;
+        }
+        for unit in character.encode_utf16(&mut [0; 2]) {
+            write!(escaped, "\\u{unit:04x}").expect("a String takes all");
+        }
+    }
+    escaped
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[track_caller]
+    fn check(text: &str, expected: &str) {
+        let json = serde_json::to_string(text).expect("a text");
+        let mut written = Vec::new();
+        Escaping(&mut written).write_all(json.as_bytes()).expect("a Vec takes all");
+        let written = String::from_utf8(written).expect("JSON is UTF-8");
+        assert_eq!(written, expected);
+        assert_eq!(serde_json::from_str::<String>(&written).expect("it is still JSON"), text);
+    }
+
+    #[test]
+    fn json_shows_what_it_says() {
+        check("alice", r#""alice""#);
+        check("a\"\\\n", r#""a\"\\\n""#);
+        check("é 日 😀", "\"é 日 😀\"");
+        check("\x7f\u{9b}31m", r#""\u007f\u009b31m""#);
+        check("\u{202e}\u{2066}\u{200f}\u{2028}", r#""\u202e\u2066\u200f\u2028""#);
+        check("\u{e0001}", r#""\udb40\udc01""#);
     }
 }

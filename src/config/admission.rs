@@ -279,32 +279,6 @@ impl Form<Vec<TrustedProxy>> for Proxies {
     }
 }
 
-/// `off`, or a number from 1 to this.
-pub(super) struct Limit(pub(super) usize);
-
-const OFF: &str = "off";
-
-impl Form<Option<NonZeroUsize>> for Limit {
-    const PLACEHOLDER: &'static str = "NUMBER";
-
-    fn read(&self, items: &[String]) -> Option<Option<NonZeroUsize>> {
-        match items {
-            [off] if off == OFF => Some(None),
-            [number] => number.parse().ok().filter(|number: &NonZeroUsize| number.get() <= self.0).map(Some),
-            _ => None,
-        }
-    }
-
-    fn show(&self, value: &Option<NonZeroUsize>) -> Value {
-        // As a count: what is past the range is refused.
-        value.map_or(OFF.into(), |value| Value::Integer(i64::try_from(value.get()).unwrap_or(i64::MAX)))
-    }
-
-    fn expected(&self) -> String {
-        format!("{OFF}, or 1 to {}", self.0)
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -351,15 +325,6 @@ mod tests {
             check(&Proxies, &[bad], None);
         }
         check(&Proxies, &[], None);
-    }
-
-    #[test]
-    fn limits_can_be_off() {
-        check(&Limit(100), &["off"], Some("\"off\""));
-        check(&Limit(100), &["100"], Some("100"));
-        for bad in ["0", "101", "-1", "on", ""] {
-            check(&Limit(100), &[bad], None);
-        }
     }
 
     #[track_caller]

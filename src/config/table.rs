@@ -5,7 +5,7 @@
 
 use toml::Value;
 
-use super::admission::{Limit, OriginList, Proxies};
+use super::admission::{OriginList, Proxies};
 use super::auth::{Exactly, File, Granted, HeaderNames, Hidden, Sources, Url};
 use super::form::{Addresses, Count, Form, OrOff, PathList, Size, Switch, Text, Time, Word, items};
 use super::{Auth, Config, DrainCode, DuplicateLogin, LogFormat, LogLevel, SlowConsumer};
@@ -189,11 +189,11 @@ pub static SETTINGS: &[Setting] = settings! {
         connections_max: Count(1, 100_000_000), Live,
             "Most connections on the node, sessions and handshakes together";
         handshakes_max: Count(1, 1_000_000), Restart, "Most connections that have not logged in yet";
-        address_sessions_max: Limit(100_000_000), Live,
+        address_sessions_max: OrOff(Count(1, 100_000_000)), Live,
             "Most sessions of one address; IPv6 is counted by its /64 network";
-        address_logins_per_minute: Limit(1_000_000), Live,
+        address_logins_per_minute: OrOff(Count(1, 1_000_000)), Live,
             "Most logins of one address in a minute, at once or spread; IPv6 is counted by its /64 network";
-        logins_per_second: Limit(1_000_000), Live,
+        logins_per_second: OrOff(Count(1, 1_000_000)), Live,
             "Most logins of the node in a second; more wait, up to half of handshake_timeout";
         handshake_timeout: Time(1, HOUR), Live, "Time from accepting a connection to the end of its HTTP upgrade";
         login_timeout: Time(1, HOUR), Live, "Time from the upgrade to the login frame";

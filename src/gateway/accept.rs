@@ -5,6 +5,7 @@
 //! served a moment later, and have them all back at once.
 
 use std::io;
+use std::net::SocketAddr;
 use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
@@ -21,6 +22,9 @@ const RETRY: Duration = Duration::from_millis(10);
 
 /// How long accepting must not have failed before the shortage counts as over, so that its log can't be a flood.
 const OVER_AFTER: Duration = Duration::from_secs(1);
+
+/// How long a connection may take to ask for its upgrade whose address has all its places taken.
+const OVERFULL_TIME: Duration = Duration::from_secs(1);
 
 /// Most connections that are told of a drain out of a backlog; whoever fills it faster is not waited for.
 const REST_MAX: usize = 65_536;
@@ -77,14 +81,19 @@ impl Gateway {
         under_way: &mpsc::Sender<()>,
     ) {
         let settings = Arc::clone(&self.settings.borrow());
-        let permit = self.gate.admit(settings.connections_max);
+        let mut permit = self.gate.admit(settings.connections_max);
         let peer = match &connection {
             Connection::Tcp(_, peer) => Some(*peer),
             Connection::Unix(_) => None,
         };
+        let (now, address) = (Instant::now(), peer.map(|peer: SocketAddr| peer.ip()));
+        let has_room =
+            permit.as_mut().is_none_or(|permit| self.gate.admit_early(address, permit, &settings.admission, now));
+        // Without room for it it will be told so when it asks, and is to ask soon: one address would fill all places.
+        let time = if has_room { settings.handshake_timeout } else { settings.handshake_timeout.min(OVERFULL_TIME) };
         let arrival = Arrival {
             who: Who { peer, permit },
-            until: Instant::now() + settings.handshake_timeout,
+            until: now + time,
             settings,
             _place: place,
             _under_way: under_way.clone(),

@@ -50,7 +50,25 @@ impl Gate {
         self.admission.admit(connections_max)
     }
 
-    /// Counts a login against its address; a Unix socket has none.
+    /// Counts a connection just accepted against its address; says whether it has room for it.
+    ///
+    /// So silent ones are bounded, too. Whom a trusted proxy brings is not known yet, and counted with its login.
+    pub(crate) fn admit_early(
+        &self,
+        address: Option<IpAddr>,
+        permit: &mut Permit,
+        settings: &AdmissionSettings,
+        now: Instant,
+    ) -> bool {
+        match (address, settings.address_sessions_max) {
+            (Some(address), Some(sessions_max)) if !settings.trusts(Some(address)) => {
+                self.with(address, now, |known| known.share.admit(permit, sessions_max.get()))
+            }
+            _ => true,
+        }
+    }
+
+    /// Counts a login against its address, and its connection unless it was; a Unix socket has none.
     pub(crate) fn admit_from(
         &self,
         address: Option<IpAddr>,
@@ -61,16 +79,18 @@ impl Gate {
         let (sessions_max, per_minute) = (settings.address_sessions_max, settings.address_logins_per_minute);
         match address {
             Some(address) if sessions_max.is_some() || per_minute.is_some() => {
-                let mut addresses = locked(&self.addresses);
-                addresses.clean(now, REMEMBERED_MAX);
-                let known = addresses
-                    .known
-                    .entry(network(address))
-                    .or_insert_with(|| Address { share: self.admission.share(), paid_until: now });
-                known.admit(permit, sessions_max, per_minute, now)
+                self.with(address, now, |known| known.admit(permit, sessions_max, per_minute, now))
             }
             _ => Ok(()),
         }
+    }
+
+    /// Does something with what is known of an address.
+    fn with<T>(&self, address: IpAddr, now: Instant, act: impl FnOnce(&mut Address) -> T) -> T {
+        let mut addresses = locked(&self.addresses);
+        addresses.clean(now, REMEMBERED_MAX);
+        let unknown = || Address { share: self.admission.share(), paid_until: now };
+        act(addresses.known.entry(network(address)).or_insert_with(unknown))
     }
 
     /// Draws the turn of a login; it may wait until then, which is not after `latest`.
@@ -140,7 +160,8 @@ impl Address {
                 return Err(Denied { reason: Reason::AddressRate, retry_after: ahead - MINUTE });
             }
         }
-        if !self.share.admit(permit, sessions_max.map_or(usize::MAX, NonZeroUsize::get)) {
+        let sessions_max = sessions_max.map_or(usize::MAX, NonZeroUsize::get);
+        if !permit.has_share() && !self.share.admit(permit, sessions_max) {
             return Err(Denied { reason: Reason::AddressFull, retry_after: FULL_RETRY });
         }
         self.paid_until = paid_until;
@@ -208,6 +229,30 @@ mod tests {
         drop(first);
         come("10.0.0.1").expect("there is room again");
         assert_eq!(gate.admission.count(), 3);
+    }
+
+    #[test]
+    fn connections_count_from_the_first_and_once() {
+        let settings = settings(|config| {
+            config.address_sessions_max = NonZeroUsize::new(1);
+            config.trusted_proxies = vec!["10.0.0.9".parse().expect("an address")];
+        });
+        let (gate, now) = (gate(), Instant::now());
+        let mut permits = [0; 4].map(|_| gate.admit(usize::MAX).expect("there is room"));
+        let [first, second, brought, unix] = &mut permits;
+        assert!(gate.admit_early(address("10.0.0.1"), first, &settings, now));
+        assert!(!gate.admit_early(address("10.0.0.1"), second, &settings, now));
+        gate.admit_from(address("10.0.0.1"), first, &settings, now).expect("it has its place");
+        assert!(gate.admit_from(address("10.0.0.1"), second, &settings, now).is_err());
+        // A proxy is nobody's address, and a Unix socket has none.
+        for _ in 0..2 {
+            assert!(gate.admit_early(address("10.0.0.9"), brought, &settings, now));
+            assert!(gate.admit_early(None, unix, &settings, now));
+        }
+        assert!(gate.admit_from(address("10.0.0.1"), brought, &settings, now).is_err(), "by now it is known who it is");
+        drop(permits);
+        assert!(come(&gate, "10.0.0.1", &settings, now).is_ok());
+        assert_eq!(gate.admission.count(), 0);
     }
 
     #[test]

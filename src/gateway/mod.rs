@@ -30,6 +30,7 @@ use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch};
+use tokio::task::yield_now;
 use tokio::time::{Instant, sleep, sleep_until, timeout, timeout_at};
 use tracing::debug;
 
@@ -192,10 +193,21 @@ impl Gateway {
         self.log_in(stream, arrival).await
     }
 
-    /// Goes on over TLS, where it is spoken; what a proxy says comes in front of that.
     async fn welcome_tcp(&self, mut stream: tokio::net::TcpStream, arrival: &mut Arrival) -> Result<(), Refusal> {
         self.identify(&mut stream, arrival).await?;
-        let Some(tls) = &self.tls else { return self.log_in(stream, arrival).await };
+        match &self.tls {
+            // Boxed: connections without TLS would all carry the memory for it.
+            Some(tls) => Box::pin(self.welcome_tls(stream, tls, arrival)).await,
+            None => self.log_in(stream, arrival).await,
+        }
+    }
+
+    async fn welcome_tls(
+        &self,
+        stream: tokio::net::TcpStream,
+        tls: &watch::Receiver<Arc<rustls::ServerConfig>>,
+        arrival: &mut Arrival,
+    ) -> Result<(), Refusal> {
         let config = Arc::clone(&tls.borrow());
         let close_timeout = arrival.settings.close_timeout;
         let stream = tls::handshake(stream, config, arrival.until, close_timeout, self.drain_of_the_silent()).await?;
@@ -262,7 +274,11 @@ impl Gateway {
         let handover = Handover { socket, unread: received, uid, rights, expires, login, peer, permit };
         // Fails only when the shard has drained; the connection ends with it then.
         door.handovers.send_async(handover).await.map_err(|_| Refusal::Draining)?;
-        door.bell.ring();
+        // In a storm the other logins that are ready go first, and the shard is woken once for all of them.
+        yield_now().await;
+        if !door.handovers.is_empty() {
+            door.bell.ring();
+        }
         Ok(())
     }
 

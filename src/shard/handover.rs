@@ -114,6 +114,13 @@ impl Share {
     }
 }
 
+impl Permit {
+    /// Tells whether its place is counted in the share of an address.
+    pub fn has_share(&self) -> bool {
+        self.0.as_ref().is_some_and(|places| places.whole.is_some())
+    }
+}
+
 impl Places {
     fn take(&self, most: usize) -> bool {
         // Relaxed: a count; nothing else is ordered by it.

@@ -112,16 +112,17 @@ impl Service {
 
     async fn post(&self, question: Vec<u8>, settings: &AuthSettings) -> Result<Claims, Reason> {
         let _place = self.in_flight.acquire().await.expect("the semaphore is never closed");
-        let url = settings.url.as_ref().expect("the config is checked: auth = http has an address");
+        let unavailable = |reason: &str| {
+            self.complain(reason);
+            Reason::AuthUnavailable
+        };
+        // The config was checked, but a reload of a program's own may have taken it away.
+        let url = settings.url.as_ref().ok_or_else(|| unavailable("auth_url is not set"))?;
         let request = Request::post(url.uri())
             .header(header::CONTENT_TYPE, "application/json")
             .header(header::ACCEPT, "application/json")
             .body(Full::from(question))
             .expect("the parts of the request are sound");
-        let unavailable = |reason: &str| {
-            self.complain(reason);
-            Reason::AuthUnavailable
-        };
         let response = self.client.request(request).await.map_err(|error| unavailable(&causes(&error)))?;
         match response.status() {
             StatusCode::OK => {}
