@@ -108,7 +108,7 @@ fn file_that_vouches_for_nobody_stops_the_start() {
             auth_url_ca: Some(file.clone()),
             ..Config::default()
         };
-        let error = Server::bind(config).err().expect("nobody could be trusted").to_string();
+        let error = Server::bind(config).expect_err("nobody could be trusted").to_string();
         assert!(error.contains(said) && error.contains(&file.display().to_string()), "{error}");
     }
 }

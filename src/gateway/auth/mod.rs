@@ -89,7 +89,7 @@ pub(crate) struct Authenticator {
 enum Method {
     None,
     Jwt(Keys),
-    Http(Service),
+    Http(Box<Service>),
 }
 
 impl Authenticator {
@@ -101,7 +101,7 @@ impl Authenticator {
         let method = match settings.auth {
             Auth::None => Method::None,
             Auth::Jwt => Method::Jwt(Keys::load(settings)?),
-            Auth::Http => Method::Http(Service::new(settings)?),
+            Auth::Http => Method::Http(Box::new(Service::new(settings)?)),
         };
         Ok(Self { method })
     }
