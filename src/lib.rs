@@ -37,6 +37,7 @@
 //! | --- | --- |
 //! | [`cli`] | `pombo serve`, `connect`, `bench` |
 //! | [`server`] | the only wiring: a checked config, then bound, then running, then drained |
+//! | `dispatcher` | the way to the shards from outside the message path |
 //! | `gateway` | where connections come in: accept, TLS, upgrade, login, hand-over; the page |
 //! | [`shard`] | one thread, its event loop, and everything that loop owns |
 //! | [`config`], [`metrics`] | the settings; what is counted |
@@ -60,6 +61,7 @@
 
 pub mod cli;
 pub mod config;
+mod dispatcher;
 pub mod frame;
 mod gateway;
 pub mod mailbox;
@@ -75,6 +77,8 @@ mod sync;
 pub mod uid;
 
 pub use config::{Config, Listen};
+pub use dispatcher::{Cursor, KickError, Push, Uids};
 pub use gateway::{Reason, Told};
 pub use metrics::Stats;
 pub use server::{Handle, Server, StartError};
+pub use shard::SessionInfo;

@@ -49,6 +49,32 @@ pub enum Delivery {
     },
     /// Nobody with this uid is logged in.
     Offline,
-    /// Every session of the uid is a slow consumer whose outbox had no room, or the message is longer than any outbox.
-    Shed,
+    /// Sessions are there, and none took it.
+    Shed(Shed),
+}
+
+/// Why no session of a uid took a message; each is counted in [`crate::Stats`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Shed {
+    /// It is a slow consumer: its outbox had no room. Under the policy `disconnect` it was closed for that.
+    OutboxFull,
+    /// The message is longer than an outbox; nobody was cut for it.
+    TooLong,
+    /// Its connection failed as the message came.
+    Lost,
+}
+
+impl Shed {
+    /// Each reason, in the order of the table in `docs/push.md`.
+    pub const ALL: &'static [Self] = &[Self::OutboxFull, Self::TooLong, Self::Lost];
+
+    /// Returns its name in answers and logs.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::OutboxFull => "outbox-full",
+            Self::TooLong => "too-long",
+            Self::Lost => "lost",
+        }
+    }
 }

@@ -59,6 +59,8 @@ pub struct Stats {
     pub expired: u64,
     /// Sessions ended by a panic in the per-session part.
     pub panics: u64,
+    /// Sessions closed because somebody asked for it.
+    pub kicked: u64,
     /// Answers to a caller who had gone.
     pub answers_dropped: u64,
     /// Batches of mail posted to other shards.
@@ -108,6 +110,7 @@ impl Stats {
             memory_held,
             expired,
             panics,
+            kicked,
             answers_dropped,
             mail_batches,
             mail_letters,
@@ -143,6 +146,7 @@ impl Stats {
         self.memory_held += memory_held;
         self.expired += expired;
         self.panics += panics;
+        self.kicked += kicked;
         self.answers_dropped += answers_dropped;
         self.mail_batches += mail_batches;
         self.mail_letters += mail_letters;

@@ -7,7 +7,7 @@ use super::{Shard, log};
 use crate::config::SlowConsumer;
 use crate::frame::{HEADER_BYTES_MAX, Opcode, close};
 use crate::mailbox::Letter;
-use crate::message::{Delivery, Kind, Payload};
+use crate::message::{Delivery, Kind, Payload, Shed};
 use crate::uid::UidHash;
 
 impl<N: Network> Shard<N> {
@@ -22,22 +22,25 @@ impl<N: Network> Shard<N> {
             [session] => self.deliver_to(session, kind, payload),
             ref sessions => {
                 let sessions = sessions.to_vec();
-                let taken = sessions.into_iter().filter(|&session| self.push(session, kind.into(), payload)).count();
-                self.count_delivery(taken)
+                let mut delivery = Delivery::Offline;
+                for session in sessions {
+                    delivery = add(delivery, self.deliver_to(session, kind, payload));
+                }
+                delivery
             }
         }
     }
 
-    /// Delivers a message to the one session of a uid.
+    /// Delivers a message to one session of a uid.
     #[inline]
     pub(super) fn deliver_to(&mut self, session: SessionKey, kind: Kind, payload: &Payload<'_>) -> Delivery {
-        let is_taken = self.push(session, kind.into(), payload);
-        self.count_delivery(usize::from(is_taken))
-    }
-
-    fn count_delivery(&mut self, sessions: usize) -> Delivery {
-        self.stats.delivered += sessions as u64;
-        if sessions == 0 { Delivery::Shed } else { Delivery::Delivered { sessions } }
+        match self.push(session, kind.into(), payload) {
+            Ok(()) => {
+                self.stats.delivered += 1;
+                Delivery::Delivered { sessions: 1 }
+            }
+            Err(shed) => Delivery::Shed(shed),
+        }
     }
 
     /// Puts a message into the log, due to every open session; returns how many those are.
@@ -49,6 +52,35 @@ impl<N: Network> Shard<N> {
             self.log.push(kind, payload);
         }
         sessions
+    }
+
+    /// Puts a message into the log, due to every open session but those of the uids in `except`.
+    pub(super) fn broadcast_except(
+        &mut self,
+        kind: Kind,
+        payload: Payload<'_>,
+        except: &[(UidHash, Box<str>)],
+    ) -> usize {
+        let mut left_out = Vec::new();
+        for (hash, uid) in except {
+            for session in self.registry.find(*hash, uid.as_bytes()).to_vec() {
+                // What it is due of the log so far moves to its outbox; then it skips what comes now.
+                if self.catch_up(session) && !left_out.contains(&session) {
+                    left_out.push(session);
+                }
+            }
+        }
+        let sessions = self.broadcast(kind, payload);
+        let log_end = self.log.end();
+        let mut skipped = 0;
+        for key in left_out {
+            if let Some(session) = self.sessions.get(key).filter(|session| session.phase == Phase::Open) {
+                session.log_from = log_end;
+                skipped += 1;
+            }
+        }
+        self.stats.broadcast_deliveries -= skipped as u64;
+        sessions - skipped
     }
 
     /// Delivers a bounded batch of mail from other shards; the rest waits for the next turn.
@@ -80,43 +112,56 @@ impl<N: Network> Shard<N> {
         }
     }
 
-    /// Appends a data frame to an open session's outbox, behind the broadcasts due to it; says whether it was taken.
+    /// Appends a data frame to an open session's outbox, behind the broadcasts due to it.
+    ///
+    /// # Errors
+    /// When it was not taken, which is counted by then.
     #[inline]
-    pub(super) fn push(&mut self, key: SessionKey, opcode: Opcode, payload: &Payload<'_>) -> bool {
+    pub(super) fn push(&mut self, key: SessionKey, opcode: Opcode, payload: &Payload<'_>) -> Result<(), Shed> {
         let length = HEADER_BYTES_MAX + payload.as_slice().len();
-        let Some(session) = self.sessions.get(key) else { return false };
+        let Some(session) = self.sessions.get(key) else { return Err(Shed::Lost) };
         let held = session.outbox.as_ref().map_or(0, |outbox| outbox.bytes());
         let is_next = session.log_from == self.log.end() && held + length <= self.settings.outbox_bytes_max;
-        if !is_next && !self.make_way(key, length) {
-            return false;
+        if !is_next {
+            self.make_way(key, length)?;
         }
-        self.append(key, |outbox| outbox.push(opcode, payload))
+        self.append(key, |outbox| outbox.push(opcode, payload));
+        Ok(())
     }
 
-    /// Moves what is due to a session before a frame of `length` bytes out of the way; says whether the frame has room.
+    /// Answers a client; an answer that its outbox has no room for is counted as shed like any message.
+    pub(super) fn reply(&mut self, key: SessionKey, text: &str) {
+        self.push(key, Opcode::Text, &Payload::Borrowed(text.as_bytes())).ok();
+    }
+
+    /// Moves what is due to a session before a frame of `length` bytes out of the way.
+    ///
+    /// # Errors
+    /// When there is no room for the frame, which is counted by then.
     #[inline(never)]
-    fn make_way(&mut self, key: SessionKey, length: usize) -> bool {
-        let log_end = self.log.end();
-        let Some(session) = self.sessions.get(key) else { return false };
+    fn make_way(&mut self, key: SessionKey, length: usize) -> Result<(), Shed> {
+        let (log_end, slow_consumers) = (self.log.end(), self.stats.slow_consumers);
+        let Some(session) = self.sessions.get(key) else { return Err(Shed::Lost) };
         if session.log_from != log_end && !self.catch_up(key) {
             self.stats.shed_closed += 1;
-            return false;
+            // The broadcasts in front of it may have been too much.
+            let was_slow = self.stats.slow_consumers > slow_consumers;
+            return Err(if was_slow { Shed::OutboxFull } else { Shed::Lost });
         }
-        let Some(session) = self.sessions.get(key) else { return false };
+        let Some(session) = self.sessions.get(key) else { return Err(Shed::Lost) };
         let held = session.outbox.as_ref().map_or(0, |outbox| outbox.bytes());
-        held + length <= self.settings.outbox_bytes_max || self.make_room(key, length)
+        if held + length <= self.settings.outbox_bytes_max { Ok(()) } else { self.make_room(key, length) }
     }
 
     /// Gives `write` the session's outbox, from the pool if it has none, and marks the session dirty.
     #[inline]
-    pub(super) fn append(&mut self, key: SessionKey, write: impl FnOnce(&mut super::outbox::Outbox)) -> bool {
-        let Some(session) = self.sessions.get(key) else { return false };
+    pub(super) fn append(&mut self, key: SessionKey, write: impl FnOnce(&mut super::outbox::Outbox)) {
+        let Some(session) = self.sessions.get(key) else { return };
         write(session.outbox.get_or_insert_with(|| self.outboxes.take()));
         if !session.flags.is_dirty {
             session.flags.is_dirty = true;
             self.dirty.push_back(key);
         }
-        true
     }
 
     /// Moves the broadcasts that an open session has not taken into its outbox, so that what comes next stays behind.
@@ -152,25 +197,28 @@ impl<N: Network> Shard<N> {
 
     /// Makes room for `length` bytes: by sending, and if the socket refuses by the slow-consumer policy.
     ///
-    /// Says whether there is room now.
-    pub(super) fn make_room(&mut self, key: SessionKey, length: usize) -> bool {
+    /// # Errors
+    /// When there is none even so, which is counted by then.
+    pub(super) fn make_room(&mut self, key: SessionKey, length: usize) -> Result<(), Shed> {
+        let slow_consumers = self.stats.slow_consumers;
         self.flush_session(key);
         let Some(session) = self.sessions.get(key).filter(|session| session.phase == Phase::Open) else {
             // It was cut or lost just now.
             self.stats.shed_closed += 1;
-            return false;
+            let was_slow = self.stats.slow_consumers > slow_consumers;
+            return Err(if was_slow { Shed::OutboxFull } else { Shed::Lost });
         };
         let fits = |held: usize| held + length <= self.settings.outbox_bytes_max;
-        let Some(outbox) = &mut session.outbox else { return true };
+        let Some(outbox) = &mut session.outbox else { return Ok(()) };
         if fits(outbox.bytes()) {
-            return true;
+            return Ok(());
         }
         match self.settings.slow_consumer {
             SlowConsumer::Disconnect => {
                 self.stats.slow_consumers += 1;
                 self.stats.shed_newest += 1;
                 self.close(key, Farewell::of(close::SLOW_CONSUMER), Unsent::Drop);
-                return false;
+                return Err(Shed::OutboxFull);
             }
             SlowConsumer::DropNewest => {}
             SlowConsumer::DropOldest => {
@@ -178,12 +226,12 @@ impl<N: Network> Shard<N> {
                     self.stats.shed_oldest += 1;
                 }
                 if fits(outbox.bytes()) {
-                    return true;
+                    return Ok(());
                 }
             }
         }
         self.stats.shed_newest += 1;
-        false
+        Err(Shed::OutboxFull)
     }
 
     /// Answers a ping in its place, unless the answer to an earlier one is still there: then when the socket has taken
@@ -201,5 +249,16 @@ impl<N: Network> Shard<N> {
             return;
         }
         self.append(key, |outbox| outbox.push(Opcode::Pong, &Payload::Borrowed(payload)));
+    }
+}
+
+/// Adds what became of a message at one more session of the uid: it counts as delivered when any took it.
+fn add(sum: Delivery, next: Delivery) -> Delivery {
+    match (sum, next) {
+        (Delivery::Delivered { sessions }, Delivery::Delivered { sessions: more }) => {
+            Delivery::Delivered { sessions: sessions + more }
+        }
+        (Delivery::Delivered { .. }, _) => sum,
+        _ => next,
     }
 }

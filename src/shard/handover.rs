@@ -1,17 +1,12 @@
-//! What a shard is given from outside: logged-in connections, requests, and the numbers that order logins.
+//! The way in: a logged-in connection on its way to its shard, its place on the node, and its number among logins.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
-use bytes::Bytes;
-
-use crate::config::SessionSettings;
-use crate::message::{Delivery, Kind};
-use crate::metrics::Stats;
 use crate::rights::Rights;
-use crate::uid::{Uid, UidHash};
+use crate::uid::Uid;
 
 /// A logged-in connection on its way from the gateway to the shard that owns its uid; one value, nothing left behind.
 #[derive(Debug)]
@@ -142,45 +137,6 @@ impl Drop for Permit {
             places = taken.whole.as_deref();
         }
     }
-}
-
-/// What is asked of a shard from outside the message path; answers are sent without waiting.
-#[derive(Debug)]
-pub enum Request {
-    /// Delivers to one uid, which this shard owns.
-    Push {
-        /// The uid's hash under the node's key.
-        hash: UidHash,
-        /// Whom it is for.
-        uid: Box<str>,
-        /// How it goes on the wire.
-        kind: Kind,
-        /// The message.
-        payload: Bytes,
-        /// Takes what became of it.
-        answer: flume::Sender<Delivery>,
-    },
-    /// Delivers to every session of this shard.
-    Broadcast {
-        /// How it goes on the wire.
-        kind: Kind,
-        /// The message.
-        payload: Bytes,
-        /// Takes the number of sessions that it is due to.
-        answer: flume::Sender<usize>,
-    },
-    /// Tells what was counted.
-    Stats {
-        /// Takes the counts.
-        answer: flume::Sender<Stats>,
-    },
-    /// Uses other settings from the next turn on.
-    Reload(Arc<SessionSettings>),
-    /// Closes every session, spread over the first half of the time; ends when all are gone or the time is over.
-    Drain {
-        /// How long it may take.
-        time_out: Duration,
-    },
 }
 
 #[cfg(test)]

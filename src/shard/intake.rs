@@ -1,29 +1,23 @@
-//! The part of a turn that takes what comes from outside: logged-in connections and requests.
+//! The part of a turn that takes logged-in connections as sessions.
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use tracing::debug;
 
 use super::Shard;
 use super::close::{Farewell, Unsent};
-use super::handover::{Handover, LoginNumber, Request};
+use super::handover::{Handover, LoginNumber};
 use super::io::{Network, SessionKey, Socket};
 use super::rate::Meter;
 use super::session::{Flags, Phase, Session, Unread};
-use super::sweep::Drain;
 use super::wheel::Tick;
-use crate::config::{DuplicateLogin, SessionSettings};
-use crate::frame::{HEADER_BYTES_MAX, Opcode, close};
-use crate::message::{Delivery, Payload};
+use crate::config::DuplicateLogin;
+use crate::frame::close;
 use crate::protocol::plain;
 use crate::uid::Uid;
 
 /// Connections taken in a turn; more wait in the channel, and the gateway behind it.
 const HANDOVERS_PER_TURN: usize = 256;
-
-/// Requests taken in a turn.
-const REQUESTS_PER_TURN: usize = 1024;
 
 /// What a login meets in the registry.
 enum Meeting {
@@ -60,6 +54,7 @@ impl<N: Network> Shard<N> {
             login,
             peer,
             _permit: permit,
+            since: self.tick,
             heard: self.tick,
             message_since: self.tick,
             close_by: self.tick,
@@ -92,7 +87,7 @@ impl<N: Network> Shard<N> {
                 if code != close::REPLACED {
                     self.stats.refused += 1;
                     let error = plain::error(farewell.reason);
-                    self.push(key, Opcode::Text, &Payload::Borrowed(error.as_bytes()));
+                    self.reply(key, &error);
                 }
                 return self.close(key, farewell, Unsent::Keep);
             }
@@ -106,7 +101,7 @@ impl<N: Network> Shard<N> {
         }
         self.registry.insert(&uid, key);
         let reply = plain::login_reply(&self.settings.login_reply, uid.as_str());
-        self.push(key, Opcode::Text, &Payload::Borrowed(reply.as_bytes()));
+        self.reply(key, &reply);
         if self.drain.is_some() {
             return self.close(key, self.drained(), Unsent::Keep);
         }
@@ -136,70 +131,6 @@ impl<N: Network> Shard<N> {
     fn enqueue_unread(&mut self, key: SessionKey) {
         if self.sessions.get(key).is_some_and(|session| session.unread.is_some() || session.flags.is_readable) {
             self.enqueue(key);
-        }
-    }
-
-    /// Answers requests from outside the message path.
-    pub(super) fn take_requests(&mut self) {
-        for _ in 0..REQUESTS_PER_TURN {
-            if self.is_saturated() {
-                return;
-            }
-            let Ok(request) = self.requests.try_recv() else { return };
-            match request {
-                Request::Push { hash, uid, kind, payload, answer } => {
-                    let cost = super::Cost { deliveries: 1, bytes: payload.len() };
-                    let is_offline = self.registry.find(hash, uid.as_bytes()).is_empty();
-                    let delivery = if is_offline || self.fits_an_outbox(&payload) {
-                        self.deliver(hash, uid.as_bytes(), kind, &Payload::Shared(payload))
-                    } else {
-                        self.stats.shed_newest += 1;
-                        Delivery::Shed
-                    };
-                    self.budget.spend(cost);
-                    self.answer(&answer, delivery);
-                }
-                Request::Broadcast { kind, payload, answer } => {
-                    let bytes = payload.len();
-                    let sessions = if self.fits_an_outbox(&payload) {
-                        self.broadcast(kind, Payload::Shared(payload))
-                    } else {
-                        self.stats.shed_newest += 1;
-                        0
-                    };
-                    self.budget.spend(super::Cost { deliveries: 1 + sessions, bytes });
-                    self.answer(&answer, sessions);
-                }
-                Request::Stats { answer } => self.answer(&answer, self.stats()),
-                Request::Reload(settings) => self.reload(settings),
-                Request::Drain { time_out } => {
-                    if self.drain.is_none() {
-                        self.drain = Some(Drain::new(self.now, time_out, self.sessions.keys_end()));
-                    }
-                }
-            }
-        }
-    }
-
-    fn reload(&mut self, settings: Arc<SessionSettings>) {
-        let rates = |settings: &SessionSettings| (settings.message_rate_max, settings.byte_rate_max);
-        let old = std::mem::replace(&mut self.settings, settings);
-        if rates(&old) != rates(&self.settings) {
-            self.reset_meters();
-        }
-    }
-
-    /// Whether any receiver could take this: a longer one is its sender's fault, and nobody is cut for it.
-    ///
-    /// What clients send always fits: `message_bytes_max` is the smaller one.
-    fn fits_an_outbox(&self, payload: &[u8]) -> bool {
-        HEADER_BYTES_MAX + payload.len() <= self.settings.outbox_bytes_max
-    }
-
-    /// Gives an answer without waiting; one whose asker has gone is counted.
-    fn answer<T>(&mut self, asker: &flume::Sender<T>, answer: T) {
-        if asker.try_send(answer).is_err() {
-            self.stats.answers_dropped += 1;
         }
     }
 }

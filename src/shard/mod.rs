@@ -32,6 +32,7 @@ mod receive;
 mod recent;
 #[doc(hidden)]
 pub mod registry;
+mod request;
 mod session;
 mod sweep;
 #[cfg(all(test, not(pombo_loom)))]
@@ -48,8 +49,9 @@ use std::time::{Duration, Instant};
 
 use tracing::info;
 
-pub use handover::{Admission, Handover, LoginNumber, LoginNumbers, Permit, Request, Share};
+pub use handover::{Admission, Handover, LoginNumber, LoginNumbers, Permit, Share};
 pub use io::SessionKey;
+pub use request::{Push, Request, SessionInfo, UidPage};
 pub use tls::Tls;
 pub use transport::{Poller, Stream};
 

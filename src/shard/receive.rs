@@ -10,7 +10,7 @@ use super::close::{Farewell, Unsent};
 use super::io::{Network, SessionKey, Socket};
 use super::session::{Phase, Unread};
 use super::{Budget, CONNECTION_BYTES, CONNECTION_DELIVERIES, Cost, Shard, Stall, Stalled};
-use crate::frame::{self, Event, Opcode, Reader, Violation, close};
+use crate::frame::{self, Event, Reader, Violation, close};
 use crate::mailbox::{Room, SHARE_FROM};
 use crate::message::{Kind, Payload};
 use crate::protocol::plain::{self, Recipient};
@@ -276,7 +276,7 @@ impl<N: Network> Shard<N> {
             Step::Malformed => {
                 self.stats.invalid += 1;
                 cost.bytes = plain::NO_COLON.len();
-                self.push(key, Opcode::Text, &Payload::Borrowed(plain::NO_COLON.as_bytes()));
+                self.reply(key, plain::NO_COLON);
             }
             Step::Ping(payload) => {
                 self.pong(key, payload);
@@ -331,7 +331,7 @@ impl<N: Network> Shard<N> {
                 plain::NO_BROADCAST
             }
         };
-        self.push(key, Opcode::Text, &Payload::Borrowed(error.as_bytes()));
+        self.reply(key, error);
         error.len()
     }
 

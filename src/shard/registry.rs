@@ -51,6 +51,12 @@ impl Registry {
         self.find_by(hash, |user| user.hash == hash && user.uid.as_bytes() == uid)
     }
 
+    /// Returns the uid with this hash whose oldest session is `session`.
+    pub(crate) fn oldest_of(&self, hash: UidHash, session: SessionKey) -> Option<&str> {
+        let is_oldest = |user: &User| user.hash == hash && user.sessions.as_slice().first() == Some(&session);
+        self.table.find(hash.0, is_oldest).map(|user| &*user.uid)
+    }
+
     /// Adds `session` as the newest of `uid`.
     pub fn insert(&mut self, uid: &Uid, session: SessionKey) {
         self.sessions += 1;

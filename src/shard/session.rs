@@ -31,6 +31,8 @@ pub(crate) struct Session<S> {
     pub(crate) login: LoginNumber,
     pub(crate) peer: Option<SocketAddr>,
     pub(crate) _permit: Permit,
+    /// When it was handed over.
+    pub(crate) since: Tick,
     /// When something was received last.
     pub(crate) heard: Tick,
     /// While a message is arriving: when its first byte came.

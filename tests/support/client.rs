@@ -139,6 +139,17 @@ impl Client {
         self.expect_login_reply();
     }
 
+    /// Its own address, as the server should see it.
+    #[track_caller]
+    pub(crate) fn local_address(&self) -> SocketAddr {
+        match &self.stream {
+            Stream::Tcp(stream) => stream.local_addr(),
+            Stream::Tls(stream) => stream.sock.local_addr(),
+            Stream::Unix(_) => panic!("{} has no address", self.name),
+        }
+        .expect("a connected socket has an address")
+    }
+
     /// A second handle on the same connection, to write by while this one reads.
     #[track_caller]
     pub(crate) fn twin(&self) -> Self {

@@ -176,6 +176,12 @@ impl Node {
         wait_for(self.handle.broadcast(kind, payload)).expect("a broadcast ends")
     }
 
+    /// Runs any other call of the handle.
+    #[track_caller]
+    pub(crate) fn wait_for<F: Future>(&self, call: F) -> F::Output {
+        wait_for(call).expect("a call ends")
+    }
+
     #[track_caller]
     pub(crate) fn stats(&self) -> Stats {
         wait_for(self.handle.stats()).expect("the shards tell their counts")

@@ -7,7 +7,7 @@ use crate::config::{DuplicateLogin, SessionSettings};
 use crate::frame::close;
 use crate::message::{Delivery, Kind};
 use crate::shard::receive::PANIC_PAYLOAD;
-use crate::shard::{CONNECTION_DELIVERIES, Request};
+use crate::shard::{CONNECTION_DELIVERIES, Push, Request};
 
 #[test]
 fn all_that_is_due_to_a_socket_goes_in_one_send() {
@@ -133,15 +133,16 @@ fn pushes_and_broadcasts_from_outside_are_answered() {
     let mut node = Node::new(1, settings());
     let bob = node.login("bob");
     let hash = node.hasher.hash(b"bob");
-    let (answer, pushed) = flume::bounded(2);
-    for uid in ["bob", "eve"] {
-        let payload = Bytes::from_static(b"hi");
-        node.request(0, Request::Push { hash, uid: uid.into(), kind: Kind::Text, payload, answer: answer.clone() });
-    }
+    let (answer, pushed) = flume::bounded(1);
+    let pushes = ["bob", "eve"]
+        .map(|uid| Push { hash, uid: uid.into(), kind: Kind::Text, payload: Bytes::from_static(b"hi") })
+        .into();
+    node.request(0, Request::Push { pushes, answer });
     let (answer, broadcast) = flume::bounded(1);
-    node.request(0, Request::Broadcast { kind: Kind::Text, payload: Bytes::from_static(b"ho"), answer });
+    let payload = Bytes::from_static(b"ho");
+    node.request(0, Request::Broadcast { kind: Kind::Text, payload, except: Vec::new(), answer });
     node.settle();
-    assert_eq!(pushed.drain().collect::<Vec<_>>(), [Delivery::Delivered { sessions: 1 }, Delivery::Offline]);
+    assert_eq!(pushed.try_recv(), Ok(vec![Delivery::Delivered { sessions: 1 }, Delivery::Offline]));
     assert_eq!(broadcast.try_recv(), Ok(1));
     assert_eq!((bob.texts(), bob.sends()), (vec!["hi".to_owned(), "ho".to_owned()], 1));
 }

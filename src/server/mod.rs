@@ -3,6 +3,8 @@
 //! The only wiring there is: it makes the shards' mailboxes and doors, starts the threads, and keeps
 //! what reaches them from outside. Every thread is named: `pombo-gateway`, and `pombo-shard-0` onwards.
 
+mod handle;
+
 use std::convert::Infallible;
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -11,22 +13,19 @@ use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
 
-use bytes::Bytes;
 use tokio::sync::{Notify, Semaphore, watch};
 use tokio::time::Instant;
-use tracing::{error, info};
+use tracing::error;
 
-use crate::config::{Config, Faults, GatewaySettings, Listen, SessionSettings, SlowConsumer};
+pub use self::handle::Handle;
+use crate::config::{Config, Faults, GatewaySettings, Listen, SlowConsumer};
+use crate::dispatcher::{Dispatcher, ShardDoor};
 pub use crate::gateway::CertificateError;
 use crate::gateway::{
-    Authenticator, BoundListener, Certificate, CertificateFiles, Door, Entrance, Gate, Gateway, Inherited, Reason,
-    Refusals,
+    Authenticator, BoundListener, Certificate, CertificateFiles, Door, Entrance, Gate, Gateway, Inherited, Refusals,
 };
 use crate::mailbox::{self, Bell};
-use crate::message::{Delivery, Kind};
-use crate::metrics::Stats;
-use crate::router;
-use crate::shard::{Admission, LoginNumbers, Parts, Poller, Request, Shard};
+use crate::shard::{Admission, LoginNumbers, Parts, Poller, Shard};
 use crate::uid::UidHasher;
 
 /// How long the gateway's threads may take to end, once they have nothing to do any more.
@@ -48,16 +47,9 @@ pub struct Server {
     certificate: Option<Certificate>,
 }
 
-/// A running node; clones stand for the same node, which goes on when all of them are dropped.
-#[derive(Clone)]
-pub struct Handle {
-    node: Arc<Node>,
-}
-
 /// What reaches a running node's threads from outside.
 struct Node {
-    hasher: UidHasher,
-    shards: Vec<ShardDoor>,
+    dispatcher: Dispatcher,
     settings: watch::Sender<Arc<GatewaySettings>>,
     /// How long a drain may take; changed by a reload, read by the drain.
     drain_timeout: watch::Sender<Duration>,
@@ -70,12 +62,6 @@ struct Node {
     certificate: Option<Arc<Notify>>,
     /// Held open by every thread of the node; nothing is ever sent.
     running: flume::Receiver<Infallible>,
-}
-
-/// The way to ask one shard.
-struct ShardDoor {
-    requests: flume::Sender<Request>,
-    bell: Bell,
 }
 
 /// Why a node can't start; the operator's to mend.
@@ -223,8 +209,7 @@ impl Server {
         let drain_timeout = watch::Sender::new(config.drain_timeout);
         Ok(Handle {
             node: Arc::new(Node {
-                hasher,
-                shards,
+                dispatcher: Dispatcher::new(hasher, shards),
                 settings,
                 drain_timeout,
                 drain_by,
@@ -249,126 +234,4 @@ fn spawn(name: String, run: impl FnOnce() + Send + 'static) -> io::Result<()> {
     };
     thread::Builder::new().name(name).spawn(body)?;
     Ok(())
-}
-
-impl Handle {
-    /// Sends a message to every session of `uid`; says what became of it.
-    ///
-    /// Delivered means accepted into the outbox of a session, in order with everything else for it. A text
-    /// `payload` that is not UTF-8 is sent as binary. Waits while the shard has too many requests; after the
-    /// drain everybody is offline.
-    ///
-    /// # Cancel safety
-    /// When the future is dropped the message may or may not have been delivered.
-    pub async fn push(&self, uid: &str, kind: Kind, payload: impl Into<Bytes>) -> Delivery {
-        let payload = payload.into();
-        let kind = checked(kind, &payload);
-        let hash = self.node.hasher.hash(uid.as_bytes());
-        let shard = router::shard_of(hash, self.node.shards.len());
-        let uid = uid.into();
-        self.ask(shard, |answer| Request::Push { hash, uid, kind, payload, answer }).await.unwrap_or(Delivery::Offline)
-    }
-
-    /// Sends a message to every session of the node; returns how many it is due to.
-    ///
-    /// # Cancel safety
-    /// When the future is dropped some shards may have taken the message and others not.
-    pub async fn broadcast(&self, kind: Kind, payload: impl Into<Bytes>) -> usize {
-        let payload = payload.into();
-        let kind = checked(kind, &payload);
-        let mut sessions = 0;
-        for shard in 0..self.node.shards.len() {
-            let payload = payload.clone();
-            let taken = self.ask(shard, |answer| Request::Broadcast { kind, payload, answer }).await;
-            sessions += taken.unwrap_or(0);
-        }
-        sessions
-    }
-
-    /// Returns what all shards have counted; a shard that has drained counts nothing.
-    pub async fn stats(&self) -> Stats {
-        let mut sum = Stats::default();
-        for shard in 0..self.node.shards.len() {
-            if let Some(stats) = self.ask(shard, |answer| Request::Stats { answer }).await {
-                sum.add(&stats);
-            }
-        }
-        sum
-    }
-
-    /// Returns how many logins were read since the start, in a first frame or with the upgrade, refused ones too.
-    pub fn logins(&self) -> u64 {
-        self.node.logins.count()
-    }
-
-    /// Returns every reason to refuse a connection before it is a session, and how often it was since the start.
-    pub fn refusals(&self) -> impl Iterator<Item = (Reason, u64)> + '_ {
-        Reason::ALL.iter().map(|reason| (*reason, self.node.refusals.count(*reason)))
-    }
-
-    /// Returns how many connections are open now, logged in or not.
-    pub fn connections(&self) -> usize {
-        self.node.admission.count()
-    }
-
-    /// Returns the index of the shard that owns `uid`.
-    pub fn shard_of(&self, uid: &str) -> usize {
-        router::shard_of(self.node.hasher.hash(uid.as_bytes()), self.node.shards.len())
-    }
-
-    /// Hands what can change while running to every thread; what can't is ignored (see [`Config::reload`]).
-    ///
-    /// The files of the certificate are read again, soon after; they are when they change, too.
-    pub fn reload(&self, config: &Config) {
-        if let Some(certificate) = &self.node.certificate {
-            certificate.notify_one();
-        }
-        self.node.settings.send_replace(Arc::new(config.gateway()));
-        self.node.drain_timeout.send_replace(config.drain_timeout);
-        let memory_bytes_max = config.memory_bytes_max / self.node.shards.len();
-        let settings = Arc::new(SessionSettings { memory_bytes_max, ..config.session() });
-        for door in &self.node.shards {
-            // A shard that has drained needs none.
-            door.requests.send(Request::Reload(Arc::clone(&settings))).ok();
-            door.bell.ring();
-        }
-    }
-
-    /// Stops accepting, closes every session with 1001 spread over the first half of `drain_timeout`, and
-    /// returns when all have ended or the time is over.
-    ///
-    /// # Cancel safety
-    /// A drain that was begun goes on when the future is dropped; calling it again waits for the same drain.
-    pub async fn drain(&self) {
-        let time_out = *self.node.drain_timeout.borrow();
-        let is_first = self.node.drain_by.send_if_modified(|by| {
-            let is_first = by.is_none();
-            by.get_or_insert_with(|| Instant::now() + time_out);
-            is_first
-        });
-        if is_first {
-            info!("draining");
-        }
-        // Every time: an earlier call may have been dropped in front of a full queue, and a shard heeds the first only.
-        for door in &self.node.shards {
-            door.requests.send_async(Request::Drain { time_out }).await.ok();
-            door.bell.ring();
-        }
-        // Nothing is ever sent: this ends with the last thread.
-        self.node.running.recv_async().await.ok();
-    }
-
-    /// Asks one shard and waits for its answer; `None` when the shard has drained.
-    async fn ask<T>(&self, shard: usize, request: impl FnOnce(flume::Sender<T>) -> Request) -> Option<T> {
-        let (answer, answered) = flume::bounded(1);
-        let door = &self.node.shards[shard];
-        door.requests.send_async(request(answer)).await.ok()?;
-        door.bell.ring();
-        answered.recv_async().await.ok()
-    }
-}
-
-/// Text on the wire is UTF-8, always: what isn't goes as binary.
-fn checked(kind: Kind, payload: &[u8]) -> Kind {
-    if std::str::from_utf8(payload).is_ok() { kind } else { Kind::Binary }
 }

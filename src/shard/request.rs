@@ -1,0 +1,241 @@
+//! What is asked of a shard from outside the message path: by the program around it, and by control.
+//!
+//! Answers are sent without waiting; one whose asker has gone is counted. The work of one request is
+//! bounded, so that none takes a turn for itself: whoever asks for more asks several times.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+
+use super::close::{Farewell, Unsent};
+use super::io::{Network, SessionKey};
+use super::sweep::Drain;
+use super::{Cost, Shard};
+use crate::config::SessionSettings;
+use crate::frame::HEADER_BYTES_MAX;
+use crate::message::{Delivery, Kind, Payload, Shed};
+use crate::metrics::Stats;
+use crate::uid::UidHash;
+
+/// Most requests taken in one turn; the others wait their turn.
+const REQUESTS_PER_TURN: usize = 1024;
+
+/// Most sessions looked at for one page of uids.
+const SESSIONS_PER_PAGE: usize = 4096;
+
+/// What is asked of a shard; answers are sent without waiting.
+#[derive(Debug)]
+pub enum Request {
+    /// Delivers each message to its uid, which this shard owns; in order.
+    Push {
+        /// The messages; the asker bounds how many.
+        pushes: Vec<Push>,
+        /// Takes what became of each, in the same order.
+        answer: flume::Sender<Vec<Delivery>>,
+    },
+    /// Delivers to every session of this shard.
+    Broadcast {
+        /// How it goes on the wire.
+        kind: Kind,
+        /// The message.
+        payload: Bytes,
+        /// Uids that are left out, of those which this shard owns.
+        except: Vec<(UidHash, Box<str>)>,
+        /// Takes the number of sessions that it is due to.
+        answer: flume::Sender<usize>,
+    },
+    /// Tells the sessions of a uid, oldest first.
+    Sessions {
+        /// The uid's hash under the node's key.
+        hash: UidHash,
+        /// Whose sessions.
+        uid: Box<str>,
+        /// Takes the sessions; none when the uid is offline.
+        answer: flume::Sender<Vec<SessionInfo>>,
+    },
+    /// Tells a page of the uids that are online.
+    Uids {
+        /// Where the page begins: 0, or where the page before it ended.
+        from: SessionKey,
+        /// Most uids on it.
+        most: usize,
+        /// Takes the page.
+        answer: flume::Sender<UidPage>,
+    },
+    /// Closes every session of a uid.
+    Kick {
+        /// The uid's hash under the node's key.
+        hash: UidHash,
+        /// Whose sessions.
+        uid: Box<str>,
+        /// The close code, one that may be sent.
+        code: u16,
+        /// The reason, of which 123 bytes count.
+        reason: Box<str>,
+        /// Takes how many sessions there were.
+        answer: flume::Sender<usize>,
+    },
+    /// Tells what was counted.
+    Stats {
+        /// Takes the counts.
+        answer: flume::Sender<Stats>,
+    },
+    /// Uses other settings from the next turn on.
+    Reload(Arc<SessionSettings>),
+    /// Closes every session, spread over the first half of the time; ends when all are gone or the time is over.
+    Drain {
+        /// How long it may take.
+        time_out: Duration,
+    },
+}
+
+/// One message of [`Request::Push`].
+#[derive(Clone, Debug)]
+pub struct Push {
+    /// The uid's hash under the node's key.
+    pub hash: UidHash,
+    /// Whom it is for.
+    pub uid: Box<str>,
+    /// How it goes on the wire.
+    pub kind: Kind,
+    /// The message.
+    pub payload: Bytes,
+}
+
+/// What is known of one session of a uid.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SessionInfo {
+    /// How long it has been logged in, to 50 ms.
+    pub age: Duration,
+    /// The client's address; `None` for a Unix socket.
+    pub peer: Option<SocketAddr>,
+}
+
+/// A page of the uids that are online on one shard.
+///
+/// A uid whose oldest session stays the same while pages are taken is on exactly one of them.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct UidPage {
+    /// The uids, in no order.
+    pub uids: Vec<Box<str>>,
+    /// Where the next page begins; `None` when this is the last.
+    pub next: Option<SessionKey>,
+}
+
+impl<N: Network> Shard<N> {
+    /// Answers requests from outside the message path.
+    pub(super) fn take_requests(&mut self) {
+        for _ in 0..REQUESTS_PER_TURN {
+            if self.is_saturated() {
+                return;
+            }
+            let Ok(request) = self.requests.try_recv() else { return };
+            match request {
+                Request::Push { pushes, answer } => {
+                    let deliveries = pushes.into_iter().map(|push| self.take_push(push)).collect();
+                    self.answer(&answer, deliveries);
+                }
+                Request::Broadcast { kind, payload, except, answer } => {
+                    let sessions = self.take_broadcast(kind, payload, &except);
+                    self.answer(&answer, sessions);
+                }
+                Request::Sessions { hash, uid, answer } => {
+                    let sessions = self.sessions_of(hash, &uid);
+                    self.answer(&answer, sessions);
+                }
+                Request::Uids { from, most, answer } => {
+                    let page = self.page(from, most);
+                    self.answer(&answer, page);
+                }
+                Request::Kick { hash, uid, code, reason, answer } => {
+                    let sessions = self.registry.find(hash, uid.as_bytes()).to_vec();
+                    for &session in &sessions {
+                        self.stats.kicked += 1;
+                        self.close(session, Farewell { code, reason: &reason }, Unsent::Keep);
+                    }
+                    self.answer(&answer, sessions.len());
+                }
+                Request::Stats { answer } => self.answer(&answer, self.stats()),
+                Request::Reload(settings) => self.reload(settings),
+                Request::Drain { time_out } => {
+                    if self.drain.is_none() {
+                        self.drain = Some(Drain::new(self.now, time_out, self.sessions.keys_end()));
+                    }
+                }
+            }
+        }
+    }
+
+    fn take_push(&mut self, Push { hash, uid, kind, payload }: Push) -> Delivery {
+        self.budget.spend(Cost { deliveries: 1, bytes: payload.len() });
+        let is_offline = self.registry.find(hash, uid.as_bytes()).is_empty();
+        if is_offline || self.fits_an_outbox(&payload) {
+            return self.deliver(hash, uid.as_bytes(), kind, &Payload::Shared(payload));
+        }
+        self.stats.shed_newest += 1;
+        Delivery::Shed(Shed::TooLong)
+    }
+
+    fn take_broadcast(&mut self, kind: Kind, payload: Bytes, except: &[(UidHash, Box<str>)]) -> usize {
+        let bytes = payload.len();
+        let sessions = if self.fits_an_outbox(&payload) {
+            self.broadcast_except(kind, Payload::Shared(payload), except)
+        } else {
+            self.stats.shed_newest += 1;
+            0
+        };
+        self.budget.spend(Cost { deliveries: 1 + sessions, bytes });
+        sessions
+    }
+
+    fn sessions_of(&mut self, hash: UidHash, uid: &str) -> Vec<SessionInfo> {
+        let keys = self.registry.find(hash, uid.as_bytes());
+        let sessions = &mut self.sessions;
+        let known = keys.iter().filter_map(|&key| {
+            let session = sessions.get(key)?;
+            Some(SessionInfo { age: self.tick.since(session.since), peer: session.peer })
+        });
+        known.collect()
+    }
+
+    /// Walks over the places of sessions, which do not move; the registry's do whenever it grows.
+    fn page(&mut self, from: SessionKey, most: usize) -> UidPage {
+        let mut page = UidPage::default();
+        let end = self.sessions.keys_end();
+        let last = end.min(from.saturating_add(SESSIONS_PER_PAGE as SessionKey));
+        for key in from..last {
+            if page.uids.len() == most {
+                page.next = Some(key);
+                return page;
+            }
+            let Some(hash) = self.sessions.get(key).map(|session| session.hash) else { continue };
+            page.uids.extend(self.registry.oldest_of(hash, key).map(Box::from));
+        }
+        page.next = (last < end).then_some(last);
+        page
+    }
+
+    fn reload(&mut self, settings: Arc<SessionSettings>) {
+        let rates = |settings: &SessionSettings| (settings.message_rate_max, settings.byte_rate_max);
+        let old = std::mem::replace(&mut self.settings, settings);
+        if rates(&old) != rates(&self.settings) {
+            self.reset_meters();
+        }
+    }
+
+    /// Whether any receiver could take this: a longer one is its sender's fault, and nobody is cut for it.
+    ///
+    /// What clients send always fits: `message_bytes_max` is the smaller one.
+    fn fits_an_outbox(&self, payload: &[u8]) -> bool {
+        HEADER_BYTES_MAX + payload.len() <= self.settings.outbox_bytes_max
+    }
+
+    /// Gives an answer without waiting; one whose asker has gone is counted.
+    fn answer<T>(&mut self, asker: &flume::Sender<T>, answer: T) {
+        if asker.try_send(answer).is_err() {
+            self.stats.answers_dropped += 1;
+        }
+    }
+}
