@@ -10,7 +10,7 @@ use pombo::{Config, Server};
 
 #[tokio::main]
 async fn main() -> Result<(), Box<dyn std::error::Error>> {
-    let server = Server::bind(Config { listen: vec!["127.0.0.1:0".parse()?], ..Config::default() })?;
+    let server = Server::bind(Config { listen: vec!["127.0.0.1:0".parse()?], control: None, ..Config::default() })?;
     let url = format!("ws://{}/", server.addresses()[0]);
     let node = server.start()?;
 

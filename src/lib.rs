@@ -20,7 +20,7 @@
 //! use pombo::message::Kind;
 //! use pombo::{Config, Server};
 //!
-//! let server = Server::bind(Config { listen: vec!["127.0.0.1:0".parse()?], ..Config::default() })?;
+//! let server = Server::bind(Config { listen: vec!["127.0.0.1:0".parse()?], control: None, ..Config::default() })?;
 //! println!("listening on {}", server.addresses()[0]);
 //! let node = server.start()?;
 //! node.push("alice", Kind::Text, "hi from Rust").await;
@@ -38,6 +38,7 @@
 //! | [`cli`] | `pombo serve`, `connect`, `bench` |
 //! | [`server`] | the only wiring: a checked config, then bound, then running, then drained |
 //! | `dispatcher` | the way to the shards from outside the message path |
+//! | `control` | what other programs reach: pushes, queries and actions over HTTP, pushes by lines of JSON |
 //! | `gateway` | where connections come in: accept, TLS, upgrade, login, hand-over; the page |
 //! | [`shard`] | one thread, its event loop, and everything that loop owns |
 //! | [`config`], [`metrics`] | the settings; what is counted |
@@ -45,6 +46,7 @@
 //! | [`mailbox`] | mail from shard to shard, one wake per batch; its atomics come from `sync` |
 //! | [`protocol`] | what a message means |
 //! | [`frame`] | WebSocket frames, bytes in and messages out |
+//! | `listener` | sockets that are listened on |
 //! | `roots` | whom to trust over TLS as a client |
 //! | [`uid`], [`message`], [`rights`] | the vocabulary |
 //!
@@ -61,9 +63,11 @@
 
 pub mod cli;
 pub mod config;
+mod control;
 mod dispatcher;
 pub mod frame;
 mod gateway;
+mod listener;
 pub mod mailbox;
 pub mod message;
 pub mod metrics;
@@ -80,5 +84,5 @@ pub use config::{Config, Listen};
 pub use dispatcher::{Cursor, KickError, Push, Uids};
 pub use gateway::{Reason, Told};
 pub use metrics::Stats;
-pub use server::{Handle, Server, StartError};
+pub use server::{ControlAddresses, Handle, Server, StartError};
 pub use shard::SessionInfo;

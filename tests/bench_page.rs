@@ -60,7 +60,8 @@ async fn a_run_as_a_page() {
     let _turn = ONE_AT_A_TIME.lock().await;
     let Some(browser) = Browser::start().await else { return };
     let listen = "127.0.0.1:0".parse().expect("an address");
-    let server = Server::bind(Config { listen: vec![listen], ..Config::default() }).expect("the server binds");
+    let server =
+        Server::bind(Config { listen: vec![listen], control: None, ..Config::default() }).expect("the server binds");
     let Listen::Tcp(address) = server.addresses()[0].clone() else { panic!("not a TCP address") };
     let (address, node) = (address.to_string(), server.start().expect("the server starts"));
     let folder = tempfile::tempdir().expect("a folder");
@@ -82,7 +83,10 @@ async fn a_comparison_as_a_page() {
     let folder = tempfile::tempdir().expect("a folder");
     let page = folder.path().join("comparison.html");
     let server = |name: &str| {
-        format!("{name}=exec '{}' --listen 127.0.0.1:{{port}} --shards 1 2> /dev/null", env!("CARGO_BIN_EXE_pombo"))
+        format!(
+            "{name}=exec '{}' --control off --listen 127.0.0.1:{{port}} --shards 1 2> /dev/null",
+            env!("CARGO_BIN_EXE_pombo")
+        )
     };
     let (one, two) = (server("one"), server("two"));
     let servers = ["compare", "--server", &one, "--server", &two, "--rounds", "2", "--seconds", "0.3"];

@@ -447,7 +447,7 @@ fn a_soak_of_a_real_server_is_sound() {
     let port = TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr()).expect("a free port");
     let address = port.to_string();
     let mut server = Command::new(env!("CARGO_BIN_EXE_pombo"))
-        .args(["--listen", &address, "--shards", "2"])
+        .args(["--control", "off", "--listen", &address, "--shards", "2"])
         .stdout(std::process::Stdio::null())
         .stderr(std::process::Stdio::null())
         .spawn()
@@ -666,7 +666,7 @@ fn compare(arguments: &[&str]) -> Command {
 /// A command line that notes the process that it becomes.
 fn noting(pids: &Path) -> String {
     let (pombo, pids) = (env!("CARGO_BIN_EXE_pombo"), pids.display());
-    format!("echo $$ >> '{pids}'; exec '{pombo}' serve --listen 127.0.0.1:{{port}} 2> /dev/null")
+    format!("echo $$ >> '{pids}'; exec '{pombo}' serve --control off --listen 127.0.0.1:{{port}} 2> /dev/null")
 }
 
 /// The processes noted, each of which must have ended.

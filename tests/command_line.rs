@@ -130,7 +130,7 @@ impl Node {
     /// Starts a node on a free port and waits for its two lines on stdout.
     fn start(arguments: &[&str], file: &Path) -> (Self, Vec<String>) {
         let file = file.to_str().expect("a path in UTF-8");
-        let all = [&["--listen", "127.0.0.1:0", "--config", file][..], arguments].concat();
+        let all = [&["--control", "off", "--listen", "127.0.0.1:0", "--config", file][..], arguments].concat();
         let spawned = pombo(&all, &[]).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn();
         let mut node = Self(spawned.expect("the program runs"));
         let stdout = node.0.stdout.take().expect("stdout is a pipe");

@@ -153,6 +153,8 @@ fn unusual() -> Config {
         listen: vec!["[::1]:0".parse().expect("an address"), Listen::Unix("/run/a,b \"c\".sock".into())],
         tls_certificate: Some("/etc/pombo/c \"h\".pem".into()),
         tls_key: Some("key.pem".into()),
+        control: Some(Listen::Unix("/run/control.sock".into())),
+        text: Some("localhost:1".parse().expect("an address")),
         shards: count(200),
         gateway_threads: count(60),
         connections_max: 7,

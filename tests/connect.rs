@@ -137,7 +137,7 @@ fn node() -> (Handle, String) {
 
 fn node_with(config: Config) -> (Handle, String) {
     let listen = "127.0.0.1:0".parse().expect("a listen address");
-    let server = Server::bind(Config { listen: vec![listen], ..config }).expect("the server binds");
+    let server = Server::bind(Config { listen: vec![listen], control: None, ..config }).expect("the server binds");
     let Listen::Tcp(address) = server.addresses()[0].clone() else { panic!("not a TCP address") };
     (server.start().expect("the server starts"), address.to_string())
 }

@@ -14,7 +14,8 @@ static ONE_AT_A_TIME: tokio::sync::Mutex<()> = tokio::sync::Mutex::const_new(())
 /// Binds a server and returns it with the page's address.
 fn bind(listen: &str) -> (Server, String) {
     let listen = listen.parse().expect("a listen address");
-    let server = Server::bind(Config { listen: vec![listen], ..Config::default() }).expect("the server binds");
+    let server =
+        Server::bind(Config { listen: vec![listen], control: None, ..Config::default() }).expect("the server binds");
     let Listen::Tcp(address) = server.addresses()[0].clone() else { panic!("not a TCP address") };
     (server, format!("http://{address}/"))
 }

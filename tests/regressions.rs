@@ -123,7 +123,8 @@ fn a_request_never_finished_held_up_the_drain() {
 /// The gateway took the end of all handles for a drain: it stopped accepting.
 #[test]
 fn a_node_stopped_accepting_when_its_last_handle_was_dropped() {
-    let config = pombo::Config { listen: vec!["127.0.0.1:0".parse().expect("an address")], ..Default::default() };
+    let config =
+        pombo::Config { control: None, listen: vec!["127.0.0.1:0".parse().expect("an address")], ..Default::default() };
     let server = pombo::Server::bind(config).expect("a free port");
     let address = server.addresses()[0].clone();
     drop(server.start().expect("a node"));
@@ -160,7 +161,7 @@ fn the_time_of_a_message_ran_on_from_the_one_before() {
 fn a_pause_of_the_process_closed_every_session() {
     let interval = Duration::from_secs(1);
     let spawned = Command::new(env!("CARGO_BIN_EXE_pombo"))
-        .args(["--listen", "127.0.0.1:0", "--heartbeat-interval", "1s", "--log-level", "off"])
+        .args(["--control", "off", "--listen", "127.0.0.1:0", "--heartbeat-interval", "1s", "--log-level", "off"])
         .stdout(Stdio::piped())
         .spawn();
     let mut node = Killed(spawned.expect("the program runs"));

@@ -23,15 +23,16 @@ const ROOMS: &[(&str, &[&str])] = &[
     ("drain", &["message", "uid"]),
     ("metrics", &["message", "uid"]),
     ("shard", &["config", "drain", "frame", "mailbox", "message", "metrics", "protocol", "rights", "router", "uid"]),
+    ("listener", &["config"]),
     ("dispatcher", &["config", "frame", "mailbox", "message", "metrics", "router", "shard", "uid"]),
     (
         "gateway",
         &[
-            "config", "drain", "frame", "mailbox", "message", "metrics", "protocol", "rights", "roots", "router",
-            "shard", "uid",
+            "config", "drain", "frame", "listener", "mailbox", "message", "metrics", "protocol", "rights", "roots",
+            "router", "shard", "uid",
         ],
     ),
-    ("control", &["config", "dispatcher", "drain", "gateway", "message", "metrics", "roots", "shard", "uid"]),
+    ("control", &["config", "dispatcher", "drain", "listener", "message", "metrics", "roots", "shard", "uid"]),
     (
         "server",
         &[
@@ -41,6 +42,7 @@ const ROOMS: &[(&str, &[&str])] = &[
             "drain",
             "frame",
             "gateway",
+            "listener",
             "mailbox",
             "message",
             "metrics",

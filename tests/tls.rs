@@ -532,7 +532,8 @@ fn stalled_handshakes_count_as_handshakes() {
 fn files_that_make_no_certificate_are_told_at_the_start() {
     let authority = Authority::new();
     let bind = || {
-        let mut config = Config { listen: vec!["127.0.0.1:0".parse().expect("an address")], ..Config::default() };
+        let mut config =
+            Config { control: None, listen: vec!["127.0.0.1:0".parse().expect("an address")], ..Config::default() };
         authority.apply(&mut config);
         Server::bind(config)
     };
@@ -623,7 +624,7 @@ fn the_terminal_client_speaks_it_and_trusts_whom_it_is_told() {
 fn sighup_reads_the_files_and_says_what_became_of_it() {
     let authority = Authority::new();
     let mut node = Command::new(env!("CARGO_BIN_EXE_pombo"))
-        .args(["--listen", "127.0.0.1:0", "--shards", "1", "--tls-certificate"])
+        .args(["--control", "off", "--listen", "127.0.0.1:0", "--shards", "1", "--tls-certificate"])
         .arg(authority.certificate_file())
         .arg("--tls-key")
         .arg(authority.key_file())

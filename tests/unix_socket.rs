@@ -94,14 +94,14 @@ fn socket_file_that_nobody_listens_on_is_replaced() {
 fn socket_file_that_somebody_listens_on_is_left_alone() {
     let (_folder, path) = socket();
     let other = UnixListener::bind(&path).expect("the path is free");
-    let refused = Server::bind(Config { listen: vec![Listen::Unix(path.clone())], ..Config::default() });
+    let refused = Server::bind(Config { control: None, listen: vec![Listen::Unix(path.clone())], ..Config::default() });
     assert!(matches!(refused, Err(StartError::Listen { .. })), "{refused:?}");
     assert!(path.exists());
     drop(other);
 
     let (_folder, path) = socket();
     std::fs::write(&path, "no socket").expect("the folder can be written");
-    let refused = Server::bind(Config { listen: vec![Listen::Unix(path.clone())], ..Config::default() });
+    let refused = Server::bind(Config { control: None, listen: vec![Listen::Unix(path.clone())], ..Config::default() });
     assert!(matches!(refused, Err(StartError::Listen { .. })), "{refused:?}");
     assert_eq!(std::fs::read_to_string(&path).expect("it is still there"), "no socket");
 }

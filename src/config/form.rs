@@ -194,6 +194,25 @@ impl Form<bool> for Switch {
     }
 }
 
+/// An address to listen on.
+pub(super) struct Address;
+
+impl Form<Listen> for Address {
+    const PLACEHOLDER: &'static str = "ADDRESS";
+
+    fn read(&self, items: &[String]) -> Option<Listen> {
+        one(items)?.parse().ok()
+    }
+
+    fn show(&self, value: &Listen) -> Value {
+        value.to_string().into()
+    }
+
+    fn expected(&self) -> String {
+        Listen::FORM.to_owned()
+    }
+}
+
 /// One or more addresses to listen on.
 pub(super) struct Addresses;
 

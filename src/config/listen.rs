@@ -26,6 +26,9 @@ impl Listen {
     /// Where a node listens that was told nothing.
     pub const LOOPBACK: Self = Self::Tcp(SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 1234));
 
+    /// Where the control listener of a node is that was told nothing.
+    pub const CONTROL: Self = Self::Tcp(SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 1235));
+
     /// How an address is written.
     pub const FORM: &str = "IP:PORT, localhost:PORT or unix:/PATH";
 

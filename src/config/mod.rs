@@ -33,7 +33,7 @@ pub use choice::{DrainCode, DuplicateLogin, LogFormat, LogLevel, Paths, SlowCons
 pub use fault::{Fault, Faults, Origin};
 pub use listen::{Listen, ListenError};
 pub use load::{FILE_VARIABLE, Settings, load};
-pub use parts::{GatewaySettings, SessionSettings};
+pub use parts::{ControlSettings, GatewaySettings, SessionSettings};
 pub use reload::Reloaded;
 pub use table::{Reload, SETTINGS, Setting, VARIABLE_PREFIX};
 
@@ -83,6 +83,18 @@ pub struct Config {
     /// One more waits in the kernel's backlog or is refused. A higher bound rides out a bigger storm of reconnects,
     /// and gives strangers more memory to hold. Range: 1 to 1000000. Default: `16384`.
     pub handshakes_max: usize,
+
+    /// Address where other programs push and ask over HTTP.
+    ///
+    /// The default is loopback: whoever can connect to it may do everything, unless `control_tokens` are set, which any
+    /// other address needs. Range: `off`, or `IP:PORT`, `localhost:PORT` or `unix:/PATH`. Default: `127.0.0.1:1235`.
+    pub control: Option<Listen>,
+
+    /// Address where other programs push by lines of JSON.
+    ///
+    /// There is no way to prove who one is there, so only loopback addresses and Unix sockets are allowed. Range: `off`, or
+    /// `IP:PORT`, `localhost:PORT` or `unix:/PATH`. Default: `off`.
+    pub text: Option<Listen>,
 
     /// Most sessions of one address; IPv6 is counted by its /64 network.
     ///
@@ -381,6 +393,8 @@ impl Default for Config {
             gateway_threads: at_least_one((cores / 4).min(64)),
             connections_max: 1_000_000,
             handshakes_max: 16_384,
+            control: Some(Listen::CONTROL),
+            text: None,
             address_sessions_max: None,
             address_logins_per_minute: None,
             logins_per_second: None,

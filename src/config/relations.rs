@@ -32,6 +32,11 @@ impl Config {
                 "a file, since tls_certificate is set".to_owned(),
             ),
             (
+                "text",
+                self.text.as_ref().is_some_and(|listen| !listen.is_local()),
+                "a loopback address or a Unix socket, since nobody proves who they are there".to_owned(),
+            ),
+            (
                 "trusted_proxies",
                 self.proxy_protocol && self.trusted_proxies.is_empty(),
                 "the proxies that proxy_protocol is spoken with".to_owned(),

@@ -7,7 +7,7 @@ use toml::Value;
 
 use super::admission::{OriginList, Proxies};
 use super::auth::{Exactly, File, Granted, HeaderNames, Hidden, Sources, Url};
-use super::form::{Addresses, Count, Form, OrOff, PathList, Size, Switch, Text, Time, Word, items};
+use super::form::{Address, Addresses, Count, Form, OrOff, PathList, Size, Switch, Text, Time, Word, items};
 use super::{Auth, Config, DrainCode, DuplicateLogin, LogFormat, LogLevel, SlowConsumer};
 
 /// One setting: its names, and how it is read, shown and taken over.
@@ -176,6 +176,10 @@ pub static SETTINGS: &[Setting] = settings! {
             "Pages that may connect, by the Origin that a browser sends; what sends none is no browser";
         trusted_proxies: Proxies, Live, "Proxies whose X-Forwarded-For tells who is connected";
         proxy_protocol: Switch, Live, "Whether connections of trusted proxies begin with a PROXY protocol v2 header";
+    }
+    "Push from other programs" {
+        control: OrOff(Address), Restart, "Address where other programs push and ask over HTTP";
+        text: OrOff(Address), Restart, "Address where other programs push by lines of JSON";
     }
     "Threads" {
         shards: Count(1, 256), Restart, default "the cores",

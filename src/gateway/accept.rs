@@ -14,8 +14,8 @@ use tokio::sync::{OwnedSemaphorePermit, mpsc};
 use tokio::time::{Instant, sleep, sleep_until};
 use tracing::{info, warn};
 
-use super::listener::{Connection, Listener};
 use super::{Arrival, Gateway, Who};
+use crate::listener::{Connection, Listener};
 
 /// How long accepting rests after it failed for want of descriptors or memory: so long is a freed one unused at most.
 const RETRY: Duration = Duration::from_millis(10);

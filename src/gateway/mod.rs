@@ -14,7 +14,7 @@ mod accept;
 mod admission;
 mod auth;
 mod certificate;
-mod listener;
+
 mod login;
 mod page;
 mod proxy;
@@ -38,13 +38,14 @@ pub(crate) use admission::Gate;
 pub(crate) use auth::{Authenticator, Entrance};
 pub use certificate::CertificateError;
 pub(crate) use certificate::{Certificate, CertificateFiles};
-pub(crate) use listener::{BoundListener, Inherited, Listener};
+
 use refusal::Refusal;
 pub(crate) use refusal::Refusals;
 pub use refusal::{Reason, Told};
 
 use self::auth::{Admitted, Facts, Identity, Login};
 use crate::config::GatewaySettings;
+use crate::listener::{Connection, Listener};
 use crate::mailbox::Bell;
 use crate::router;
 use crate::shard::{Handover, Permit, Stream};
@@ -175,10 +176,10 @@ impl Gateway {
     }
 
     /// The life of a connection up to its hand-over, or its refusal.
-    async fn welcome(self: Arc<Self>, connection: listener::Connection, mut arrival: Arrival) {
+    async fn welcome(self: Arc<Self>, connection: Connection, mut arrival: Arrival) {
         let outcome = match connection {
-            listener::Connection::Tcp(stream, _) => self.welcome_tcp(stream, &mut arrival).await,
-            listener::Connection::Unix(stream) => self.welcome_unix(stream, &mut arrival).await,
+            Connection::Tcp(stream, _) => self.welcome_tcp(stream, &mut arrival).await,
+            Connection::Unix(stream) => self.welcome_unix(stream, &mut arrival).await,
         };
         let Err(refusal) = outcome else { return };
         if let Some(reason) = refusal.reason() {

@@ -136,6 +136,7 @@ impl Handle {
             certificate.notify_one();
         }
         self.node.settings.send_replace(Arc::new(config.gateway()));
+        self.node.control_settings.send_replace(Arc::new(config.control_settings()));
         self.node.drain_timeout.send_replace(config.drain_timeout);
         let memory_bytes_max = config.memory_bytes_max / self.node.dispatcher.shard_count();
         self.node.dispatcher.reload(&Arc::new(SessionSettings { memory_bytes_max, ..config.session() }));

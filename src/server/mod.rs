@@ -1,7 +1,7 @@
 //! The node: a checked config becomes a bound server, which runs and hands back the handle that drains it.
 //!
 //! The only wiring there is: it makes the shards' mailboxes and doors, starts the threads, and keeps
-//! what reaches them from outside. Every thread is named: `pombo-gateway`, and `pombo-shard-0` onwards.
+//! what reaches them from outside. Every thread is named: `pombo-gateway`, `pombo-control`, and `pombo-shard-0` onwards.
 
 mod handle;
 
@@ -18,12 +18,12 @@ use tokio::time::Instant;
 use tracing::error;
 
 pub use self::handle::Handle;
-use crate::config::{Config, Faults, GatewaySettings, Listen, SlowConsumer};
+use crate::config::{Config, ControlSettings, Faults, GatewaySettings, Listen, SlowConsumer};
+use crate::control::{Control, ControlListeners};
 use crate::dispatcher::{Dispatcher, ShardDoor};
 pub use crate::gateway::CertificateError;
-use crate::gateway::{
-    Authenticator, BoundListener, Certificate, CertificateFiles, Door, Entrance, Gate, Gateway, Inherited, Refusals,
-};
+use crate::gateway::{Authenticator, Certificate, CertificateFiles, Door, Entrance, Gate, Gateway, Refusals};
+use crate::listener::{BoundListener, Inherited};
 use crate::mailbox::{self, Bell};
 use crate::shard::{Admission, LoginNumbers, Parts, Poller, Shard};
 use crate::uid::UidHasher;
@@ -44,13 +44,25 @@ pub struct Server {
     authenticator: Authenticator,
     listeners: Vec<BoundListener>,
     addresses: Vec<Listen>,
+    control: ControlListeners,
+    control_addresses: ControlAddresses,
     certificate: Option<Certificate>,
+}
+
+/// Where other programs reach a node.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ControlAddresses {
+    /// Over HTTP.
+    pub control: Option<Listen>,
+    /// By lines of JSON.
+    pub text: Option<Listen>,
 }
 
 /// What reaches a running node's threads from outside.
 struct Node {
     dispatcher: Dispatcher,
     settings: watch::Sender<Arc<GatewaySettings>>,
+    control_settings: watch::Sender<Arc<ControlSettings>>,
     /// How long a drain may take; changed by a reload, read by the drain.
     drain_timeout: watch::Sender<Duration>,
     /// When the drain will be over, from its begin on.
@@ -95,7 +107,7 @@ pub enum StartError {
 
 fn hint(error: &io::Error) -> &'static str {
     match error.kind() {
-        io::ErrorKind::AddrInUse => " (is another pombo running? choose another with --listen)",
+        io::ErrorKind::AddrInUse => " (is another pombo running? choose another with --listen, or --control)",
         _ => "",
     }
 }
@@ -126,12 +138,23 @@ impl Server {
         let mut listeners = Vec::new();
         let mut addresses = Vec::new();
         for listen in &config.listen {
-            let bound = BoundListener::bind(listen, inherited).and_then(|bound| Ok((bound.address()?, bound)));
-            let (address, listener) = bound.map_err(|source| StartError::Listen { listen: listen.clone(), source })?;
+            let (address, listener) = bind(listen, inherited)?;
             addresses.push(address);
             listeners.push(listener);
         }
-        Ok(Self { config, authenticator, listeners, addresses, certificate })
+        let bind =
+            |listen: &Option<Listen>| listen.as_ref().map(|listen| bind(listen, Inherited::default())).transpose();
+        let (control, http) = bind(&config.control)?.unzip();
+        let (text_address, text) = bind(&config.text)?.unzip();
+        Ok(Self {
+            config,
+            authenticator,
+            listeners,
+            addresses,
+            control: ControlListeners { http, text },
+            control_addresses: ControlAddresses { control, text: text_address },
+            certificate,
+        })
     }
 
     /// Returns the real addresses, in the order of the config.
@@ -139,17 +162,24 @@ impl Server {
         &self.addresses
     }
 
+    /// Returns the real addresses where other programs reach the node.
+    pub fn control_addresses(&self) -> &ControlAddresses {
+        &self.control_addresses
+    }
+
     /// Starts the node's threads. May be called inside or outside of an async runtime.
     ///
     /// # Errors
     /// See [`StartError`].
     pub fn start(self) -> Result<Handle, StartError> {
-        let Self { config, authenticator, listeners, certificate, .. } = self;
+        let Self { config, authenticator, listeners, control, certificate, .. } = self;
         let hasher = UidHasher::random();
         let pollers = (0..config.shards.get()).map(|_| Poller::new()).collect::<io::Result<Vec<_>>>()?;
         let bells: Vec<_> = pollers.iter().map(|(_, wake)| Bell::new(Arc::clone(wake))).collect();
         let mailboxes = mailbox::wire(&bells, config.mailbox_bytes_max);
         let settings = Arc::new(config.session());
+        // Held by every thread that users reach, and by control, which is reached until those have ended.
+        let (serving, served) = flume::bounded::<Infallible>(0);
         let (alive, running) = flume::bounded::<Infallible>(0);
 
         let (mut doors, mut shards) = (Vec::new(), Vec::new());
@@ -160,16 +190,17 @@ impl Server {
             shards.push(ShardDoor { requests: request_sender, bell: bell.clone() });
             let (hasher, settings) = (hasher.clone(), Arc::clone(&settings));
             let parts = Parts { index, hasher, settings, mailbox, handovers, requests };
-            let alive = alive.clone();
+            let serving = serving.clone();
             spawn(format!("pombo-shard-{index}"), move || {
                 Shard::new(poller, parts).run();
-                drop(alive);
+                drop(serving);
             })?;
         }
 
         let (settings, gateway_settings) = watch::channel(Arc::new(config.gateway()));
         let (drain_by, gateway_drain_by) = watch::channel(None);
         let (admission, logins, refusals) = (Admission::default(), LoginNumbers::default(), Refusals::new());
+        let tls = certificate.as_ref().map(Certificate::in_force);
         let gateway = Gateway {
             settings: gateway_settings,
             doors,
@@ -182,7 +213,7 @@ impl Server {
             },
             refusals: refusals.clone(),
             handshakes: Arc::new(Semaphore::new(config.handshakes_max)),
-            tls: certificate.as_ref().map(Certificate::in_force),
+            tls: tls.clone(),
         };
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(config.gateway_threads.get())
@@ -204,13 +235,18 @@ impl Server {
             // With it go the listeners, before the drain counts as done: the socket's file is gone by then.
             // A thread that reads a file from a disk that doesn't answer is not waited for.
             runtime.shutdown_timeout(RUNTIME_END);
-            drop(alive);
+            drop(serving);
         })?;
+        let dispatcher = Dispatcher::new(hasher, shards);
+        let (control_settings, settings_of_control) = watch::channel(Arc::new(config.control_settings()));
+        let controlling = Control { settings: settings_of_control, dispatcher: dispatcher.clone(), tls };
+        spawn_control(controlling, control, served, alive)?;
         let drain_timeout = watch::Sender::new(config.drain_timeout);
         Ok(Handle {
             node: Arc::new(Node {
-                dispatcher: Dispatcher::new(hasher, shards),
+                dispatcher,
                 settings,
+                control_settings,
                 drain_timeout,
                 drain_by,
                 admission,
@@ -221,6 +257,33 @@ impl Server {
             }),
         })
     }
+}
+
+/// Opens a listener; returns its real address, too.
+fn bind(listen: &Listen, inherited: Inherited) -> Result<(Listen, BoundListener), StartError> {
+    let bound = BoundListener::bind(listen, inherited).and_then(|bound| Ok((bound.address()?, bound)));
+    bound.map_err(|source| StartError::Listen { listen: listen.clone(), source })
+}
+
+/// Starts the thread of control, which ends when all that users reach has.
+fn spawn_control(
+    control: Control,
+    listeners: ControlListeners,
+    served: flume::Receiver<Infallible>,
+    alive: flume::Sender<Infallible>,
+) -> io::Result<()> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    spawn("pombo-control".to_owned(), move || {
+        runtime.block_on(async {
+            tokio::select! {
+                failed = control.run(listeners) => failed.expect("a bound listener moves to the runtime"),
+                // Nothing is ever sent.
+                _ = served.recv_async() => {}
+            }
+        });
+        runtime.shutdown_timeout(RUNTIME_END);
+        drop(alive);
+    })
 }
 
 /// Starts a named thread; a panic in it ends the process, because half a node is worse than none.

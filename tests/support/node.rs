@@ -83,6 +83,8 @@ impl<'a> Nodes<'a> {
             listen: vec!["127.0.0.1:0".parse().expect("an address")],
             shards: NonZeroUsize::new(shard_count).expect("at least one shard"),
             gateway_threads: NonZeroUsize::MIN,
+            // Its port is the same for all nodes of a machine.
+            control: None,
             heartbeat_interval: Duration::from_secs(3600),
             drain_timeout: Duration::ZERO,
             // Some listen on every address; who may log in is another test's matter.

@@ -43,6 +43,7 @@ impl Program {
     #[track_caller]
     fn spawn(mut command: Command, listen: &str, arguments: &[&str]) -> Self {
         command.args(["--listen", listen, "--shards", "1", "--gateway-threads", "1", "--page", "off"]);
+        command.args(["--control", "off"]);
         command.args(arguments).env_clear().stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
         let mut child = command.spawn().expect("the program starts");
         let mut first = String::new();

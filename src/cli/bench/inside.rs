@@ -35,7 +35,7 @@ impl Inside {
         let failed = |why: String| BenchError::Start { server: "the server inside of this process".into(), why };
         let shards = NonZeroUsize::new(shards.into()).ok_or_else(|| failed("it has no shards".into()))?;
         let listen = "127.0.0.1:0".parse::<Listen>().map_err(|error| failed(error.to_string()))?;
-        let config = Config { listen: vec![listen], shards, ..Config::default() };
+        let config = Config { listen: vec![listen], shards, control: None, ..Config::default() };
         let server = Server::bind(config).map_err(|error| failed(error.to_string()))?;
         let Listen::Tcp(address) = server.addresses()[0].clone() else { unreachable!("it was told to listen on TCP") };
         (target.address, target.authority, target.is_inside) = (address, address.to_string(), true);

@@ -22,7 +22,7 @@ pub(crate) enum BoundListener {
 }
 
 /// What accepted sockets inherit from their listener.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Inherited {
     /// The kernel's send buffer; `None` lets the kernel tune it.
     pub(crate) send_buffer_bytes: Option<usize>,

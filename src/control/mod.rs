@@ -1,0 +1,58 @@
+//! What other programs reach: pushes, queries and actions over HTTP, and pushes by lines of JSON.
+//!
+//! Runs on a thread and a tokio runtime of its own, `pombo-control`, so that it answers while the shards are busy. It
+//! asks them through the [`Dispatcher`], like the program around the node does.
+//!
+//! ```text
+//!   HTTP ─────▶ http ──┐
+//!                      ├─▶ dispatcher ─▶ shards
+//!   lines ────▶ text ──┘
+//! ```
+
+mod accept;
+mod http;
+mod text;
+
+use std::io;
+use std::sync::Arc;
+
+use tokio::sync::watch;
+
+use crate::config::ControlSettings;
+use crate::dispatcher::Dispatcher;
+use crate::listener::BoundListener;
+
+/// Listeners that are bound and not accepted on yet.
+#[derive(Debug, Default)]
+pub(crate) struct ControlListeners {
+    /// For HTTP.
+    pub(crate) http: Option<BoundListener>,
+    /// For lines of JSON.
+    pub(crate) text: Option<BoundListener>,
+}
+
+/// What every connection's task needs.
+#[derive(Clone)]
+pub(crate) struct Control {
+    pub(crate) settings: watch::Receiver<Arc<ControlSettings>>,
+    pub(crate) dispatcher: Dispatcher,
+    /// What TLS handshakes are made by; nothing where TCP listeners speak plainly.
+    pub(crate) tls: Option<watch::Receiver<Arc<rustls::ServerConfig>>>,
+}
+
+impl Control {
+    /// Serves on all listeners until the future is dropped.
+    ///
+    /// # Errors
+    /// When a listener can't be moved to the runtime that this is called in.
+    pub(crate) async fn run(self, listeners: ControlListeners) -> io::Result<()> {
+        let ControlListeners { http, text } = listeners;
+        if let Some(listener) = http {
+            tokio::spawn(http::serve(self.clone(), listener.into_listener()?));
+        }
+        if let Some(listener) = text {
+            tokio::spawn(text::serve(self, listener.into_listener()?));
+        }
+        std::future::pending().await
+    }
+}
