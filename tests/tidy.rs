@@ -32,7 +32,22 @@ const ROOMS: &[(&str, &[&str])] = &[
             "router", "shard", "uid",
         ],
     ),
-    ("control", &["config", "dispatcher", "drain", "listener", "message", "metrics", "roots", "shard", "uid"]),
+    (
+        "control",
+        &[
+            "config",
+            "dispatcher",
+            "drain",
+            "frame",
+            "gateway",
+            "listener",
+            "message",
+            "metrics",
+            "roots",
+            "shard",
+            "uid",
+        ],
+    ),
     (
         "server",
         &[
