@@ -2,6 +2,8 @@
 
 mod support;
 
+use std::io::{ErrorKind, Read, Write};
+use std::net::TcpStream;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
@@ -434,20 +436,43 @@ fn drain_ends_the_port_with_the_last_session() {
         let (mut alice, mut back_end) = (node.log_in("alice"), dial(node));
         let handle = node.handle().clone();
         let draining = thread::spawn(move || {
-            tokio::runtime::Builder::new_current_thread()
-                .enable_time()
-                .build()
-                .expect("a runtime")
-                .block_on(handle.drain());
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().expect("a runtime");
+            runtime.block_on(handle.drain());
         });
         alice.expect_close(1001, "");
         back_end.send_bytes(b"{\"uid\":\"alice\"}\n");
         back_end.expect_bytes(b"fail\n");
         alice.finish_sending();
         alice.expect_end();
-        draining.join().expect("the drain ends");
         assert_eq!(back_end.receive_to_end(), b"");
+        draining.join().expect("the drain ends");
         let text = node.control_addresses().text.as_ref().expect("the text port is on");
         Client::try_dial(text).expect_err("nobody listens any more");
+    });
+}
+
+/// What was taken is answered, in whole answers; then comes the end, or a reset for who still sends.
+#[test]
+fn drain_amid_lines_leaves_no_half_answer() {
+    text_nodes().each(|node| {
+        let _alice = node.log_in("alice");
+        let text = node.control_addresses().text.as_ref().expect("the text port is on");
+        let mut stream = TcpStream::connect(text.to_string()).expect("the port is open");
+        let mut writer = stream.try_clone().expect("a descriptor can be doubled");
+        stream.set_read_timeout(Some(DEADLINE)).expect("a socket takes deadlines");
+        let lines = b"{\"uid\":\"alice\"}\n".repeat(1000);
+        let writing = thread::spawn(move || while writer.write_all(&lines).is_ok() {});
+        let mut answers = vec![0; 3];
+        stream.read_exact(&mut answers).expect("answers come");
+        let reading = thread::spawn(move || {
+            let ended = stream.read_to_end(&mut answers);
+            (answers, ended.err().map(|error| error.kind()))
+        });
+        node.drain();
+        let (answers, error) = reading.join().expect("it reads to the end");
+        assert!(matches!(error, None | Some(ErrorKind::ConnectionReset)), "{error:?}");
+        let answers = String::from_utf8(answers).expect("answers are ASCII");
+        assert!(answers.ends_with('\n') && answers.lines().all(|answer| ["ok", "fail"].contains(&answer)));
+        writing.join().expect("it can't send any more");
     });
 }

@@ -10,6 +10,7 @@
 
 mod line;
 
+use std::convert::Infallible;
 use std::io;
 use std::sync::Arc;
 use std::time::Duration;
@@ -17,7 +18,7 @@ use std::time::Duration;
 use bytes::{Buf as _, Bytes, BytesMut};
 use memchr::{memchr_iter, memrchr};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch};
 use tokio::time::{Instant, timeout, timeout_at};
 use tracing::debug;
 
@@ -48,31 +49,43 @@ const ANSWER_TIME: Duration = Duration::from_secs(60);
 const END_TIME: Duration = Duration::from_secs(5);
 const END_BYTES_MAX: usize = 16 << 20;
 
-/// Answers on `listener` until the future is dropped.
-pub(super) async fn serve(control: Control, listener: Listener) {
+/// Answers on `listener` until the sender of `ending` is dropped, and then to the end of what was received.
+pub(super) async fn serve(control: Control, listener: Listener, mut ending: watch::Receiver<()>) {
     let long_lines = Arc::new(Semaphore::new(LONG_LINES_MAX));
-    accept(listener, None, CONNECTIONS_MAX, move |stream, _peer| {
+    // Nothing is ever sent: this ends with the last connection.
+    let (open, mut all_ended) = mpsc::channel::<Infallible>(1);
+    let ended = ending.clone();
+    let accepting = accept(listener, None, CONNECTIONS_MAX, move |stream, _peer| {
         let connection = Connection {
             control: control.clone(),
             stream,
+            ending: ended.clone(),
             received: BytesMut::new(),
             room: READ_BYTES,
             long_lines: Arc::clone(&long_lines),
             long_line: None,
         };
+        let open = open.clone();
         async move {
             if let Err(error) = connection.run().await {
                 debug!(error = %error, "text connection lost");
             }
+            drop(open);
         }
-    })
-    .await;
+    });
+    tokio::select! {
+        () = accepting => {}
+        _ = ending.changed() => {}
+    }
+    all_ended.recv().await;
 }
 
 /// One client, and what it has sent that is not answered.
 struct Connection {
     control: Control,
     stream: Duplex,
+    /// Tells by its sender's drop that the node ends.
+    ending: watch::Receiver<()>,
     /// Received and not taken yet: the begin of a line, except between a read and [`gather`].
     received: BytesMut,
     /// Bytes that the next read may take; grows while reads fill it.
@@ -99,7 +112,12 @@ impl Connection {
     async fn run(mut self) -> io::Result<()> {
         loop {
             let before = self.received.len();
-            let length = self.read().await?;
+            let mut ending = self.ending.clone();
+            let length = tokio::select! {
+                biased;
+                _ = ending.changed() => return self.stream.shutdown().await,
+                length = self.read() => length?,
+            };
             if length == 0 {
                 if !self.received.is_empty() {
                     self.answer(b"fail\n").await?;
@@ -131,7 +149,7 @@ impl Connection {
         }
     }
 
-    /// Receives what is there, or waits; returns 0 at the client's end.
+    /// Receives what is there, or waits; returns 0 at the client's end. Nothing is lost by dropping the future.
     async fn read(&mut self) -> io::Result<usize> {
         if self.received.len() > READ_BYTES_MAX && self.long_line.is_none() {
             let places = Arc::clone(&self.long_lines);
