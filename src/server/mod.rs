@@ -320,13 +320,9 @@ fn spawn_control(
 ) -> io::Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     spawn("pombo-control".to_owned(), move || {
-        runtime.block_on(async {
-            tokio::select! {
-                failed = control.run(listeners) => failed.expect("a bound listener moves to the runtime"),
-                // Nothing is ever sent.
-                _ = served.recv_async() => {}
-            }
-        });
+        // Nothing is ever sent.
+        let run = runtime.block_on(control.run(listeners, served.recv_async()));
+        run.expect("a bound listener moves to the runtime");
         runtime.shutdown_timeout(RUNTIME_END);
         drop(alive);
     })
