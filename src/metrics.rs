@@ -67,6 +67,12 @@ pub struct Stats {
     pub mail_batches: u64,
     /// Messages taken out of mail from other shards.
     pub mail_letters: u64,
+    /// Events that the service of the hook has taken.
+    pub hook_events: u64,
+    /// Events that the service of the hook is not told, since they were too many or too old.
+    pub hook_lost: u64,
+    /// Attempts to give a batch to the service of the hook that failed.
+    pub hook_failures: u64,
     /// Frames received.
     pub frames_in: u64,
     /// Bytes received, frame headers included.
@@ -114,6 +120,9 @@ impl Stats {
             answers_dropped,
             mail_batches,
             mail_letters,
+            hook_events,
+            hook_lost,
+            hook_failures,
             frames_in,
             bytes_in,
             bytes_out,
@@ -150,6 +159,9 @@ impl Stats {
         self.answers_dropped += answers_dropped;
         self.mail_batches += mail_batches;
         self.mail_letters += mail_letters;
+        self.hook_events += hook_events;
+        self.hook_lost += hook_lost;
+        self.hook_failures += hook_failures;
         self.frames_in += frames_in;
         self.bytes_in += bytes_in;
         self.bytes_out += bytes_out;

@@ -22,17 +22,42 @@ const ROOMS: &[(&str, &[&str])] = &[
     ("config", &["message", "rights", "uid"]),
     ("drain", &["message", "uid"]),
     ("metrics", &["message", "uid"]),
-    ("shard", &["config", "drain", "frame", "mailbox", "message", "metrics", "protocol", "rights", "router", "uid"]),
+    ("presence", &[]),
+    ("backoff", &[]),
+    ("service", &["config", "roots"]),
+    (
+        "shard",
+        &[
+            "config", "drain", "frame", "mailbox", "message", "metrics", "presence", "protocol", "rights", "router",
+            "uid",
+        ],
+    ),
     ("listener", &["config"]),
-    ("dispatcher", &["config", "frame", "mailbox", "message", "metrics", "router", "shard", "uid"]),
+    ("dispatcher", &["config", "frame", "mailbox", "message", "metrics", "presence", "router", "shard", "uid"]),
     (
         "gateway",
         &[
             "config", "drain", "frame", "listener", "mailbox", "message", "metrics", "protocol", "rights", "roots",
-            "router", "shard", "uid",
+            "router", "service", "shard", "uid",
         ],
     ),
-    ("control", &["config", "dispatcher", "drain", "listener", "message", "metrics", "roots", "shard", "uid"]),
+    (
+        "control",
+        &[
+            "backoff",
+            "config",
+            "dispatcher",
+            "drain",
+            "listener",
+            "message",
+            "metrics",
+            "presence",
+            "roots",
+            "service",
+            "shard",
+            "uid",
+        ],
+    ),
     (
         "server",
         &[
@@ -46,6 +71,7 @@ const ROOMS: &[(&str, &[&str])] = &[
             "mailbox",
             "message",
             "metrics",
+            "presence",
             "protocol",
             "rights",
             "router",
@@ -53,7 +79,7 @@ const ROOMS: &[(&str, &[&str])] = &[
             "uid",
         ],
     ),
-    ("cli", &["config", "frame", "message", "roots", "router", "server", "uid"]),
+    ("cli", &["backoff", "config", "frame", "message", "roots", "router", "server", "uid"]),
 ];
 
 /// Longest file of `src`, without its tests, and longest function, in lines.

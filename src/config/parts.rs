@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::{AdmissionSettings, AuthSettings, Config, DrainCode, DuplicateLogin, Paths, SlowConsumer};
+use super::{AdmissionSettings, AuthSettings, Config, DrainCode, DuplicateLogin, HookSettings, Paths, SlowConsumer};
 
 /// What a shard needs to know; see the fields of the same names in [`Config`].
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -71,6 +71,8 @@ pub struct GatewaySettings {
 pub struct ControlSettings {
     /// Longest uid.
     pub uid_bytes_max: usize,
+    /// Who is told which uids come and go, if anybody.
+    pub hooks: Option<HookSettings>,
 }
 
 impl Config {
@@ -96,7 +98,7 @@ impl Config {
 
     /// Copies out the part of control.
     pub fn control_settings(&self) -> ControlSettings {
-        ControlSettings { uid_bytes_max: self.uid_bytes_max }
+        ControlSettings { uid_bytes_max: self.uid_bytes_max, hooks: self.hook_settings() }
     }
 
     /// Copies out the gateway's part.

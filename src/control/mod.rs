@@ -7,9 +7,11 @@
 //!   HTTP ─────▶ http ──┐
 //!                      ├─▶ dispatcher ─▶ shards
 //!   lines ────▶ text ──┘
+//!   a service ◀── hooks ◀── events ── shards
 //! ```
 
 mod accept;
+mod hooks;
 mod http;
 mod text;
 
@@ -18,6 +20,7 @@ use std::sync::Arc;
 
 use tokio::sync::watch;
 
+pub(crate) use self::hooks::{HookEnds, HookError, Hooks};
 use crate::config::ControlSettings;
 use crate::dispatcher::Dispatcher;
 use crate::listener::BoundListener;

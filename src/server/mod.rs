@@ -19,7 +19,7 @@ use tracing::error;
 
 pub use self::handle::Handle;
 use crate::config::{Config, ControlSettings, Faults, GatewaySettings, Listen, SlowConsumer};
-use crate::control::{Control, ControlListeners};
+use crate::control::{Control, ControlListeners, HookEnds, HookError, Hooks};
 use crate::dispatcher::{Dispatcher, ShardDoor};
 pub use crate::gateway::CertificateError;
 use crate::gateway::{Authenticator, Certificate, CertificateFiles, Door, Entrance, Gate, Gateway, Refusals};
@@ -47,6 +47,7 @@ pub struct Server {
     control: ControlListeners,
     control_addresses: ControlAddresses,
     certificate: Option<Certificate>,
+    hooks: Option<(Hooks, HookEnds)>,
 }
 
 /// Where other programs reach a node.
@@ -97,12 +98,24 @@ pub enum StartError {
         /// What is wrong, and in which file.
         reason: String,
     },
+    /// The secrets of the hook, or the certificates that may vouch for `hook_url`, can't be read.
+    #[error("{reason}")]
+    Hook {
+        /// What is wrong, and in which file.
+        reason: String,
+    },
     /// The certificate or its key can't be used.
     #[error(transparent)]
     Certificate(#[from] CertificateError),
     /// A thread or a poller can't be made.
     #[error("cannot start: {0}")]
     System(#[from] io::Error),
+}
+
+impl From<HookError> for StartError {
+    fn from(error: HookError) -> Self {
+        Self::Hook { reason: error.to_string() }
+    }
 }
 
 fn hint(error: &io::Error) -> &'static str {
@@ -129,6 +142,7 @@ impl Server {
             }
             _ => None,
         };
+        let hooks = config.hook_settings().map(Hooks::new).transpose()?;
         let inherited = Inherited {
             send_buffer_bytes: config.send_buffer_bytes,
             // As long as a silent peer is given. The kernel counts from when a peer has no room left, too, even if it
@@ -154,6 +168,7 @@ impl Server {
             control: ControlListeners { http, text },
             control_addresses: ControlAddresses { control, text: text_address },
             certificate,
+            hooks,
         })
     }
 
@@ -172,7 +187,9 @@ impl Server {
     /// # Errors
     /// See [`StartError`].
     pub fn start(self) -> Result<Handle, StartError> {
-        let Self { config, authenticator, listeners, control, certificate, .. } = self;
+        let Self { config, authenticator, listeners, control, certificate, hooks, .. } = self;
+        let (hooks, ends) = hooks.unzip();
+        let (teller, ledger) = ends.map(|HookEnds { teller, ledger }| (teller, ledger)).unzip();
         let hasher = UidHasher::random();
         let pollers = (0..config.shards.get()).map(|_| Poller::new()).collect::<io::Result<Vec<_>>>()?;
         let bells: Vec<_> = pollers.iter().map(|(_, wake)| Bell::new(Arc::clone(wake))).collect();
@@ -189,7 +206,7 @@ impl Server {
             doors.push(Door { handovers: handover_sender, bell: bell.clone() });
             shards.push(ShardDoor { requests: request_sender, bell: bell.clone() });
             let (hasher, settings) = (hasher.clone(), Arc::clone(&settings));
-            let parts = Parts { index, hasher, settings, mailbox, handovers, requests };
+            let parts = Parts { index, hasher, settings, mailbox, handovers, requests, presence: teller.clone() };
             let serving = serving.clone();
             spawn(format!("pombo-shard-{index}"), move || {
                 Shard::new(poller, parts).run();
@@ -197,6 +214,8 @@ impl Server {
             })?;
         }
 
+        // With the last shard ends the last teller, and then the hook.
+        drop(teller);
         let (settings, gateway_settings) = watch::channel(Arc::new(config.gateway()));
         let (drain_by, gateway_drain_by) = watch::channel(None);
         let (admission, logins, refusals) = (Admission::default(), LoginNumbers::default(), Refusals::new());
@@ -237,10 +256,10 @@ impl Server {
             runtime.shutdown_timeout(RUNTIME_END);
             drop(serving);
         })?;
-        let dispatcher = Dispatcher::new(hasher, shards);
+        let dispatcher = Dispatcher::new(hasher, shards, ledger);
         let (control_settings, settings_of_control) = watch::channel(Arc::new(config.control_settings()));
         let controlling = Control { settings: settings_of_control, dispatcher: dispatcher.clone(), tls };
-        spawn_control(controlling, control, served, alive)?;
+        spawn_control(controlling, control, hooks, served, alive)?;
         let drain_timeout = watch::Sender::new(config.drain_timeout);
         Ok(Handle {
             node: Arc::new(Node {
@@ -269,16 +288,21 @@ fn bind(listen: &Listen, inherited: Inherited) -> Result<(Listen, BoundListener)
 fn spawn_control(
     control: Control,
     listeners: ControlListeners,
+    hooks: Option<Hooks>,
     served: flume::Receiver<Infallible>,
     alive: flume::Sender<Infallible>,
 ) -> io::Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     spawn("pombo-control".to_owned(), move || {
         runtime.block_on(async {
+            let hooks = hooks.map(|hooks| tokio::spawn(hooks.run(control.settings.clone())));
             tokio::select! {
                 failed = control.run(listeners) => failed.expect("a bound listener moves to the runtime"),
                 // Nothing is ever sent.
                 _ = served.recv_async() => {}
+            }
+            if let Some(hooks) = hooks {
+                hooks.await.expect("the hook does not panic");
             }
         });
         runtime.shutdown_timeout(RUNTIME_END);
