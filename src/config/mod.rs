@@ -300,7 +300,7 @@ pub struct Config {
 
     /// Time that an event waits for others to go with it.
     ///
-    /// Longer makes fewer and larger batches. Range: a time of 0s to 1m, as in `5s`. Default: `100ms`.
+    /// Longer makes fewer and larger batches. Range: a time of 0s to 60s, as in `5s`. Default: `100ms`.
     pub hook_delay: Duration,
 
     /// Most events in a batch.

@@ -6,14 +6,16 @@ use axum::Router;
 use axum::body::Bytes;
 use axum::extract::{Path, State};
 use axum::http::StatusCode;
-use axum::routing::post;
+use axum::http::header::CONTENT_TYPE;
+use axum::response::IntoResponse;
+use axum::routing::{get, post};
 use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
 use tracing::debug;
 
-use super::Control;
 use super::accept::accept;
+use super::{Control, prometheus};
 use crate::dispatcher::Push;
 use crate::listener::Listener;
 use crate::message::{Delivery, Kind};
@@ -43,7 +45,11 @@ pub(super) async fn serve(control: Control, listener: Listener) {
 }
 
 fn routes(control: &Control) -> Router {
-    Router::new().route("/v1/push/{uid}", post(push)).with_state(control.clone())
+    Router::new().route("/metrics", get(metrics)).route("/v1/push/{uid}", post(push)).with_state(control.clone())
+}
+
+async fn metrics(State(control): State<Control>) -> impl IntoResponse {
+    ([(CONTENT_TYPE, prometheus::CONTENT_TYPE)], control.scrape().await)
 }
 
 async fn push(State(control): State<Control>, Path(uid): Path<String>, body: Bytes) -> (StatusCode, String) {

@@ -13,6 +13,7 @@
 mod accept;
 mod hooks;
 mod http;
+mod prometheus;
 mod text;
 
 use std::io;
@@ -23,7 +24,10 @@ use tokio::sync::watch;
 pub(crate) use self::hooks::{HookEnds, HookError, Hooks};
 use crate::config::ControlSettings;
 use crate::dispatcher::Dispatcher;
+use crate::gateway::{Reason, Refusals};
 use crate::listener::BoundListener;
+use crate::metrics::Stats;
+use crate::shard::Admission;
 
 /// Listeners that are bound and not accepted on yet.
 #[derive(Debug, Default)]
@@ -39,11 +43,25 @@ pub(crate) struct ControlListeners {
 pub(crate) struct Control {
     pub(crate) settings: watch::Receiver<Arc<ControlSettings>>,
     pub(crate) dispatcher: Dispatcher,
+    /// Connections on the node.
+    pub(crate) admission: Admission,
+    /// What was refused, by reason.
+    pub(crate) refusals: Refusals,
     /// What TLS handshakes are made by; nothing where TCP listeners speak plainly.
     pub(crate) tls: Option<watch::Receiver<Arc<rustls::ServerConfig>>>,
 }
 
 impl Control {
+    /// Asks for what is counted, and writes it for Prometheus.
+    async fn scrape(&self) -> String {
+        let shards = self.dispatcher.stats().await;
+        let refusals = Reason::ALL.iter().map(|reason| (reason.name(), self.refusals.count(*reason))).collect();
+        let mut hook = Stats::default();
+        self.dispatcher.add_hook_counts(&mut hook);
+        let scrape = prometheus::Scrape { shards, hook, connections: self.admission.count() as u64, refusals };
+        scrape.text()
+    }
+
     /// Serves on all listeners until the future is dropped.
     ///
     /// # Errors

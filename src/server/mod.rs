@@ -25,6 +25,7 @@ pub use crate::gateway::CertificateError;
 use crate::gateway::{Authenticator, Certificate, CertificateFiles, Door, Entrance, Gate, Gateway, Refusals};
 use crate::listener::{BoundListener, Inherited};
 use crate::mailbox::{self, Bell};
+use crate::presence::Teller;
 use crate::shard::{Admission, LoginNumbers, Parts, Poller, Shard};
 use crate::uid::UidHasher;
 
@@ -191,31 +192,12 @@ impl Server {
         let (hooks, ends) = hooks.unzip();
         let (teller, ledger) = ends.map(|HookEnds { teller, ledger }| (teller, ledger)).unzip();
         let hasher = UidHasher::random();
-        let pollers = (0..config.shards.get()).map(|_| Poller::new()).collect::<io::Result<Vec<_>>>()?;
-        let bells: Vec<_> = pollers.iter().map(|(_, wake)| Bell::new(Arc::clone(wake))).collect();
-        let mailboxes = mailbox::wire(&bells, config.mailbox_bytes_max);
-        let settings = Arc::new(config.session());
         // Held by every thread that users reach, and by control, which is reached until those have ended.
         let (serving, served) = flume::bounded::<Infallible>(0);
         let (alive, running) = flume::bounded::<Infallible>(0);
+        let (doors, shards) = spawn_shards(&config, &hasher, teller, &serving)?;
+        let dispatcher = Dispatcher::new(hasher.clone(), shards, ledger);
 
-        let (mut doors, mut shards) = (Vec::new(), Vec::new());
-        for (index, (((poller, _), mailbox), bell)) in pollers.into_iter().zip(mailboxes).zip(&bells).enumerate() {
-            let (handover_sender, handovers) = flume::bounded(HANDOVERS_MAX);
-            let (request_sender, requests) = flume::bounded(REQUESTS_MAX);
-            doors.push(Door { handovers: handover_sender, bell: bell.clone() });
-            shards.push(ShardDoor { requests: request_sender, bell: bell.clone() });
-            let (hasher, settings) = (hasher.clone(), Arc::clone(&settings));
-            let parts = Parts { index, hasher, settings, mailbox, handovers, requests, presence: teller.clone() };
-            let serving = serving.clone();
-            spawn(format!("pombo-shard-{index}"), move || {
-                Shard::new(poller, parts).run();
-                drop(serving);
-            })?;
-        }
-
-        // With the last shard ends the last teller, and then the hook.
-        drop(teller);
         let (settings, gateway_settings) = watch::channel(Arc::new(config.gateway()));
         let (drain_by, gateway_drain_by) = watch::channel(None);
         let (admission, logins, refusals) = (Admission::default(), LoginNumbers::default(), Refusals::new());
@@ -225,40 +207,21 @@ impl Server {
             doors,
             drain_by: gateway_drain_by,
             gate: Arc::new(Gate::new(admission.clone())),
-            entrance: Entrance {
-                authenticator: Arc::new(authenticator),
-                hasher: hasher.clone(),
-                logins: logins.clone(),
-            },
+            entrance: Entrance { authenticator: Arc::new(authenticator), hasher, logins: logins.clone() },
             refusals: refusals.clone(),
             handshakes: Arc::new(Semaphore::new(config.handshakes_max)),
             tls: tls.clone(),
         };
-        let runtime = tokio::runtime::Builder::new_multi_thread()
-            .worker_threads(config.gateway_threads.get())
-            .thread_name("pombo-gateway")
-            .enable_all()
-            .build()?;
-        let listeners = {
-            let _entered = runtime.enter();
-            listeners.into_iter().map(BoundListener::into_listener).collect::<io::Result<Vec<_>>>()?
-        };
         let certificate_asked = certificate.as_ref().map(Certificate::asked);
-        if let Some(certificate) = certificate {
-            runtime.spawn(certificate.keep());
-        }
-        spawn("pombo-gateway".to_owned(), move || {
-            // On a worker, so that accepting costs no hop from this thread.
-            let run = runtime.spawn(gateway.run(listeners));
-            runtime.block_on(run).expect("the gateway does not panic");
-            // With it go the listeners, before the drain counts as done: the socket's file is gone by then.
-            // A thread that reads a file from a disk that doesn't answer is not waited for.
-            runtime.shutdown_timeout(RUNTIME_END);
-            drop(serving);
-        })?;
-        let dispatcher = Dispatcher::new(hasher, shards, ledger);
+        spawn_gateway(&config, gateway, listeners, certificate, serving)?;
         let (control_settings, settings_of_control) = watch::channel(Arc::new(config.control_settings()));
-        let controlling = Control { settings: settings_of_control, dispatcher: dispatcher.clone(), tls };
+        let controlling = Control {
+            settings: settings_of_control,
+            dispatcher: dispatcher.clone(),
+            admission: admission.clone(),
+            refusals: refusals.clone(),
+            tls,
+        };
         spawn_control(controlling, control, hooks, served, alive)?;
         let drain_timeout = watch::Sender::new(config.drain_timeout);
         Ok(Handle {
@@ -282,6 +245,67 @@ impl Server {
 fn bind(listen: &Listen, inherited: Inherited) -> Result<(Listen, BoundListener), StartError> {
     let bound = BoundListener::bind(listen, inherited).and_then(|bound| Ok((bound.address()?, bound)));
     bound.map_err(|source| StartError::Listen { listen: listen.clone(), source })
+}
+
+/// Starts a thread for each shard; returns the ways in for logged-in connections, and for requests.
+fn spawn_shards(
+    config: &Config,
+    hasher: &UidHasher,
+    // Goes with the last shard; then the hook ends.
+    presence: Option<Teller>,
+    serving: &flume::Sender<Infallible>,
+) -> io::Result<(Vec<Door>, Vec<ShardDoor>)> {
+    let pollers = (0..config.shards.get()).map(|_| Poller::new()).collect::<io::Result<Vec<_>>>()?;
+    let bells: Vec<_> = pollers.iter().map(|(_, wake)| Bell::new(Arc::clone(wake))).collect();
+    let mailboxes = mailbox::wire(&bells, config.mailbox_bytes_max);
+    let settings = Arc::new(config.session());
+    let (mut doors, mut shards) = (Vec::new(), Vec::new());
+    for (index, (((poller, _), mailbox), bell)) in pollers.into_iter().zip(mailboxes).zip(&bells).enumerate() {
+        let (handover_sender, handovers) = flume::bounded(HANDOVERS_MAX);
+        let (request_sender, requests) = flume::bounded(REQUESTS_MAX);
+        doors.push(Door { handovers: handover_sender, bell: bell.clone() });
+        shards.push(ShardDoor { requests: request_sender, bell: bell.clone() });
+        let (hasher, settings) = (hasher.clone(), Arc::clone(&settings));
+        let presence = presence.clone();
+        let parts = Parts { index, hasher, settings, mailbox, handovers, requests, presence };
+        let serving = serving.clone();
+        spawn(format!("pombo-shard-{index}"), move || {
+            Shard::new(poller, parts).run();
+            drop(serving);
+        })?;
+    }
+    Ok((doors, shards))
+}
+
+/// Starts the gateway's threads, and one that waits for them.
+fn spawn_gateway(
+    config: &Config,
+    gateway: Gateway,
+    listeners: Vec<BoundListener>,
+    certificate: Option<Certificate>,
+    serving: flume::Sender<Infallible>,
+) -> io::Result<()> {
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(config.gateway_threads.get())
+        .thread_name("pombo-gateway")
+        .enable_all()
+        .build()?;
+    let listeners = {
+        let _entered = runtime.enter();
+        listeners.into_iter().map(BoundListener::into_listener).collect::<io::Result<Vec<_>>>()?
+    };
+    if let Some(certificate) = certificate {
+        runtime.spawn(certificate.keep());
+    }
+    spawn("pombo-gateway".to_owned(), move || {
+        // On a worker, so that accepting costs no hop from this thread.
+        let run = runtime.spawn(gateway.run(listeners));
+        runtime.block_on(run).expect("the gateway does not panic");
+        // With it go the listeners, before the drain counts as done: the socket's file is gone by then.
+        // A thread that reads a file from a disk that doesn't answer is not waited for.
+        runtime.shutdown_timeout(RUNTIME_END);
+        drop(serving);
+    })
 }
 
 /// Starts the thread of control, which ends when all that users reach has.

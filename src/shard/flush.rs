@@ -61,7 +61,7 @@ impl Outbox {
 impl<N: Network> Shard<N> {
     /// Sends what is due to every session, in slices; between them requests and mail are taken.
     pub(super) fn flush(&mut self) {
-        let mut slice = self.slice();
+        let mut slice = self.slice(self.network.now());
         loop {
             while let Some(key) = self.dirty.pop_front() {
                 self.flush_session(key);

@@ -255,6 +255,7 @@ impl<N: Network> Shard<N> {
     pub fn turn(&mut self) -> Turn {
         self.stats.turns += 1;
         self.wait();
+        let begun = self.now;
         self.budget = Budget { deliveries: TURN_DELIVERIES, bytes: TURN_BYTES };
         self.amid = slice::AMID;
         self.take_in();
@@ -263,6 +264,7 @@ impl<N: Network> Shard<N> {
         self.flush();
         let turn = self.sweep();
         self.sessions.end_turn();
+        self.stats.turn_time.note(self.network.now().saturating_duration_since(begun));
         turn
     }
 
@@ -284,6 +286,7 @@ impl<N: Network> Shard<N> {
             sessions: self.registry.sessions() as u64,
             uids: self.registry.len() as u64,
             memory_held: self.held as u64,
+            mail_bytes: self.mailbox.held() as u64,
             ..self.stats
         }
     }

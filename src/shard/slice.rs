@@ -28,8 +28,9 @@ pub(super) struct Slice {
 }
 
 impl<N: Network> Shard<N> {
-    pub(super) fn slice(&self) -> Slice {
-        Slice { end: self.network.now() + SLICE, sessions: 0, deliveries: self.budget.deliveries }
+    /// Begins at `now`.
+    pub(super) fn slice(&self, now: Instant) -> Slice {
+        Slice { end: now + SLICE, sessions: 0, deliveries: self.budget.deliveries }
     }
 
     /// Ends a slice of receiving if its time is over: answers requests.

@@ -128,6 +128,19 @@ mod tests {
         }
     }
 
+    #[test]
+    fn a_file_that_is_not_sound_any_more_changes_nothing() {
+        let (old, new) = ("o".repeat(32), "n".repeat(32));
+        let of_file = parse(old.as_bytes()).expect("a secret");
+        let mut keys = Keys { own: None, file: None, of_file, read: Ok(old.into_bytes()) };
+        let signed = keys.sign(1, b"");
+        keys.refresh(Ok(b"short".to_vec()));
+        keys.refresh(Err("it has gone".to_owned()));
+        assert_eq!(keys.sign(1, b""), signed);
+        keys.refresh(Ok(new.into_bytes()));
+        assert_ne!(keys.sign(1, b""), signed);
+    }
+
     /// By `printf '1700000000.{}' | openssl dgst -sha256 -hmac "$(printf 'k%.0s' $(seq 32))"`.
     #[test]
     fn signs_as_others_do() {
