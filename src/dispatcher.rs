@@ -12,6 +12,7 @@ use crate::frame::close;
 use crate::mailbox::Bell;
 use crate::message::{Delivery, Kind};
 use crate::metrics::Stats;
+use crate::presence::{AsOf, Ledger};
 use crate::router;
 use crate::shard::{self, Request, SessionInfo, SessionKey};
 use crate::uid::{UidHash, UidHasher};
@@ -28,6 +29,8 @@ const REASON_BYTES_MAX: usize = 123;
 pub(crate) struct Dispatcher {
     hasher: UidHasher,
     doors: Arc<[ShardDoor]>,
+    /// What the service of the hook was told, if there is one.
+    ledger: Option<Arc<Ledger>>,
 }
 
 /// The way to ask one shard.
@@ -64,6 +67,8 @@ pub struct Uids {
     pub uids: Vec<Box<str>>,
     /// Where to go on; `None` when these are the last.
     pub next: Option<Cursor>,
+    /// Which events these hold already; `None` without a hook.
+    pub as_of: Option<AsOf>,
 }
 
 /// Why sessions can't be closed in this way.
@@ -79,8 +84,8 @@ pub enum KickError {
 }
 
 impl Dispatcher {
-    pub(crate) fn new(hasher: UidHasher, doors: Vec<ShardDoor>) -> Self {
-        Self { hasher, doors: doors.into() }
+    pub(crate) fn new(hasher: UidHasher, doors: Vec<ShardDoor>, ledger: Option<Arc<Ledger>>) -> Self {
+        Self { hasher, doors: doors.into(), ledger }
     }
 
     /// Returns how many shards there are.
@@ -154,7 +159,9 @@ impl Dispatcher {
 
     /// Tells up to `most` of the uids that are online, from `cursor` on.
     pub(crate) async fn uids(&self, cursor: Cursor, most: usize) -> Uids {
-        let mut found = Uids { uids: Vec::new(), next: Some(cursor) };
+        // Held to the end.
+        let (_reading, as_of) = self.ledger.as_ref().map(|ledger| ledger.read()).unzip();
+        let mut found = Uids { uids: Vec::new(), next: Some(cursor), as_of };
         while let Some(Cursor { shard, place }) = found.next.filter(|cursor| cursor.shard < self.doors.len()) {
             let left = most - found.uids.len();
             if left == 0 {
@@ -200,6 +207,12 @@ impl Dispatcher {
             stats.push(counted.unwrap_or_default());
         }
         stats
+    }
+
+    /// Adds what the hook has counted.
+    pub(crate) fn add_hook_counts(&self, stats: &mut Stats) {
+        let Some(ledger) = &self.ledger else { return };
+        [stats.hook_events, stats.hook_lost, stats.hook_failures] = ledger.counts();
     }
 
     /// Hands every shard settings that hold from its next turn on.

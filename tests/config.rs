@@ -190,6 +190,16 @@ fn unusual() -> Config {
         auth_url_headers: vec!["x-tenant".to_owned()],
         auth_cache_ttl: Duration::ZERO,
         auth_cache_entries_max: 0,
+        hook_url: Some("https://hooks.example.org/a?b=c".parse().expect("an address")),
+        hook_url_ca: Some("/etc/pombo/hook \"ca\".pem".into()),
+        hook_secret: Some(Secret::new("a \"secret\" of the hook, of 32 bytes")),
+        hook_secret_file: Some("hook secrets".into()),
+        hook_grace: Duration::ZERO,
+        hook_delay: Duration::from_millis(3),
+        hook_batch_max: 1,
+        hook_timeout: Duration::from_millis(1),
+        hook_retry_time: Duration::from_secs(86_400),
+        hook_queue_max: 17,
         message_timeout: Duration::from_secs(61),
         message_bytes_max: 12_345,
         message_rate_max: Some(10),
@@ -216,7 +226,7 @@ fn a_printed_config_loads_back_to_the_same() {
     for config in [Config::default(), unusual()] {
         config.check().expect("sound settings");
         let toml = config.to_toml();
-        let config = Config { jwt_secret: None, ..config };
+        let config = Config { jwt_secret: None, hook_secret: None, ..config };
         assert_eq!(Layers::new().file(&toml).load(), config, "{toml}");
     }
 }
@@ -237,6 +247,7 @@ fn every_setting_takes_its_flag_and_its_variable() {
             "tls_certificate" => Layers::new().flag("tls_key", &["x"]),
             "tls_key" => Layers::new().flag("tls_certificate", &["x"]),
             "auth" => Layers::new().flag("auth_url", &["http://h/"]),
+            "hook_url" => Layers::new().flag("hook_secret_file", &["x"]),
             _ => Layers::new(),
         };
         let flag = layers().flag(setting.key, &[&text]).load();

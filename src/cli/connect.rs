@@ -22,13 +22,12 @@ use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
 use tokio_tungstenite::tungstenite::{Error, Message, error::ProtocolError, protocol::CloseFrame};
 
-use self::backoff::Backoff;
 use self::input::InputError;
 use self::login::Login;
 use self::target::Target;
 use super::trust::{Trust, Wire};
+use crate::backoff::Backoff;
 
-mod backoff;
 mod input;
 mod login;
 mod target;
@@ -109,6 +108,9 @@ pub(crate) fn run(args: ConnectArgs) -> ExitCode {
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long we stay after the server's close frame, so that our answer gets out.
 const CLOSE_ANSWER_TIMEOUT: Duration = Duration::from_secs(1);
+/// Bound of the first wait before the next attempt.
+const RETRY: Duration = Duration::from_secs(1);
+
 /// A login held this long starts the backoff afresh.
 const STABLE: Duration = Duration::from_secs(10);
 /// Lines sent with one flush.
@@ -210,7 +212,7 @@ impl Client {
     /// Connects, and again after a loss if a human is watching: a script gets its exit code instead.
     async fn run(mut self) -> Ended {
         let reconnects = !self.args.no_reconnect && io::stdin().is_terminal();
-        let mut backoff = Backoff::default();
+        let mut backoff = Backoff::new(RETRY);
         let mut ever_online = false;
         loop {
             let (ended, online) = self.session().await;

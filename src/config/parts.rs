@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::{AdmissionSettings, AuthSettings, Config, DrainCode, DuplicateLogin, Paths, SlowConsumer};
+use super::{AdmissionSettings, AuthSettings, Config, DrainCode, DuplicateLogin, HookSettings, Paths, SlowConsumer};
 
 /// What a shard needs to know; see the fields of the same names in [`Config`].
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -73,6 +73,8 @@ pub struct ControlSettings {
     pub uid_bytes_max: usize,
     /// Most bytes waiting for one session: no longer message can be delivered.
     pub outbox_bytes_max: usize,
+    /// Who is told which uids come and go, if anybody.
+    pub hooks: Option<HookSettings>,
 }
 
 impl Config {
@@ -98,7 +100,11 @@ impl Config {
 
     /// Copies out the part of control.
     pub fn control_settings(&self) -> ControlSettings {
-        ControlSettings { uid_bytes_max: self.uid_bytes_max, outbox_bytes_max: self.outbox_bytes_max }
+        ControlSettings {
+            uid_bytes_max: self.uid_bytes_max,
+            outbox_bytes_max: self.outbox_bytes_max,
+            hooks: self.hook_settings(),
+        }
     }
 
     /// Copies out the gateway's part.

@@ -42,7 +42,7 @@ impl Config {
                 "the proxies that proxy_protocol is spoken with".to_owned(),
             ),
         ];
-        let relations = relations.into_iter().chain(self.auth_relations());
+        let relations = relations.into_iter().chain(self.auth_relations()).chain(self.hook_relations());
         let broken = relations.filter(|(key, broken, _)| *broken && sound(key));
         broken.map(|(key, _, expected)| self.fault(key, origin(key), expected)).collect()
     }

@@ -229,6 +229,19 @@ pub static SETTINGS: &[Setting] = settings! {
         auth_cache_ttl: Time(0, HOUR), Live, "How long an answer of the service holds for the same question";
         auth_cache_entries_max: Count(0, 10_000_000), Restart, "Most answers of the service that are kept";
     }
+    "Hook" {
+        hook_url: Url, Restart, "Service that is told which uids come online and go offline";
+        hook_url_ca: File, Restart, "File with the certificates that may vouch for hook_url over TLS";
+        hook_secret: Hidden, Restart, "Secret that batches are signed with; better set by its variable, or by a file";
+        hook_secret_file: File, Restart, "File with the secrets that batches are signed with, one a line";
+        hook_grace: Time(0, HOUR), Live, "Time that a uid may be without a session before it counts as offline";
+        hook_delay: Time(0, 60 * SECOND), Live, "Time that an event waits for others to go with it";
+        hook_batch_max: Count(1, 10_000), Live, "Most events in a batch";
+        hook_timeout: Time(1, 60 * SECOND), Live, "Time that the service may take to answer a batch";
+        hook_retry_time: Time(0, 24 * HOUR), Live, "Time that a batch is tried again before its events are given up";
+        hook_queue_max: Count(1, 10_000_000), Live,
+            "Most events that wait for the service, and most uids that wait for their grace to end";
+    }
     "Messages and slow consumers" {
         message_bytes_max: Size(1, GIB), Live, "Longest message a client may send, its fragments joined";
         message_timeout: Time(1, HOUR), Live, "Time from a message's first byte to its last";

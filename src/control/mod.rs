@@ -7,9 +7,11 @@
 //!   HTTP ─────▶ http ──┐
 //!                      ├─▶ dispatcher ─▶ shards
 //!   lines ────▶ text ──┘
+//!   a service ◀── hooks ◀── events ── shards
 //! ```
 
 mod accept;
+mod hooks;
 mod http;
 mod prometheus;
 mod text;
@@ -22,10 +24,12 @@ use std::time::Duration;
 use tokio::sync::watch;
 use tokio::time::timeout;
 
+pub(crate) use self::hooks::{HookEnds, HookError, Hooks};
 use crate::config::ControlSettings;
 use crate::dispatcher::Dispatcher;
 use crate::gateway::{Reason, Refusals};
 use crate::listener::BoundListener;
+use crate::metrics::Stats;
 use crate::shard::Admission;
 
 /// How long connections may take to end, once nobody is left to push to.
@@ -58,7 +62,9 @@ impl Control {
     async fn scrape(&self) -> String {
         let shards = self.dispatcher.stats().await;
         let refusals = Reason::ALL.iter().map(|reason| (reason.name(), self.refusals.count(*reason))).collect();
-        let scrape = prometheus::Scrape { shards, connections: self.admission.count() as u64, refusals };
+        let mut hook = Stats::default();
+        self.dispatcher.add_hook_counts(&mut hook);
+        let scrape = prometheus::Scrape { shards, hook, connections: self.admission.count() as u64, refusals };
         scrape.text()
     }
 

@@ -107,6 +107,7 @@ impl Handle {
         for stats in self.node.dispatcher.stats().await {
             sum.add(&stats);
         }
+        self.node.dispatcher.add_hook_counts(&mut sum);
         sum
     }
 

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use pombo::message::{Delivery, Kind};
-use pombo::{Config, ControlAddresses, Handle, Listen, Server, Stats};
+use pombo::{Config, ControlAddresses, Cursor, Handle, Listen, Server, Stats, Uids};
 use tokio::time::timeout;
 
 use super::client::Client;
@@ -189,6 +189,11 @@ impl Node {
     #[track_caller]
     pub(crate) fn wait_for<F: Future>(&self, call: F) -> F::Output {
         wait_for(call).expect("a call ends")
+    }
+
+    #[track_caller]
+    pub(crate) fn page(&self, cursor: Cursor, most: usize) -> Uids {
+        wait_for(self.handle.uids(cursor, most)).expect("the shards tell their uids")
     }
 
     #[track_caller]
