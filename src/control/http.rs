@@ -52,9 +52,9 @@ async fn push(State(control): State<Control>, Path(uid): Path<String>, body: Byt
     }
     let push = Push { uid: uid.into(), kind: Kind::Text, payload: body };
     match control.dispatcher.push(push).await {
-        Some(Delivery::Delivered { sessions }) => (StatusCode::OK, format!("{{\"sessions\":{sessions}}}\n")),
-        Some(Delivery::Offline) => (StatusCode::OK, "{\"offline\":true}\n".to_owned()),
-        Some(Delivery::Shed(reason)) => (StatusCode::OK, format!("{{\"shed\":\"{}\"}}\n", reason.name())),
-        None => (StatusCode::SERVICE_UNAVAILABLE, String::new()),
+        Ok(Delivery::Delivered { sessions }) => (StatusCode::OK, format!("{{\"sessions\":{sessions}}}\n")),
+        Ok(Delivery::Offline) => (StatusCode::OK, "{\"offline\":true}\n".to_owned()),
+        Ok(Delivery::Shed(reason)) => (StatusCode::OK, format!("{{\"shed\":\"{}\"}}\n", reason.name())),
+        Err(_) => (StatusCode::SERVICE_UNAVAILABLE, String::new()),
     }
 }
