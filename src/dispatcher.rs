@@ -237,11 +237,7 @@ impl Dispatcher {
     }
 
     /// Asks one shard and waits for its answer.
-    async fn ask<T>(
-        &self,
-        shard: usize,
-        request: impl FnOnce(flume::Sender<T>) -> Request,
-    ) -> Result<T, Unanswered> {
+    async fn ask<T>(&self, shard: usize, request: impl FnOnce(flume::Sender<T>) -> Request) -> Result<T, Unanswered> {
         let asked = self.request(shard, request).await;
         self.answered(asked).await
     }
@@ -397,7 +393,9 @@ mod tests {
             let Ok(Request::Push { pushes, answer }) = awake.recv_async().await else { panic!("expected a push") };
             assert_eq!(pushes.len(), 2);
             answer.send(vec![Delivery::Offline, Delivery::Shed(Shed::Lost)]).expect("the asker waits");
-            let Ok(Request::Broadcast { answer, .. }) = awake.recv_async().await else { panic!("expected a broadcast") };
+            let Ok(Request::Broadcast { answer, .. }) = awake.recv_async().await else {
+                panic!("expected a broadcast")
+            };
             answer.send(7).expect("the asker waits");
         });
         let deliveries = dispatcher.by(soon()).push_all(pushes).await;

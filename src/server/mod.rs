@@ -19,7 +19,7 @@ use tracing::error;
 
 pub use self::handle::Handle;
 use crate::config::{Config, ControlSettings, Faults, GatewaySettings, Listen, SlowConsumer};
-use crate::control::{Control, ControlListeners};
+use crate::control::{Control, ControlListeners, ControlTokensError, TokenSet};
 use crate::dispatcher::{Dispatcher, ShardDoor};
 pub use crate::gateway::CertificateError;
 use crate::gateway::{Authenticator, Certificate, CertificateFiles, Door, Entrance, Gate, Gateway, Refusals};
@@ -46,6 +46,7 @@ pub struct Server {
     addresses: Vec<Listen>,
     control: ControlListeners,
     control_addresses: ControlAddresses,
+    control_tokens: TokenSet,
     certificate: Option<Certificate>,
 }
 
@@ -100,6 +101,9 @@ pub enum StartError {
     /// The certificate or its key can't be used.
     #[error(transparent)]
     Certificate(#[from] CertificateError),
+    /// The tokens of other programs can't be used.
+    #[error(transparent)]
+    ControlTokens(#[from] ControlTokensError),
     /// A thread or a poller can't be made.
     #[error("cannot start: {0}")]
     System(#[from] io::Error),
@@ -129,6 +133,7 @@ impl Server {
             }
             _ => None,
         };
+        let control_tokens = TokenSet::load(&config.control_settings())?;
         let inherited = Inherited {
             send_buffer_bytes: config.send_buffer_bytes,
             // As long as a silent peer is given. The kernel counts from when a peer has no room left, too, even if it
@@ -142,8 +147,9 @@ impl Server {
             addresses.push(address);
             listeners.push(listener);
         }
-        let bind =
-            |listen: &Option<Listen>| listen.as_ref().map(|listen| bind(listen, Inherited::default())).transpose();
+        // Answers that are not read end their connection.
+        let inherited = Inherited { user_timeout: Some(config.control_idle_timeout), send_buffer_bytes: None };
+        let bind = |listen: &Option<Listen>| listen.as_ref().map(|listen| bind(listen, inherited)).transpose();
         let (control, http) = bind(&config.control)?.unzip();
         let (text_address, text) = bind(&config.text)?.unzip();
         Ok(Self {
@@ -153,6 +159,7 @@ impl Server {
             addresses,
             control: ControlListeners { http, text },
             control_addresses: ControlAddresses { control, text: text_address },
+            control_tokens,
             certificate,
         })
     }
@@ -172,7 +179,7 @@ impl Server {
     /// # Errors
     /// See [`StartError`].
     pub fn start(self) -> Result<Handle, StartError> {
-        let Self { config, authenticator, listeners, control, certificate, .. } = self;
+        let Self { config, authenticator, listeners, control, control_tokens, certificate, .. } = self;
         let hasher = UidHasher::random();
         let pollers = (0..config.shards.get()).map(|_| Poller::new()).collect::<io::Result<Vec<_>>>()?;
         let bells: Vec<_> = pollers.iter().map(|(_, wake)| Bell::new(Arc::clone(wake))).collect();
@@ -239,7 +246,14 @@ impl Server {
         })?;
         let dispatcher = Dispatcher::new(hasher, shards);
         let (control_settings, settings_of_control) = watch::channel(Arc::new(config.control_settings()));
-        let controlling = Control { settings: settings_of_control, dispatcher: dispatcher.clone(), tls };
+        let controlling = Control {
+            settings: settings_of_control,
+            dispatcher: dispatcher.clone(),
+            tokens: watch::Sender::new(Arc::new(control_tokens)),
+            draining: drain_by.subscribe(),
+            open: watch::Sender::new(()),
+            tls,
+        };
         spawn_control(controlling, control, served, alive)?;
         let drain_timeout = watch::Sender::new(config.drain_timeout);
         Ok(Handle {
@@ -274,13 +288,9 @@ fn spawn_control(
 ) -> io::Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     spawn("pombo-control".to_owned(), move || {
-        runtime.block_on(async {
-            tokio::select! {
-                failed = control.run(listeners) => failed.expect("a bound listener moves to the runtime"),
-                // Nothing is ever sent.
-                _ = served.recv_async() => {}
-            }
-        });
+        // Nothing is ever sent: it comes with the last thread that users reach.
+        let run = control.run(listeners, served.recv_async());
+        runtime.block_on(run).expect("a bound listener moves to the runtime");
         runtime.shutdown_timeout(RUNTIME_END);
         drop(alive);
     })
