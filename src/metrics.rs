@@ -1,160 +1,250 @@
 //! What a node counts: plain fields, one set per shard, added up when somebody asks.
 //!
-//! A shard counts in its own [`Stats`] without atomics; no cache line is shared on the message path.
+//! A shard counts in its own [`Stats`] without atomics; no cache line is shared on the message path. Each count stands once
+//! in the table of this file: its field, its docs, and its family and label for Prometheus.
 
-/// Counts of one shard since it started, or their sum over the shards of a node.
-///
-/// `sessions`, `uids` and `memory_held` are what is there now; everything else only grows. Units are in the names, or
-/// messages where there is none.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct Stats {
+use crate::frame::close;
+
+/// One count, as it is told to other programs.
+#[derive(Clone, Copy, Debug)]
+pub struct Metric {
+    /// The field of [`Stats`].
+    pub field: &'static str,
+    /// Its family's name; a counter's has `_total` behind it where it is told.
+    pub family: &'static str,
+    /// Its label and the label's value, if it is one of several in its family.
+    pub label: Option<(&'static str, &'static str)>,
+    /// What it counts.
+    pub help: &'static str,
+    /// Whether it is what there is now, and does not only grow.
+    pub is_gauge: bool,
+    /// Reads it.
+    pub read: fn(&Stats) -> u64,
+}
+
+macro_rules! metrics {
+    ($($(#[doc = $help:literal])+ $kind:ident $field:ident => $family:literal $({ $label:ident = $value:literal })?;)*) => {
+        /// Counts of one shard since it started, or their sum over the shards of a node.
+        ///
+        /// Gauges are what is there now; everything else only grows. Units are in the names, or messages where there is none.
+        #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+        #[non_exhaustive]
+        pub struct Stats {
+            $($(#[doc = $help])+ pub $field: u64,)*
+            /// Sessions that were closed with each of [`close::ALL`]'s codes, in their order; others are in the last place.
+            pub closes: [u64; close::ALL.len() + 1],
+            /// How long the turns took that did something, without the wait in front of each.
+            pub turn_time: Histogram,
+        }
+
+        impl Stats {
+            /// Every count.
+            pub const ALL: &'static [Metric] = &[$(Metric {
+                field: stringify!($field),
+                family: $family,
+                label: metrics!(@label $($label $value)?),
+                help: concat!($($help),+),
+                is_gauge: metrics!(@$kind),
+                read: |stats| stats.$field,
+            },)*];
+
+            /// Adds another shard's counts.
+            pub fn add(&mut self, other: &Self) {
+                $(self.$field += other.$field;)*
+                for (count, more) in self.closes.iter_mut().zip(other.closes) {
+                    *count += more;
+                }
+                self.turn_time.add(&other.turn_time);
+            }
+        }
+    };
+    (@gauge) => { true };
+    (@counter) => { false };
+    (@label) => { None };
+    (@label $label:ident $value:literal) => { Some((stringify!($label), $value)) };
+}
+
+metrics! {
     /// Sessions logged in now.
-    pub sessions: u64,
+    gauge sessions => "pombo_sessions";
     /// Uids with at least one session now.
-    pub uids: u64,
+    gauge uids => "pombo_uids";
     /// Connections that logged in.
-    pub logins: u64,
+    counter logins => "pombo_logins" { outcome = "accepted" };
     /// Sessions closed because a newer login took their uid.
-    pub replaced: u64,
+    counter replaced => "pombo_sessions_replaced";
     /// Logins refused because the uid was taken or full.
-    pub refused: u64,
+    counter refused => "pombo_logins" { outcome = "refused" };
     /// Messages accepted into the outbox of one session, by unicast.
-    pub delivered: u64,
+    counter delivered => "pombo_deliveries" { kind = "unicast" };
     /// Unicasts to a uid that nobody was logged in under.
-    pub offline: u64,
+    counter offline => "pombo_offline";
     /// Broadcasts taken, once per shard that has them from its own clients or callers.
-    pub broadcasts: u64,
+    counter broadcasts => "pombo_broadcasts";
     /// Messages due to sessions by broadcasts.
-    pub broadcast_deliveries: u64,
+    counter broadcast_deliveries => "pombo_deliveries" { kind = "broadcast" };
     /// Data messages without a colon, answered with an error.
-    pub invalid: u64,
+    counter invalid => "pombo_client_errors" { reason = "invalid" };
     /// Messages to a uid whose sender lacks the right unicast, answered with an error.
-    pub forbidden_unicasts: u64,
+    counter forbidden_unicasts => "pombo_client_errors" { reason = "forbidden-unicast" };
     /// Messages to everybody whose sender lacks the right broadcast, answered with an error.
-    pub forbidden_broadcasts: u64,
+    counter forbidden_broadcasts => "pombo_client_errors" { reason = "forbidden-broadcast" };
     /// Messages not taken because an outbox was full, under `drop-newest`, or since nothing older could go.
-    pub shed_newest: u64,
+    counter shed_newest => "pombo_shed" { reason = "newest" };
     /// Messages taken and dropped again to make room, under `drop-oldest`.
-    pub shed_oldest: u64,
+    counter shed_oldest => "pombo_shed" { reason = "oldest" };
     /// Messages taken and dropped because their session was closed or lost before they were sent.
-    pub shed_closed: u64,
+    counter shed_closed => "pombo_shed" { reason = "closed" };
     /// Messages in hand for a shard that had ended.
-    pub shed_shard_gone: u64,
+    counter shed_shard_gone => "pombo_shed" { reason = "shard-gone" };
     /// Sessions closed because their outbox was full.
-    pub slow_consumers: u64,
+    counter slow_consumers => "pombo_slow_consumers";
     /// Sessions closed because their peer broke the protocol.
-    pub violations: u64,
+    counter violations => "pombo_violations";
     /// Sessions closed for silence or for a message not finished in time.
-    pub timeouts: u64,
+    counter timeouts => "pombo_timeouts";
     /// Times that a session was not read for a while, as it was over its rate.
-    pub rate_pauses: u64,
+    counter rate_pauses => "pombo_rate_pauses";
     /// Sessions closed because they stayed over their rate.
-    pub rate_limited: u64,
+    counter rate_limited => "pombo_rate_limited";
     /// Sessions closed because the shard's part of the memory budget was used up and they held most of it.
-    pub memory_cuts: u64,
+    counter memory_cuts => "pombo_memory_cuts";
     /// Bytes of memory that sessions hold now: parts of messages, and what waits to be decoded or sent.
-    pub memory_held: u64,
+    gauge memory_held => "pombo_memory_held_bytes";
     /// Sessions closed because their credential's time was over.
-    pub expired: u64,
+    counter expired => "pombo_expired";
     /// Sessions ended by a panic in the per-session part.
-    pub panics: u64,
+    counter panics => "pombo_panics";
     /// Sessions closed because somebody asked for it.
-    pub kicked: u64,
+    counter kicked => "pombo_kicked";
     /// Answers to a caller who had gone.
-    pub answers_dropped: u64,
+    counter answers_dropped => "pombo_answers_dropped";
     /// Batches of mail posted to other shards.
-    pub mail_batches: u64,
+    counter mail_batches => "pombo_mail_batches";
     /// Messages taken out of mail from other shards.
-    pub mail_letters: u64,
+    counter mail_letters => "pombo_mail_letters";
     /// Frames received.
-    pub frames_in: u64,
+    counter frames_in => "pombo_frames_received";
     /// Bytes received, frame headers included.
-    pub bytes_in: u64,
+    counter bytes_in => "pombo_received_bytes";
     /// Bytes sent, frame headers included.
-    pub bytes_out: u64,
+    counter bytes_out => "pombo_sent_bytes";
     /// Send calls.
-    pub sends: u64,
+    counter sends => "pombo_sends";
     /// Send calls whose socket took less than was offered.
-    pub sends_refused: u64,
+    counter sends_refused => "pombo_sends_refused";
     /// Passes of the loop.
-    pub turns: u64,
+    counter turns => "pombo_turns";
+    /// Sessions that their peer closed, by a close frame or by the end of what it sends.
+    counter closed_by_peer => "pombo_closed_by_peer";
+    /// Sessions whose connection failed.
+    counter lost => "pombo_lost";
+    /// Bytes of mail in hand for other shards now.
+    gauge mail_bytes => "pombo_mail_bytes";
+    /// Times that a session waited for room in the mail to another shard.
+    counter mail_stalls => "pombo_mail_stalls";
 }
 
 impl Stats {
-    /// Adds another shard's counts.
-    pub fn add(&mut self, other: &Self) {
-        let Self {
-            sessions,
-            uids,
-            logins,
-            replaced,
-            refused,
-            delivered,
-            offline,
-            broadcasts,
-            broadcast_deliveries,
-            invalid,
-            forbidden_unicasts,
-            forbidden_broadcasts,
-            shed_newest,
-            shed_oldest,
-            shed_closed,
-            shed_shard_gone,
-            slow_consumers,
-            violations,
-            timeouts,
-            rate_pauses,
-            rate_limited,
-            memory_cuts,
-            memory_held,
-            expired,
-            panics,
-            kicked,
-            answers_dropped,
-            mail_batches,
-            mail_letters,
-            frames_in,
-            bytes_in,
-            bytes_out,
-            sends,
-            sends_refused,
-            turns,
-        } = other;
-        self.sessions += sessions;
-        self.uids += uids;
-        self.logins += logins;
-        self.replaced += replaced;
-        self.refused += refused;
-        self.delivered += delivered;
-        self.offline += offline;
-        self.broadcasts += broadcasts;
-        self.broadcast_deliveries += broadcast_deliveries;
-        self.invalid += invalid;
-        self.forbidden_unicasts += forbidden_unicasts;
-        self.forbidden_broadcasts += forbidden_broadcasts;
-        self.shed_newest += shed_newest;
-        self.shed_oldest += shed_oldest;
-        self.shed_closed += shed_closed;
-        self.shed_shard_gone += shed_shard_gone;
-        self.slow_consumers += slow_consumers;
-        self.violations += violations;
-        self.timeouts += timeouts;
-        self.rate_pauses += rate_pauses;
-        self.rate_limited += rate_limited;
-        self.memory_cuts += memory_cuts;
-        self.memory_held += memory_held;
-        self.expired += expired;
-        self.panics += panics;
-        self.kicked += kicked;
-        self.answers_dropped += answers_dropped;
-        self.mail_batches += mail_batches;
-        self.mail_letters += mail_letters;
-        self.frames_in += frames_in;
-        self.bytes_in += bytes_in;
-        self.bytes_out += bytes_out;
-        self.sends += sends;
-        self.sends_refused += sends_refused;
-        self.turns += turns;
+    /// Counts a session closed with `code`.
+    pub(crate) fn count_close(&mut self, code: u16) {
+        let known = close::ALL.iter().position(|(known, _, _)| *known == code);
+        self.closes[known.unwrap_or(close::ALL.len())] += 1;
+    }
+}
+
+/// How often something took how long: counts of durations up to each bound, in plain fields.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Histogram {
+    /// How many took up to each of [`Histogram::BOUNDS`] and longer than the bound before; the last place has those
+    /// beyond all bounds.
+    pub counts: [u64; Self::BOUNDS.len() + 1],
+    /// The sum of all, in nanoseconds.
+    pub sum_ns: u64,
+}
+
+impl Histogram {
+    /// Upper bounds in nanoseconds, each four times the one before: 4 µs to 1 s.
+    pub const BOUNDS: [u64; 10] = {
+        let mut bounds = [1 << 12; 10];
+        let mut index = 1;
+        while index < bounds.len() {
+            bounds[index] = bounds[index - 1] << 2;
+            index += 1;
+        }
+        bounds
+    };
+
+    /// Counts one duration.
+    #[inline]
+    pub fn note(&mut self, time: std::time::Duration) {
+        let ns = u64::try_from(time.as_nanos()).unwrap_or(u64::MAX);
+        // Bounds are the powers of four from the sixth on: the place follows from the number of bits.
+        let bits = u64::BITS - ns.saturating_sub(1).leading_zeros();
+        let place = (bits.saturating_sub(11) / 2) as usize;
+        self.counts[place.min(Self::BOUNDS.len())] += 1;
+        self.sum_ns += ns;
+    }
+
+    /// Returns how many were counted.
+    pub fn count(&self) -> u64 {
+        self.counts.iter().sum()
+    }
+
+    fn add(&mut self, other: &Self) {
+        for (count, more) in self.counts.iter_mut().zip(other.counts) {
+            *count += more;
+        }
+        self.sum_ns += other.sum_ns;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+    use std::time::Duration;
+
+    use super::*;
+
+    #[test]
+    fn every_count_is_added_up() {
+        let mut stats = Stats { logins: 1, ..Stats::default() };
+        stats.count_close(close::NORMAL);
+        stats.count_close(4999);
+        stats.turn_time.note(Duration::from_micros(5));
+        let one = stats;
+        stats.add(&one);
+        assert_eq!((stats.logins, stats.closes[0], stats.closes[close::ALL.len()]), (2, 2, 2));
+        assert_eq!((stats.turn_time.count(), stats.turn_time.sum_ns), (2, 10_000));
+    }
+
+    #[test]
+    fn families_are_named_as_prometheus_wants_and_alike() {
+        let mut families = BTreeMap::new();
+        for metric in Stats::ALL {
+            assert!(metric.family.starts_with("pombo_") && !metric.family.ends_with("_total"), "{}", metric.family);
+            let label = metric.label.map(|(label, _)| label);
+            let known = families.entry(metric.family).or_insert((metric.is_gauge, label));
+            assert_eq!(*known, (metric.is_gauge, label), "{}", metric.family);
+        }
+        let mut names: Vec<_> = Stats::ALL.iter().map(|metric| (metric.family, metric.label)).collect();
+        names.sort_unstable();
+        names.dedup();
+        assert_eq!(names.len(), Stats::ALL.len(), "two counts have one name");
+    }
+
+    #[test]
+    fn a_duration_counts_under_the_first_bound_that_it_does_not_pass() {
+        for (place, bound) in Histogram::BOUNDS.into_iter().enumerate() {
+            for (ns, expected) in [(bound - 1, place), (bound, place), (bound + 1, place + 1)] {
+                let mut histogram = Histogram::default();
+                histogram.note(Duration::from_nanos(ns));
+                assert_eq!(histogram.counts[expected], 1, "{ns} ns: {histogram:?}");
+            }
+        }
+        let mut histogram = Histogram::default();
+        histogram.note(Duration::ZERO);
+        histogram.note(Duration::MAX);
+        assert_eq!((histogram.counts[0], histogram.counts[Histogram::BOUNDS.len()]), (1, 1));
     }
 }

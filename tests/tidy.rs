@@ -21,7 +21,7 @@ const ROOMS: &[(&str, &[&str])] = &[
     ("router", &["mailbox", "message", "uid"]),
     ("config", &["message", "rights", "uid"]),
     ("drain", &["message", "uid"]),
-    ("metrics", &["message", "uid"]),
+    ("metrics", &["frame"]),
     ("shard", &["config", "drain", "frame", "mailbox", "message", "metrics", "protocol", "rights", "router", "uid"]),
     ("listener", &["config"]),
     ("dispatcher", &["config", "frame", "mailbox", "message", "metrics", "router", "shard", "uid"]),
@@ -32,7 +32,22 @@ const ROOMS: &[(&str, &[&str])] = &[
             "router", "shard", "uid",
         ],
     ),
-    ("control", &["config", "dispatcher", "drain", "listener", "message", "metrics", "roots", "shard", "uid"]),
+    (
+        "control",
+        &[
+            "config",
+            "dispatcher",
+            "drain",
+            "frame",
+            "gateway",
+            "listener",
+            "message",
+            "metrics",
+            "roots",
+            "shard",
+            "uid",
+        ],
+    ),
     (
         "server",
         &[

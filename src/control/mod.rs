@@ -11,6 +11,7 @@
 
 mod accept;
 mod http;
+mod prometheus;
 mod text;
 mod tokens;
 
@@ -28,7 +29,12 @@ pub(crate) use self::tokens::TokenSet;
 
 use crate::config::ControlSettings;
 use crate::dispatcher::Dispatcher;
+use crate::gateway::{Reason, Refusals};
 use crate::listener::BoundListener;
+use crate::shard::Admission;
+
+/// How long connections may take to end, once nobody is left to push to.
+const END_TIME: Duration = Duration::from_secs(1);
 
 /// Listeners that are bound and not accepted on yet.
 #[derive(Debug, Default)]
@@ -50,30 +56,49 @@ pub(crate) struct Control {
     pub(crate) draining: watch::Receiver<Option<Instant>>,
     /// Subscribed to by each connection that is open; nothing is ever sent.
     pub(crate) open: watch::Sender<()>,
+    /// Connections on the node.
+    pub(crate) admission: Admission,
+    /// What was refused, by reason.
+    pub(crate) refusals: Refusals,
     /// What TLS handshakes are made by; nothing where TCP listeners speak plainly.
     pub(crate) tls: Option<watch::Receiver<Arc<rustls::ServerConfig>>>,
 }
 
-/// How long connections may take to end behind the last shard: for answers on their way, no more.
-const END: Duration = Duration::from_secs(1);
-
 impl Control {
-    /// Serves on all listeners until `served` has come, and what was asked before is answered.
+    /// Asks for what is counted, and writes it for Prometheus.
+    async fn scrape(&self) -> String {
+        let shards = self.dispatcher.stats().await.into_iter().map(Result::unwrap_or_default).collect();
+        let refusals = Reason::ALL.iter().map(|reason| (reason.name(), self.refusals.count(*reason))).collect();
+        let scrape = prometheus::Scrape { shards, connections: self.admission.count() as u64, refusals };
+        scrape.text()
+    }
+
+    /// Serves on all listeners until `served` is over, and then answers what was taken by then.
     ///
     /// # Errors
     /// When a listener can't be moved to the runtime that this is called in.
     pub(crate) async fn run(self, listeners: ControlListeners, served: impl Future) -> io::Result<()> {
         let open = self.open.clone();
         let ControlListeners { http, text } = listeners;
+        // Nothing is ever sent: the sender's drop is the sign to end.
+        let (serving, ending) = watch::channel(());
         if let Some(listener) = http {
             tokio::spawn(tokens::keep(self.settings.clone(), self.tokens.clone()));
             tokio::spawn(http::serve(self.clone(), listener.into_listener()?));
         }
-        if let Some(listener) = text {
-            tokio::spawn(text::serve(self, listener.into_listener()?));
-        }
+        let text = match text {
+            Some(listener) => Some(tokio::spawn(text::serve(self, listener.into_listener()?, ending))),
+            None => None,
+        };
         served.await;
-        timeout(END, open.closed()).await.ok();
+        drop(serving);
+        let ended = async {
+            if let Some(text) = text {
+                text.await.ok();
+            }
+            open.closed().await;
+        };
+        timeout(END_TIME, ended).await.ok();
         Ok(())
     }
 }

@@ -191,6 +191,11 @@ impl Mailbox {
         }
     }
 
+    /// Returns how many bytes of mail are in hand, for all shards together.
+    pub fn held(&self) -> usize {
+        self.peers.iter().map(|peer| peer.gathering.weight()).sum()
+    }
+
     /// Says whether more may be gathered for the shard `to`.
     pub fn room(&self, to: usize) -> Room {
         if self.peers[to].gathering.weight() >= self.bytes_max { Room::Full } else { Room::Left }

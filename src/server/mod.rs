@@ -23,6 +23,7 @@ use crate::control::{Control, ControlListeners, ControlTokensError, TokenSet};
 use crate::dispatcher::{Dispatcher, ShardDoor};
 pub use crate::gateway::CertificateError;
 use crate::gateway::{Authenticator, Certificate, CertificateFiles, Door, Entrance, Gate, Gateway, Refusals};
+pub use crate::listener::PassedSockets;
 use crate::listener::{BoundListener, Inherited};
 use crate::mailbox::{self, Bell};
 use crate::shard::{Admission, LoginNumbers, Parts, Poller, Shard};
@@ -92,6 +93,12 @@ pub enum StartError {
         /// What the operating system said.
         source: io::Error,
     },
+    /// A socket was passed on that no setting names: its clients would wait for ever.
+    #[error("the service manager passed a socket on {listen}, expected that address in listen, control or text")]
+    Passed {
+        /// Its address.
+        listen: Listen,
+    },
     /// The keys of tokens, or the certificates that may vouch for `auth_url`, can't be read.
     #[error("{reason}")]
     Keys {
@@ -123,6 +130,15 @@ impl Server {
     /// # Errors
     /// See [`StartError`].
     pub fn bind(config: Config) -> Result<Self, StartError> {
+        Self::bind_with(config, PassedSockets::default())
+    }
+
+    /// As [`Server::bind`], with the sockets that a service manager passed on in place of new ones, each where a setting
+    /// names its address.
+    ///
+    /// # Errors
+    /// See [`StartError`].
+    pub fn bind_with(config: Config, mut passed: PassedSockets) -> Result<Self, StartError> {
         config.check()?;
         let authenticator = Authenticator::new(&config.gateway().auth)
             .map_err(|error| StartError::Keys { reason: error.to_string() })?;
@@ -143,15 +159,19 @@ impl Server {
         let mut listeners = Vec::new();
         let mut addresses = Vec::new();
         for listen in &config.listen {
-            let (address, listener) = bind(listen, inherited)?;
+            let (address, listener) = bind(listen, inherited, &mut passed)?;
             addresses.push(address);
             listeners.push(listener);
         }
         // Answers that are not read end their connection.
         let inherited = Inherited { user_timeout: Some(config.control_idle_timeout), send_buffer_bytes: None };
-        let bind = |listen: &Option<Listen>| listen.as_ref().map(|listen| bind(listen, inherited)).transpose();
+        let mut bind =
+            |listen: &Option<Listen>| listen.as_ref().map(|listen| bind(listen, inherited, &mut passed)).transpose();
         let (control, http) = bind(&config.control)?.unzip();
         let (text_address, text) = bind(&config.text)?.unzip();
+        if let Some(listen) = passed.left().next() {
+            return Err(StartError::Passed { listen: listen.clone() });
+        }
         Ok(Self {
             config,
             authenticator,
@@ -181,28 +201,11 @@ impl Server {
     pub fn start(self) -> Result<Handle, StartError> {
         let Self { config, authenticator, listeners, control, control_tokens, certificate, .. } = self;
         let hasher = UidHasher::random();
-        let pollers = (0..config.shards.get()).map(|_| Poller::new()).collect::<io::Result<Vec<_>>>()?;
-        let bells: Vec<_> = pollers.iter().map(|(_, wake)| Bell::new(Arc::clone(wake))).collect();
-        let mailboxes = mailbox::wire(&bells, config.mailbox_bytes_max);
-        let settings = Arc::new(config.session());
         // Held by every thread that users reach, and by control, which is reached until those have ended.
         let (serving, served) = flume::bounded::<Infallible>(0);
         let (alive, running) = flume::bounded::<Infallible>(0);
-
-        let (mut doors, mut shards) = (Vec::new(), Vec::new());
-        for (index, (((poller, _), mailbox), bell)) in pollers.into_iter().zip(mailboxes).zip(&bells).enumerate() {
-            let (handover_sender, handovers) = flume::bounded(HANDOVERS_MAX);
-            let (request_sender, requests) = flume::bounded(REQUESTS_MAX);
-            doors.push(Door { handovers: handover_sender, bell: bell.clone() });
-            shards.push(ShardDoor { requests: request_sender, bell: bell.clone() });
-            let (hasher, settings) = (hasher.clone(), Arc::clone(&settings));
-            let parts = Parts { index, hasher, settings, mailbox, handovers, requests };
-            let serving = serving.clone();
-            spawn(format!("pombo-shard-{index}"), move || {
-                Shard::new(poller, parts).run();
-                drop(serving);
-            })?;
-        }
+        let (doors, shards) = spawn_shards(&config, &hasher, &serving)?;
+        let dispatcher = Dispatcher::new(hasher.clone(), shards);
 
         let (settings, gateway_settings) = watch::channel(Arc::new(config.gateway()));
         let (drain_by, gateway_drain_by) = watch::channel(None);
@@ -213,38 +216,13 @@ impl Server {
             doors,
             drain_by: gateway_drain_by,
             gate: Arc::new(Gate::new(admission.clone())),
-            entrance: Entrance {
-                authenticator: Arc::new(authenticator),
-                hasher: hasher.clone(),
-                logins: logins.clone(),
-            },
+            entrance: Entrance { authenticator: Arc::new(authenticator), hasher, logins: logins.clone() },
             refusals: refusals.clone(),
             handshakes: Arc::new(Semaphore::new(config.handshakes_max)),
             tls: tls.clone(),
         };
-        let runtime = tokio::runtime::Builder::new_multi_thread()
-            .worker_threads(config.gateway_threads.get())
-            .thread_name("pombo-gateway")
-            .enable_all()
-            .build()?;
-        let listeners = {
-            let _entered = runtime.enter();
-            listeners.into_iter().map(BoundListener::into_listener).collect::<io::Result<Vec<_>>>()?
-        };
         let certificate_asked = certificate.as_ref().map(Certificate::asked);
-        if let Some(certificate) = certificate {
-            runtime.spawn(certificate.keep());
-        }
-        spawn("pombo-gateway".to_owned(), move || {
-            // On a worker, so that accepting costs no hop from this thread.
-            let run = runtime.spawn(gateway.run(listeners));
-            runtime.block_on(run).expect("the gateway does not panic");
-            // With it go the listeners, before the drain counts as done: the socket's file is gone by then.
-            // A thread that reads a file from a disk that doesn't answer is not waited for.
-            runtime.shutdown_timeout(RUNTIME_END);
-            drop(serving);
-        })?;
-        let dispatcher = Dispatcher::new(hasher, shards);
+        spawn_gateway(&config, gateway, listeners, certificate, serving)?;
         let (control_settings, settings_of_control) = watch::channel(Arc::new(config.control_settings()));
         let controlling = Control {
             settings: settings_of_control,
@@ -252,6 +230,8 @@ impl Server {
             tokens: watch::Sender::new(Arc::new(control_tokens)),
             draining: drain_by.subscribe(),
             open: watch::Sender::new(()),
+            admission: admission.clone(),
+            refusals: refusals.clone(),
             tls,
         };
         spawn_control(controlling, control, served, alive)?;
@@ -274,9 +254,71 @@ impl Server {
 }
 
 /// Opens a listener; returns its real address, too.
-fn bind(listen: &Listen, inherited: Inherited) -> Result<(Listen, BoundListener), StartError> {
-    let bound = BoundListener::bind(listen, inherited).and_then(|bound| Ok((bound.address()?, bound)));
+fn bind(
+    listen: &Listen,
+    inherited: Inherited,
+    passed: &mut PassedSockets,
+) -> Result<(Listen, BoundListener), StartError> {
+    let bound = BoundListener::open(listen, inherited, passed).and_then(|bound| Ok((bound.address()?, bound)));
     bound.map_err(|source| StartError::Listen { listen: listen.clone(), source })
+}
+
+/// Starts a thread for each shard; returns the ways in for logged-in connections, and for requests.
+fn spawn_shards(
+    config: &Config,
+    hasher: &UidHasher,
+    serving: &flume::Sender<Infallible>,
+) -> io::Result<(Vec<Door>, Vec<ShardDoor>)> {
+    let pollers = (0..config.shards.get()).map(|_| Poller::new()).collect::<io::Result<Vec<_>>>()?;
+    let bells: Vec<_> = pollers.iter().map(|(_, wake)| Bell::new(Arc::clone(wake))).collect();
+    let mailboxes = mailbox::wire(&bells, config.mailbox_bytes_max);
+    let settings = Arc::new(config.session());
+    let (mut doors, mut shards) = (Vec::new(), Vec::new());
+    for (index, (((poller, _), mailbox), bell)) in pollers.into_iter().zip(mailboxes).zip(&bells).enumerate() {
+        let (handover_sender, handovers) = flume::bounded(HANDOVERS_MAX);
+        let (request_sender, requests) = flume::bounded(REQUESTS_MAX);
+        doors.push(Door { handovers: handover_sender, bell: bell.clone() });
+        shards.push(ShardDoor { requests: request_sender, bell: bell.clone() });
+        let (hasher, settings) = (hasher.clone(), Arc::clone(&settings));
+        let parts = Parts { index, hasher, settings, mailbox, handovers, requests };
+        let serving = serving.clone();
+        spawn(format!("pombo-shard-{index}"), move || {
+            Shard::new(poller, parts).run();
+            drop(serving);
+        })?;
+    }
+    Ok((doors, shards))
+}
+
+/// Starts the gateway's threads, and one that waits for them.
+fn spawn_gateway(
+    config: &Config,
+    gateway: Gateway,
+    listeners: Vec<BoundListener>,
+    certificate: Option<Certificate>,
+    serving: flume::Sender<Infallible>,
+) -> io::Result<()> {
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(config.gateway_threads.get())
+        .thread_name("pombo-gateway")
+        .enable_all()
+        .build()?;
+    let listeners = {
+        let _entered = runtime.enter();
+        listeners.into_iter().map(BoundListener::into_listener).collect::<io::Result<Vec<_>>>()?
+    };
+    if let Some(certificate) = certificate {
+        runtime.spawn(certificate.keep());
+    }
+    spawn("pombo-gateway".to_owned(), move || {
+        // On a worker, so that accepting costs no hop from this thread.
+        let run = runtime.spawn(gateway.run(listeners));
+        runtime.block_on(run).expect("the gateway does not panic");
+        // With it go the listeners, before the drain counts as done: the socket's file is gone by then.
+        // A thread that reads a file from a disk that doesn't answer is not waited for.
+        runtime.shutdown_timeout(RUNTIME_END);
+        drop(serving);
+    })
 }
 
 /// Starts the thread of control, which ends when all that users reach has.
@@ -288,9 +330,9 @@ fn spawn_control(
 ) -> io::Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     spawn("pombo-control".to_owned(), move || {
-        // Nothing is ever sent: it comes with the last thread that users reach.
-        let run = control.run(listeners, served.recv_async());
-        runtime.block_on(run).expect("a bound listener moves to the runtime");
+        // Nothing is ever sent.
+        let run = runtime.block_on(control.run(listeners, served.recv_async()));
+        run.expect("a bound listener moves to the runtime");
         runtime.shutdown_timeout(RUNTIME_END);
         drop(alive);
     })

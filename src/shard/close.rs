@@ -45,6 +45,7 @@ impl<N: Network> Shard<N> {
     /// Begins to close an open session with a close frame.
     pub(super) fn close(&mut self, key: SessionKey, farewell: Farewell<'_>, unsent: Unsent) {
         if self.leave(key, unsent) {
+            self.stats.count_close(farewell.code);
             debug!(
                 shard = self.index,
                 session = key,
@@ -59,6 +60,7 @@ impl<N: Network> Shard<N> {
     /// Answers the peer's close frame with its own code.
     pub(super) fn answer_close(&mut self, key: SessionKey, code: Option<u16>) {
         if self.leave(key, Unsent::Keep) {
+            self.stats.closed_by_peer += 1;
             debug!(shard = self.index, session = key, code, "session closed by its peer");
             self.append(key, |outbox| match code {
                 Some(code) => outbox.push_close(code, ""),
@@ -77,6 +79,7 @@ impl<N: Network> Shard<N> {
             Phase::Open => {
                 debug!(shard = self.index, session = key, "session's peer has gone without a close frame");
                 if self.leave(key, Unsent::Keep) {
+                    self.stats.closed_by_peer += 1;
                     // Dirty even if nothing is due, so that the flush ends it.
                     self.append(key, |_| {});
                 }
@@ -86,6 +89,7 @@ impl<N: Network> Shard<N> {
 
     /// The connection has failed: the session is gone, and what was due to it is counted.
     pub(super) fn lose(&mut self, key: SessionKey, error: &io::Error) {
+        self.stats.lost += 1;
         debug!(shard = self.index, session = key, error = %error, "session lost");
         self.remove(key);
     }

@@ -1,7 +1,6 @@
 //! The part of a turn that sends: everything due to a socket in one call.
 
 use std::io::{self, IoSlice};
-use std::time::{Duration, Instant};
 
 use super::Shard;
 use super::close::{Farewell, Unsent};
@@ -12,12 +11,6 @@ use super::session::Phase;
 use crate::config::SlowConsumer;
 use crate::frame::{Opcode, close};
 use crate::message::Payload;
-
-/// How long is sent at a stretch before mail is taken again, so that other shards need not wait for our sends.
-const SLICE: Duration = Duration::from_millis(1);
-
-/// Sends between two looks at the clock.
-const SENDS_PER_LOOK: u32 = 16;
 
 /// Pieces given to one send call.
 const PIECES_MAX: usize = 64;
@@ -66,21 +59,21 @@ impl Outbox {
 }
 
 impl<N: Network> Shard<N> {
-    /// Sends what is due to every session, in slices; between them mail is taken.
+    /// Sends what is due to every session, in slices; between them requests and mail are taken.
     pub(super) fn flush(&mut self) {
-        let mut slice = Slice { end: self.network.now() + SLICE, sends: 0 };
+        let mut slice = self.slice(self.network.now());
         loop {
             while let Some(key) = self.dirty.pop_front() {
                 self.flush_session(key);
                 self.relieve();
-                self.breathe(&mut slice);
+                self.breathe_out(&mut slice);
             }
             let log_end = self.log.end();
             if !self.log.is_empty() {
                 for key in 0..self.sessions.keys_end() {
                     self.flush_log(key);
                     self.relieve();
-                    self.breathe(&mut slice);
+                    self.breathe_out(&mut slice);
                 }
             }
             // Mail taken between slices may have made new work.
@@ -89,20 +82,6 @@ impl<N: Network> Shard<N> {
                 return;
             }
         }
-    }
-
-    /// Between two slices: learns what is ready, and takes mail within the turn's budget.
-    fn breathe(&mut self, slice: &mut Slice) {
-        slice.sends += 1;
-        // A single shard has nobody who waits for it: an early look would only cut batches in two.
-        let is_due = self.mailbox.shard_count() > 1 && slice.sends.is_multiple_of(SENDS_PER_LOOK);
-        if !is_due || self.network.now() < slice.end {
-            return;
-        }
-        self.poll(Some(Duration::ZERO));
-        self.take_mail();
-        self.post();
-        slice.end = self.network.now() + SLICE;
     }
 
     /// Sends the rest of the log to a session that has not taken all of it.
@@ -301,12 +280,6 @@ fn send_pieces<S: Socket>(
         });
     }
     (offered, socket.send(&pieces[..count]))
-}
-
-/// A stretch of sending.
-struct Slice {
-    end: Instant,
-    sends: u32,
 }
 
 /// What became of a send call.

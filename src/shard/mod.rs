@@ -34,6 +34,7 @@ mod recent;
 pub mod registry;
 mod request;
 mod session;
+mod slice;
 mod sweep;
 #[cfg(all(test, not(pombo_loom)))]
 mod tests;
@@ -109,6 +110,8 @@ pub struct Shard<N: Network> {
     /// By destination: sessions that filled its batch and wait for it to be posted.
     stalled: Vec<Vec<Stalled>>,
     budget: Budget,
+    /// What requests may do between slices of this turn.
+    amid: Budget,
     /// What all sessions hold, each as of its last [`Shard::account`]; see [`memory`].
     held: usize,
     scratch: Box<[u8]>,
@@ -217,6 +220,7 @@ impl<N: Network> Shard<N> {
             dirty: VecDeque::new(),
             stalled,
             budget: Budget { deliveries: 0, bytes: 0 },
+            amid: slice::AMID,
             held: 0,
             scratch: vec![0; SCRATCH_BYTES].into_boxed_slice(),
             ready: Vec::new(),
@@ -245,13 +249,16 @@ impl<N: Network> Shard<N> {
     pub fn turn(&mut self) -> Turn {
         self.stats.turns += 1;
         self.wait();
+        let begun = self.now;
         self.budget = Budget { deliveries: TURN_DELIVERIES, bytes: TURN_BYTES };
+        self.amid = slice::AMID;
         self.take_in();
         self.take_handovers();
         self.post();
         self.flush();
         let turn = self.sweep();
         self.sessions.end_turn();
+        self.stats.turn_time.note(self.network.now().saturating_duration_since(begun));
         turn
     }
 
@@ -273,6 +280,7 @@ impl<N: Network> Shard<N> {
             sessions: self.registry.sessions() as u64,
             uids: self.registry.len() as u64,
             memory_held: self.held as u64,
+            mail_bytes: self.mailbox.held() as u64,
             ..self.stats
         }
     }

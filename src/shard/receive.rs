@@ -66,6 +66,7 @@ enum Stop {
 impl<N: Network> Shard<N> {
     /// Gives each session on the run list its share, until the turn's budget is spent.
     pub(super) fn receive_ready(&mut self) {
+        let mut slice = self.slice(self.now);
         for _ in 0..self.run.len() {
             if self.is_saturated() {
                 return;
@@ -83,6 +84,7 @@ impl<N: Network> Shard<N> {
             }
             self.account(key);
             self.relieve();
+            self.breathe_in(&mut slice);
         }
     }
 
@@ -394,6 +396,7 @@ impl<N: Network> Shard<N> {
     fn stall(&mut self, key: SessionKey, full: usize, stall: Stall) -> Stop {
         if let Some(session) = self.sessions.get(key) {
             session.flags.is_stalled = true;
+            self.stats.mail_stalls += 1;
             self.stalled[full].push(Stalled { session: key, login: session.login, stall });
         }
         Stop::Stalled

@@ -25,6 +25,9 @@ const REQUESTS_PER_TURN: usize = 1024;
 /// Most sessions looked at for one page of uids.
 const SESSIONS_PER_PAGE: usize = 4096;
 
+/// What a page costs of a turn's budget, since it takes as long as so many deliveries.
+const PAGE_DELIVERIES: usize = 512;
+
 /// What is asked of a shard; answers are sent without waiting.
 #[derive(Debug)]
 pub enum Request {
@@ -125,47 +128,59 @@ pub struct UidPage {
 }
 
 impl<N: Network> Shard<N> {
-    /// Answers requests from outside the message path.
+    /// Answers requests from outside the message path, within the turn's budget.
     pub(super) fn take_requests(&mut self) {
         for _ in 0..REQUESTS_PER_TURN {
-            if self.is_saturated() {
+            if self.is_saturated() || !self.take_request() {
                 return;
             }
-            let Ok(request) = self.requests.try_recv() else { return };
-            match request {
-                Request::Push { pushes, answer } => {
-                    let deliveries = pushes.into_iter().map(|push| self.take_push(push)).collect();
-                    self.answer(&answer, deliveries);
-                }
-                Request::Broadcast { kind, payload, except, answer } => {
-                    let sessions = self.take_broadcast(kind, payload, &except);
-                    self.answer(&answer, sessions);
-                }
-                Request::Sessions { hash, uid, answer } => {
-                    let sessions = self.sessions_of(hash, &uid);
-                    self.answer(&answer, sessions);
-                }
-                Request::Uids { from, most, answer } => {
-                    let page = self.page(from, most);
-                    self.answer(&answer, page);
-                }
-                Request::Kick { hash, uid, code, reason, answer } => {
-                    let sessions = self.registry.find(hash, uid.as_bytes()).to_vec();
-                    for &session in &sessions {
-                        self.stats.kicked += 1;
-                        self.close(session, Farewell { code, reason: &reason }, Unsent::Keep);
-                    }
-                    self.answer(&answer, sessions.len());
-                }
-                Request::Stats { answer } => self.answer(&answer, self.stats()),
-                Request::Reload(settings) => self.reload(settings),
-                Request::Drain { time_out } => {
-                    if self.drain.is_none() {
-                        self.drain = Some(Drain::new(self.now, time_out, self.sessions.keys_end()));
-                    }
+        }
+    }
+
+    /// Answers the oldest request; says whether there was one.
+    pub(super) fn take_request(&mut self) -> bool {
+        let Ok(request) = self.requests.try_recv() else { return false };
+        // Whatever it asks for: a flood of questions is work, too.
+        self.budget.spend(Cost { deliveries: 1, bytes: 0 });
+        match request {
+            Request::Push { pushes, answer } => {
+                let deliveries = pushes.into_iter().map(|push| self.take_push(push)).collect();
+                self.answer(&answer, deliveries);
+            }
+            Request::Broadcast { kind, payload, except, answer } => {
+                let sessions = self.take_broadcast(kind, payload, &except);
+                self.answer(&answer, sessions);
+            }
+            Request::Sessions { hash, uid, answer } => {
+                let sessions = self.sessions_of(hash, &uid);
+                self.answer(&answer, sessions);
+            }
+            Request::Uids { from, most, answer } => {
+                let page = self.page(from, most);
+                self.answer(&answer, page);
+            }
+            Request::Kick { hash, uid, code, reason, answer } => {
+                let sessions = self.kick(hash, &uid, Farewell { code, reason: &reason });
+                self.answer(&answer, sessions);
+            }
+            Request::Stats { answer } => self.answer(&answer, self.stats()),
+            Request::Reload(settings) => self.reload(settings),
+            Request::Drain { time_out } => {
+                if self.drain.is_none() {
+                    self.drain = Some(Drain::new(self.now, time_out, self.sessions.keys_end()));
                 }
             }
         }
+        true
+    }
+
+    fn kick(&mut self, hash: UidHash, uid: &str, farewell: Farewell<'_>) -> usize {
+        let sessions = self.registry.find(hash, uid.as_bytes()).to_vec();
+        for &session in &sessions {
+            self.stats.kicked += 1;
+            self.close(session, farewell, Unsent::Keep);
+        }
+        sessions.len()
     }
 
     fn take_push(&mut self, Push { hash, uid, kind, payload }: Push) -> Delivery {
@@ -202,6 +217,7 @@ impl<N: Network> Shard<N> {
 
     /// Walks over the places of sessions, which do not move; the registry's do whenever it grows.
     fn page(&mut self, from: SessionKey, most: usize) -> UidPage {
+        self.budget.spend(Cost { deliveries: PAGE_DELIVERIES, bytes: 0 });
         let mut page = UidPage::default();
         let end = self.sessions.keys_end();
         let last = end.min(from.saturating_add(SESSIONS_PER_PAGE as SessionKey));

@@ -42,7 +42,8 @@ pub(super) async fn admit(State(api): State<Api>, mut request: Request, next: Ne
 }
 
 fn caller(api: &Api, request: &Request, peer: Peer) -> Result<Caller, Told> {
-    if api.control.draining.borrow().is_some() {
+    // What is counted is told to the end.
+    if api.control.draining.borrow().is_some() && request.uri().path().starts_with("/v1/") {
         return Err(problem::draining());
     }
     let tokens = api.control.tokens.borrow();

@@ -22,7 +22,10 @@ use std::time::Duration;
 
 use axum::Router;
 use axum::body::Body;
+use axum::extract::{Extension, State};
+use axum::http::header::CONTENT_TYPE;
 use axum::middleware;
+use axum::response::IntoResponse;
 use axum::routing::{get, post};
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
@@ -34,11 +37,13 @@ use tokio::sync::watch;
 use tokio::time::{Instant, timeout};
 use tracing::debug;
 
-use self::access::Peer;
+use self::access::{Peer, Right};
 use self::idempotency::Answers;
 pub use self::problem::Problem;
-use super::Control;
+use self::problem::Told;
 use super::accept::{Duplex, accept};
+use super::tokens::Caller;
+use super::{Control, prometheus};
 use crate::config::ControlSettings;
 use crate::dispatcher::Dispatcher;
 use crate::listener::Listener;
@@ -140,6 +145,7 @@ async fn linger(mut stream: Duplex) {
 
 fn routes(api: Api) -> Router {
     Router::new()
+        .route("/metrics", get(metrics))
         .route("/v1/push", post(push::list))
         .route("/v1/push/{uid}", post(push::one))
         .route("/v1/broadcast", post(push::broadcast))
@@ -152,4 +158,10 @@ fn routes(api: Api) -> Router {
         .method_not_allowed_fallback(async || Problem::MethodNotAllowed.because("the header Allow has those there are"))
         .layer(middleware::from_fn_with_state(api.clone(), access::admit))
         .with_state(api)
+}
+
+/// What the node counts, for Prometheus.
+async fn metrics(State(api): State<Api>, Extension(caller): Extension<Caller>) -> Result<impl IntoResponse, Told> {
+    caller.require(Right::Query)?;
+    Ok(([(CONTENT_TYPE, prometheus::CONTENT_TYPE)], api.control.scrape().await))
 }

@@ -1,5 +1,7 @@
 //! What one turn does: sends gathered, order kept, budgets, and a panic that ends one session only.
 
+use std::time::Duration;
+
 use bytes::Bytes;
 
 use super::memory::{BINARY, Node, TEXT, masked, settings};
@@ -126,6 +128,27 @@ fn a_flood_from_its_own_clients_keeps_a_shard_from_neither_mail_nor_requests() {
     assert!(own[99].take().contains(&(TEXT, b"hi".to_vec())));
     node.settle();
     assert_eq!(own[98].take().len(), 10 * 6_500);
+}
+
+/// A push waited for all that thousands of busy clients had brought: 70 ms.
+#[test]
+fn requests_are_answered_amid_a_long_turn() {
+    let mut node = Node::new(1, settings());
+    let own: Vec<_> = (0..100).map(|index| node.login(&format!("user{index}"))).collect();
+    for flooder in &own[..60] {
+        flooder.send_bytes(&masked(TEXT, b"all:").repeat(6_500));
+    }
+    // Every look at the clock finds a slice to be over.
+    node.slow_down(Duration::from_millis(1));
+    // Whoever is first in its turn.
+    for _ in 0..6 {
+        let (answer, answered) = flume::bounded(1);
+        let bob = Push { hash: node.hasher.hash(b"bob"), uid: "bob".into(), kind: Kind::Text, payload: Bytes::new() };
+        node.request(0, Request::Push { pushes: vec![bob], answer });
+        node.turn(0);
+        assert_eq!(answered.try_recv(), Ok(vec![Delivery::Offline]));
+    }
+    assert!(node.stats().frames_in < 60 * 6_500, "the flood must last longer than this test looks");
 }
 
 #[test]

@@ -1,0 +1,78 @@
+//! A long turn, cut into slices: between two of them those are served who would wait for all of it.
+//!
+//! With thousands of busy clients a turn takes tens of milliseconds, and a push from outside would take as long to be
+//! answered. It has a budget of its own for that, so that neither side starves the other.
+
+use std::time::{Duration, Instant};
+
+use super::io::Network;
+use super::{Budget, CONNECTION_BYTES, CONNECTION_DELIVERIES, Shard};
+
+/// How long is worked at a stretch.
+const SLICE: Duration = Duration::from_millis(1);
+
+/// Sessions served, or deliveries made, between two looks at the clock.
+const SESSIONS_PER_LOOK: u32 = 16;
+const DELIVERIES_PER_LOOK: usize = 512;
+
+/// What requests may do amid a turn: as much as a connection in a whole one.
+pub(super) const AMID: Budget = Budget { deliveries: CONNECTION_DELIVERIES, bytes: CONNECTION_BYTES };
+
+/// A stretch of work.
+pub(super) struct Slice {
+    end: Instant,
+    /// Sessions served in it.
+    sessions: u32,
+    /// What was left of the turn's budget at the last look.
+    deliveries: usize,
+}
+
+impl<N: Network> Shard<N> {
+    /// Begins at `now`.
+    pub(super) fn slice(&self, now: Instant) -> Slice {
+        Slice { end: now + SLICE, sessions: 0, deliveries: self.budget.deliveries }
+    }
+
+    /// Ends a slice of receiving if its time is over: answers requests.
+    pub(super) fn breathe_in(&mut self, slice: &mut Slice) {
+        if self.is_over(slice) {
+            self.take_requests_amid();
+            slice.end = self.network.now() + SLICE;
+        }
+    }
+
+    /// Ends a slice of sending if its time is over: learns what is ready, answers requests, and takes mail within the
+    /// turn's budget, so that other shards need not wait for our sends.
+    pub(super) fn breathe_out(&mut self, slice: &mut Slice) {
+        if !self.is_over(slice) {
+            return;
+        }
+        self.take_requests_amid();
+        // A single shard has no others who wait for it: an early look would only cut batches in two.
+        if self.mailbox.shard_count() > 1 {
+            self.poll(Some(Duration::ZERO));
+            self.take_mail();
+            self.post();
+        }
+        slice.end = self.network.now() + SLICE;
+    }
+
+    fn is_over(&self, slice: &mut Slice) -> bool {
+        slice.sessions += 1;
+        let delivered = slice.deliveries.saturating_sub(self.budget.deliveries);
+        if !slice.sessions.is_multiple_of(SESSIONS_PER_LOOK) && delivered < DELIVERIES_PER_LOOK {
+            return false;
+        }
+        slice.deliveries = self.budget.deliveries;
+        self.network.now() >= slice.end
+    }
+
+    fn take_requests_amid(&mut self) {
+        if self.requests.is_empty() {
+            return;
+        }
+        let turn = std::mem::replace(&mut self.budget, self.amid);
+        while !self.budget.is_spent() && self.take_request() {}
+        self.amid = std::mem::replace(&mut self.budget, turn);
+    }
+}
