@@ -1,7 +1,7 @@
 //! The node's settings, checked: what each means, its range, and its default.
 //!
 //! [`Config`] is a plain value that a program may build by hand (`Config { shards, ..Config::default() }`)
-//! or [`load()`] from flags, environment and file. Every default stands in `impl Default` and nowhere else;
+//! or [`load()`] from flags, environment and file. Every default stands in `impl Default` (`default.rs`) and nowhere else;
 //! every range stands in [`SETTINGS`], which also gives each setting its flag, its variable, its TOML key
 //! and its line in `docs/settings.md`.
 //!
@@ -18,6 +18,7 @@ mod admission;
 mod auth;
 mod choice;
 mod control;
+mod default;
 mod fault;
 mod form;
 mod listen;
@@ -442,86 +443,6 @@ pub struct Config {
     pub log_level: LogLevel,
 }
 
-impl Default for Config {
-    fn default() -> Self {
-        let cores = num_cpus::get();
-        Self {
-            listen: vec![Listen::LOOPBACK],
-            tls_certificate: None,
-            tls_key: None,
-            shards: at_least_one(cores.min(256)),
-            gateway_threads: at_least_one((cores / 4).min(64)),
-            connections_max: 1_000_000,
-            handshakes_max: 16_384,
-            control: Some(Listen::CONTROL),
-            control_tokens: Vec::new(),
-            control_tokens_file: None,
-            control_connections_max: 256,
-            control_idle_timeout: Duration::from_secs(60),
-            control_body_timeout: Duration::from_secs(30),
-            control_answer_timeout: Duration::from_secs(5),
-            push_bytes_max: None,
-            push_uids_max: 10_000,
-            idempotency_window: Duration::from_secs(600),
-            idempotency_bytes_max: 64 * 1024 * 1024,
-            text: None,
-            address_sessions_max: None,
-            address_logins_per_minute: None,
-            logins_per_second: None,
-            origins: Origins::Auto,
-            trusted_proxies: Vec::new(),
-            proxy_protocol: false,
-            paths: Paths::Any,
-            login_reply: "Login realizado com sucesso, seu uid é {uid}".to_owned(),
-            duplicate_login: DuplicateLogin::Replace,
-            uid_sessions_max: at_least_one(16),
-            handshake_timeout: Duration::from_secs(5),
-            login_timeout: Duration::from_secs(10),
-            login_bytes_max: 8 * 1024,
-            auth: Auth::None,
-            insecure_open: false,
-            auth_sources: vec![AuthSource::FirstFrame, AuthSource::Header, AuthSource::Subprotocol],
-            rights: Rights::ALL,
-            rights_claim: "may".to_owned(),
-            jwt_secret: None,
-            jwt_secret_file: None,
-            jwt_key_files: Vec::new(),
-            jwt_issuer: None,
-            jwt_audience: None,
-            jwt_leeway: Duration::from_secs(5),
-            auth_url: None,
-            auth_url_ca: None,
-            auth_url_timeout: Duration::from_secs(3),
-            auth_url_in_flight_max: 64,
-            auth_url_headers: ["cookie", "user-agent"].map(str::to_owned).into(),
-            auth_cache_ttl: Duration::from_secs(10),
-            auth_cache_entries_max: 10_000,
-            message_timeout: Duration::from_secs(60),
-            message_bytes_max: 1024 * 1024,
-            message_rate_max: None,
-            byte_rate_max: None,
-            rate_patience: Duration::from_secs(10),
-            uid_bytes_max: 256,
-            outbox_bytes_max: 2 * 1024 * 1024,
-            memory_bytes_max: memory::half(),
-            send_buffer_bytes: None,
-            slow_consumer: SlowConsumer::Disconnect,
-            mailbox_bytes_max: 1024 * 1024,
-            heartbeat_interval: Duration::from_secs(25),
-            close_timeout: Duration::from_secs(2),
-            drain_timeout: Duration::from_secs(10),
-            drain_code: DrainCode::GoingAway,
-            page: true,
-            log_format: LogFormat::Human,
-            log_level: LogLevel::Info,
-        }
-    }
-}
-
-fn at_least_one(count: usize) -> NonZeroUsize {
-    NonZeroUsize::new(count).unwrap_or(NonZeroUsize::MIN)
-}
-
 impl Config {
     /// Checks every value against its range, and those that depend on each other.
     ///
@@ -567,6 +488,7 @@ impl Config {
 
 #[cfg(test)]
 mod tests {
+    use super::default::at_least_one;
     use super::*;
 
     #[track_caller]
