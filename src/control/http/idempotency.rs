@@ -290,7 +290,11 @@ mod tests {
         let answers = Answers::default();
         assert_eq!(begin(&answers, ("a", "x"), 0, 1000), Ok(None));
         answers.end(&name("a"), None);
-        assert_eq!((answers.lock().bytes, answers.lock().ages.len()), (0, 0));
+        let bytes_and_keys = {
+            let kept = answers.lock();
+            (kept.bytes, kept.ages.len())
+        };
+        assert_eq!(bytes_and_keys, (0, 0));
         assert_eq!(begin(&answers, ("a", "y"), 0, 1000), Ok(None));
     }
 
