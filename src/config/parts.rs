@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::{AdmissionSettings, AuthSettings, Config, DrainCode, DuplicateLogin, HookSettings, Paths, SlowConsumer};
+use super::{AdmissionSettings, AuthSettings, Config, DrainCode, DuplicateLogin, Paths, SlowConsumer};
 
 /// What a shard needs to know; see the fields of the same names in [`Config`].
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -66,17 +66,6 @@ pub struct GatewaySettings {
     pub auth: AuthSettings,
 }
 
-/// What control needs to know; see the fields of the same names in [`Config`].
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct ControlSettings {
-    /// Longest uid.
-    pub uid_bytes_max: usize,
-    /// Most bytes waiting for one session: no longer message can be delivered.
-    pub outbox_bytes_max: usize,
-    /// Who is told which uids come and go, if anybody.
-    pub hooks: Option<HookSettings>,
-}
-
 impl Config {
     /// Copies out a shard's part.
     pub fn session(&self) -> SessionSettings {
@@ -95,15 +84,6 @@ impl Config {
             duplicate_login: self.duplicate_login,
             uid_sessions_max: self.uid_sessions_max.get(),
             login_reply: self.login_reply.clone(),
-        }
-    }
-
-    /// Copies out the part of control.
-    pub fn control_settings(&self) -> ControlSettings {
-        ControlSettings {
-            uid_bytes_max: self.uid_bytes_max,
-            outbox_bytes_max: self.outbox_bytes_max,
-            hooks: self.hook_settings(),
         }
     }
 
