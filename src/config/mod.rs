@@ -32,7 +32,7 @@ pub use auth::{Auth, AuthSettings, AuthSource, AuthUrl, Secret};
 pub use choice::{DrainCode, DuplicateLogin, LogFormat, LogLevel, Paths, SlowConsumer};
 pub use fault::{Fault, Faults, Origin};
 pub use listen::{Listen, ListenError};
-pub use load::{FILE_VARIABLE, Settings, load};
+pub use load::{FILE_VARIABLE, Settings, TOKEN_VARIABLE, find, load};
 pub use parts::{ControlSettings, GatewaySettings, SessionSettings};
 pub use reload::Reloaded;
 pub use table::{Reload, SETTINGS, Setting, VARIABLE_PREFIX};
