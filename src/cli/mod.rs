@@ -21,6 +21,7 @@ mod generate;
 mod input;
 mod log;
 mod serve;
+mod systemd;
 mod token;
 mod trim;
 mod trust;
