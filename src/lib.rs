@@ -81,6 +81,7 @@ mod sync;
 pub mod uid;
 
 pub use config::{Config, Listen};
+pub use control::{ControlTokensError, Problem};
 pub use dispatcher::{Cursor, KickError, Push, Uids};
 pub use gateway::{Reason, Told};
 pub use metrics::Stats;

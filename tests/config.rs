@@ -154,6 +154,19 @@ fn unusual() -> Config {
         tls_certificate: Some("/etc/pombo/c \"h\".pem".into()),
         tls_key: Some("key.pem".into()),
         control: Some(Listen::Unix("/run/control.sock".into())),
+        control_tokens: vec![
+            "a push+admin 0123456789abcdef0123456789abcdef".parse().expect("a token"),
+            "b query fedcba9876543210fedcba9876543210".parse().expect("a token"),
+        ],
+        control_tokens_file: Some("/run/a \"b\"".into()),
+        control_connections_max: 9,
+        control_idle_timeout: Duration::from_millis(61_500),
+        control_body_timeout: Duration::from_secs(31),
+        control_answer_timeout: Duration::from_secs(6),
+        push_bytes_max: Some(12_345),
+        push_uids_max: 11,
+        idempotency_window: Duration::ZERO,
+        idempotency_bytes_max: 1 << 20,
         text: Some("localhost:1".parse().expect("an address")),
         shards: count(200),
         gateway_threads: count(60),
@@ -216,7 +229,7 @@ fn a_printed_config_loads_back_to_the_same() {
     for config in [Config::default(), unusual()] {
         config.check().expect("sound settings");
         let toml = config.to_toml();
-        let config = Config { jwt_secret: None, ..config };
+        let config = Config { jwt_secret: None, control_tokens: Vec::new(), ..config };
         assert_eq!(Layers::new().file(&toml).load(), config, "{toml}");
     }
 }

@@ -19,7 +19,7 @@ use tracing::error;
 
 pub use self::handle::Handle;
 use crate::config::{Config, ControlSettings, Faults, GatewaySettings, Listen, SlowConsumer};
-use crate::control::{Control, ControlListeners};
+use crate::control::{Control, ControlListeners, ControlTokensError, TokenSet};
 use crate::dispatcher::{Dispatcher, ShardDoor};
 pub use crate::gateway::CertificateError;
 use crate::gateway::{Authenticator, Certificate, CertificateFiles, Door, Entrance, Gate, Gateway, Refusals};
@@ -47,6 +47,7 @@ pub struct Server {
     addresses: Vec<Listen>,
     control: ControlListeners,
     control_addresses: ControlAddresses,
+    control_tokens: TokenSet,
     certificate: Option<Certificate>,
 }
 
@@ -107,6 +108,9 @@ pub enum StartError {
     /// The certificate or its key can't be used.
     #[error(transparent)]
     Certificate(#[from] CertificateError),
+    /// The tokens of other programs can't be used.
+    #[error(transparent)]
+    ControlTokens(#[from] ControlTokensError),
     /// A thread or a poller can't be made.
     #[error("cannot start: {0}")]
     System(#[from] io::Error),
@@ -145,6 +149,7 @@ impl Server {
             }
             _ => None,
         };
+        let control_tokens = TokenSet::load(&config.control_settings())?;
         let inherited = Inherited {
             send_buffer_bytes: config.send_buffer_bytes,
             // As long as a silent peer is given. The kernel counts from when a peer has no room left, too, even if it
@@ -158,9 +163,10 @@ impl Server {
             addresses.push(address);
             listeners.push(listener);
         }
-        let mut bind = |listen: &Option<Listen>| {
-            listen.as_ref().map(|listen| bind(listen, Inherited::default(), &mut passed)).transpose()
-        };
+        // Answers that are not read end their connection.
+        let inherited = Inherited { user_timeout: Some(config.control_idle_timeout), send_buffer_bytes: None };
+        let mut bind =
+            |listen: &Option<Listen>| listen.as_ref().map(|listen| bind(listen, inherited, &mut passed)).transpose();
         let (control, http) = bind(&config.control)?.unzip();
         let (text_address, text) = bind(&config.text)?.unzip();
         if let Some(listen) = passed.left().next() {
@@ -173,6 +179,7 @@ impl Server {
             addresses,
             control: ControlListeners { http, text },
             control_addresses: ControlAddresses { control, text: text_address },
+            control_tokens,
             certificate,
         })
     }
@@ -192,7 +199,7 @@ impl Server {
     /// # Errors
     /// See [`StartError`].
     pub fn start(self) -> Result<Handle, StartError> {
-        let Self { config, authenticator, listeners, control, certificate, .. } = self;
+        let Self { config, authenticator, listeners, control, control_tokens, certificate, .. } = self;
         let hasher = UidHasher::random();
         // Held by every thread that users reach, and by control, which is reached until those have ended.
         let (serving, served) = flume::bounded::<Infallible>(0);
@@ -220,6 +227,9 @@ impl Server {
         let controlling = Control {
             settings: settings_of_control,
             dispatcher: dispatcher.clone(),
+            tokens: watch::Sender::new(Arc::new(control_tokens)),
+            draining: drain_by.subscribe(),
+            open: watch::Sender::new(()),
             admission: admission.clone(),
             refusals: refusals.clone(),
             tls,

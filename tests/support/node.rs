@@ -59,6 +59,11 @@ impl<'a> Nodes<'a> {
         })
     }
 
+    /// With a control listener on a port of the kernel's choice.
+    pub(crate) fn with_control(self) -> Self {
+        self.with(|config| config.control = Some("127.0.0.1:0".parse().expect("an address")))
+    }
+
     /// Runs `body` with a node of one shard, and with a node of several.
     pub(crate) fn each(&self, body: impl Fn(&Node)) {
         for shard_count in [1, SEVERAL] {
