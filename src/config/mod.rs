@@ -37,7 +37,7 @@ pub use control::{ControlRights, ControlSettings, ControlToken, ControlTokenErro
 pub use fault::{Fault, Faults, Origin};
 pub use hooks::HookSettings;
 pub use listen::{Listen, ListenError};
-pub use load::{FILE_VARIABLE, Settings, load};
+pub use load::{FILE_VARIABLE, Settings, TOKEN_VARIABLE, find, load};
 pub use parts::{GatewaySettings, SessionSettings};
 pub use reload::Reloaded;
 pub use table::{Reload, SETTINGS, Setting, VARIABLE_PREFIX};
