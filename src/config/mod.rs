@@ -12,6 +12,7 @@ use std::num::NonZeroUsize;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use crate::protocol::Protocol;
 use crate::rights::Rights;
 
 mod admission;
@@ -380,6 +381,10 @@ pub struct Config {
     /// `debug` logs the life of each session, `trace` each frame; both cost at every connection. Range: `off`,
     /// `error`, `warn`, `info`, `debug` or `trace`. Default: `info`.
     pub log_level: LogLevel,
+
+    /// What sessions speak. No setting: flags, variables and files can't reach it, only a program that embeds a node.
+    #[doc(hidden)]
+    pub protocol: Protocol,
 }
 
 impl Default for Config {
@@ -444,6 +449,7 @@ impl Default for Config {
             page: true,
             log_format: LogFormat::Human,
             log_level: LogLevel::Info,
+            protocol: Protocol::Plain,
         }
     }
 }
