@@ -84,5 +84,5 @@ pub use config::{Config, Listen};
 pub use dispatcher::{Cursor, KickError, Push, Uids};
 pub use gateway::{Reason, Told};
 pub use metrics::Stats;
-pub use server::{ControlAddresses, Handle, Server, StartError};
+pub use server::{ControlAddresses, Handle, PassedSockets, Server, StartError};
 pub use shard::SessionInfo;

@@ -18,6 +18,7 @@ mod connect;
 mod flags;
 mod log;
 mod serve;
+mod systemd;
 mod trim;
 mod trust;
 

@@ -15,9 +15,9 @@ use tracing::{error, info, warn};
 
 use super::flags::Flags;
 use super::log::Log;
-use super::{refuse, trim};
+use super::{refuse, systemd, trim};
 use crate::config::{Auth, Config, Faults, Listen, Origins, Paths, load};
-use crate::server::{Handle, Server, StartError};
+use crate::server::{Handle, PassedSockets, Server, StartError};
 
 /// Runs the server.
 #[derive(Clone, Debug, clap::Args)]
@@ -83,7 +83,10 @@ impl Serve {
         variables: &[(OsString, OsString)],
     ) -> ExitCode {
         tokio::spawn(trim::after_storms(handle.clone()));
+        tokio::spawn(systemd::feed_watchdog(handle.clone()));
+        systemd::ready();
         while signals.next().await == Asked::Reload {
+            systemd::reloading();
             match self.load(variables) {
                 Ok(new) => config = reload(&config, &new, &handle, log),
                 Err(faults) => {
@@ -92,7 +95,9 @@ impl Serve {
                     }
                 }
             }
+            systemd::ready();
         }
+        systemd::stopping();
         info!(drain_timeout = ?config.drain_timeout, "draining, a second signal ends at once");
         tokio::select! {
             () = handle.drain() => {
@@ -109,7 +114,7 @@ impl Serve {
 
 /// Opens the listeners, starts the threads, and tells where to go.
 fn start(config: &Config) -> Result<Handle, StartError> {
-    let server = Server::bind(config.clone())?;
+    let server = Server::bind_with(config.clone(), PassedSockets::from_env()?)?;
     let addresses = server.addresses().to_vec();
     let handle = server.start()?;
     for listen in addresses.iter().filter(|listen| config.auth == Auth::None && !listen.is_local()) {

@@ -76,6 +76,8 @@ pub struct GatewaySettings {
 pub struct ControlSettings {
     /// Longest uid.
     pub uid_bytes_max: usize,
+    /// Most bytes waiting for one session: no longer message can be delivered.
+    pub outbox_bytes_max: usize,
 }
 
 impl Config {
@@ -102,7 +104,7 @@ impl Config {
 
     /// Copies out the part of control.
     pub fn control_settings(&self) -> ControlSettings {
-        ControlSettings { uid_bytes_max: self.uid_bytes_max }
+        ControlSettings { uid_bytes_max: self.uid_bytes_max, outbox_bytes_max: self.outbox_bytes_max }
     }
 
     /// Copies out the gateway's part.

@@ -14,16 +14,22 @@ mod http;
 mod prometheus;
 mod text;
 
+use std::future::Future;
 use std::io;
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::sync::watch;
+use tokio::time::timeout;
 
 use crate::config::ControlSettings;
 use crate::dispatcher::Dispatcher;
 use crate::gateway::{Reason, Refusals};
 use crate::listener::BoundListener;
 use crate::shard::Admission;
+
+/// How long connections may take to end, once nobody is left to push to.
+const END_TIME: Duration = Duration::from_secs(1);
 
 /// Listeners that are bound and not accepted on yet.
 #[derive(Debug, Default)]
@@ -56,18 +62,26 @@ impl Control {
         scrape.text()
     }
 
-    /// Serves on all listeners until the future is dropped.
+    /// Serves on all listeners until `served` is over, and then answers what was taken by then.
     ///
     /// # Errors
     /// When a listener can't be moved to the runtime that this is called in.
-    pub(crate) async fn run(self, listeners: ControlListeners) -> io::Result<()> {
+    pub(crate) async fn run(self, listeners: ControlListeners, served: impl Future) -> io::Result<()> {
         let ControlListeners { http, text } = listeners;
+        // Nothing is ever sent: the sender's drop is the sign to end.
+        let (serving, ending) = watch::channel(());
         if let Some(listener) = http {
             tokio::spawn(http::serve(self.clone(), listener.into_listener()?));
         }
-        if let Some(listener) = text {
-            tokio::spawn(text::serve(self, listener.into_listener()?));
+        let text = match text {
+            Some(listener) => Some(tokio::spawn(text::serve(self, listener.into_listener()?, ending))),
+            None => None,
+        };
+        served.await;
+        drop(serving);
+        if let Some(text) = text {
+            timeout(END_TIME, text).await.ok();
         }
-        std::future::pending().await
+        Ok(())
     }
 }

@@ -23,6 +23,7 @@ use crate::control::{Control, ControlListeners};
 use crate::dispatcher::{Dispatcher, ShardDoor};
 pub use crate::gateway::CertificateError;
 use crate::gateway::{Authenticator, Certificate, CertificateFiles, Door, Entrance, Gate, Gateway, Refusals};
+pub use crate::listener::PassedSockets;
 use crate::listener::{BoundListener, Inherited};
 use crate::mailbox::{self, Bell};
 use crate::shard::{Admission, LoginNumbers, Parts, Poller, Shard};
@@ -91,6 +92,12 @@ pub enum StartError {
         /// What the operating system said.
         source: io::Error,
     },
+    /// A socket was passed on that no setting names: its clients would wait for ever.
+    #[error("the service manager passed a socket on {listen}, expected that address in listen, control or text")]
+    Passed {
+        /// Its address.
+        listen: Listen,
+    },
     /// The keys of tokens, or the certificates that may vouch for `auth_url`, can't be read.
     #[error("{reason}")]
     Keys {
@@ -119,6 +126,15 @@ impl Server {
     /// # Errors
     /// See [`StartError`].
     pub fn bind(config: Config) -> Result<Self, StartError> {
+        Self::bind_with(config, PassedSockets::default())
+    }
+
+    /// As [`Server::bind`], with the sockets that a service manager passed on in place of new ones, each where a setting
+    /// names its address.
+    ///
+    /// # Errors
+    /// See [`StartError`].
+    pub fn bind_with(config: Config, mut passed: PassedSockets) -> Result<Self, StartError> {
         config.check()?;
         let authenticator = Authenticator::new(&config.gateway().auth)
             .map_err(|error| StartError::Keys { reason: error.to_string() })?;
@@ -138,14 +154,18 @@ impl Server {
         let mut listeners = Vec::new();
         let mut addresses = Vec::new();
         for listen in &config.listen {
-            let (address, listener) = bind(listen, inherited)?;
+            let (address, listener) = bind(listen, inherited, &mut passed)?;
             addresses.push(address);
             listeners.push(listener);
         }
-        let bind =
-            |listen: &Option<Listen>| listen.as_ref().map(|listen| bind(listen, Inherited::default())).transpose();
+        let mut bind = |listen: &Option<Listen>| {
+            listen.as_ref().map(|listen| bind(listen, Inherited::default(), &mut passed)).transpose()
+        };
         let (control, http) = bind(&config.control)?.unzip();
         let (text_address, text) = bind(&config.text)?.unzip();
+        if let Some(listen) = passed.left().next() {
+            return Err(StartError::Passed { listen: listen.clone() });
+        }
         Ok(Self {
             config,
             authenticator,
@@ -224,8 +244,12 @@ impl Server {
 }
 
 /// Opens a listener; returns its real address, too.
-fn bind(listen: &Listen, inherited: Inherited) -> Result<(Listen, BoundListener), StartError> {
-    let bound = BoundListener::bind(listen, inherited).and_then(|bound| Ok((bound.address()?, bound)));
+fn bind(
+    listen: &Listen,
+    inherited: Inherited,
+    passed: &mut PassedSockets,
+) -> Result<(Listen, BoundListener), StartError> {
+    let bound = BoundListener::open(listen, inherited, passed).and_then(|bound| Ok((bound.address()?, bound)));
     bound.map_err(|source| StartError::Listen { listen: listen.clone(), source })
 }
 
@@ -296,13 +320,9 @@ fn spawn_control(
 ) -> io::Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     spawn("pombo-control".to_owned(), move || {
-        runtime.block_on(async {
-            tokio::select! {
-                failed = control.run(listeners) => failed.expect("a bound listener moves to the runtime"),
-                // Nothing is ever sent.
-                _ = served.recv_async() => {}
-            }
-        });
+        // Nothing is ever sent.
+        let run = runtime.block_on(control.run(listeners, served.recv_async()));
+        run.expect("a bound listener moves to the runtime");
         runtime.shutdown_timeout(RUNTIME_END);
         drop(alive);
     })

@@ -8,6 +8,7 @@
 mod client;
 mod frame;
 mod http;
+mod interpreter;
 mod node;
 mod patience;
 mod program;
@@ -18,6 +19,7 @@ mod token;
 pub(crate) use client::Client;
 pub(crate) use frame::{Frame, Sent};
 pub(crate) use http::{Request, Response};
+pub(crate) use interpreter::{interpreter, run};
 pub(crate) use node::{Node, Nodes, nodes};
 pub(crate) use patience::{DEADLINE, eventually};
 pub(crate) use program::Program;

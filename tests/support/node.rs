@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use pombo::message::{Delivery, Kind};
-use pombo::{Config, Handle, Listen, Server, Stats};
+use pombo::{Config, ControlAddresses, Handle, Listen, Server, Stats};
 use tokio::time::timeout;
 
 use super::client::Client;
@@ -22,6 +22,7 @@ const SEVERAL: usize = 3;
 pub(crate) struct Node {
     handle: Handle,
     address: Listen,
+    control_addresses: ControlAddresses,
     config: Config,
     shard_count: usize,
     /// What a failed test prints, since its panic does not tell in which shape it ran.
@@ -94,8 +95,9 @@ impl<'a> Nodes<'a> {
         (self.change)(&mut config);
         let server = Server::bind(config.clone()).unwrap_or_else(|error| panic!("{error}"));
         let address = server.addresses()[0].clone();
+        let control_addresses = server.control_addresses().clone();
         let handle = server.start().unwrap_or_else(|error| panic!("{error}"));
-        Node { handle, address, config, shard_count, shape: format!("{shard_count} shards") }
+        Node { handle, address, control_addresses, config, shard_count, shape: format!("{shard_count} shards") }
     }
 }
 
@@ -131,6 +133,11 @@ impl Node {
 
     pub(crate) fn address(&self) -> &Listen {
         &self.address
+    }
+
+    /// Where other programs reach it, as far as the test's config says.
+    pub(crate) fn control_addresses(&self) -> &ControlAddresses {
+        &self.control_addresses
     }
 
     #[track_caller]
