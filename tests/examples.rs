@@ -5,7 +5,7 @@ mod support;
 use std::env;
 use std::io::{BufRead, BufReader};
 use std::path::PathBuf;
-use std::process::{Command, Stdio};
+use std::process::{Child, Command, Stdio};
 
 use pombo::Config;
 use pombo::config::SlowConsumer;
@@ -141,4 +141,31 @@ fn php_pushes_over_the_text_port() {
         alice.expect_text("{\"uid\":\"alice\",\"percent\":\"88%\"}");
     });
     assert_eq!(push("127.0.0.1:1", &["alice"]), (String::new(), 1));
+}
+
+/// An example that runs until the test ends, whichever way it does.
+struct Running(Child);
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        self.0.kill().ok();
+        self.0.wait().ok();
+    }
+}
+
+#[test]
+fn echo_sends_back_what_it_is_sent() {
+    let child = Command::new(example("echo")).arg("127.0.0.1:0").stdout(Stdio::piped()).spawn();
+    let mut echo = Running(child.expect("cargo test has built the examples"));
+    let mut line = String::new();
+    let output = echo.0.stdout.take().expect("it is piped");
+    BufReader::new(output).read_line(&mut line).expect("it says where it listens");
+    let address = line.trim_end().strip_prefix("listening on ").unwrap_or_else(|| panic!("got {line:?}"));
+    let mut client = Client::dial(&address.parse().expect("an address")).upgraded();
+    for message in ["alice", "all:hi", ""] {
+        client.send_text(message);
+        client.expect_text(message);
+        client.send_binary(message);
+        client.expect_binary(message);
+    }
 }

@@ -19,7 +19,7 @@ const ROOMS: &[(&str, &[&str])] = &[
     ("protocol", &["message", "rights", "uid"]),
     ("mailbox", &["message", "sync", "uid"]),
     ("router", &["mailbox", "message", "uid"]),
-    ("config", &["message", "rights", "uid"]),
+    ("config", &["message", "protocol", "rights", "uid"]),
     ("drain", &["message", "uid"]),
     ("metrics", &["frame"]),
     ("presence", &[]),

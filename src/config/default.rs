@@ -7,6 +7,7 @@ use super::{
     Auth, AuthSource, Config, DrainCode, DuplicateLogin, Listen, LogFormat, LogLevel, Origins, Paths, SlowConsumer,
     memory,
 };
+use crate::protocol::Protocol;
 use crate::rights::Rights;
 
 impl Default for Config {
@@ -91,6 +92,7 @@ impl Default for Config {
             page: true,
             log_format: LogFormat::Human,
             log_level: LogLevel::Info,
+            protocol: Protocol::Plain,
         }
     }
 }

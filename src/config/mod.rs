@@ -12,6 +12,7 @@ use std::num::NonZeroUsize;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use crate::protocol::Protocol;
 use crate::rights::Rights;
 
 mod admission;
@@ -28,6 +29,7 @@ mod memory;
 mod parts;
 mod relations;
 mod reload;
+mod show;
 mod table;
 
 pub use admission::{AdmissionSettings, OriginError, Origins, PageOrigin, TrustedProxy, TrustedProxyError};
@@ -498,6 +500,10 @@ pub struct Config {
     /// `debug` logs the life of each session, `trace` each frame; both cost at every connection. Range: `off`,
     /// `error`, `warn`, `info`, `debug` or `trace`. Default: `info`.
     pub log_level: LogLevel,
+
+    /// What sessions speak. No setting: flags, variables and files can't reach it, only a program that embeds a node.
+    #[doc(hidden)]
+    pub protocol: Protocol,
 }
 
 impl Config {
@@ -520,26 +526,6 @@ impl Config {
     fn fault(&self, key: &'static str, origin: Origin, expected: String) -> Fault {
         let value = Setting::of(key).map(|setting| setting.text(self)).unwrap_or_default();
         Fault::Value { key, value, origin, expected }
-    }
-
-    /// Shows every setting as TOML, with what it does; loaded again, it makes an equal config but for secrets.
-    pub fn to_toml(&self) -> String {
-        let mut text = String::new();
-        let mut group = "";
-        for setting in SETTINGS {
-            if setting.group != group {
-                let gap = if group.is_empty() { "" } else { "\n" };
-                group = setting.group;
-                text += &format!("{gap}## {group}\n");
-            }
-            let (key, value) = (setting.key, setting.show(self));
-            let line = match setting.concealed(self) {
-                Some(_) => format!("# {key} is set, and not shown"),
-                None => format!("{key} = {value}"),
-            };
-            text += &format!("\n# {}.\n# {}.\n{line}\n", setting.help, setting.expected());
-        }
-        text
     }
 }
 

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use super::{AdmissionSettings, AuthSettings, Config, DrainCode, DuplicateLogin, Paths, SlowConsumer};
+use crate::protocol::Protocol;
 
 /// What a shard needs to know; see the fields of the same names in [`Config`].
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -35,6 +36,8 @@ pub struct SessionSettings {
     pub uid_sessions_max: usize,
     /// Text that answers a login, with `{uid}` for the uid.
     pub login_reply: String,
+    /// What sessions speak.
+    pub protocol: Protocol,
 }
 
 /// What the gateway needs to know; see the fields of the same names in [`Config`].
@@ -64,6 +67,8 @@ pub struct GatewaySettings {
     pub send_buffer_bytes: Option<usize>,
     /// How connections prove who they are.
     pub auth: AuthSettings,
+    /// What sessions speak.
+    pub protocol: Protocol,
 }
 
 impl Config {
@@ -84,6 +89,7 @@ impl Config {
             duplicate_login: self.duplicate_login,
             uid_sessions_max: self.uid_sessions_max.get(),
             login_reply: self.login_reply.clone(),
+            protocol: self.protocol,
         }
     }
 
@@ -102,6 +108,7 @@ impl Config {
             page: self.page,
             send_buffer_bytes: self.send_buffer_bytes,
             auth: self.auth_settings(),
+            protocol: self.protocol,
         }
     }
 }

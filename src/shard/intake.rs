@@ -14,7 +14,7 @@ use super::wheel::Tick;
 use crate::config::DuplicateLogin;
 use crate::frame::close;
 use crate::presence::Change;
-use crate::protocol::plain;
+use crate::protocol::{Protocol, plain};
 use crate::uid::Uid;
 
 /// Connections taken in a turn; more wait in the channel, and the gateway behind it.
@@ -107,8 +107,10 @@ impl<N: Network> Shard<N> {
                 }
             }
         }
-        let reply = plain::login_reply(&self.settings.login_reply, uid.as_str());
-        self.reply(key, &reply);
+        if self.settings.protocol == Protocol::Plain {
+            let reply = plain::login_reply(&self.settings.login_reply, uid.as_str());
+            self.reply(key, &reply);
+        }
         if self.drain.is_some() {
             return self.close(key, self.drained(), Unsent::Keep);
         }
