@@ -38,7 +38,11 @@ const ENTRY_BYTES: usize = 256;
 pub(super) struct Fingerprint(Digest);
 
 impl Fingerprint {
-    pub(super) fn of(parts: &Parts, body: &[u8]) -> Self {
+    /// Takes it of a request with a key; for others it costs nothing.
+    pub(super) fn of(parts: &Parts, body: &[u8]) -> Option<Self> {
+        if !parts.headers.contains_key(KEY) {
+            return None;
+        }
         let mut context = Context::new(&digest::SHA256);
         let media_type = parts.headers.get(CONTENT_TYPE).map_or(&b""[..], HeaderValue::as_bytes);
         let target = parts.uri.path_and_query().map_or("", |target| target.as_str());
@@ -47,7 +51,7 @@ impl Fingerprint {
             context.update(&(part.len() as u64).to_be_bytes());
             context.update(part);
         }
-        Self(context.finish())
+        Some(Self(context.finish()))
     }
 }
 
@@ -90,11 +94,12 @@ pub(super) async fn once(
     api: &Api,
     caller: &Caller,
     headers: &HeaderMap,
-    fingerprint: Fingerprint,
+    fingerprint: Option<Fingerprint>,
     act: impl Future<Output = Reply> + Send + 'static,
 ) -> Result<Response, Told> {
     let settings = api.settings();
-    let Some(key) = key(headers)?.filter(|_| !settings.idempotency_window.is_zero()) else {
+    let key = key(headers)?.filter(|_| !settings.idempotency_window.is_zero());
+    let Some((key, fingerprint)) = key.zip(fingerprint) else {
         return Ok(act.await.into_response());
     };
     let name = (caller.name.clone(), key);
