@@ -81,6 +81,10 @@ const TURN_DELIVERIES: usize = 128 << 10;
 const CONNECTION_BYTES: usize = 1 << 20;
 const TURN_BYTES: usize = 8 << 20;
 
+/// Steps towards the end of closing sessions that are made in a turn: thousands that leave at once cost as many calls of the
+/// kernel, and those who stay have their turn in between.
+const FAREWELLS_PER_TURN: usize = 64;
+
 /// The loop and its state, over sockets and clock of `N`.
 pub struct Shard<N: Network> {
     network: N,
@@ -107,6 +111,9 @@ pub struct Shard<N: Network> {
     run: VecDeque<SessionKey>,
     /// Sessions with frames in their outbox since the last flush.
     dirty: VecDeque<SessionKey>,
+    /// What of [`FAREWELLS_PER_TURN`] is left, and the dirty sessions that closed past it; dirty again at the turn's end.
+    farewells: usize,
+    put_off: VecDeque<SessionKey>,
     /// By destination: sessions that filled its batch and wait for it to be posted.
     stalled: Vec<Vec<Stalled>>,
     budget: Budget,
@@ -218,6 +225,8 @@ impl<N: Network> Shard<N> {
             tick: Tick::default(),
             run: VecDeque::new(),
             dirty: VecDeque::new(),
+            farewells: 0,
+            put_off: VecDeque::new(),
             stalled,
             budget: Budget { deliveries: 0, bytes: 0 },
             amid: slice::AMID,
@@ -251,6 +260,7 @@ impl<N: Network> Shard<N> {
         self.wait();
         let begun = self.now;
         self.budget = Budget { deliveries: TURN_DELIVERIES, bytes: TURN_BYTES };
+        self.farewells = FAREWELLS_PER_TURN;
         self.amid = slice::AMID;
         self.take_in();
         self.take_handovers();

@@ -80,7 +80,14 @@ impl<N: Network> Shard<N> {
             match (session.phase, session.unread.take()) {
                 (Phase::Open, Some(unread)) => self.resume(key, unread),
                 (Phase::Open, None) => self.receive(key),
-                _ => self.discard(key),
+                _ if self.farewells == 0 => {
+                    self.enqueue(key);
+                    continue;
+                }
+                _ => {
+                    self.farewells -= 1;
+                    self.discard(key);
+                }
             }
             self.account(key);
             self.relieve();
