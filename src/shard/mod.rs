@@ -246,9 +246,12 @@ impl<N: Network> Shard<N> {
     /// When the poller fails: the shard can't serve its sessions any more.
     pub fn run(mut self) {
         while self.turn() == Turn::Done {}
-        let Stats { sessions, shed_closed, shed_shard_gone, .. } = self.stats();
+        let Stats { sessions, delivered, broadcast_deliveries, shed_closed, shed_shard_gone, .. } = self.stats();
         let unread = self.mailbox.abandon();
-        info!(shard = self.index, sessions, unread, shed_closed, shed_shard_gone, "shard drained");
+        info!(
+            shard = self.index,
+            sessions, delivered, broadcast_deliveries, unread, shed_closed, shed_shard_gone, "shard drained"
+        );
     }
 
     /// Makes one pass: takes what is ready, routes it, sends what is due.
