@@ -66,15 +66,6 @@ pub struct GatewaySettings {
     pub auth: AuthSettings,
 }
 
-/// What control needs to know; see the fields of the same names in [`Config`].
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct ControlSettings {
-    /// Longest uid.
-    pub uid_bytes_max: usize,
-    /// Most bytes waiting for one session: no longer message can be delivered.
-    pub outbox_bytes_max: usize,
-}
-
 impl Config {
     /// Copies out a shard's part.
     pub fn session(&self) -> SessionSettings {
@@ -94,11 +85,6 @@ impl Config {
             uid_sessions_max: self.uid_sessions_max.get(),
             login_reply: self.login_reply.clone(),
         }
-    }
-
-    /// Copies out the part of control.
-    pub fn control_settings(&self) -> ControlSettings {
-        ControlSettings { uid_bytes_max: self.uid_bytes_max, outbox_bytes_max: self.outbox_bytes_max }
     }
 
     /// Copies out the gateway's part.

@@ -176,7 +176,7 @@ impl Connection {
         .into_iter();
         let mut answers = Vec::with_capacity(lines.asked.len() * 4);
         for is_asked in lines.asked {
-            let delivery = if is_asked { deliveries.next().flatten() } else { None };
+            let delivery = if is_asked { deliveries.next().and_then(Result::ok) } else { None };
             let is_taken = matches!(delivery, Some(Delivery::Delivered { .. }));
             answers.extend_from_slice(if is_taken { b"ok\n" } else { b"fail\n" });
         }

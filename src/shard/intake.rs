@@ -13,6 +13,7 @@ use super::session::{Flags, Phase, Session, Unread};
 use super::wheel::Tick;
 use crate::config::DuplicateLogin;
 use crate::frame::close;
+use crate::presence::Change;
 use crate::protocol::plain;
 use crate::uid::Uid;
 
@@ -93,14 +94,20 @@ impl<N: Network> Shard<N> {
                 return self.close(key, farewell, Unsent::Keep);
             }
             Meeting::Replace(older) => {
+                // Before the older go: the uid is online all the time.
+                self.registry.insert(&uid, key);
                 for older in older {
                     self.stats.replaced += 1;
                     self.close(older, Farewell::of(close::REPLACED), Unsent::Keep);
                 }
             }
-            Meeting::Free => {}
+            Meeting::Free => {
+                let is_first = self.registry.insert(&uid, key);
+                if let Some(presence) = self.presence.as_ref().filter(|_| is_first) {
+                    presence.tell(uid.as_str().into(), Change::Came, self.now);
+                }
+            }
         }
-        self.registry.insert(&uid, key);
         let reply = plain::login_reply(&self.settings.login_reply, uid.as_str());
         self.reply(key, &reply);
         if self.drain.is_some() {

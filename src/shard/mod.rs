@@ -68,6 +68,7 @@ use self::yielding::Yielding;
 use crate::config::SessionSettings;
 use crate::mailbox::Mailbox;
 use crate::metrics::Stats;
+use crate::presence::Teller;
 use crate::uid::UidHasher;
 
 /// Size of the one buffer that sockets are received into, in bytes.
@@ -94,6 +95,8 @@ pub struct Shard<N: Network> {
     mailbox: Mailbox,
     handovers: flume::Receiver<Handover<N::Socket>>,
     requests: flume::Receiver<Request>,
+    /// Who is told which uids come and go, if anybody.
+    presence: Option<Teller>,
 
     sessions: Sessions<N::Socket>,
     registry: Registry,
@@ -198,12 +201,14 @@ pub struct Parts<S> {
     pub handovers: flume::Receiver<Handover<S>>,
     /// Where everything else from outside comes from.
     pub requests: flume::Receiver<Request>,
+    /// Who is told which uids come and go, if anybody.
+    pub presence: Option<Teller>,
 }
 
 impl<N: Network> Shard<N> {
     /// Makes a shard that has no sessions yet.
     pub fn new(network: N, parts: Parts<N::Socket>) -> Self {
-        let Parts { index, hasher, settings, mailbox, handovers, requests } = parts;
+        let Parts { index, hasher, settings, mailbox, handovers, requests, presence } = parts;
         let now = network.now();
         let stalled = (0..mailbox.shard_count()).map(|_| Vec::new()).collect();
         Self {
@@ -214,6 +219,7 @@ impl<N: Network> Shard<N> {
             mailbox,
             handovers,
             requests,
+            presence,
             sessions: Sessions::new(),
             registry: Registry::default(),
             recent: Recent::default(),

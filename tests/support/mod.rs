@@ -5,6 +5,7 @@
 
 #![allow(dead_code, unused_imports, reason = "every test file includes all of it, and uses the part it needs")]
 
+mod ask;
 mod client;
 mod frame;
 mod http;
@@ -16,6 +17,7 @@ mod service;
 mod tls;
 mod token;
 
+pub(crate) use ask::Ask;
 pub(crate) use client::Client;
 pub(crate) use frame::{Frame, Sent};
 pub(crate) use http::{Request, Response};

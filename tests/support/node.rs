@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use pombo::message::{Delivery, Kind};
-use pombo::{Config, ControlAddresses, Handle, Listen, Server, Stats};
+use pombo::{Config, ControlAddresses, Cursor, Handle, Listen, Server, Stats, Uids};
 use tokio::time::timeout;
 
 use super::client::Client;
@@ -57,6 +57,11 @@ impl<'a> Nodes<'a> {
             (self.change)(config);
             change(config);
         })
+    }
+
+    /// With a control listener on a port of the kernel's choice.
+    pub(crate) fn with_control(self) -> Self {
+        self.with(|config| config.control = Some("127.0.0.1:0".parse().expect("an address")))
     }
 
     /// Runs `body` with a node of one shard, and with a node of several.
@@ -189,6 +194,11 @@ impl Node {
     #[track_caller]
     pub(crate) fn wait_for<F: Future>(&self, call: F) -> F::Output {
         wait_for(call).expect("a call ends")
+    }
+
+    #[track_caller]
+    pub(crate) fn page(&self, cursor: Cursor, most: usize) -> Uids {
+        wait_for(self.handle.uids(cursor, most)).expect("the shards tell their uids")
     }
 
     #[track_caller]
