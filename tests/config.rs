@@ -231,6 +231,7 @@ fn unusual() -> Config {
         page: false,
         log_format: LogFormat::Json,
         log_level: LogLevel::Off,
+        protocol: pombo::Config::default().protocol,
     }
 }
 

@@ -17,8 +17,9 @@ use crate::presence::Change;
 use crate::protocol::{Protocol, plain};
 use crate::uid::Uid;
 
-/// Connections taken in a turn; more wait in the channel, and the gateway behind it.
-const HANDOVERS_PER_TURN: usize = 256;
+/// Connections taken in a turn: a millisecond of calls of the kernel or two. More wait in the channel, and the gateway
+/// behind it, so that those who are logged in have their turn in between.
+const HANDOVERS_PER_TURN: usize = 64;
 
 /// What a login meets in the registry.
 enum Meeting {
