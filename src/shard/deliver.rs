@@ -228,6 +228,8 @@ impl<N: Network> Shard<N> {
                 if fits(outbox.bytes()) {
                     return Ok(());
                 }
+                // Nothing is appended whose flush would look it up.
+                self.account(key);
             }
         }
         self.stats.shed_newest += 1;
