@@ -279,7 +279,7 @@ impl Mailbox {
     }
 
     /// Says whether letters wait, or whether a batch in hand could be posted.
-    fn has_work(&self) -> bool {
+    pub(crate) fn has_work(&self) -> bool {
         self.has_unread() || (self.in_hand > 0 && !self.returns.is_empty())
     }
 

@@ -3,7 +3,7 @@
 use super::close::{Farewell, Unsent};
 use super::io::{Network, SessionKey};
 use super::session::Phase;
-use super::{Shard, log};
+use super::{Shard, journal, log};
 use crate::config::SlowConsumer;
 use crate::frame::{HEADER_BYTES_MAX, Opcode, close};
 use crate::mailbox::Letter;
@@ -19,8 +19,12 @@ impl<N: Network> Shard<N> {
                 self.stats.offline += 1;
                 Delivery::Offline
             }
-            [session] => self.deliver_to(session, kind, payload),
+            [session] => {
+                journal::reached(1);
+                self.deliver_to(session, kind, payload)
+            }
             ref sessions => {
+                journal::reached(sessions.len());
                 let sessions = sessions.to_vec();
                 let mut delivery = Delivery::Offline;
                 for session in sessions {
@@ -228,6 +232,8 @@ impl<N: Network> Shard<N> {
                 if fits(outbox.bytes()) {
                     return Ok(());
                 }
+                // Nothing is appended whose flush would look it up.
+                self.account(key);
             }
         }
         self.stats.shed_newest += 1;

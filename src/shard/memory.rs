@@ -16,7 +16,7 @@ use crate::frame::close;
 
 impl<S> Session<S> {
     /// Returns the memory that comes and goes with what the peer sends and does not read, in bytes.
-    fn holdings(&self) -> u32 {
+    pub(super) fn holdings(&self) -> u32 {
         let unread = self.unread.as_ref().map_or(0, |unread| unread.bytes.capacity());
         let outbox = self.outbox.as_ref().map_or(0, |outbox| outbox.held());
         u32::try_from(self.reader.bytes_held() + unread + outbox).unwrap_or(u32::MAX)

@@ -22,6 +22,7 @@ mod flush;
 mod handover;
 mod intake;
 pub mod io;
+mod journal;
 #[doc(hidden)]
 pub mod log;
 mod memory;

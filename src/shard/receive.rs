@@ -9,7 +9,7 @@ use tracing::error;
 use super::close::{Farewell, Unsent};
 use super::io::{Network, SessionKey, Socket};
 use super::session::{Phase, Unread};
-use super::{Budget, CONNECTION_BYTES, CONNECTION_DELIVERIES, Cost, Shard, Stall, Stalled};
+use super::{Budget, CONNECTION_BYTES, CONNECTION_DELIVERIES, Cost, Shard, Stall, Stalled, journal};
 use crate::frame::{self, Event, Reader, Violation, close};
 use crate::mailbox::{Room, SHARE_FROM};
 use crate::message::{Kind, Payload};
@@ -378,6 +378,7 @@ impl<N: Network> Shard<N> {
         let bytes = payload.as_slice().len();
         match recipient {
             Recipient::Everybody => {
+                journal::broadcast();
                 // One copy for this shard's log and the others' mail.
                 let payload = if bytes < SHARE_FROM { payload } else { Payload::Shared(payload.into_shared()) };
                 let deliveries = 1 + self.broadcast(kind, payload.clone());
@@ -386,11 +387,13 @@ impl<N: Network> Shard<N> {
                 (Cost { deliveries, bytes }, stop)
             }
             Recipient::Uid => {
+                journal::unicast();
                 let uid = &message.as_slice()[..colon];
                 let cost = Cost { deliveries: 1, bytes };
                 if let Some(session) = self.recent.find(uid)
                     && self.is_open(session)
                 {
+                    journal::reached(1);
                     self.deliver_to(session, kind, &payload);
                     return (cost, None);
                 }
@@ -403,6 +406,7 @@ impl<N: Network> Shard<N> {
                 if to == self.index {
                     if let [session] = *self.registry.find(hash, uid) {
                         self.recent.set(uid, session);
+                        journal::reached(1);
                         self.deliver_to(session, kind, &payload);
                     } else {
                         self.deliver(hash, uid, kind, &payload);

@@ -208,8 +208,11 @@ impl<N: Network> Shard<N> {
         // The gateway lets go of its end when no login is under way any more.
         let no_more = self.handovers.is_disconnected() && self.handovers.is_empty();
         if is_over {
-            // The last chance of what was closed just now.
+            // The last chance of what was closed just now; what is left then is counted.
             self.flush();
+            for key in 0..self.sessions.keys_end() {
+                self.remove(key);
+            }
         }
         if is_over || (is_empty && no_more) { Turn::Last } else { Turn::Done }
     }

@@ -222,6 +222,8 @@ fn a_drain_ends_when_its_time_is_over() {
     let mut node = Node::new(1, settings());
     let (mute, blocked) = (node.login("mute"), node.login("blocked"));
     blocked.give_room(0);
+    mute.send("blocked:hi");
+    node.settle();
     node.request(0, Request::Drain { time_out: 4 * SECOND });
     node.settle();
     node.pass(3 * SECOND);
@@ -229,4 +231,6 @@ fn a_drain_ends_when_its_time_is_over() {
     assert!(!node.has_ended(0));
     node.pass(SECOND + LATE);
     assert!(node.has_ended(0));
+    // What was left in an outbox then was lost uncounted.
+    assert_eq!((node.stats().shed_closed, node.stats().memory_held), (1, 0));
 }

@@ -5,4 +5,5 @@ mod flow;
 mod life;
 mod limits;
 mod memory;
+mod simulation;
 mod turn;

@@ -1,0 +1,237 @@
+//! What must hold after every turn, at every close, and in the end.
+
+use std::collections::HashSet;
+use std::time::Duration;
+
+use super::caller::KICKED;
+use super::message::EVERYBODY;
+use super::peer::{Left, Manner, Peer};
+use super::world::{UIDS, World};
+use crate::config::{DuplicateLogin, SlowConsumer};
+use crate::frame::close;
+use crate::metrics::Stats;
+use crate::rights::Rights;
+use crate::shard::journal;
+use crate::shard::session::Phase;
+
+/// Control frames that may stand in an outbox beside its messages: a ping, a pong, a close frame, each at its longest.
+const CONTROL_BYTES: usize = 3 * 127;
+
+/// What a letter takes up besides its message, at most.
+const LETTER_BYTES: usize = 1200;
+
+impl World {
+    /// Compares a shard's insides with its clients, after a turn.
+    pub(super) fn inspect(&mut self, index: usize) {
+        let now = self.clock.now();
+        let (settings, sessions_max) = (&self.plan.settings, self.places[index].facts_sessions_max);
+        let Some(shard) = &mut self.places[index].shard else { return };
+        let (mut open, mut held, mut holders, mut online) = (0, 0, 0, HashSet::new());
+        for &peer in &self.active {
+            let peer = &mut self.peers[peer];
+            let key = peer.wire.borrow().session;
+            let session = if peer.shard == index { key.and_then(|key| shard.sessions.get(key)) } else { continue };
+            let phase = session.as_ref().map(|session| session.phase);
+            if peer.phase == Some(Phase::Open) && phase != Some(Phase::Open) {
+                let wire = peer.wire.borrow();
+                let silence = now.saturating_duration_since(wire.heard);
+                peer.left = Some(Left { at: now, silence, had_input: wire.has_input() });
+            }
+            peer.phase = phase;
+            let (Some(key), Some(session)) = (key, session) else { continue };
+            assert!(session.hash == self.hashes[peer.uid] && session.login == peer.login, "another's session");
+            held += session.held as usize;
+            let outbox = session.outbox.as_ref().map_or(0, |outbox| outbox.bytes());
+            let begun = settings.message_bytes_max;
+            if !session.flags.is_dirty && !session.flags.is_queued {
+                assert_eq!(session.holdings(), session.held, "what it holds was not looked up");
+            }
+            if session.phase != Phase::Open {
+                continue;
+            }
+            open += 1;
+            holders += usize::from(session.held > 0);
+            online.insert(peer.uid);
+            assert!(outbox <= settings.outbox_bytes_max + begun + CONTROL_BYTES, "an outbox has {outbox} bytes");
+            assert_eq!(session.log_from, shard.log.end(), "the log was not taken");
+            let found = shard.registry.find(session.hash, UIDS[peer.uid].as_bytes());
+            assert!(found.contains(&key), "{} has a session that is not registered", UIDS[peer.uid]);
+            assert!(found.len() <= sessions_max, "{} has {} sessions", UIDS[peer.uid], found.len());
+        }
+        assert_eq!((shard.registry.sessions(), shard.registry.len()), (open, online.len()), "registered, not alive");
+        assert_eq!(shard.held, held, "what all hold is what each holds");
+        assert!(held <= settings.memory_bytes_max || holders == 0, "{held} bytes are held");
+        let waiting = shard.stalled.iter().flatten().count();
+        let others = self.plan.shards - 1;
+        let mail_max = self.plan.mailbox_bytes_max + self.plan.connections_max * (self.plan.length_max + LETTER_BYTES);
+        assert!(shard.mailbox.held() <= others * mail_max, "{} bytes of mail wait", shard.mailbox.held());
+        assert!(waiting <= self.plan.connections_max * 2, "{waiting} sessions wait for room");
+    }
+
+    /// Says whether a client was closed for a reason that there is.
+    pub(super) fn judge_close(&self, number: usize) {
+        let peer = &self.peers[number];
+        let closed = peer.closed.expect("it was closed");
+        if peer.is_at_fault || (peer.said_close.is_some() && peer.said_close == Some(closed)) {
+            return;
+        }
+        let name = UIDS[peer.uid];
+        let code = closed.unwrap_or_else(|| panic!("{name} is closed without a code"));
+        let rival = |is_rival: &dyn Fn(&Peer) -> bool| {
+            self.peers
+                .iter()
+                .enumerate()
+                .any(|(other, rival)| other != number && rival.uid == peer.uid && is_rival(rival))
+        };
+        let never_open = Left { at: self.clock.now(), silence: Duration::ZERO, had_input: false };
+        let Left { at: left, silence, had_input } = peer.left.unwrap_or(never_open);
+        let is_right = match code {
+            close::GOING_AWAY | close::SERVICE_RESTART => self.facts.is_draining,
+            close::POLICY => self.facts.has_rates || peer.said_in_parts,
+            close::REPLACED => {
+                self.facts.meetings.contains(&DuplicateLogin::Replace) && rival(&|rival| rival.login > peer.login)
+            }
+            close::UID_TAKEN => self.facts.meetings.contains(&DuplicateLogin::Reject) && rival(&|_| true),
+            close::UID_FULL => self.facts.meetings.contains(&DuplicateLogin::Share) && rival(&|_| true),
+            close::HEARTBEAT => silence >= self.plan.settings.heartbeat_interval * 2 && !had_input,
+            close::SLOW_CONSUMER => {
+                let is_slow = peer.manner != Manner::Attentive || self.plan.faults.partial > 0;
+                self.facts.slow_consumers.contains(&SlowConsumer::Disconnect)
+                    && (is_slow || peer.wire.borrow().is_encrypted())
+            }
+            close::MEMORY => self.plan.settings.memory_bytes_max < 32 << 20,
+            close::EXPIRED => peer.expires.is_some_and(|expires| expires <= left),
+            KICKED => true,
+            _ => false,
+        };
+        assert!(is_right, "{name} is closed with {code} after {silence:?} of silence, and why?");
+    }
+
+    /// Lets everything arrive; then everybody who lives is open, and gets what is sent to them, once.
+    pub(super) fn calm_down(&mut self) {
+        let interval = self.plan.settings.heartbeat_interval;
+        for round in 0..4 {
+            for at in 0..self.active.len() {
+                let peer = &mut self.peers[self.active[at]];
+                if peer.manner != Manner::Vanished {
+                    peer.catch_up();
+                    peer.bring(usize::MAX);
+                }
+            }
+            // Short at first: what only waits for room needs no time.
+            self.live_on(if round < 2 { Duration::from_millis(200) } else { interval * 3 }, 12);
+        }
+        // Those at fault end with their message's time, those who said goodbye with the time that a close may take.
+        self.live_on(self.plan.settings.message_timeout + self.plan.settings.close_timeout + interval, 20);
+        for at in 0..self.active.len() {
+            let number = self.active[at];
+            let peer = &self.peers[number];
+            let what = (UIDS[peer.uid], peer.manner, peer.phase, peer.closed);
+            assert!(peer.is_sound() && peer.phase == Some(Phase::Open), "still there: {what:?}");
+            assert!(peer.has_said_all() && !peer.wire.borrow().has_input(), "not read to its end: {what:?}");
+        }
+        for place in &mut self.places {
+            let Some(shard) = &mut place.shard else { continue };
+            assert_eq!(shard.held, 0, "nothing is to be held");
+            assert_eq!(shard.sessions.len(), shard.registry.sessions());
+            assert!(shard.stalled.iter().all(Vec::is_empty) && shard.mailbox.held() == 0, "mail waits for ever");
+        }
+        assert_eq!(self.admission.count(), self.active.len(), "places on the node");
+    }
+
+    /// Sends one message to each session and one to all, and counts.
+    pub(super) fn probe(&mut self) {
+        let open = self.open();
+        let before: Vec<_> = open.iter().map(|&peer| self.peers[peer].messages).collect();
+        for at in 0..self.places.len() {
+            let uids: HashSet<_> = self.places[at].oldest(&self.hashes).map(|(uid, _)| uid).collect();
+            let mut uids: Vec<_> = uids.into_iter().collect();
+            uids.sort_unstable();
+            self.caller.push_to_each(&self.places[at], &uids, &self.hashes);
+        }
+        let speaker = open.iter().copied().find(|&peer| self.peers[peer].rights == Rights::ALL);
+        if let Some(speaker) = speaker {
+            for (uid, name) in UIDS.iter().enumerate() {
+                self.peers[speaker].send(&mut self.random, speaker, name, uid, 20);
+            }
+            self.peers[speaker].send(&mut self.random, speaker, "all", EVERYBODY, 20);
+            self.peers[speaker].bring(usize::MAX);
+        }
+        self.settle();
+        // A rate may hold some of it back.
+        self.live_on(Duration::from_secs(15), 300);
+        let expected = 1 + 2 * u64::from(speaker.is_some());
+        for (&number, before) in open.iter().zip(before) {
+            let peer = &self.peers[number];
+            let is_gone = |number: usize| self.peers[number].phase != Some(Phase::Open);
+            let is_excused = is_gone(number) || speaker.is_some_and(is_gone);
+            let got = peer.messages - before;
+            assert!(got == expected || is_excused, "{} got {got} of {expected} messages", UIDS[peer.uid]);
+        }
+    }
+
+    /// Waits until every shard has drained.
+    pub(super) fn end(&mut self) {
+        self.end_logins();
+        for _ in 0..100 {
+            self.live_on(Duration::from_millis(200), 1);
+        }
+        assert!(self.places.iter().all(|place| place.shard.is_none()), "a shard does not drain in its time");
+        for at in 0..self.active.len() {
+            let peer = self.active[at];
+            let peer = &mut self.peers[peer];
+            peer.read(UIDS[peer.uid], &self.caller.exceptions);
+        }
+        assert_eq!(self.admission.count(), 0, "places on the node");
+    }
+
+    /// Whatever was set out on its way has arrived, or is counted.
+    pub(super) fn balance(&self) -> Stats {
+        let (mut stats, mut unread) = (Stats::default(), 0);
+        for (ended, lost) in self.places.iter().filter_map(|place| place.ended.as_ref()) {
+            stats.add(ended);
+            unread += lost;
+        }
+        let caller = &self.caller;
+        let set_out = journal::take();
+        // Messages, on their way to shards.
+        let sent = set_out.unicasts + set_out.broadcasts * self.plan.shards as u64 + caller.pushes + caller.broadcasts;
+        let met = stats.offline + set_out.reached + stats.broadcasts + caller.too_long;
+        assert_eq!(sent, met + stats.shed_shard_gone + unread, "messages to shards: {set_out:?}, {stats:?}");
+        // Messages, on their way to sessions; the server's answers are among them.
+        let turned_away = stats.closes[place_of(close::REPLACED)] - stats.replaced;
+        let errors = stats.invalid + stats.forbidden_unicasts + stats.forbidden_broadcasts;
+        let due = set_out.tried + stats.broadcast_deliveries + stats.logins - turned_away + errors;
+        let arrived: u64 = self.peers.iter().map(|peer| peer.arrived).sum();
+        let shed = stats.shed_newest - caller.too_long + stats.shed_oldest + stats.shed_closed;
+        assert_eq!(due, arrived + shed, "messages to sessions: {arrived} arrived, {set_out:?}, {stats:?}");
+        self.balance_closes(&stats);
+        let received: u64 = self.peers.iter().map(|peer| peer.wire.borrow().received).sum();
+        let taken: u64 = self.peers.iter().map(|peer| peer.wire.borrow().taken).sum();
+        assert_eq!((stats.bytes_in, stats.bytes_out), (received, taken), "bytes");
+        assert!(stats.answers_dropped >= caller.dropped, "answers that nobody waited for");
+        assert_eq!((stats.sessions, stats.uids, stats.memory_held, stats.panics), (0, 0, 0, 0));
+        stats
+    }
+
+    /// Every session ended once, and for one reason.
+    fn balance_closes(&self, stats: &Stats) {
+        let closes = |code| stats.closes[place_of(code)];
+        let broken = closes(close::PROTOCOL_ERROR) + closes(close::NOT_UTF8) + closes(close::TOO_BIG);
+        let told = stats.closes.iter().sum::<u64>() + stats.closed_by_peer;
+        assert!(told <= stats.logins && stats.logins <= told + stats.lost, "sessions that ended: {stats:?}");
+        assert_eq!(stats.violations, broken);
+        assert_eq!(stats.slow_consumers, closes(close::SLOW_CONSUMER));
+        assert_eq!(stats.memory_cuts, closes(close::MEMORY));
+        assert_eq!(stats.expired, closes(close::EXPIRED));
+        assert_eq!(stats.refused, closes(close::UID_TAKEN) + closes(close::UID_FULL));
+        assert_eq!(stats.timeouts + stats.rate_limited, closes(close::HEARTBEAT) + closes(close::POLICY));
+        assert_eq!(stats.kicked, stats.closes[close::ALL.len()]);
+        assert_eq!(stats.kicked, self.caller.kicked.iter().sum::<u64>());
+    }
+}
+
+/// Where a code is counted.
+fn place_of(code: u16) -> usize {
+    close::ALL.iter().position(|(known, ..)| *known == code).expect("a code of ours")
+}

@@ -1,0 +1,103 @@
+//! What a seed decides before anything happens: how many shards, which bounds and policies, how bad the network.
+
+use std::time::Duration;
+
+use fastrand::Rng;
+
+use super::network::{Faults, is_one_in};
+use crate::config::{Config, DrainCode, DuplicateLogin, SessionSettings, SlowConsumer};
+use crate::mailbox::SHARE_FROM;
+
+/// Longest uid among those that log in, and what a command and a frame add to a message.
+const AROUND_A_MESSAGE: usize = 64;
+
+pub(super) struct Plan {
+    pub(super) shards: usize,
+    pub(super) settings: SessionSettings,
+    pub(super) mailbox_bytes_max: usize,
+    pub(super) faults: Faults,
+    /// How much time passes with each look at the clock.
+    pub(super) look: Duration,
+    /// Longest message, without its uid.
+    pub(super) length_max: usize,
+    /// Connections at a time.
+    pub(super) connections_max: usize,
+    /// Messages that a client says at once.
+    pub(super) burst_max: usize,
+    /// Whether the settings change on the way.
+    pub(super) reloads: bool,
+    /// Whether the drain begins amid the load.
+    pub(super) drains_early: bool,
+}
+
+impl Plan {
+    pub(super) fn new(random: &mut Rng) -> Self {
+        let length_max = match random.u32(..40) {
+            0 => 150_000,
+            1..8 => 9_000,
+            8..16 => SHARE_FROM + 40,
+            _ => 300,
+        };
+        let message_bytes_max = length_max + AROUND_A_MESSAGE;
+        let outbox_bytes_max = message_bytes_max + 14 + random.usize(..3 * message_bytes_max);
+        let settings = SessionSettings {
+            message_bytes_max,
+            message_timeout: Duration::from_secs(random.u64(2..40)),
+            rate_patience: Duration::from_secs(random.u64(1..10)),
+            outbox_bytes_max,
+            memory_bytes_max: if random.bool() { random.usize(2..8) * outbox_bytes_max } else { 64 << 20 },
+            heartbeat_interval: Duration::from_secs(random.u64(2..30)),
+            close_timeout: Duration::from_millis(random.u64(100..3_000)),
+            drain_code: if random.bool() { DrainCode::GoingAway } else { DrainCode::ServiceRestart },
+            uid_sessions_max: random.usize(1..5),
+            login_reply: "hello {uid}".to_owned(),
+            ..Config::default().session()
+        };
+        let faults = Faults {
+            partial: [0, 3, 10, 50][random.usize(..4)],
+            spurious: [0, 10, 100][random.usize(..3)],
+            refusal: [0, 0, 200][random.usize(..3)],
+        };
+        let mut plan = Self {
+            shards: random.usize(1..4),
+            settings,
+            mailbox_bytes_max: [512, 4 << 10, 1 << 20][random.usize(..3)],
+            faults,
+            look: Duration::from_micros(if random.bool() { random.u64(..300) } else { 0 }),
+            length_max,
+            connections_max: random.usize(2..15),
+            burst_max: if is_one_in(random, 4) { 30 } else { 3 },
+            reloads: is_one_in(random, 4),
+            drains_early: random.bool(),
+        };
+        plan.settings = plan.other_settings(random);
+        plan
+    }
+
+    /// Returns settings in which all differs that may change while sessions live.
+    pub(super) fn other_settings(&self, random: &mut Rng) -> SessionSettings {
+        let mut rate = |most: usize| is_one_in(random, 8).then(|| random.usize(1..most));
+        let (message_rate_max, byte_rate_max) = (rate(200), rate(50_000));
+        let policies = [SlowConsumer::Disconnect, SlowConsumer::DropNewest, SlowConsumer::DropOldest];
+        let meetings = [DuplicateLogin::Replace, DuplicateLogin::Reject, DuplicateLogin::Share];
+        SessionSettings {
+            message_rate_max,
+            byte_rate_max,
+            slow_consumer: policies[random.usize(..3)],
+            duplicate_login: meetings[random.usize(..3)],
+            ..self.settings.clone()
+        }
+    }
+
+    /// Draws the length of a message.
+    pub(super) fn length(&self, random: &mut Rng) -> usize {
+        let near_the_bounds_of_headers_and_sharing = [125, 126, 127, SHARE_FROM - 1, SHARE_FROM, SHARE_FROM + 1];
+        let length = match random.u32(..20) {
+            0 => 0,
+            1 => random.usize(..=self.length_max),
+            2 => near_the_bounds_of_headers_and_sharing[random.usize(..6)],
+            _ => random.usize(10..200),
+        };
+        length.min(self.length_max)
+    }
+}
