@@ -88,6 +88,9 @@ pub mod uid;
 pub use config::{Config, Listen};
 pub use control::{ControlTokensError, Problem};
 pub use dispatcher::{Cursor, KickError, Push, Uids};
+#[cfg(fuzzing)]
+#[doc(hidden)]
+pub use gateway::fuzzing;
 pub use gateway::{Reason, Told};
 pub use metrics::Stats;
 pub use server::{ControlAddresses, Handle, PassedSockets, Server, StartError};

@@ -14,6 +14,8 @@ mod accept;
 mod admission;
 mod auth;
 mod certificate;
+#[cfg(fuzzing)]
+pub mod fuzzing;
 
 mod login;
 mod page;

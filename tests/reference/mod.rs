@@ -83,7 +83,7 @@ pub(crate) fn read_directly(bytes: &[u8], size: usize, max: usize) -> (Vec<Seen>
     let mut reader = Reader::default();
     let mut seen = Vec::new();
     let mut at = 0;
-    while at < bytes.len() {
+    while at < bytes.len() && !matches!(seen.last(), Some(Seen::Close(_))) {
         if let Some((buffer, room)) = reader.direct() {
             let end = bytes.len().min(at + room.min(size));
             buffer.extend_from_slice(&bytes[at..end]);

@@ -1,0 +1,172 @@
+//! Doors for the fuzz targets in `fuzz/`, which reach no private room otherwise; there in a build for fuzzing only.
+//!
+//! Each drives the gateway's own code over bytes in memory, and panics where a promise is broken.
+
+use std::future::pending;
+use std::io;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::{Duration, SystemTime};
+
+use jsonwebtoken::{Algorithm, EncodingKey, Header, encode};
+use serde_json::{Map, Value};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::runtime::{Builder, Runtime};
+use tokio::sync::watch;
+use tokio::time::Instant;
+
+use super::auth::{Admitted, Authenticator, Entrance, Facts, Login};
+use super::refusal::Refusal;
+use super::{Accepted, Gate, Who, login, upgrade};
+use crate::config::{Auth, AuthSource, Config, GatewaySettings, Secret};
+use crate::shard::{Admission, LoginNumbers, Stream};
+use crate::uid::UidHasher;
+
+/// What the tokens are signed with.
+const SECRET: &str = "0123456789abcdef0123456789abcdef";
+
+/// Longer than an input takes.
+const LONG: Duration = Duration::from_secs(3600);
+
+/// The gateway's settings and keys; made once, used for every input.
+#[derive(Debug)]
+pub struct Gateway {
+    runtime: Runtime,
+    settings: Arc<GatewaySettings>,
+    entrance: Entrance,
+}
+
+/// A peer that sends some bytes, in pieces of a size, and then the end.
+struct Peer {
+    input: Vec<u8>,
+    at: usize,
+    piece: usize,
+    output: Vec<u8>,
+}
+
+impl Gateway {
+    /// Makes one where everybody is believed.
+    pub fn open() -> Self {
+        Self::new(Config::default())
+    }
+
+    /// Makes one that asks for a token, wherever that may stand.
+    pub fn with_tokens() -> Self {
+        Self::new(Config {
+            auth: Auth::Jwt,
+            auth_sources: vec![AuthSource::FirstFrame, AuthSource::Header, AuthSource::Subprotocol, AuthSource::Query],
+            jwt_secret: Some(Secret::new(SECRET)),
+            ..Config::default()
+        })
+    }
+
+    fn new(config: Config) -> Self {
+        let settings = Arc::new(config.gateway());
+        let authenticator = Arc::new(Authenticator::new(&settings.auth).expect("the keys can be used"));
+        let entrance = Entrance { authenticator, hasher: UidHasher::fixed(1), logins: LoginNumbers::default() };
+        let runtime = Builder::new_current_thread().enable_time().build().expect("a runtime");
+        Self { runtime, settings, entrance }
+    }
+
+    /// Upgrades and logs in a peer that sends `bytes` in pieces; returns its uid, or what its refusal is counted under.
+    ///
+    /// # Panics
+    /// When an answer is malformed, or a byte behind the request or the login is lost.
+    pub fn welcome(&self, bytes: &[u8], piece: usize) -> Result<String, Option<&'static str>> {
+        let peer = Peer { input: bytes.to_vec(), at: 0, piece: piece.max(1), output: Vec::new() };
+        let welcomed = self.runtime.block_on(self.log_in(peer));
+        let uid = welcomed.map_err(|refusal| refusal.reason().map(|reason| reason.name()))?.identity.uid;
+        Ok(uid.as_str().to_owned())
+    }
+
+    async fn log_in(&self, peer: Peer) -> Result<Login, Refusal> {
+        let gate = Arc::new(Gate::new(Admission::default()));
+        let rules = upgrade::Rules {
+            settings: Arc::clone(&self.settings),
+            until: Instant::now() + LONG,
+            gate: Arc::clone(&gate),
+            drain_by: watch::channel(None).1,
+            entrance: self.entrance.clone(),
+        };
+        let mut who = Who { permit: gate.admit(1), ..Who::default() };
+        let (mut peer, mut received, admitted) = upgrade::upgrade(peer, rules, &mut who, pending::<()>()).await?;
+        peer.has_kept(&received);
+        let answer = peer.output.escape_ascii();
+        assert!(peer.output.starts_with(b"HTTP/1.1 101 ") && peer.output.ends_with(b"\r\n\r\n"), "{answer}");
+        match admitted {
+            Admitted::LoggedIn(login) => Ok(login),
+            Admitted::Stranger(facts) => {
+                let credential = login::read(&mut peer, &mut received, &self.settings).await?;
+                peer.has_kept(&received);
+                Ok(self.entrance.log_in(&credential, &facts, &self.settings).await?)
+            }
+        }
+    }
+
+    /// Judges a token; returns the uid that it is for.
+    pub fn judge(&self, token: &[u8]) -> Option<String> {
+        let facts = Facts::default();
+        let judging = self.entrance.log_in(token, &facts, &self.settings);
+        let identity = self.runtime.block_on(judging).ok()?.identity;
+        assert!(identity.expires.is_some_and(|at| at > std::time::Instant::now()), "a token that is over is taken");
+        Some(identity.uid.as_str().to_owned())
+    }
+}
+
+/// Signs claims as the gateways of this room expect it, under a key's name if there is one.
+///
+/// A claim that is a number and whose name ends in `+` is told as so many seconds from now, without the sign.
+pub fn sign(claims: Map<String, Value>, key: Option<String>) -> Option<String> {
+    let now = SystemTime::UNIX_EPOCH.elapsed().expect("after 1970").as_secs_f64();
+    let from_now = |(name, value): (String, Value)| match (name.strip_suffix('+'), value.as_f64()) {
+        (Some(name), Some(seconds)) => (name.to_owned(), Value::from(now + seconds)),
+        _ => (name, value),
+    };
+    let claims: Map<_, _> = claims.into_iter().map(from_now).collect();
+    let header = Header { kid: key, ..Header::new(Algorithm::HS256) };
+    encode(&header, &claims, &EncodingKey::from_secret(SECRET.as_bytes())).ok()
+}
+
+impl Peer {
+    /// Looks that what was received and what is still to come is the end of what was sent.
+    fn has_kept(&self, received: &[u8]) {
+        let rest = [received, &self.input[self.at..]].concat();
+        assert!(self.input.ends_with(&rest), "bytes behind what was read are not as they were sent");
+    }
+}
+
+impl AsyncRead for Peer {
+    fn poll_read(self: Pin<&mut Self>, _: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let peer = self.get_mut();
+        let length = peer.piece.min(buffer.remaining()).min(peer.input.len() - peer.at);
+        buffer.put_slice(&peer.input[peer.at..peer.at + length]);
+        peer.at += length;
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl AsyncWrite for Peer {
+    fn poll_write(self: Pin<&mut Self>, _: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        self.get_mut().output.extend_from_slice(bytes);
+        Poll::Ready(Ok(bytes.len()))
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl Accepted for Peer {
+    async fn begun(&self) -> io::Result<()> {
+        Ok(())
+    }
+
+    fn into_stream(self) -> io::Result<Stream> {
+        Err(io::ErrorKind::Unsupported.into())
+    }
+}
