@@ -169,7 +169,8 @@ pub(crate) fn check_against_reference(bytes: &[u8], sizes: &[usize], max: usize)
     if end == Ok(()) {
         assert!(reference_end.is_ok(), "taken, but the reference says {:?}", reference_end);
     }
-    if let Err(Violation::LengthNotMinimal(_)) = end {
+    // A control frame that gives its length in two bytes is too long for us, whatever it then says.
+    if let Err(Violation::LengthNotMinimal(_) | Violation::ControlTooLong) = end {
         assert!(by_reference.starts_with(ours));
     } else {
         assert_eq!(ours, &by_reference[..]);
