@@ -119,7 +119,10 @@ impl World {
             Place {
                 index,
                 shard_count: plan.shards,
-                shard: Some(Shard::new(network, Parts { index, hasher, settings, mailbox, handovers, requests, presence: None })),
+                shard: Some(Shard::new(
+                    network,
+                    Parts { index, hasher, settings, mailbox, handovers, requests, presence: None },
+                )),
                 requests: request_sender,
                 handovers: Some(handover_sender),
                 facts_sessions_max: 1,
