@@ -38,7 +38,9 @@ fn registry(criterion: &mut Criterion) {
     let hasher = UidHasher::fixed(3);
     let uid = |index: usize| Uid::new(format!("user-{index}").as_bytes(), 256, &hasher).expect("this is a uid");
     let mut registry = Registry::default();
-    (0..UIDS).for_each(|index| registry.insert(&uid(index), index as u32));
+    for index in 0..UIDS {
+        registry.insert(&uid(index), index as u32);
+    }
     // A step that shares no factor with the count visits all of them.
     let order = |index: usize| index * 61_803 % UIDS;
     let hits: Vec<Uid> = (0..UIDS).map(|index| uid(order(index))).collect();

@@ -349,7 +349,8 @@ fn drive(network: MemoryNetwork, seat: Seat, course: &Course, wakes: &AtomicU64)
             .expect("there is room for all");
     }
     drop(sender);
-    let parts = Parts { index, hasher, settings: Arc::new(settings()), mailbox, handovers, requests };
+    let settings = Arc::new(settings());
+    let parts = Parts { index, hasher, settings, mailbox, handovers, requests, presence: None };
     let mut shard = Shard::new(network, parts);
     let mut readings = [Reading::default(); 3];
     let mut seen = WARM_UP;

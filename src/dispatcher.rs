@@ -2,18 +2,23 @@
 //!
 //! The program around a node has it behind [`crate::Handle`], and other programs behind the control listener.
 //! Whatever is asked for is cut into requests of bounded work, so that no caller takes a shard's turn for itself.
+//! Who can't wait for ever asks [by a deadline](Dispatcher::by), and is told whether the shard may have acted.
 
+use std::future::Future;
 use std::sync::Arc;
 
 use bytes::Bytes;
+use futures_util::future::join_all;
+use tokio::time::{Instant, timeout_at};
 
 use crate::config::SessionSettings;
 use crate::frame::close;
 use crate::mailbox::Bell;
 use crate::message::{Delivery, Kind};
 use crate::metrics::Stats;
+use crate::presence::{AsOf, Ledger};
 use crate::router;
-use crate::shard::{self, Request, SessionInfo, SessionKey};
+use crate::shard::{self, Request, SessionInfo, SessionKey, UidPage};
 use crate::uid::{UidHash, UidHasher};
 
 /// Most messages, and most bytes of them, in one request to a shard.
@@ -28,6 +33,30 @@ const REASON_BYTES_MAX: usize = 123;
 pub(crate) struct Dispatcher {
     hasher: UidHasher,
     doors: Arc<[ShardDoor]>,
+    /// When asking ends; `None` waits as long as it takes.
+    deadline: Option<Instant>,
+    /// What the service of the hook was told, if there is one.
+    ledger: Option<Arc<Ledger>>,
+}
+
+/// Why a shard has given no answer, and so whether it did what it was asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Unanswered {
+    /// It has drained: it did not.
+    Drained,
+    /// It had no room for the request until the deadline: it did not.
+    Busy,
+    /// It has the request and had not answered at the deadline: it may have, or will.
+    Silent,
+}
+
+/// What became of a broadcast.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Broadcast {
+    /// How many sessions it is due to, of the shards that answered.
+    pub(crate) sessions: usize,
+    /// What kept the other shards from it.
+    pub(crate) unanswered: Vec<Unanswered>,
 }
 
 /// The way to ask one shard.
@@ -64,6 +93,8 @@ pub struct Uids {
     pub uids: Vec<Box<str>>,
     /// Where to go on; `None` when these are the last.
     pub next: Option<Cursor>,
+    /// Which events these hold already; `None` without a hook.
+    pub as_of: Option<AsOf>,
 }
 
 /// Why sessions can't be closed in this way.
@@ -79,8 +110,13 @@ pub enum KickError {
 }
 
 impl Dispatcher {
-    pub(crate) fn new(hasher: UidHasher, doors: Vec<ShardDoor>) -> Self {
-        Self { hasher, doors: doors.into() }
+    pub(crate) fn new(hasher: UidHasher, doors: Vec<ShardDoor>, ledger: Option<Arc<Ledger>>) -> Self {
+        Self { hasher, doors: doors.into(), deadline: None, ledger }
+    }
+
+    /// Returns one that waits until `deadline` at most; to be called, and used, in a tokio runtime with a clock.
+    pub(crate) fn by(&self, deadline: Instant) -> Self {
+        Self { deadline: Some(deadline), ..self.clone() }
     }
 
     /// Returns how many shards there are.
@@ -94,74 +130,80 @@ impl Dispatcher {
         (hash, router::shard_of(hash, self.doors.len()))
     }
 
-    /// Delivers to one uid; `None` when its shard has drained.
-    pub(crate) async fn push(&self, push: Push) -> Option<Delivery> {
+    /// Delivers to one uid.
+    pub(crate) async fn push(&self, push: Push) -> Result<Delivery, Unanswered> {
         let (hash, shard) = self.locate(&push.uid);
         let pushes = vec![located(push, hash)];
-        self.ask(shard, |answer| Request::Push { pushes, answer }).await?.first().copied()
+        let deliveries = self.ask(shard, |answer| Request::Push { pushes, answer }).await?;
+        Ok(deliveries.first().copied().expect("a shard answers each push"))
     }
 
-    /// Delivers each message, those to one uid in order; `None` stands for those whose shard has drained.
-    pub(crate) async fn push_all(&self, pushes: Vec<Push>) -> Vec<Option<Delivery>> {
-        let mut deliveries = vec![None; pushes.len()];
-        let mut batches: Vec<Batch> = self.doors.iter().map(|_| Batch::default()).collect();
-        let mut waiting = Vec::new();
+    /// Delivers each message, those to one uid in order.
+    pub(crate) async fn push_all(&self, pushes: Vec<Push>) -> Vec<Result<Delivery, Unanswered>> {
+        let mut deliveries = vec![Err(Unanswered::Drained); pushes.len()];
+        let mut batches: Vec<Vec<Batch>> = self.doors.iter().map(|_| Vec::new()).collect();
         for (place, push) in pushes.into_iter().enumerate() {
             let (hash, shard) = self.locate(&push.uid);
-            let batch = &mut batches[shard];
-            batch.add(place, located(push, hash));
-            if batch.is_full() {
-                waiting.extend(self.post(shard, std::mem::take(batch)).await);
+            let batches = &mut batches[shard];
+            if batches.last().is_none_or(Batch::is_full) {
+                batches.push(Batch::default());
             }
+            batches.last_mut().expect("one was added").add(place, located(push, hash));
         }
-        for (shard, batch) in batches.into_iter().enumerate().filter(|(_, batch)| !batch.places.is_empty()) {
-            waiting.extend(self.post(shard, batch).await);
-        }
-        for (places, answered) in waiting {
-            let Ok(answers) = answered.recv_async().await else { continue };
-            for (place, delivery) in places.into_iter().zip(answers) {
-                deliveries[place] = Some(delivery);
+        let shards = batches.into_iter().enumerate().filter(|(_, batches)| !batches.is_empty());
+        for (places, answered) in join_all(shards.map(|(shard, batches)| self.post(shard, batches))).await.concat() {
+            match answered {
+                Ok(answers) => places.into_iter().zip(answers).for_each(|(place, delivery)| {
+                    deliveries[place] = Ok(delivery);
+                }),
+                Err(unanswered) => places.into_iter().for_each(|place| deliveries[place] = Err(unanswered)),
             }
         }
         deliveries
     }
 
-    /// Delivers to every session of the node but those of the uids in `except`; says how many it is due to.
-    pub(crate) async fn broadcast(&self, kind: Kind, payload: Bytes, except: Vec<Box<str>>) -> usize {
+    /// Delivers to every session of the node but those of the uids in `except`.
+    pub(crate) async fn broadcast(&self, kind: Kind, payload: Bytes, except: Vec<Box<str>>) -> Broadcast {
         let kind = checked(kind, &payload);
         let mut left_out: Vec<Vec<_>> = self.doors.iter().map(|_| Vec::new()).collect();
         for uid in except {
             let (hash, shard) = self.locate(&uid);
             left_out[shard].push((hash, uid));
         }
-        let mut waiting = Vec::new();
-        for (shard, except) in left_out.into_iter().enumerate() {
+        let asking = left_out.into_iter().enumerate().map(|(shard, except)| {
             let payload = payload.clone();
-            waiting.extend(self.request(shard, |answer| Request::Broadcast { kind, payload, except, answer }).await);
+            self.ask(shard, move |answer| Request::Broadcast { kind, payload, except, answer })
+        });
+        let mut broadcast = Broadcast::default();
+        for answered in join_all(asking).await {
+            match answered {
+                Ok(sessions) => broadcast.sessions += sessions,
+                Err(unanswered) => broadcast.unanswered.push(unanswered),
+            }
         }
-        let mut sessions = 0;
-        for answered in waiting {
-            sessions += answered.recv_async().await.unwrap_or(0);
-        }
-        sessions
+        broadcast
     }
 
-    /// Tells the sessions of a uid, oldest first; none when it is offline or its shard has drained.
-    pub(crate) async fn sessions(&self, uid: &str) -> Vec<SessionInfo> {
+    /// Tells the sessions of a uid, oldest first; none when it is offline.
+    pub(crate) async fn sessions(&self, uid: &str) -> Result<Vec<SessionInfo>, Unanswered> {
         let (hash, shard) = self.locate(uid);
-        self.ask(shard, |answer| Request::Sessions { hash, uid: uid.into(), answer }).await.unwrap_or_default()
+        self.ask(shard, |answer| Request::Sessions { hash, uid: uid.into(), answer }).await
     }
 
-    /// Tells up to `most` of the uids that are online, from `cursor` on.
-    pub(crate) async fn uids(&self, cursor: Cursor, most: usize) -> Uids {
-        let mut found = Uids { uids: Vec::new(), next: Some(cursor) };
+    /// Tells up to `most` of the uids that are online, from `cursor` on; a shard that has drained has none.
+    pub(crate) async fn uids(&self, cursor: Cursor, most: usize) -> Result<Uids, Unanswered> {
+        // Held to the end.
+        let (_reading, as_of) = self.ledger.as_ref().map(|ledger| ledger.read()).unzip();
+        let mut found = Uids { uids: Vec::new(), next: Some(cursor), as_of };
         while let Some(Cursor { shard, place }) = found.next.filter(|cursor| cursor.shard < self.doors.len()) {
             let left = most - found.uids.len();
             if left == 0 {
-                return found;
+                return Ok(found);
             }
-            let page = self.ask(shard, |answer| Request::Uids { from: place, most: left, answer }).await;
-            let page = page.unwrap_or_default();
+            let page = match self.ask(shard, |answer| Request::Uids { from: place, most: left, answer }).await {
+                Err(Unanswered::Drained) => UidPage::default(),
+                page => page?,
+            };
             found.uids.extend(page.uids);
             found.next = Some(match page.next {
                 Some(place) => Cursor { shard, place },
@@ -169,37 +211,25 @@ impl Dispatcher {
             });
         }
         found.next = None;
-        found
+        Ok(found)
     }
 
     /// Closes every session of a uid, behind what is due to it; says how many there were.
-    pub(crate) async fn kick(&self, uid: &str, code: u16, reason: &str) -> Result<usize, KickError> {
-        if !close::is_valid_from_peer(code) {
-            return Err(KickError::Code(code));
-        }
-        if reason.len() > REASON_BYTES_MAX {
-            return Err(KickError::Reason(reason.len()));
-        }
+    pub(crate) async fn kick(&self, uid: &str, code: u16, reason: &str) -> Result<usize, Unanswered> {
         let (hash, shard) = self.locate(uid);
         let kick = |answer| Request::Kick { hash, uid: uid.into(), code, reason: reason.into(), answer };
-        Ok(self.ask(shard, kick).await.unwrap_or(0))
+        self.ask(shard, kick).await
     }
 
-    /// Returns what each shard has counted, in their order; one that has drained counts nothing.
-    pub(crate) async fn stats(&self) -> Vec<Stats> {
-        let mut waiting = Vec::new();
-        for shard in 0..self.doors.len() {
-            waiting.push(self.request(shard, |answer| Request::Stats { answer }).await);
-        }
-        let mut stats = Vec::new();
-        for answered in waiting {
-            let counted = match answered {
-                Some(answered) => answered.recv_async().await.ok(),
-                None => None,
-            };
-            stats.push(counted.unwrap_or_default());
-        }
-        stats
+    /// Returns what each shard has counted, in their order.
+    pub(crate) async fn stats(&self) -> Vec<Result<Stats, Unanswered>> {
+        join_all((0..self.doors.len()).map(|shard| self.ask(shard, |answer| Request::Stats { answer }))).await
+    }
+
+    /// Adds what the hook has counted.
+    pub(crate) fn add_hook_counts(&self, stats: &mut Stats) {
+        let Some(ledger) = &self.ledger else { return };
+        [stats.hook_events, stats.hook_lost, stats.hook_failures] = ledger.counts();
     }
 
     /// Hands every shard settings that hold from its next turn on.
@@ -219,29 +249,69 @@ impl Dispatcher {
         }
     }
 
-    /// Asks one shard and waits for its answer; `None` when the shard has drained.
-    async fn ask<T>(&self, shard: usize, request: impl FnOnce(flume::Sender<T>) -> Request) -> Option<T> {
-        self.request(shard, request).await?.recv_async().await.ok()
+    /// Asks one shard and waits for its answer.
+    async fn ask<T>(&self, shard: usize, request: impl FnOnce(flume::Sender<T>) -> Request) -> Result<T, Unanswered> {
+        let asked = self.request(shard, request).await;
+        self.answered(asked).await
     }
 
     /// Asks one shard; waits while it has too many requests.
-    async fn request<T>(
-        &self,
-        shard: usize,
-        request: impl FnOnce(flume::Sender<T>) -> Request,
-    ) -> Option<flume::Receiver<T>> {
+    async fn request<T>(&self, shard: usize, request: impl FnOnce(flume::Sender<T>) -> Request) -> Asked<T> {
         let (answer, answered) = flume::bounded(1);
         let door = &self.doors[shard];
-        door.requests.send_async(request(answer)).await.ok()?;
+        match self.in_time(door.requests.send_async(request(answer))).await {
+            Some(Ok(())) => {}
+            Some(Err(_)) => return Err(Unanswered::Drained),
+            // The request went with the future, unless the shard took it in this very moment.
+            None if answered.is_disconnected() && answered.is_empty() => return Err(Unanswered::Busy),
+            None => {}
+        }
         door.bell.ring();
-        Some(answered)
+        Ok(answered)
     }
 
-    async fn post(&self, shard: usize, batch: Batch) -> Option<(Vec<usize>, flume::Receiver<Vec<Delivery>>)> {
-        let Batch { places, pushes, .. } = batch;
-        let answered = self.request(shard, |answer| Request::Push { pushes, answer }).await?;
-        Some((places, answered))
+    async fn answered<T>(&self, asked: Asked<T>) -> Result<T, Unanswered> {
+        match self.in_time(asked?.recv_async()).await {
+            Some(Ok(answer)) => Ok(answer),
+            // A shard answers what it does; what it still had when it ended it did not do.
+            Some(Err(_)) => Err(Unanswered::Drained),
+            None => Err(Unanswered::Silent),
+        }
     }
+
+    async fn in_time<F: Future>(&self, future: F) -> Option<F::Output> {
+        match self.deadline {
+            None => Some(future.await),
+            Some(deadline) => timeout_at(deadline, future).await.ok(),
+        }
+    }
+
+    /// Asks one shard for several batches in turn, and only then waits for its answers.
+    async fn post(&self, shard: usize, batches: Vec<Batch>) -> Vec<(Vec<usize>, Result<Vec<Delivery>, Unanswered>)> {
+        let mut posted = Vec::with_capacity(batches.len());
+        for Batch { places, pushes, .. } in batches {
+            posted.push((places, self.request(shard, |answer| Request::Push { pushes, answer }).await));
+        }
+        let mut answers = Vec::with_capacity(posted.len());
+        for (places, asked) in posted {
+            answers.push((places, self.answered(asked).await));
+        }
+        answers
+    }
+}
+
+/// Where the answer to a request will be.
+type Asked<T> = Result<flume::Receiver<T>, Unanswered>;
+
+/// Tells whether sessions can be closed with this code and reason.
+pub(crate) fn check_close(code: u16, reason: &str) -> Result<(), KickError> {
+    if !close::is_valid_from_peer(code) {
+        return Err(KickError::Code(code));
+    }
+    if reason.len() > REASON_BYTES_MAX {
+        return Err(KickError::Reason(reason.len()));
+    }
+    Ok(())
 }
 
 /// Messages on their way to one shard.
@@ -272,4 +342,79 @@ fn located(Push { uid, kind, payload }: Push, hash: UidHash) -> shard::Push {
 /// Text on the wire is UTF-8, always: what isn't goes as binary.
 fn checked(kind: Kind, payload: &[u8]) -> Kind {
     if kind == Kind::Text && simdutf8::basic::from_utf8(payload).is_err() { Kind::Binary } else { kind }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::message::Shed;
+    use crate::shard::Poller;
+
+    /// A dispatcher to shards that nobody runs, each with room for one request.
+    fn doors(count: usize) -> (Dispatcher, Vec<flume::Receiver<Request>>) {
+        let (mut doors, mut taken) = (Vec::new(), Vec::new());
+        for _ in 0..count {
+            let (_, wake) = Poller::new().expect("a poller");
+            let (requests, receiver) = flume::bounded(1);
+            doors.push(ShardDoor { requests, bell: Bell::new(wake) });
+            taken.push(receiver);
+        }
+        (Dispatcher::new(UidHasher::fixed(1), doors, None), taken)
+    }
+
+    fn push(uid: &str) -> Push {
+        Push { uid: uid.into(), kind: Kind::Text, payload: Bytes::from_static(b"hi") }
+    }
+
+    fn soon() -> Instant {
+        Instant::now() + Duration::from_millis(20)
+    }
+
+    #[tokio::test]
+    async fn what_was_not_taken_is_told_from_what_may_have_been() {
+        let (dispatcher, mut taken) = doors(1);
+        assert_eq!(dispatcher.by(soon()).push(push("a")).await, Err(Unanswered::Silent), "it waits at the shard");
+        assert_eq!(dispatcher.by(soon()).push(push("a")).await, Err(Unanswered::Busy), "there is no room");
+        let requests = taken.remove(0);
+        assert_eq!(requests.len(), 1, "the second is not there");
+        drop(requests);
+        assert_eq!(dispatcher.by(soon()).push(push("a")).await, Err(Unanswered::Drained));
+        assert_eq!(dispatcher.push(push("a")).await, Err(Unanswered::Drained));
+    }
+
+    #[tokio::test]
+    async fn request_that_a_shard_ends_with_was_not_taken() {
+        let (dispatcher, mut taken) = doors(1);
+        let asking = tokio::spawn(async move { dispatcher.push(push("a")).await });
+        let requests = taken.remove(0);
+        drop(requests.recv_async().await);
+        assert_eq!(asking.await.expect("no panic"), Err(Unanswered::Drained));
+    }
+
+    #[tokio::test]
+    async fn one_silent_shard_hides_no_answer_of_the_others() {
+        let (dispatcher, taken) = doors(2);
+        let uid_of = |shard| {
+            let mut names = (0..).map(|number| format!("user{number}"));
+            names.find(|uid| dispatcher.locate(uid).1 == shard).expect("every shard owns some uid")
+        };
+        let pushes = [1, 0, 1].map(|shard| push(&uid_of(shard))).to_vec();
+        let awake = taken[1].clone();
+        tokio::spawn(async move {
+            let Ok(Request::Push { pushes, answer }) = awake.recv_async().await else { panic!("expected a push") };
+            assert_eq!(pushes.len(), 2);
+            answer.send(vec![Delivery::Offline, Delivery::Shed(Shed::Lost)]).expect("the asker waits");
+            let Ok(Request::Broadcast { answer, .. }) = awake.recv_async().await else {
+                panic!("expected a broadcast")
+            };
+            answer.send(7).expect("the asker waits");
+        });
+        let deliveries = dispatcher.by(soon()).push_all(pushes).await;
+        let expected = [Ok(Delivery::Offline), Err(Unanswered::Silent), Ok(Delivery::Shed(Shed::Lost))];
+        assert_eq!(deliveries, expected);
+        let broadcast = dispatcher.by(soon()).broadcast(Kind::Text, Bytes::new(), Vec::new()).await;
+        assert_eq!(broadcast, Broadcast { sessions: 7, unanswered: vec![Unanswered::Busy] });
+    }
 }

@@ -35,19 +35,21 @@
 //!
 //! | room | holds |
 //! | --- | --- |
-//! | [`cli`] | `pombo serve`, `connect`, `bench` |
+//! | [`cli`] | `pombo serve`, `connect`, `push`, `online`, `kick`, `bench` |
 //! | [`server`] | the only wiring: a checked config, then bound, then running, then drained |
 //! | `dispatcher` | the way to the shards from outside the message path |
 //! | `control` | what other programs reach: pushes, queries and actions over HTTP, pushes by lines of JSON |
 //! | `gateway` | where connections come in: accept, TLS, upgrade, login, hand-over; the page |
 //! | [`shard`] | one thread, its event loop, and everything that loop owns |
+//! | [`presence`] | what a shard tells when a uid comes or goes |
 //! | [`config`], [`metrics`] | the settings; what is counted |
 //! | [`router`] | from a uid to the shard that owns it |
 //! | [`mailbox`] | mail from shard to shard, one wake per batch; its atomics come from `sync` |
 //! | [`protocol`] | what a message means |
 //! | [`frame`] | WebSocket frames, bytes in and messages out |
 //! | `listener` | sockets that are listened on |
-//! | `roots` | whom to trust over TLS as a client |
+//! | `roots`, `service` | whom to trust over TLS as a client; the HTTP client that asks services |
+//! | `backoff` | how long to wait before another attempt |
 //! | [`uid`], [`message`], [`rights`] | the vocabulary |
 //!
 //! # Invariants
@@ -61,6 +63,7 @@
 //!
 //! `docs/architecture.md` has the reasons.
 
+mod backoff;
 pub mod cli;
 pub mod config;
 mod control;
@@ -71,18 +74,21 @@ mod listener;
 pub mod mailbox;
 pub mod message;
 pub mod metrics;
+pub mod presence;
 pub mod protocol;
 pub mod rights;
 mod roots;
 pub mod router;
 pub mod server;
+mod service;
 pub mod shard;
 mod sync;
 pub mod uid;
 
 pub use config::{Config, Listen};
+pub use control::{ControlTokensError, Problem};
 pub use dispatcher::{Cursor, KickError, Push, Uids};
 pub use gateway::{Reason, Told};
 pub use metrics::Stats;
-pub use server::{ControlAddresses, Handle, Server, StartError};
+pub use server::{ControlAddresses, Handle, PassedSockets, Server, StartError};
 pub use shard::SessionInfo;

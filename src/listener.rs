@@ -7,7 +7,8 @@ use std::os::unix::fs::FileTypeExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use socket2::{Domain, Protocol, Socket, Type};
+use listenfd::ListenFd;
+use socket2::{Domain, Protocol, SockRef, Socket, Type};
 
 use crate::config::Listen;
 
@@ -17,8 +18,84 @@ const BACKLOG: i32 = 65_535;
 /// A bound socket that is not accepted on yet.
 #[derive(Debug)]
 pub(crate) enum BoundListener {
-    Tcp(std::net::TcpListener),
+    Tcp(std::net::TcpListener, Owner),
     Unix(std::os::unix::net::UnixListener, SocketFile),
+}
+
+/// Whose a listening socket is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Owner {
+    Node,
+    /// It stays open when the node ends: what waits there is its successor's.
+    ServiceManager,
+}
+
+/// Listening sockets that a service manager opened and passed on, as systemd does (sd_listen_fds(3)).
+///
+/// They stay open while the node restarts, so that clients wait where they would be refused.
+#[derive(Debug, Default)]
+pub struct PassedSockets(Vec<(Listen, Passed)>);
+
+#[derive(Debug)]
+enum Passed {
+    Tcp(std::net::TcpListener),
+    Unix(std::os::unix::net::UnixListener),
+}
+
+impl PassedSockets {
+    /// Takes those that the process was given by the variables `LISTEN_FDS` and `LISTEN_PID`; none if there are none.
+    ///
+    /// # Errors
+    /// When one of them is no TCP or Unix stream socket that listens.
+    pub fn from_env() -> io::Result<Self> {
+        let mut given = ListenFd::from_env();
+        let mut sockets = Vec::new();
+        for index in 0..given.len() {
+            let socket = match given.take_tcp_listener(index) {
+                Ok(socket) => socket.map(Passed::Tcp),
+                Err(_) => given.take_unix_listener(index)?.map(Passed::Unix),
+            };
+            let Some(socket) = socket else { continue };
+            sockets.push((socket.address()?, socket));
+        }
+        Ok(Self(sockets))
+    }
+
+    /// Returns the addresses of those that nobody took.
+    pub(crate) fn left(&self) -> impl Iterator<Item = &Listen> {
+        self.0.iter().map(|(listen, _)| listen)
+    }
+
+    fn take(&mut self, listen: &Listen) -> Option<Passed> {
+        let place = self.0.iter().position(|(address, _)| address == listen)?;
+        Some(self.0.swap_remove(place).1)
+    }
+}
+
+impl Passed {
+    fn address(&self) -> io::Result<Listen> {
+        match self {
+            Self::Tcp(listener) => listener.local_addr().map(Listen::Tcp),
+            Self::Unix(listener) => {
+                let path = listener.local_addr()?.as_pathname().map(Path::to_owned);
+                path.map(Listen::Unix).ok_or_else(|| io::Error::other("a passed Unix socket has no path"))
+            }
+        }
+    }
+
+    fn into_listener(self, inherited: Inherited) -> io::Result<BoundListener> {
+        match self {
+            Self::Tcp(listener) => {
+                listener.set_nonblocking(true)?;
+                set_options(&SockRef::from(&listener), inherited)?;
+                Ok(BoundListener::Tcp(listener, Owner::ServiceManager))
+            }
+            Self::Unix(listener) => {
+                listener.set_nonblocking(true)?;
+                Ok(BoundListener::Unix(listener, SocketFile(None)))
+            }
+        }
+    }
 }
 
 /// What accepted sockets inherit from their listener.
@@ -31,13 +108,13 @@ pub(crate) struct Inherited {
     pub(crate) user_timeout: Option<Duration>,
 }
 
-/// A Unix socket's file, removed when the listener goes.
+/// A Unix socket's file, removed when the listener goes, unless it is the service manager's.
 #[derive(Debug)]
-pub(crate) struct SocketFile(PathBuf);
+pub(crate) struct SocketFile(Option<PathBuf>);
 
 /// A listener on tokio's poller.
 pub(crate) enum Listener {
-    Tcp(tokio::net::TcpListener),
+    Tcp(tokio::net::TcpListener, Owner),
     /// The file is kept only to be removed with the listener.
     Unix(tokio::net::UnixListener, #[allow(dead_code, reason = "held for its drop")] SocketFile),
 }
@@ -56,15 +133,23 @@ pub(crate) enum Connection {
 }
 
 impl BoundListener {
-    /// Binds and listens; clients may connect from now on and wait to be accepted.
-    pub(crate) fn bind(listen: &Listen, inherited: Inherited) -> io::Result<Self> {
+    /// Takes the socket that was passed for this address, or binds one and listens; clients may connect from now on and
+    /// wait to be accepted.
+    pub(crate) fn open(listen: &Listen, inherited: Inherited, passed: &mut PassedSockets) -> io::Result<Self> {
+        match passed.take(listen) {
+            Some(socket) => socket.into_listener(inherited),
+            None => Self::bind(listen, inherited),
+        }
+    }
+
+    fn bind(listen: &Listen, inherited: Inherited) -> io::Result<Self> {
         match listen {
-            Listen::Tcp(address) => bind_tcp(*address, inherited).map(Self::Tcp),
+            Listen::Tcp(address) => bind_tcp(*address, inherited).map(|listener| Self::Tcp(listener, Owner::Node)),
             Listen::Unix(path) => {
                 remove_stale(path)?;
                 let listener = std::os::unix::net::UnixListener::bind(path)?;
                 listener.set_nonblocking(true)?;
-                Ok(Self::Unix(listener, SocketFile(path.clone())))
+                Ok(Self::Unix(listener, SocketFile(Some(path.clone()))))
             }
         }
     }
@@ -72,15 +157,20 @@ impl BoundListener {
     /// Returns the real address: the port is the kernel's choice where 0 was asked for.
     pub(crate) fn address(&self) -> io::Result<Listen> {
         match self {
-            Self::Tcp(listener) => listener.local_addr().map(Listen::Tcp),
-            Self::Unix(_, file) => Ok(Listen::Unix(file.0.clone())),
+            Self::Tcp(listener, _) => listener.local_addr().map(Listen::Tcp),
+            Self::Unix(listener, _) => {
+                let address = listener.local_addr()?;
+                Ok(Listen::Unix(address.as_pathname().map(Path::to_owned).unwrap_or_default()))
+            }
         }
     }
 
     /// Moves the socket to the runtime that this is called in.
     pub(crate) fn into_listener(self) -> io::Result<Listener> {
         match self {
-            Self::Tcp(listener) => tokio::net::TcpListener::from_std(listener).map(Listener::Tcp),
+            Self::Tcp(listener, owner) => {
+                tokio::net::TcpListener::from_std(listener).map(|listener| Listener::Tcp(listener, owner))
+            }
             Self::Unix(listener, file) => {
                 tokio::net::UnixListener::from_std(listener).map(|listener| Listener::Unix(listener, file))
             }
@@ -95,18 +185,19 @@ impl Listener {
     /// No connection is lost when the future is dropped.
     pub(crate) async fn accept(&self) -> io::Result<Connection> {
         match self {
-            Self::Tcp(listener) => listener.accept().await.map(|(stream, peer)| Connection::Tcp(stream, peer)),
+            Self::Tcp(listener, _) => listener.accept().await.map(|(stream, peer)| Connection::Tcp(stream, peer)),
             Self::Unix(listener, _) => listener.accept().await.map(|(stream, _)| Connection::Unix(stream)),
         }
     }
 }
 
 impl Listener {
-    /// Takes the listener off tokio's poller.
-    pub(crate) fn into_last(self) -> io::Result<LastListener> {
+    /// Takes the listener off tokio's poller; nothing if what waits there is not ours to answer.
+    pub(crate) fn into_last(self) -> io::Result<Option<LastListener>> {
         match self {
-            Self::Tcp(listener) => listener.into_std().map(LastListener::Tcp),
-            Self::Unix(listener, file) => listener.into_std().map(|listener| LastListener::Unix(listener, file)),
+            Self::Tcp(_, Owner::ServiceManager) | Self::Unix(_, SocketFile(None)) => Ok(None),
+            Self::Tcp(listener, Owner::Node) => listener.into_std().map(|listener| Some(LastListener::Tcp(listener))),
+            Self::Unix(listener, file) => listener.into_std().map(|listener| Some(LastListener::Unix(listener, file))),
         }
     }
 }
@@ -131,8 +222,10 @@ impl LastListener {
 
 impl Drop for SocketFile {
     fn drop(&mut self) {
-        // Somebody else's file by now, or gone: nothing to do about either.
-        fs::remove_file(&self.0).ok();
+        if let Some(path) = &self.0 {
+            // Somebody else's file by now, or gone: nothing to do about either.
+            fs::remove_file(path).ok();
+        }
     }
 }
 
@@ -141,12 +234,7 @@ fn bind_tcp(address: SocketAddr, inherited: Inherited) -> io::Result<std::net::T
     socket.set_nonblocking(true)?;
     // A restarted server must not wait for its predecessor's connections to time out.
     socket.set_reuse_address(true)?;
-    socket.set_tcp_nodelay(true)?;
-    if let Some(bytes) = inherited.send_buffer_bytes {
-        socket.set_send_buffer_size(bytes)?;
-    }
-    #[cfg(target_os = "linux")]
-    socket.set_tcp_user_timeout(inherited.user_timeout)?;
+    set_options(&SockRef::from(&socket), inherited)?;
     if address.is_ipv6() {
         // "[::]:1234" and "0.0.0.0:1234" may both be listened on, as they are written.
         socket.set_only_v6(true)?;
@@ -154,6 +242,17 @@ fn bind_tcp(address: SocketAddr, inherited: Inherited) -> io::Result<std::net::T
     socket.bind(&address.into())?;
     socket.listen(BACKLOG)?;
     Ok(socket.into())
+}
+
+/// Sets what accepted sockets inherit.
+fn set_options(socket: &SockRef<'_>, inherited: Inherited) -> io::Result<()> {
+    socket.set_tcp_nodelay(true)?;
+    if let Some(bytes) = inherited.send_buffer_bytes {
+        socket.set_send_buffer_size(bytes)?;
+    }
+    #[cfg(target_os = "linux")]
+    socket.set_tcp_user_timeout(inherited.user_timeout)?;
+    Ok(())
 }
 
 /// Removes a socket file that nobody listens on any more.

@@ -123,6 +123,12 @@ metrics! {
     counter mail_batches => "pombo_mail_batches";
     /// Messages taken out of mail from other shards.
     counter mail_letters => "pombo_mail_letters";
+    /// Events that the service of the hook has taken.
+    counter hook_events => "pombo_hook_events" { outcome = "delivered" };
+    /// Events that the service of the hook is not told, since they were too many or too old.
+    counter hook_lost => "pombo_hook_events" { outcome = "lost" };
+    /// Attempts to give a batch to the service of the hook that failed.
+    counter hook_failures => "pombo_hook_failures";
     /// Frames received.
     counter frames_in => "pombo_frames_received";
     /// Bytes received, frame headers included.

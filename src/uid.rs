@@ -66,6 +66,15 @@ impl Uid {
     /// # Errors
     /// See [`UidError`]; the first rule broken is reported, length before content.
     pub fn new(bytes: &[u8], bytes_max: usize, hasher: &UidHasher) -> Result<Self, UidError> {
+        let text = Self::check(bytes, bytes_max)?;
+        Ok(Self { text: text.into(), hash: hasher.hash(bytes) })
+    }
+
+    /// Checks `bytes`; returns them as text.
+    ///
+    /// # Errors
+    /// As for [`Uid::new`].
+    pub fn check(bytes: &[u8], bytes_max: usize) -> Result<&str, UidError> {
         if bytes.is_empty() {
             return Err(UidError::Empty { max: bytes_max });
         }
@@ -79,7 +88,7 @@ impl Uid {
         if text == BROADCAST {
             return Err(UidError::Broadcast);
         }
-        Ok(Self { text: text.into(), hash: hasher.hash(bytes) })
+        Ok(text)
     }
 
     /// Returns the uid's text.

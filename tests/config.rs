@@ -154,6 +154,19 @@ fn unusual() -> Config {
         tls_certificate: Some("/etc/pombo/c \"h\".pem".into()),
         tls_key: Some("key.pem".into()),
         control: Some(Listen::Unix("/run/control.sock".into())),
+        control_tokens: vec![
+            "a push+admin 0123456789abcdef0123456789abcdef".parse().expect("a token"),
+            "b query fedcba9876543210fedcba9876543210".parse().expect("a token"),
+        ],
+        control_tokens_file: Some("/run/a \"b\"".into()),
+        control_connections_max: 9,
+        control_idle_timeout: Duration::from_millis(61_500),
+        control_body_timeout: Duration::from_secs(31),
+        control_answer_timeout: Duration::from_secs(6),
+        push_bytes_max: Some(12_345),
+        push_uids_max: 11,
+        idempotency_window: Duration::ZERO,
+        idempotency_bytes_max: 1 << 20,
         text: Some("localhost:1".parse().expect("an address")),
         shards: count(200),
         gateway_threads: count(60),
@@ -190,6 +203,16 @@ fn unusual() -> Config {
         auth_url_headers: vec!["x-tenant".to_owned()],
         auth_cache_ttl: Duration::ZERO,
         auth_cache_entries_max: 0,
+        hook_url: Some("https://hooks.example.org/a?b=c".parse().expect("an address")),
+        hook_url_ca: Some("/etc/pombo/hook \"ca\".pem".into()),
+        hook_secret: Some(Secret::new("a \"secret\" of the hook, of 32 bytes")),
+        hook_secret_file: Some("hook secrets".into()),
+        hook_grace: Duration::ZERO,
+        hook_delay: Duration::from_millis(3),
+        hook_batch_max: 1,
+        hook_timeout: Duration::from_millis(1),
+        hook_retry_time: Duration::from_secs(86_400),
+        hook_queue_max: 17,
         message_timeout: Duration::from_secs(61),
         message_bytes_max: 12_345,
         message_rate_max: Some(10),
@@ -208,6 +231,7 @@ fn unusual() -> Config {
         page: false,
         log_format: LogFormat::Json,
         log_level: LogLevel::Off,
+        protocol: pombo::Config::default().protocol,
     }
 }
 
@@ -216,7 +240,7 @@ fn a_printed_config_loads_back_to_the_same() {
     for config in [Config::default(), unusual()] {
         config.check().expect("sound settings");
         let toml = config.to_toml();
-        let config = Config { jwt_secret: None, ..config };
+        let config = Config { jwt_secret: None, hook_secret: None, control_tokens: Vec::new(), ..config };
         assert_eq!(Layers::new().file(&toml).load(), config, "{toml}");
     }
 }
@@ -237,6 +261,7 @@ fn every_setting_takes_its_flag_and_its_variable() {
             "tls_certificate" => Layers::new().flag("tls_key", &["x"]),
             "tls_key" => Layers::new().flag("tls_certificate", &["x"]),
             "auth" => Layers::new().flag("auth_url", &["http://h/"]),
+            "hook_url" => Layers::new().flag("hook_secret_file", &["x"]),
             _ => Layers::new(),
         };
         let flag = layers().flag(setting.key, &[&text]).load();

@@ -16,7 +16,7 @@ use pombo::{Config, Handle, Listen, Server};
 use rustix::process::{Pid, Signal, kill_process};
 use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
 use serde_json::json;
-use support::{SECRET, Signer, seconds_from_now};
+use support::{Program, SECRET, Signer, seconds_from_now};
 use tokio_tungstenite::tungstenite::{self, Message, WebSocket, protocol::CloseFrame};
 
 /// How long any step may take.
@@ -377,6 +377,23 @@ fn at_a_terminal_a_lost_connection_is_made_anew() {
     close(&mut socket, 4001, "replaced by a newer login");
     client.told("closed by the server: 4001 replaced by a newer login");
     client.ends_silently(1);
+}
+
+#[test]
+fn at_a_terminal_a_killed_server_is_come_back_to() {
+    let program = Program::start(&[]);
+    let address = program.address().to_string();
+    let (client, mut keyboard) = Client::at_terminal(&[&address, "alice"]);
+    client.told("seu uid é alice");
+    keyboard.write_all(b"alice:before\n").expect("it is read");
+    assert_eq!(client.message(), "before");
+    // By SIGKILL: nobody is told.
+    drop(program);
+    client.told("connection lost; next attempt in ");
+    let _program = Program::start_on(&address, &[]);
+    client.told("seu uid é alice");
+    keyboard.write_all(b"alice:behind\n").expect("it is read");
+    assert_eq!(client.message(), "behind");
 }
 
 #[test]

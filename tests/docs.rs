@@ -1,4 +1,5 @@
-//! Holds `docs/protocol.md`, `docs/compatibility.md` and `docs/security.md` against the code, the tests, and a running node.
+//! Holds `docs/protocol.md`, `docs/compatibility.md`, `docs/security.md` and `docs/reliability.md` against the code, the
+//! tests, and a running node.
 
 mod support;
 
@@ -50,15 +51,19 @@ fn code(cell: &str) -> &str {
 }
 
 #[test]
-fn every_test_named_for_a_difference_or_an_attack_exists() {
+fn every_test_named_for_a_difference_an_attack_or_a_promise_exists() {
     let differences = rows("docs/compatibility.md", &["what a client does"]);
     let attacks = rows("docs/security.md", &["class"]);
-    for row in differences.iter().chain(&attacks) {
+    let promises = rows("docs/reliability.md", &["promise", "said in", "tests"]);
+    for row in differences.iter().chain(&attacks).chain(&promises) {
         let tests = row.last().expect("a row has cells");
         for test in tests.split(", ").map(code) {
             let (file, name) = test.split_once("::").unwrap_or_else(|| panic!("expected file::test, got {test}"));
             let source = read(&format!("tests/{file}.rs"));
-            assert!(source.contains(&format!("#[test]\nfn {name}() {{")), "there is no test {test}");
+            let is_there = ["#[test]\nfn", "#[tokio::test]\nasync fn"]
+                .iter()
+                .any(|head| source.contains(&format!("{head} {name}() {{")));
+            assert!(is_there, "there is no test {test}");
         }
     }
 }

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use pombo::Config;
 use pombo::config::DrainCode;
 use pombo::message::{Delivery, Kind};
-use support::{Client, Frame, Node, Nodes, Request, Sent, eventually, nodes};
+use support::{Client, Frame, Node, Nodes, Program, Request, Sent, eventually, nodes};
 
 /// An end that must not be waited for: longer than a test may take.
 const NEVER: Duration = Duration::from_secs(3600);
@@ -301,4 +301,92 @@ fn drain_under_load_ends() {
             node.drain();
         });
     });
+}
+
+/// What one user has received, by sender and whether it was to everybody: numbers without a gap, from 0.
+#[derive(Default)]
+struct Received {
+    next: [[usize; 2]; USERS],
+    count: usize,
+}
+
+const USERS: usize = 8;
+
+impl Received {
+    /// Enters `sender kind number …`.
+    #[track_caller]
+    fn enter(&mut self, frame: &Frame) {
+        let mut words = frame.as_text().splitn(4, ' ').map(str::parse::<usize>);
+        let mut word = || words.next().and_then(Result::ok).unwrap_or_else(|| panic!("{frame:?}"));
+        let (sender, kind, number) = (word(), word(), word());
+        let next = &mut self.next[sender][kind];
+        assert_eq!(number, *next, "of sender {sender}, kind {kind}: one is lost, doubled, or in the wrong place");
+        *next += 1;
+        self.count += 1;
+    }
+}
+
+/// Every user writes to the next and to everybody until it is told; each of them reads slowly enough that its outbox is
+/// never empty. The program is asked to end amid that.
+#[test]
+fn sigterm_under_load_loses_nothing_that_was_accepted() {
+    let mut program = Program::start_with_shards(3, &["--drain-timeout", "4s", "--outbox-bytes-max", "64MiB"]);
+    let clients: Vec<_> = (0..USERS)
+        .map(|user| {
+            let mut client = program.dial().upgraded();
+            client.log_in(&format!("user{user}"));
+            client
+        })
+        .collect();
+    let begun = std::sync::atomic::AtomicUsize::new(0);
+    let received: Vec<Received> = thread::scope(|threads| {
+        let readers: Vec<_> = clients
+            .into_iter()
+            .enumerate()
+            .map(|(user, mut client)| {
+                let mut writer = client.twin();
+                threads.spawn(move || write_until_told(&mut writer, user));
+                let begun = &begun;
+                threads.spawn(move || {
+                    let mut received = Received::default();
+                    loop {
+                        let frame = client.receive();
+                        if frame.as_close().is_some() {
+                            assert!(frame.is_close(1001, "server is going away"), "{frame:?}");
+                            client.expect_end();
+                            return received;
+                        }
+                        received.enter(&frame);
+                        if received.count == 200 {
+                            begun.fetch_add(1, std::sync::atomic::Ordering::SeqCst);
+                        }
+                    }
+                })
+            })
+            .collect();
+        eventually("everybody is amid the load", || begun.load(std::sync::atomic::Ordering::SeqCst) == USERS);
+        program.terminate();
+        readers.into_iter().map(|reader| reader.join().expect("it is told")).collect()
+    });
+    assert_eq!(program.wait(), Some(0));
+    // What outboxes have accepted, as each shard tells at its end, is what has come.
+    program.expect_logged("drained");
+    eventually("each shard tells", || program.logged("shard drained") == 3);
+    let accepted = program.logged_sum("delivered") + program.logged_sum("broadcast_deliveries");
+    let came: usize = received.iter().map(|received| received.count).sum();
+    assert_eq!((came, program.logged_sum("shed_closed"), program.logged_sum("sessions")), (accepted, 0, 0));
+}
+
+/// Writes numbered messages, unicasts and broadcasts by turns, until the node takes no more.
+fn write_until_told(writer: &mut Client, user: usize) {
+    let neighbour = (user + 1) % USERS;
+    for number in 0.. {
+        let padding = "x".repeat(number * 7 % 500);
+        let unicast = Sent::text(format!("user{neighbour}:{user} 0 {number} {padding}"));
+        let broadcast = Sent::text(format!("all:{user} 1 {number} {padding}"));
+        if writer.try_send_bytes(&[unicast.bytes(), broadcast.bytes()].concat()).is_err() {
+            return;
+        }
+        thread::sleep(Duration::from_micros(500));
+    }
 }

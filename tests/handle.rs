@@ -224,7 +224,7 @@ fn pages_of_uids_hold_everybody_once() {
         for most in [1, 7, 50, 1000] {
             let (mut found, mut next) = (Vec::new(), Some(Cursor::default()));
             while let Some(cursor) = next {
-                let Uids { uids, next: after } = page(cursor, most);
+                let Uids { uids, next: after, .. } = page(cursor, most);
                 assert!(uids.len() <= most);
                 found.extend(uids.into_iter().map(String::from));
                 next = after;

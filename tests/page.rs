@@ -3,6 +3,9 @@
 #[path = "support/browser.rs"]
 mod browser;
 
+use std::io::{BufRead as _, BufReader};
+use std::process::{Child, Command, Stdio};
+
 use pombo::{Config, Listen, Server};
 use serde_json::json;
 
@@ -158,6 +161,49 @@ async fn page_comes_back_after_the_server_does() {
     let others = browser.complaints().into_iter().filter(|line| !line.contains("WebSocket connection to"));
     assert_eq!(others.collect::<Vec<_>>(), Vec::<String>::new());
     node.drain().await;
+}
+
+/// The program as a process of its own, which can be killed; killed when dropped.
+struct Process(Child);
+
+impl Process {
+    /// Starts it on this address, and returns it with the page's.
+    fn start(listen: &str) -> (Self, String) {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_pombo"));
+        command.args(["serve", "--control=off", "--listen", listen]).env_clear();
+        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null());
+        let mut child = command.spawn().expect("the program starts");
+        let mut first = String::new();
+        let stdout = child.stdout.take().expect("stdout is a pipe");
+        BufReader::new(stdout).read_line(&mut first).expect("its output is text");
+        let address = first.split(' ').find(|word| word.starts_with("http://")).expect("it says where it listens");
+        (Self(child), format!("{}/", address.trim_end().trim_end_matches(',')))
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        // SIGKILL.
+        self.0.kill().ok();
+        self.0.wait().ok();
+    }
+}
+
+#[tokio::test]
+async fn page_comes_back_after_the_server_was_killed() {
+    let _turn = ONE_AT_A_TIME.lock().await;
+    let Some(browser) = Browser::start().await else { return };
+    let (process, url) = Process::start("127.0.0.1:0");
+    let tab = browser.open(&url).await;
+    log_in(&tab, "alice").await;
+    drop(process);
+    tab.wait_for("document.getElementById('state').textContent !== 'online'").await;
+    let address = url.trim_start_matches("http://").trim_end_matches('/');
+    let (_process, again) = Process::start(address);
+    assert_eq!(again, url);
+    online(&tab).await;
+    send(&tab, "alice", "back").await;
+    shows(&tab, "in", "back").await;
 }
 
 #[tokio::test]

@@ -19,22 +19,32 @@ const ROOMS: &[(&str, &[&str])] = &[
     ("protocol", &["message", "rights", "uid"]),
     ("mailbox", &["message", "sync", "uid"]),
     ("router", &["mailbox", "message", "uid"]),
-    ("config", &["message", "rights", "uid"]),
+    ("config", &["message", "protocol", "rights", "uid"]),
     ("drain", &["message", "uid"]),
     ("metrics", &["frame"]),
-    ("shard", &["config", "drain", "frame", "mailbox", "message", "metrics", "protocol", "rights", "router", "uid"]),
+    ("presence", &[]),
+    ("backoff", &[]),
+    ("service", &["config", "roots"]),
+    (
+        "shard",
+        &[
+            "config", "drain", "frame", "mailbox", "message", "metrics", "presence", "protocol", "rights", "router",
+            "uid",
+        ],
+    ),
     ("listener", &["config"]),
-    ("dispatcher", &["config", "frame", "mailbox", "message", "metrics", "router", "shard", "uid"]),
+    ("dispatcher", &["config", "frame", "mailbox", "message", "metrics", "presence", "router", "shard", "uid"]),
     (
         "gateway",
         &[
             "config", "drain", "frame", "listener", "mailbox", "message", "metrics", "protocol", "rights", "roots",
-            "router", "shard", "uid",
+            "router", "service", "shard", "uid",
         ],
     ),
     (
         "control",
         &[
+            "backoff",
             "config",
             "dispatcher",
             "drain",
@@ -43,7 +53,9 @@ const ROOMS: &[(&str, &[&str])] = &[
             "listener",
             "message",
             "metrics",
+            "presence",
             "roots",
+            "service",
             "shard",
             "uid",
         ],
@@ -61,6 +73,7 @@ const ROOMS: &[(&str, &[&str])] = &[
             "mailbox",
             "message",
             "metrics",
+            "presence",
             "protocol",
             "rights",
             "router",
@@ -68,7 +81,7 @@ const ROOMS: &[(&str, &[&str])] = &[
             "uid",
         ],
     ),
-    ("cli", &["config", "frame", "message", "roots", "router", "server", "uid"]),
+    ("cli", &["backoff", "config", "frame", "message", "roots", "router", "server", "uid"]),
 ];
 
 /// Longest file of `src`, without its tests, and longest function, in lines.

@@ -22,14 +22,12 @@ use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
 use tokio_tungstenite::tungstenite::{Error, Message, error::ProtocolError, protocol::CloseFrame};
 
-use self::backoff::Backoff;
-use self::input::InputError;
 use self::login::Login;
 use self::target::Target;
+use super::input::{self, InputError};
 use super::trust::{Trust, Wire};
+use crate::backoff::Backoff;
 
-mod backoff;
-mod input;
 mod login;
 mod target;
 
@@ -109,6 +107,9 @@ pub(crate) fn run(args: ConnectArgs) -> ExitCode {
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long we stay after the server's close frame, so that our answer gets out.
 const CLOSE_ANSWER_TIMEOUT: Duration = Duration::from_secs(1);
+/// Bound of the first wait before the next attempt.
+const RETRY: Duration = Duration::from_secs(1);
+
 /// A login held this long starts the backoff afresh.
 const STABLE: Duration = Duration::from_secs(10);
 /// Lines sent with one flush.
@@ -202,7 +203,7 @@ struct Client {
     trust: Option<Trust>,
     login: Login,
     /// Lines from standard input; bounded, filled by a thread.
-    lines: mpsc::Receiver<Result<Message, InputError>>,
+    lines: mpsc::Receiver<Result<Vec<u8>, InputError>>,
     interrupt: Interrupt,
 }
 
@@ -210,7 +211,7 @@ impl Client {
     /// Connects, and again after a loss if a human is watching: a script gets its exit code instead.
     async fn run(mut self) -> Ended {
         let reconnects = !self.args.no_reconnect && io::stdin().is_terminal();
-        let mut backoff = Backoff::default();
+        let mut backoff = Backoff::new(RETRY);
         let mut ever_online = false;
         loop {
             let (ended, online) = self.session().await;
@@ -320,7 +321,7 @@ enum Sent {
 /// Sends every line, waits out `wait`, sends the close frame.
 async fn send_lines(
     mut sink: impl Sink<Message, Error = Error> + Unpin,
-    lines: &mut mpsc::Receiver<Result<Message, InputError>>,
+    lines: &mut mpsc::Receiver<Result<Vec<u8>, InputError>>,
     interrupt: &mut Interrupt,
     wait: Duration,
 ) -> Sent {
@@ -339,8 +340,8 @@ async fn send_lines(
         }
         for line in batch.drain(..) {
             match line {
-                Ok(message) => {
-                    if sink.feed(message).await.is_err() {
+                Ok(line) => {
+                    if sink.feed(message(line)).await.is_err() {
                         return Sent::Failed;
                     }
                 }
@@ -356,6 +357,14 @@ async fn send_lines(
         (Err(_), _) => Sent::Failed,
         (Ok(()), Some(error)) => Sent::Unreadable(error),
         (Ok(()), None) => Sent::Close,
+    }
+}
+
+/// Text if it is UTF-8, else binary: the server delivers either unchanged.
+fn message(line: Vec<u8>) -> Message {
+    match String::from_utf8(line) {
+        Ok(text) => Message::text(text),
+        Err(error) => Message::binary(error.into_bytes()),
     }
 }
 
@@ -463,6 +472,12 @@ mod tests {
         ] {
             assert_eq!(one_line(text), line);
         }
+    }
+
+    #[test]
+    fn text_stays_text_and_bytes_stay_bytes() {
+        assert_eq!(message(b"bob:ol\xc3\xa1".to_vec()), Message::text("bob:olá"));
+        assert_eq!(message(b"bob:\xff".to_vec()), Message::binary(b"bob:\xff".to_vec()));
     }
 
     #[test]

@@ -15,9 +15,14 @@ use clap::{Parser, Subcommand};
 
 pub mod bench;
 mod connect;
+mod control;
 mod flags;
+mod generate;
+mod input;
 mod log;
 mod serve;
+mod systemd;
+mod token;
 mod trim;
 mod trust;
 
@@ -45,8 +50,13 @@ enum Command {
     /// Runs the server; the default
     Serve(serve::Serve),
     Connect(connect::ConnectArgs),
+    Push(control::push::Push),
+    Online(control::online::Online),
+    Kick(control::kick::Kick),
     /// Puts a server under load, checks every message, and says what it cost
     Bench(bench::BenchArgs),
+    Completions(generate::Completions),
+    Man(generate::Man),
 }
 
 /// Runs the command that `arguments` (the program's name first) ask for, to its end.
@@ -64,10 +74,16 @@ pub fn run(
             return ExitCode::from(if answer.use_stderr() { REFUSED } else { 0 });
         }
     };
+    let variables: Vec<_> = variables.into_iter().collect();
     match cli.command.unwrap_or(Command::Serve(cli.serve)) {
-        Command::Serve(serve) => serve.run(&variables.into_iter().collect::<Vec<_>>()),
+        Command::Serve(serve) => serve.run(&variables),
+        Command::Push(push) => push.run(&variables),
+        Command::Online(online) => online.run(&variables),
+        Command::Kick(kick) => kick.run(&variables),
         Command::Connect(connect) => connect::run(connect),
         Command::Bench(bench) => bench::run(bench),
+        Command::Completions(completions) => completions.run(),
+        Command::Man(man) => man.run(),
     }
 }
 

@@ -15,9 +15,9 @@ use tracing::{error, info, warn};
 
 use super::flags::Flags;
 use super::log::Log;
-use super::{refuse, trim};
+use super::{refuse, systemd, trim};
 use crate::config::{Auth, Config, Faults, Listen, Origins, Paths, load};
-use crate::server::{Handle, Server, StartError};
+use crate::server::{Handle, PassedSockets, Server, StartError};
 
 /// Runs the server.
 #[derive(Clone, Debug, clap::Args)]
@@ -83,7 +83,10 @@ impl Serve {
         variables: &[(OsString, OsString)],
     ) -> ExitCode {
         tokio::spawn(trim::after_storms(handle.clone()));
+        tokio::spawn(systemd::feed_watchdog(handle.clone()));
+        systemd::ready();
         while signals.next().await == Asked::Reload {
+            systemd::reloading();
             match self.load(variables) {
                 Ok(new) => config = reload(&config, &new, &handle, log),
                 Err(faults) => {
@@ -92,7 +95,9 @@ impl Serve {
                     }
                 }
             }
+            systemd::ready();
         }
+        systemd::stopping();
         info!(drain_timeout = ?config.drain_timeout, "draining, a second signal ends at once");
         tokio::select! {
             () = handle.drain() => {
@@ -109,8 +114,9 @@ impl Serve {
 
 /// Opens the listeners, starts the threads, and tells where to go.
 fn start(config: &Config) -> Result<Handle, StartError> {
-    let server = Server::bind(config.clone())?;
+    let server = Server::bind_with(config.clone(), PassedSockets::from_env()?)?;
     let addresses = server.addresses().to_vec();
+    let control = server.control_addresses().control.clone();
     let handle = server.start()?;
     for listen in addresses.iter().filter(|listen| config.auth == Auth::None && !listen.is_local()) {
         warn!(%listen, "other machines can reach this address, and log in as anybody");
@@ -118,7 +124,10 @@ fn start(config: &Config) -> Result<Handle, StartError> {
     if config.gateway().admission.origins == Origins::Any {
         warn!("pages of every web site may connect from their visitors' browsers, see the setting origins");
     }
-    print(&welcome(&addresses, config));
+    if control.as_ref().is_some_and(|listen| !listen.is_local()) && config.tls_certificate.is_none() {
+        warn!("tokens of other programs cross the network in the clear, see the settings control and tls_certificate");
+    }
+    print(&format!("{}{}", welcome(&addresses, config), invite(control.as_ref(), config)));
     Ok(handle)
 }
 
@@ -224,6 +233,20 @@ fn welcome(addresses: &[Listen], config: &Config) -> String {
     format!("{head}try: {page}pombo connect {}{path} {who}\n", url(ws, &listen))
 }
 
+/// What a node says to other programs: where, and how to push.
+fn invite(control: Option<&Listen>, config: &Config) -> String {
+    let Some(listen) = control else { return String::new() };
+    let http = if config.tls_certificate.is_some() { "https" } else { "http" };
+    let place = url(http, listen);
+    let (socket, base) = match reachable(listen) {
+        Listen::Unix(path) => (format!("--unix-socket {} ", path.display()), "http://localhost".to_owned()),
+        tcp @ Listen::Tcp(_) => (String::new(), url(http, &tcp)),
+    };
+    let has_tokens = !config.control_tokens.is_empty() || config.control_tokens_file.is_some();
+    let token = if has_tokens { "--oauth2-bearer TOKEN " } else { "" };
+    format!("push from other programs on {place}: curl {socket}{token}--json '\"hi\"' {base}/v1/push/alice\n")
+}
+
 fn url(scheme: &str, listen: &Listen) -> String {
     match listen {
         Listen::Tcp(address) => format!("{scheme}://{address}"),
@@ -262,6 +285,38 @@ mod tests {
         let addresses: Vec<Listen> = addresses.iter().map(|text| text.parse().expect("an address")).collect();
         let expected = lines.replace("VERSION", env!("CARGO_PKG_VERSION"));
         assert_eq!(welcome(&addresses, &config), expected);
+    }
+
+    #[test]
+    fn invites_other_programs() {
+        #[track_caller]
+        fn check(control: &str, change: impl FnOnce(&mut Config), line: &str) {
+            let mut config = Config::default();
+            change(&mut config);
+            assert_eq!(invite(Some(&control.parse().expect("an address")), &config), format!("{line}\n"));
+        }
+        assert_eq!(invite(None, &Config::default()), "");
+        check(
+            "127.0.0.1:1235",
+            |_| {},
+            "push from other programs on http://127.0.0.1:1235: \
+             curl --json '\"hi\"' http://127.0.0.1:1235/v1/push/alice",
+        );
+        check(
+            "0.0.0.0:1",
+            |config| {
+                config.tls_certificate = Some("chain.pem".into());
+                config.control_tokens_file = Some("tokens".into());
+            },
+            "push from other programs on https://0.0.0.0:1: \
+             curl --oauth2-bearer TOKEN --json '\"hi\"' https://127.0.0.1:1/v1/push/alice",
+        );
+        check(
+            "unix:/x",
+            |_| {},
+            "push from other programs on unix:/x: \
+             curl --unix-socket /x --json '\"hi\"' http://localhost/v1/push/alice",
+        );
     }
 
     #[test]

@@ -64,7 +64,7 @@ impl fmt::Debug for Secret {
     }
 }
 
-/// Address of a service that authenticates: `http://` or `https://`, a host, maybe a port and a path.
+/// Address of a service that is asked or told something: `http://` or `https://`, a host, maybe a port and a path.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct AuthUrl(Uri);
 

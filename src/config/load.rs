@@ -17,6 +17,9 @@ use super::{Config, Fault, Faults, Origin, SETTINGS, Setting, VARIABLE_PREFIX};
 /// The variable that names the file, beside the flag `--config`.
 pub const FILE_VARIABLE: &str = "POMBO_CONFIG";
 
+/// The variable that holds the token of who calls a node: of a caller's own, and no setting of a node's.
+pub const TOKEN_VARIABLE: &str = "POMBO_CONTROL_TOKEN";
+
 /// What a user wrote in one layer, not yet read: at most one value for each setting.
 #[derive(Clone, Debug, Default)]
 pub struct Settings(BTreeMap<&'static str, Written>);
@@ -39,9 +42,8 @@ struct Written {
 /// values that don't go with each other.
 pub fn load(flags: &Settings, file: Option<&Path>, variables: &[(OsString, OsString)]) -> Result<Config, Faults> {
     let mut faults = Vec::new();
-    let named = variables.iter().find(|(name, _)| name == FILE_VARIABLE).map(|(_, value)| PathBuf::from(value));
     let environment = Settings::from_variables(variables, &mut faults);
-    let file = match file.map(Path::to_owned).or(named) {
+    let file = match file_of(file, variables) {
         Some(path) => Settings::from_file(&path, &mut faults),
         None => Settings::default(),
     };
@@ -50,6 +52,37 @@ pub fn load(flags: &Settings, file: Option<&Path>, variables: &[(OsString, OsStr
     effective.extend(flags.0.clone());
     let config = read(&Settings(effective), &mut faults);
     if faults.is_empty() { Ok(config) } else { Err(Faults(faults)) }
+}
+
+/// Finds what is written as the value of `setting` in the environment, or else in the file, and where.
+///
+/// For who calls a node and shares a setting with it: all other settings are the node's business, and so are their
+/// faults. The file is looked at only if it matters, so one that this user may not read is no hindrance otherwise.
+///
+/// # Errors
+/// When the file can't be read, or is no TOML.
+pub fn find(
+    setting: &'static Setting,
+    file: Option<&Path>,
+    variables: &[(OsString, OsString)],
+) -> Result<Option<(String, Origin)>, Faults> {
+    let mut ignored = Vec::new();
+    let mut found = Settings::from_variables(variables, &mut ignored).0.remove(setting.key);
+    if let (None, Some(path)) = (&found, file_of(file, variables)) {
+        let mut faults = Vec::new();
+        found = Settings::from_file(&path, &mut faults).0.remove(setting.key);
+        faults.retain(|fault| matches!(fault, Fault::Unreadable { .. } | Fault::Syntax { .. }));
+        if !faults.is_empty() {
+            return Err(Faults(faults));
+        }
+    }
+    Ok(found.map(|Written { items, origin }| (items.join(","), origin)))
+}
+
+/// Returns the file that a flag or a variable names.
+fn file_of(flag: Option<&Path>, variables: &[(OsString, OsString)]) -> Option<PathBuf> {
+    let variable = || variables.iter().find(|(name, _)| name == FILE_VARIABLE).map(|(_, value)| PathBuf::from(value));
+    flag.map(Path::to_owned).or_else(variable)
 }
 
 impl Settings {
@@ -63,7 +96,8 @@ impl Settings {
         let mut settings = Self::default();
         for (name, value) in variables {
             let name = name.to_string_lossy();
-            if !name.starts_with(VARIABLE_PREFIX) || name == FILE_VARIABLE || is_service_link(&name, value) {
+            let is_ours = name.starts_with(VARIABLE_PREFIX) && !is_service_link(&name, value);
+            if !is_ours || name == FILE_VARIABLE || name == TOKEN_VARIABLE {
                 continue;
             }
             let origin = Origin::Variable(name.to_string());
@@ -270,6 +304,27 @@ mod tests {
                 "shards =  (from POMBO_SHARDS): expected 1 to 256",
             ],
         );
+    }
+
+    #[test]
+    fn finds_one_setting_for_who_calls_a_node() {
+        #[track_caller]
+        fn check(toml: &str, pairs: &[(&str, &str)], expected: Option<&str>) {
+            let folder = tempfile::tempdir().expect("a folder");
+            let path = folder.path().join("p.toml");
+            fs::write(&path, toml).expect("the folder is writable");
+            let setting = Setting::of("control").expect("a setting");
+            let found = find(setting, Some(&path), &variables(pairs)).map(|found| found.map(|(value, _)| value));
+            assert_eq!(found.map_err(|faults| faults.to_string()), Ok(expected.map(str::to_owned)), "{toml} {pairs:?}");
+        }
+        check("", &[], None);
+        check("control = 'unix:/x'\nshards = 0\nshard = 1", &[], Some("unix:/x"));
+        check("control = '127.0.0.1:1'", &[("POMBO_CONTROL", "https://x:2"), ("POMBO_X", "")], Some("https://x:2"));
+        check("control", &[("POMBO_CONTROL", "off")], Some("off"));
+        let (setting, none) = (Setting::of("control").expect("a setting"), Path::new("no/such.toml"));
+        assert!(find(setting, Some(none), &[]).is_err());
+        assert!(find(setting, None, &variables(&[("POMBO_CONFIG", "no/such.toml")])).is_err());
+        check_variables(&[("POMBO_CONTROL_TOKEN", "x")], &[]);
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! The node's settings, checked: what each means, its range, and its default.
 //!
 //! [`Config`] is a plain value that a program may build by hand (`Config { shards, ..Config::default() }`)
-//! or [`load()`] from flags, environment and file. Every default stands in `impl Default` and nowhere else;
+//! or [`load()`] from flags, environment and file. Every default stands in `impl Default` (`default.rs`) and nowhere else;
 //! every range stands in [`SETTINGS`], which also gives each setting its flag, its variable, its TOML key
 //! and its line in `docs/settings.md`.
 //!
@@ -12,28 +12,35 @@ use std::num::NonZeroUsize;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use crate::protocol::Protocol;
 use crate::rights::Rights;
 
 mod admission;
 mod auth;
 mod choice;
+mod control;
+mod default;
 mod fault;
 mod form;
+mod hooks;
 mod listen;
 mod load;
 mod memory;
 mod parts;
 mod relations;
 mod reload;
+mod show;
 mod table;
 
 pub use admission::{AdmissionSettings, OriginError, Origins, PageOrigin, TrustedProxy, TrustedProxyError};
 pub use auth::{Auth, AuthSettings, AuthSource, AuthUrl, Secret};
 pub use choice::{DrainCode, DuplicateLogin, LogFormat, LogLevel, Paths, SlowConsumer};
+pub use control::{ControlRights, ControlSettings, ControlToken, ControlTokenError};
 pub use fault::{Fault, Faults, Origin};
+pub use hooks::HookSettings;
 pub use listen::{Listen, ListenError};
-pub use load::{FILE_VARIABLE, Settings, load};
-pub use parts::{ControlSettings, GatewaySettings, SessionSettings};
+pub use load::{FILE_VARIABLE, Settings, TOKEN_VARIABLE, find, load};
+pub use parts::{GatewaySettings, SessionSettings};
 pub use reload::Reloaded;
 pub use table::{Reload, SETTINGS, Setting, VARIABLE_PREFIX};
 
@@ -89,6 +96,64 @@ pub struct Config {
     /// The default is loopback: whoever can connect to it may do everything, unless `control_tokens` are set, which any
     /// other address needs. Range: `off`, or `IP:PORT`, `localhost:PORT` or `unix:/PATH`. Default: `127.0.0.1:1235`.
     pub control: Option<Listen>,
+
+    /// Tokens of the programs that may; better set by its variable, or by a file.
+    ///
+    /// Each has a name for the logs, and rights: `push`, `query` and `admin`, joined by `+`. With any, whoever has none is
+    /// refused. Range: `none`, or one or more of `NAME RIGHTS TOKEN`, such as backend push+query and 32 or more letters,
+    /// digits or `-._~+/=`. Default: `none`.
+    pub control_tokens: Vec<ControlToken>,
+
+    /// File with such tokens, one in a line.
+    ///
+    /// Read again when it changes. Empty lines, and those that begin with `#`, mean nothing. Range: `none`, or the path
+    /// of a file. Default: `none`.
+    pub control_tokens_file: Option<PathBuf>,
+
+    /// Most connections of other programs over HTTP; more wait.
+    ///
+    /// A connection has one request at a time, so this bounds those, too, and the memory that their messages take:
+    /// `push_bytes_max` each, and twice as much for a batch. Range: 1 to 100000. Default: `256`.
+    pub control_connections_max: usize,
+
+    /// Time without a request on a connection, for a request's head, and for what is not read of an answer.
+    ///
+    /// Shorter frees the places of programs that are gone; longer spares others a new connection. Range: a time of 10ms
+    /// to 1h, as in `5s`. Default: `60s`.
+    pub control_idle_timeout: Duration,
+
+    /// Time from a request's head to its end, and between two lines of a batch.
+    ///
+    /// Shorter frees the places of slow programs sooner. Range: a time of 10ms to 1h, as in `5s`. Default: `30s`.
+    pub control_body_timeout: Duration,
+
+    /// Time that the shards may take to answer a request.
+    ///
+    /// Past it a program is told whether its message may have been taken. Range: a time of 1ms to 10m, as in `5s`.
+    /// Default: `5s`.
+    pub control_answer_timeout: Duration,
+
+    /// Longest message that another program may push; `auto` is `message_bytes_max`, and `outbox_bytes_max` - 14 the most.
+    ///
+    /// More lets each connection hold more memory while it sends. Range: `auto`, or a size of 1 to 1GiB. Default: `auto`.
+    pub push_bytes_max: Option<usize>,
+
+    /// Most uids in one request.
+    ///
+    /// Of those that a message is for, or that a broadcast leaves out. Range: 1 to 1000000. Default: `10000`.
+    pub push_uids_max: usize,
+
+    /// How long an answer is kept for its `Idempotency-Key`.
+    ///
+    /// Longer lets a program try again later without a message being sent twice; `0s` ignores the header. Range: a time of
+    /// 0s to 24h, as in `5s`. Default: `10m`.
+    pub idempotency_window: Duration,
+
+    /// Most bytes of answers that are kept so.
+    ///
+    /// Some 300 for each; past it, requests with a new key are refused until the oldest answer's time is over. Range: a size
+    /// of 1KiB to 16GiB. Default: `64MiB`.
+    pub idempotency_bytes_max: usize,
 
     /// Address where other programs push by lines of JSON.
     ///
@@ -268,6 +333,61 @@ pub struct Config {
     /// Past it the oldest goes; some 200 bytes each. Range: 0 to 10000000. Default: `10000`.
     pub auth_cache_entries_max: usize,
 
+    /// Service that is told which uids come online and go offline.
+    ///
+    /// Each batch is posted to it as JSON, and signed. Range: `none`, or an address such as
+    /// `http://127.0.0.1:8080/login`. Default: `none`.
+    pub hook_url: Option<AuthUrl>,
+
+    /// File with the certificates that may vouch for `hook_url` over TLS.
+    ///
+    /// PEM; they stand in for those that the system trusts. Range: `none`, or the path of a file. Default: `none`.
+    pub hook_url_ca: Option<PathBuf>,
+
+    /// Secret that batches are signed with; better set by its variable, or by a file.
+    ///
+    /// A flag shows in the list of processes. Range: `none`, or a text of 32 to 1024 bytes. Default: `none`.
+    pub hook_secret: Option<Secret>,
+
+    /// File with the secrets that batches are signed with, one a line.
+    ///
+    /// Read again when it changes; every batch has a signature by each, so that a new one can take over from an old one.
+    /// Range: `none`, or the path of a file. Default: `none`.
+    pub hook_secret_file: Option<PathBuf>,
+
+    /// Time that a uid may be without a session before it counts as offline.
+    ///
+    /// Longer hides the reconnects of bad networks, shorter tells sooner. Range: a time of 0s to 1h, as in `5s`.
+    /// Default: `5s`.
+    pub hook_grace: Duration,
+
+    /// Time that an event waits for others to go with it.
+    ///
+    /// Longer makes fewer and larger batches. Range: a time of 0s to 60s, as in `5s`. Default: `100ms`.
+    pub hook_delay: Duration,
+
+    /// Most events in a batch.
+    ///
+    /// A batch has at most a megabyte in any case. Range: 1 to 10000. Default: `1000`.
+    pub hook_batch_max: usize,
+
+    /// Time that the service may take to answer a batch.
+    ///
+    /// The node's end waits that long for the last batches to be taken, too. Range: a time of 1ms to 60s, as in `5s`.
+    /// Default: `5s`.
+    pub hook_timeout: Duration,
+
+    /// Time that a batch is tried again before its events are given up.
+    ///
+    /// Meanwhile the others wait, since events come in order. Range: a time of 0s to 24h, as in `5s`. Default: `10m`.
+    pub hook_retry_time: Duration,
+
+    /// Most events that wait for the service, and most uids that wait for their grace to end.
+    ///
+    /// Past it the oldest event is lost, which the next batch says; or the oldest grace ends early. Some 200 bytes each.
+    /// Range: 1 to 10000000. Default: `100000`.
+    pub hook_queue_max: usize,
+
     /// Time from a message's first byte to its last.
     ///
     /// Bounds how long a peer can occupy a half-received message's memory; slow links with large messages need
@@ -380,76 +500,10 @@ pub struct Config {
     /// `debug` logs the life of each session, `trace` each frame; both cost at every connection. Range: `off`,
     /// `error`, `warn`, `info`, `debug` or `trace`. Default: `info`.
     pub log_level: LogLevel,
-}
 
-impl Default for Config {
-    fn default() -> Self {
-        let cores = num_cpus::get();
-        Self {
-            listen: vec![Listen::LOOPBACK],
-            tls_certificate: None,
-            tls_key: None,
-            shards: at_least_one(cores.min(256)),
-            gateway_threads: at_least_one((cores / 4).min(64)),
-            connections_max: 1_000_000,
-            handshakes_max: 16_384,
-            control: Some(Listen::CONTROL),
-            text: None,
-            address_sessions_max: None,
-            address_logins_per_minute: None,
-            logins_per_second: None,
-            origins: Origins::Auto,
-            trusted_proxies: Vec::new(),
-            proxy_protocol: false,
-            paths: Paths::Any,
-            login_reply: "Login realizado com sucesso, seu uid é {uid}".to_owned(),
-            duplicate_login: DuplicateLogin::Replace,
-            uid_sessions_max: at_least_one(16),
-            handshake_timeout: Duration::from_secs(5),
-            login_timeout: Duration::from_secs(10),
-            login_bytes_max: 8 * 1024,
-            auth: Auth::None,
-            insecure_open: false,
-            auth_sources: vec![AuthSource::FirstFrame, AuthSource::Header, AuthSource::Subprotocol],
-            rights: Rights::ALL,
-            rights_claim: "may".to_owned(),
-            jwt_secret: None,
-            jwt_secret_file: None,
-            jwt_key_files: Vec::new(),
-            jwt_issuer: None,
-            jwt_audience: None,
-            jwt_leeway: Duration::from_secs(5),
-            auth_url: None,
-            auth_url_ca: None,
-            auth_url_timeout: Duration::from_secs(3),
-            auth_url_in_flight_max: 64,
-            auth_url_headers: ["cookie", "user-agent"].map(str::to_owned).into(),
-            auth_cache_ttl: Duration::from_secs(10),
-            auth_cache_entries_max: 10_000,
-            message_timeout: Duration::from_secs(60),
-            message_bytes_max: 1024 * 1024,
-            message_rate_max: None,
-            byte_rate_max: None,
-            rate_patience: Duration::from_secs(10),
-            uid_bytes_max: 256,
-            outbox_bytes_max: 2 * 1024 * 1024,
-            memory_bytes_max: memory::half(),
-            send_buffer_bytes: None,
-            slow_consumer: SlowConsumer::Disconnect,
-            mailbox_bytes_max: 1024 * 1024,
-            heartbeat_interval: Duration::from_secs(25),
-            close_timeout: Duration::from_secs(2),
-            drain_timeout: Duration::from_secs(10),
-            drain_code: DrainCode::GoingAway,
-            page: true,
-            log_format: LogFormat::Human,
-            log_level: LogLevel::Info,
-        }
-    }
-}
-
-fn at_least_one(count: usize) -> NonZeroUsize {
-    NonZeroUsize::new(count).unwrap_or(NonZeroUsize::MIN)
+    /// What sessions speak. No setting: flags, variables and files can't reach it, only a program that embeds a node.
+    #[doc(hidden)]
+    pub protocol: Protocol,
 }
 
 impl Config {
@@ -473,30 +527,11 @@ impl Config {
         let value = Setting::of(key).map(|setting| setting.text(self)).unwrap_or_default();
         Fault::Value { key, value, origin, expected }
     }
-
-    /// Shows every setting as TOML, with what it does; loaded again, it makes an equal config but for secrets.
-    pub fn to_toml(&self) -> String {
-        let mut text = String::new();
-        let mut group = "";
-        for setting in SETTINGS {
-            if setting.group != group {
-                let gap = if group.is_empty() { "" } else { "\n" };
-                group = setting.group;
-                text += &format!("{gap}## {group}\n");
-            }
-            let (key, value) = (setting.key, setting.show(self));
-            let line = match setting.concealed(self) {
-                Some(_) => format!("# {key} is set, and not shown"),
-                None => format!("{key} = {value}"),
-            };
-            text += &format!("\n# {}.\n# {}.\n{line}\n", setting.help, setting.expected());
-        }
-        text
-    }
 }
 
 #[cfg(test)]
 mod tests {
+    use super::default::at_least_one;
     use super::*;
 
     #[track_caller]

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use super::{AdmissionSettings, AuthSettings, Config, DrainCode, DuplicateLogin, Paths, SlowConsumer};
+use crate::protocol::Protocol;
 
 /// What a shard needs to know; see the fields of the same names in [`Config`].
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -35,6 +36,8 @@ pub struct SessionSettings {
     pub uid_sessions_max: usize,
     /// Text that answers a login, with `{uid}` for the uid.
     pub login_reply: String,
+    /// What sessions speak.
+    pub protocol: Protocol,
 }
 
 /// What the gateway needs to know; see the fields of the same names in [`Config`].
@@ -64,13 +67,8 @@ pub struct GatewaySettings {
     pub send_buffer_bytes: Option<usize>,
     /// How connections prove who they are.
     pub auth: AuthSettings,
-}
-
-/// What control needs to know; see the fields of the same names in [`Config`].
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct ControlSettings {
-    /// Longest uid.
-    pub uid_bytes_max: usize,
+    /// What sessions speak.
+    pub protocol: Protocol,
 }
 
 impl Config {
@@ -91,12 +89,8 @@ impl Config {
             duplicate_login: self.duplicate_login,
             uid_sessions_max: self.uid_sessions_max.get(),
             login_reply: self.login_reply.clone(),
+            protocol: self.protocol,
         }
-    }
-
-    /// Copies out the part of control.
-    pub fn control_settings(&self) -> ControlSettings {
-        ControlSettings { uid_bytes_max: self.uid_bytes_max }
     }
 
     /// Copies out the gateway's part.
@@ -114,6 +108,7 @@ impl Config {
             page: self.page,
             send_buffer_bytes: self.send_buffer_bytes,
             auth: self.auth_settings(),
+            protocol: self.protocol,
         }
     }
 }

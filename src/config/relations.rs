@@ -3,7 +3,7 @@
 use super::{Config, Fault, Origin};
 
 /// Longest header of a frame that a server sends or receives (RFC 6455, section 5.2).
-const FRAME_HEADER_BYTES_MAX: usize = 14;
+pub(super) const FRAME_HEADER_BYTES_MAX: usize = 14;
 
 impl Config {
     /// Tells which values don't go with each other, apart from those that `faults` already holds.
@@ -32,17 +32,13 @@ impl Config {
                 "a file, since tls_certificate is set".to_owned(),
             ),
             (
-                "text",
-                self.text.as_ref().is_some_and(|listen| !listen.is_local()),
-                "a loopback address or a Unix socket, since nobody proves who they are there".to_owned(),
-            ),
-            (
                 "trusted_proxies",
                 self.proxy_protocol && self.trusted_proxies.is_empty(),
                 "the proxies that proxy_protocol is spoken with".to_owned(),
             ),
         ];
-        let relations = relations.into_iter().chain(self.auth_relations());
+        let others = self.auth_relations().into_iter().chain(self.control_relations()).chain(self.hook_relations());
+        let relations = relations.into_iter().chain(others);
         let broken = relations.filter(|(key, broken, _)| *broken && sound(key));
         broken.map(|(key, _, expected)| self.fault(key, origin(key), expected)).collect()
     }

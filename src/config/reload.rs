@@ -22,8 +22,11 @@ impl Config {
         let mut reloaded = Reloaded::default();
         for setting in SETTINGS.iter().filter(|setting| setting.show(self) != setting.show(new)) {
             let is_of_another_method = self.auth != new.auth && is_of_a_method(setting.key);
+            // A node whose control still listens where others can connect must not lose its tokens to settings for
+            // another address.
+            let is_of_another_address = self.control != new.control && setting.key.starts_with("control_tokens");
             match setting.reload {
-                Reload::Live if !is_of_another_method => {
+                Reload::Live if !is_of_another_method && !is_of_another_address => {
                     setting.take(&mut next, new);
                     reloaded.taken.push(setting.key);
                 }

@@ -7,6 +7,7 @@ use toml::Value;
 
 use super::admission::{OriginList, Proxies};
 use super::auth::{Exactly, File, Granted, HeaderNames, Hidden, Sources, Url};
+use super::control::Tokens;
 use super::form::{Address, Addresses, Count, Form, OrOff, PathList, Size, Switch, Text, Time, Word, items};
 use super::{Auth, Config, DrainCode, DuplicateLogin, LogFormat, LogLevel, SlowConsumer};
 
@@ -179,6 +180,20 @@ pub static SETTINGS: &[Setting] = settings! {
     }
     "Push from other programs" {
         control: OrOff(Address), Restart, "Address where other programs push and ask over HTTP";
+        control_tokens: Tokens, Live, "Tokens of the programs that may; better set by its variable, or by a file";
+        control_tokens_file: File, Live, "File with such tokens, one in a line";
+        control_connections_max: Count(1, 100_000), Restart,
+            "Most connections of other programs over HTTP; more wait";
+        control_idle_timeout: Time(10, HOUR), Live,
+            "Time without a request on a connection, for a request's head, and for what is not read of an answer";
+        control_body_timeout: Time(10, HOUR), Live,
+            "Time from a request's head to its end, and between two lines of a batch";
+        control_answer_timeout: Time(1, 600 * SECOND), Live, "Time that the shards may take to answer a request";
+        push_bytes_max: Size(1, GIB), Live,
+            "Longest message that another program may push; auto is message_bytes_max, and outbox_bytes_max - 14 the most";
+        push_uids_max: Count(1, 1_000_000), Live, "Most uids in one request";
+        idempotency_window: Time(0, 24 * HOUR), Live, "How long an answer is kept for its Idempotency-Key";
+        idempotency_bytes_max: Size(KIB, 16 * GIB), Live, "Most bytes of answers that are kept so";
         text: OrOff(Address), Restart, "Address where other programs push by lines of JSON";
     }
     "Threads" {
@@ -228,6 +243,19 @@ pub static SETTINGS: &[Setting] = settings! {
         auth_url_headers: HeaderNames, Live, "Headers of the client's request that the service is told";
         auth_cache_ttl: Time(0, HOUR), Live, "How long an answer of the service holds for the same question";
         auth_cache_entries_max: Count(0, 10_000_000), Restart, "Most answers of the service that are kept";
+    }
+    "Hook" {
+        hook_url: Url, Restart, "Service that is told which uids come online and go offline";
+        hook_url_ca: File, Restart, "File with the certificates that may vouch for hook_url over TLS";
+        hook_secret: Hidden, Restart, "Secret that batches are signed with; better set by its variable, or by a file";
+        hook_secret_file: File, Restart, "File with the secrets that batches are signed with, one a line";
+        hook_grace: Time(0, HOUR), Live, "Time that a uid may be without a session before it counts as offline";
+        hook_delay: Time(0, 60 * SECOND), Live, "Time that an event waits for others to go with it";
+        hook_batch_max: Count(1, 10_000), Live, "Most events in a batch";
+        hook_timeout: Time(1, 60 * SECOND), Live, "Time that the service may take to answer a batch";
+        hook_retry_time: Time(0, 24 * HOUR), Live, "Time that a batch is tried again before its events are given up";
+        hook_queue_max: Count(1, 10_000_000), Live,
+            "Most events that wait for the service, and most uids that wait for their grace to end";
     }
     "Messages and slow consumers" {
         message_bytes_max: Size(1, GIB), Live, "Longest message a client may send, its fragments joined";

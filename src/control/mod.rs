@@ -7,23 +7,38 @@
 //!   HTTP ─────▶ http ──┐
 //!                      ├─▶ dispatcher ─▶ shards
 //!   lines ────▶ text ──┘
+//!   a service ◀── hooks ◀── events ── shards
 //! ```
 
 mod accept;
+mod hooks;
 mod http;
 mod prometheus;
 mod text;
+mod tokens;
 
+use std::future::Future;
 use std::io;
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::sync::watch;
+use tokio::time::{Instant, timeout};
 
+pub use self::http::Problem;
+pub use self::tokens::ControlTokensError;
+pub(crate) use self::tokens::TokenSet;
+
+pub(crate) use self::hooks::{HookEnds, HookError, Hooks};
 use crate::config::ControlSettings;
 use crate::dispatcher::Dispatcher;
 use crate::gateway::{Reason, Refusals};
 use crate::listener::BoundListener;
+use crate::metrics::Stats;
 use crate::shard::Admission;
+
+/// How long connections may take to end, once nobody is left to push to.
+const END_TIME: Duration = Duration::from_secs(1);
 
 /// Listeners that are bound and not accepted on yet.
 #[derive(Debug, Default)]
@@ -39,6 +54,12 @@ pub(crate) struct ControlListeners {
 pub(crate) struct Control {
     pub(crate) settings: watch::Receiver<Arc<ControlSettings>>,
     pub(crate) dispatcher: Dispatcher,
+    /// Who may use the HTTP API; nobody in it lets in everybody.
+    pub(crate) tokens: watch::Sender<Arc<TokenSet>>,
+    /// When the drain will be over, from its begin on.
+    pub(crate) draining: watch::Receiver<Option<Instant>>,
+    /// Subscribed to by each connection that is open; nothing is ever sent.
+    pub(crate) open: watch::Sender<()>,
     /// Connections on the node.
     pub(crate) admission: Admission,
     /// What was refused, by reason.
@@ -50,24 +71,40 @@ pub(crate) struct Control {
 impl Control {
     /// Asks for what is counted, and writes it for Prometheus.
     async fn scrape(&self) -> String {
-        let shards = self.dispatcher.stats().await;
+        let shards = self.dispatcher.stats().await.into_iter().map(Result::unwrap_or_default).collect();
         let refusals = Reason::ALL.iter().map(|reason| (reason.name(), self.refusals.count(*reason))).collect();
-        let scrape = prometheus::Scrape { shards, connections: self.admission.count() as u64, refusals };
+        let mut hook = Stats::default();
+        self.dispatcher.add_hook_counts(&mut hook);
+        let scrape = prometheus::Scrape { shards, hook, connections: self.admission.count() as u64, refusals };
         scrape.text()
     }
 
-    /// Serves on all listeners until the future is dropped.
+    /// Serves on all listeners until `served` is over, and then answers what was taken by then.
     ///
     /// # Errors
     /// When a listener can't be moved to the runtime that this is called in.
-    pub(crate) async fn run(self, listeners: ControlListeners) -> io::Result<()> {
+    pub(crate) async fn run(self, listeners: ControlListeners, served: impl Future) -> io::Result<()> {
+        let open = self.open.clone();
         let ControlListeners { http, text } = listeners;
+        // Nothing is ever sent: the sender's drop is the sign to end.
+        let (serving, ending) = watch::channel(());
         if let Some(listener) = http {
+            tokio::spawn(tokens::keep(self.settings.clone(), self.tokens.clone()));
             tokio::spawn(http::serve(self.clone(), listener.into_listener()?));
         }
-        if let Some(listener) = text {
-            tokio::spawn(text::serve(self, listener.into_listener()?));
-        }
-        std::future::pending().await
+        let text = match text {
+            Some(listener) => Some(tokio::spawn(text::serve(self, listener.into_listener()?, ending))),
+            None => None,
+        };
+        served.await;
+        drop(serving);
+        let ended = async {
+            if let Some(text) = text {
+                text.await.ok();
+            }
+            open.closed().await;
+        };
+        timeout(END_TIME, ended).await.ok();
+        Ok(())
     }
 }

@@ -20,6 +20,8 @@ pub(super) const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0
 pub(super) struct Scrape {
     /// What each shard has counted, in their order.
     pub(super) shards: Vec<Stats>,
+    /// What the hook has counted.
+    pub(super) hook: Stats,
     /// Connections open now, logged in or not.
     pub(super) connections: u64,
     /// Each reason to refuse a connection before it is a session, and how often it was.
@@ -58,7 +60,7 @@ impl Collector for Scrape {
 
 impl Scrape {
     fn encode_sums(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
-        let mut sum = Stats::default();
+        let mut sum = self.hook;
         self.shards.iter().for_each(|stats| sum.add(stats));
         for (place, first) in Stats::ALL.iter().enumerate() {
             if Stats::ALL[..place].iter().any(|earlier| earlier.family == first.family) {
@@ -166,6 +168,7 @@ fn help(metric: &Metric) -> &'static str {
         ("pombo_deliveries", "Messages accepted for one session, by how they were sent"),
         ("pombo_client_errors", "Messages of clients answered with an error, by reason"),
         ("pombo_shed", "Messages dropped, by reason"),
+        ("pombo_hook_events", "Events for the service of the hook, by what became of them"),
     ];
     let of_family = FAMILIES.iter().find(|(family, _)| *family == metric.family);
     of_family.map_or(metric.help.trim().trim_end_matches('.'), |(_, help)| help)
@@ -188,7 +191,8 @@ mod tests {
         let mut stats = Stats { logins: 2, shed_newest: 3, ..Stats::default() };
         stats.count_close(close::SLOW_CONSUMER);
         stats.turn_time.note(Duration::from_micros(5));
-        let scrape = Scrape { shards: vec![stats, stats], connections: 7, refusals: vec![("full", 9)] };
+        let scrape =
+            Scrape { shards: vec![stats, stats], hook: Stats::default(), connections: 7, refusals: vec![("full", 9)] };
         let text = scrape.text();
         for line in [
             "pombo_logins_total{outcome=\"accepted\"} 4",

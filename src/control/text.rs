@@ -1,23 +1,271 @@
 //! The text port: a push for each line of JSON, as the inner worker of the Workerman manual takes them.
+//!
+//! ```text
+//!   {"uid":"alice","percent":"88%"}   ─▶   ok      a session took the line, as it is
+//!   {"uid":"nobody"}                  ─▶   fail
+//! ```
+//! A task for each connection, which stays as long as its client likes. The lines of one read go to the shards together,
+//! and their answers leave in one write; meanwhile nothing more is read, so who is behind with its answers, or sends
+//! faster than the shards take, is held up through TCP.
 
+mod line;
+
+use std::convert::Infallible;
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::{Buf as _, Bytes, BytesMut};
+use memchr::{memchr_iter, memrchr};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch};
+use tokio::time::{Instant, timeout, timeout_at};
+use tracing::debug;
 
+use self::line::receiver;
 use super::Control;
-use super::accept::accept;
+use super::accept::{Duplex, accept};
+use crate::dispatcher::Push;
 use crate::listener::Listener;
+use crate::message::{Delivery, Kind};
 
 /// Most connections at a time; more wait in the kernel's backlog.
 const CONNECTIONS_MAX: usize = 1024;
 
-/// Answers on `listener` until the future is dropped.
-pub(super) async fn serve(_control: Control, listener: Listener) {
-    accept(listener, None, CONNECTIONS_MAX, |mut stream, _peer| async move {
-        let mut buffer = [0; 1024];
-        while let Ok(1..) = stream.read(&mut buffer).await {
-            if stream.write_all(b"fail\n").await.is_err() {
-                return;
+/// Room for one read: of a connection that is idle, and of one whose reads fill it.
+const READ_BYTES: usize = 4 << 10;
+const READ_BYTES_MAX: usize = 64 << 10;
+
+/// Most lines at a time that are longer than [`READ_BYTES_MAX`]; others wait, and are not read.
+const LONG_LINES_MAX: usize = 32;
+
+/// Time that such a line may take to arrive, from when it has its place.
+const LONG_LINE_TIME: Duration = Duration::from_secs(60);
+
+/// Time that a client may take to make room for its answers.
+const ANSWER_TIME: Duration = Duration::from_secs(60);
+
+/// Time and bytes of input that a connection is given to end by itself, so that its client sees the last answer.
+const END_TIME: Duration = Duration::from_secs(5);
+const END_BYTES_MAX: usize = 16 << 20;
+
+/// Answers on `listener` until the sender of `ending` is dropped, and then to the end of what was received.
+pub(super) async fn serve(control: Control, listener: Listener, mut ending: watch::Receiver<()>) {
+    let long_lines = Arc::new(Semaphore::new(LONG_LINES_MAX));
+    // Nothing is ever sent: this ends with the last connection.
+    let (open, mut all_ended) = mpsc::channel::<Infallible>(1);
+    let ended = ending.clone();
+    let accepting = accept(listener, None, CONNECTIONS_MAX, move |stream, _peer| {
+        let connection = Connection {
+            control: control.clone(),
+            stream,
+            ending: ended.clone(),
+            received: BytesMut::new(),
+            room: READ_BYTES,
+            long_lines: Arc::clone(&long_lines),
+            long_line: None,
+        };
+        let open = open.clone();
+        async move {
+            if let Err(error) = connection.run().await {
+                debug!(error = %error, "text connection lost");
+            }
+            drop(open);
+        }
+    });
+    tokio::select! {
+        () = accepting => {}
+        _ = ending.changed() => {}
+    }
+    all_ended.recv().await;
+}
+
+/// One client, and what it has sent that is not answered.
+struct Connection {
+    control: Control,
+    stream: Duplex,
+    /// Tells by its sender's drop that the node ends.
+    ending: watch::Receiver<()>,
+    /// Received and not taken yet: the begin of a line, except between a read and [`gather`].
+    received: BytesMut,
+    /// Bytes that the next read may take; grows while reads fill it.
+    room: usize,
+    /// Places for long lines, of all connections.
+    long_lines: Arc<Semaphore>,
+    /// The place that the line being received has, if it is long, and until when it has it.
+    long_line: Option<(OwnedSemaphorePermit, Instant)>,
+}
+
+/// What follows the lines that were gathered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Next {
+    /// More lines.
+    Lines,
+    /// Nothing: a line is too long, or never ends, and gets the last `fail`.
+    Cut,
+}
+
+impl Connection {
+    /// Answers every line until the client ends.
+    ///
+    /// What follows the last line's end is answered `fail` then, and goes nowhere: it may be half of a line.
+    async fn run(mut self) -> io::Result<()> {
+        loop {
+            let before = self.received.len();
+            let mut ending = self.ending.clone();
+            let length = tokio::select! {
+                biased;
+                _ = ending.changed() => return self.stream.shutdown().await,
+                length = self.read() => length?,
+            };
+            if length == 0 {
+                if !self.received.is_empty() {
+                    self.answer(b"fail\n").await?;
+                }
+                return self.stream.shutdown().await;
+            }
+            let line_bytes_max = self.control.settings.borrow().outbox_bytes_max;
+            let end = memrchr(b'\n', &self.received[before..]).map(|place| before + place + 1);
+            let (lines, mut next) = match end {
+                Some(end) => gather(&self.received[..end], line_bytes_max),
+                None => (Lines::default(), Next::Lines),
+            };
+            self.received.advance(end.unwrap_or(0));
+            if self.received.len() > line_bytes_max {
+                next = Next::Cut;
+            }
+            self.push(lines, next).await?;
+            if next == Next::Cut {
+                return self.end().await;
+            }
+            if end.is_some() && self.long_line.take().is_some() {
+                // Without the memory that the long line needed.
+                self.received = BytesMut::from(&self.received[..]);
+            }
+            if self.received.is_empty() && self.room == READ_BYTES {
+                // The next line may be long in coming.
+                self.received = BytesMut::new();
             }
         }
-    })
-    .await;
+    }
+
+    /// Receives what is there, or waits; returns 0 at the client's end. Nothing is lost by dropping the future.
+    async fn read(&mut self) -> io::Result<usize> {
+        if self.received.len() > READ_BYTES_MAX && self.long_line.is_none() {
+            let places = Arc::clone(&self.long_lines);
+            let place = places.acquire_owned().await.expect("the semaphore is never closed");
+            self.long_line = Some((place, Instant::now() + LONG_LINE_TIME));
+        }
+        self.received.reserve(self.room);
+        let mut stream = (&mut self.stream).take(self.room as u64);
+        let reading = stream.read_buf(&mut self.received);
+        let length = match &self.long_line {
+            Some((_, deadline)) => timeout_at(*deadline, reading).await??,
+            None => reading.await?,
+        };
+        self.room = if length == self.room { (self.room * 2).min(READ_BYTES_MAX) } else { READ_BYTES };
+        Ok(length)
+    }
+
+    /// Has the lines delivered, and answers each.
+    async fn push(&mut self, lines: Lines, next: Next) -> io::Result<()> {
+        let mut deliveries = match lines.pushes.is_empty() {
+            true => Vec::new(),
+            false => self.control.dispatcher.push_all(lines.pushes).await,
+        }
+        .into_iter();
+        let mut answers = Vec::with_capacity(lines.asked.len() * 4);
+        for is_asked in lines.asked {
+            let delivery = if is_asked { deliveries.next().and_then(Result::ok) } else { None };
+            let is_taken = matches!(delivery, Some(Delivery::Delivered { .. }));
+            answers.extend_from_slice(if is_taken { b"ok\n" } else { b"fail\n" });
+        }
+        if next == Next::Cut {
+            answers.extend_from_slice(b"fail\n");
+        }
+        if answers.is_empty() { Ok(()) } else { self.answer(&answers).await }
+    }
+
+    async fn answer(&mut self, answers: &[u8]) -> io::Result<()> {
+        timeout(ANSWER_TIME, self.stream.write_all(answers)).await?
+    }
+
+    /// Ends a connection whose client has more to say: closing with input unread would reset it, and the client might
+    /// never see the last answer.
+    async fn end(mut self) -> io::Result<()> {
+        self.stream.shutdown().await?;
+        let mut left = END_BYTES_MAX;
+        let ignored = async {
+            while left > 0 {
+                self.received.clear();
+                match self.stream.read_buf(&mut self.received).await? {
+                    0 => break,
+                    length => left = left.saturating_sub(length),
+                }
+            }
+            Ok(())
+        };
+        timeout(END_TIME, ignored).await?
+    }
+}
+
+/// Lines that were received together.
+#[derive(Debug, Default)]
+struct Lines {
+    /// For each whether a push stands for it; else it failed by itself.
+    asked: Vec<bool>,
+    /// What goes to the shards, in order.
+    pushes: Vec<Push>,
+}
+
+/// Takes the lines in `received`, which ends with a line's end; up to the first that is too long.
+fn gather(received: &[u8], line_bytes_max: usize) -> (Lines, Next) {
+    let mut lines = Lines::default();
+    let mut start = 0;
+    for end in memchr_iter(b'\n', received) {
+        let mut line = &received[start..end];
+        start = end + 1;
+        // As the demo does, all of them.
+        while let [rest @ .., b'\r'] = line {
+            line = rest;
+        }
+        if line.len() > line_bytes_max {
+            return (lines, Next::Cut);
+        }
+        let uid = receiver(line);
+        lines.asked.push(uid.is_some());
+        if let Some(uid) = uid {
+            lines.pushes.push(Push { uid, kind: Kind::Text, payload: Bytes::copy_from_slice(line) });
+        }
+    }
+    (lines, Next::Lines)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[track_caller]
+    fn check(received: &str, asked: &[bool], payloads: &[&str], next: Next) {
+        let (lines, found) = gather(received.as_bytes(), 20);
+        let gathered: Vec<_> = lines.pushes.iter().map(|push| push.payload.to_vec()).collect();
+        assert_eq!((lines.asked.as_slice(), found), (asked, next), "{received:?}");
+        let expected: Vec<_> = payloads.iter().map(|payload| payload.as_bytes().to_vec()).collect();
+        assert_eq!(gathered, expected, "{received:?}");
+    }
+
+    #[test]
+    fn lines_are_taken_without_their_ends() {
+        check("{\"uid\":1}\n", &[true], &["{\"uid\":1}"], Next::Lines);
+        check("{\"uid\":1}\r\n {\"uid\":2}\r\r\n", &[true, true], &["{\"uid\":1}", " {\"uid\":2}"], Next::Lines);
+        check("\n\r\nx\n{\"uid\":1}\n", &[false, false, false, true], &["{\"uid\":1}"], Next::Lines);
+    }
+
+    #[test]
+    fn nothing_is_taken_behind_a_line_that_is_too_long() {
+        let (longest, longer) = (format!("{{\"uid\":{}}}", "1".repeat(12)), format!("{{\"uid\":{}}}", "1".repeat(13)));
+        let received = format!("{longest}\r\n{longer}\n{longest}\n");
+        check(&received, &[true], &[&longest], Next::Cut);
+        check(&format!("{longest}\n"), &[true], &[&longest], Next::Lines);
+    }
 }

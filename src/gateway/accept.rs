@@ -62,7 +62,7 @@ impl Gateway {
     ///
     /// Ends with the drain at the latest, as every task does.
     async fn accept_rest(self: &Arc<Self>, listener: Listener, under_way: &mpsc::Sender<()>) {
-        let Ok(listener) = listener.into_last() else { return };
+        let Ok(Some(listener)) = listener.into_last() else { return };
         for _ in 0..REST_MAX {
             let place = Arc::clone(&self.handshakes).acquire_owned().await.expect("the semaphore is never closed");
             match listener.accept() {

@@ -47,6 +47,7 @@ use self::auth::{Admitted, Facts, Identity, Login};
 use crate::config::GatewaySettings;
 use crate::listener::{Connection, Listener};
 use crate::mailbox::Bell;
+use crate::protocol::Protocol;
 use crate::router;
 use crate::shard::{Handover, Permit, Stream};
 
@@ -253,6 +254,7 @@ impl Gateway {
             upgrade::upgrade(stream, rules, &mut arrival.who, self.drain_of_the_silent()).await?;
         let login = match admitted {
             Admitted::LoggedIn(login) => Ok(login),
+            Admitted::Stranger(_) if settings.protocol == Protocol::Echo => Ok(self.entrance.let_in()?),
             Admitted::Stranger(facts) => tokio::select! {
                 biased;
                 login = first_message(&mut stream, &mut received, &self.entrance, &facts, settings) => login,

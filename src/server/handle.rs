@@ -8,7 +8,7 @@ use tracing::info;
 
 use super::Node;
 use crate::config::{Config, SessionSettings};
-use crate::dispatcher::{Cursor, KickError, Push, Uids};
+use crate::dispatcher::{Cursor, KickError, Push, Uids, check_close};
 use crate::gateway::Reason;
 use crate::message::{Delivery, Kind};
 use crate::metrics::Stats;
@@ -66,7 +66,7 @@ impl Handle {
         except: impl IntoIterator<Item = &'a str>,
     ) -> usize {
         let except = except.into_iter().map(Box::from).collect();
-        self.node.dispatcher.broadcast(kind, payload.into(), except).await
+        self.node.dispatcher.broadcast(kind, payload.into(), except).await.sessions
     }
 
     /// Closes every session of `uid`, behind what is due to it; returns how many there were.
@@ -74,7 +74,8 @@ impl Handle {
     /// # Errors
     /// When `code` may not be sent in a close frame, or `reason` is longer than 123 bytes.
     pub async fn kick(&self, uid: &str, code: u16, reason: &str) -> Result<usize, KickError> {
-        self.node.dispatcher.kick(uid, code, reason).await
+        check_close(code, reason)?;
+        Ok(self.node.dispatcher.kick(uid, code, reason).await.unwrap_or(0))
     }
 }
 
@@ -82,7 +83,7 @@ impl Handle {
 impl Handle {
     /// Returns the sessions of `uid`, oldest first; none when it is offline.
     pub async fn sessions(&self, uid: &str) -> Vec<SessionInfo> {
-        self.node.dispatcher.sessions(uid).await
+        self.node.dispatcher.sessions(uid).await.unwrap_or_default()
     }
 
     /// Returns up to `most` of the uids that are online, from `cursor` on.
@@ -90,7 +91,7 @@ impl Handle {
     /// A uid whose oldest session stays the same from the first page to the last is on exactly one of them; of those
     /// that come and go meanwhile, some are on a page.
     pub async fn uids(&self, cursor: Cursor, most: usize) -> Uids {
-        self.node.dispatcher.uids(cursor, most).await
+        self.node.dispatcher.uids(cursor, most).await.unwrap_or_default()
     }
 
     /// Returns the index of the shard that owns `uid`.
@@ -104,9 +105,10 @@ impl Handle {
     /// Returns what all shards have counted; a shard that has drained counts nothing.
     pub async fn stats(&self) -> Stats {
         let mut sum = Stats::default();
-        for stats in self.node.dispatcher.stats().await {
+        for stats in self.node.dispatcher.stats().await.into_iter().flatten() {
             sum.add(&stats);
         }
+        self.node.dispatcher.add_hook_counts(&mut sum);
         sum
     }
 

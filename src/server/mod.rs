@@ -19,12 +19,14 @@ use tracing::error;
 
 pub use self::handle::Handle;
 use crate::config::{Config, ControlSettings, Faults, GatewaySettings, Listen, SlowConsumer};
-use crate::control::{Control, ControlListeners};
+use crate::control::{Control, ControlListeners, ControlTokensError, HookEnds, HookError, Hooks, TokenSet};
 use crate::dispatcher::{Dispatcher, ShardDoor};
 pub use crate::gateway::CertificateError;
 use crate::gateway::{Authenticator, Certificate, CertificateFiles, Door, Entrance, Gate, Gateway, Refusals};
+pub use crate::listener::PassedSockets;
 use crate::listener::{BoundListener, Inherited};
 use crate::mailbox::{self, Bell};
+use crate::presence::Teller;
 use crate::shard::{Admission, LoginNumbers, Parts, Poller, Shard};
 use crate::uid::UidHasher;
 
@@ -46,7 +48,9 @@ pub struct Server {
     addresses: Vec<Listen>,
     control: ControlListeners,
     control_addresses: ControlAddresses,
+    control_tokens: TokenSet,
     certificate: Option<Certificate>,
+    hooks: Option<(Hooks, HookEnds)>,
 }
 
 /// Where other programs reach a node.
@@ -91,18 +95,39 @@ pub enum StartError {
         /// What the operating system said.
         source: io::Error,
     },
+    /// A socket was passed on that no setting names: its clients would wait for ever.
+    #[error("the service manager passed a socket on {listen}, expected that address in listen, control or text")]
+    Passed {
+        /// Its address.
+        listen: Listen,
+    },
     /// The keys of tokens, or the certificates that may vouch for `auth_url`, can't be read.
     #[error("{reason}")]
     Keys {
         /// What is wrong, and in which file.
         reason: String,
     },
+    /// The secrets of the hook, or the certificates that may vouch for `hook_url`, can't be read.
+    #[error("{reason}")]
+    Hook {
+        /// What is wrong, and in which file.
+        reason: String,
+    },
     /// The certificate or its key can't be used.
     #[error(transparent)]
     Certificate(#[from] CertificateError),
+    /// The tokens of other programs can't be used.
+    #[error(transparent)]
+    ControlTokens(#[from] ControlTokensError),
     /// A thread or a poller can't be made.
     #[error("cannot start: {0}")]
     System(#[from] io::Error),
+}
+
+impl From<HookError> for StartError {
+    fn from(error: HookError) -> Self {
+        Self::Hook { reason: error.to_string() }
+    }
 }
 
 fn hint(error: &io::Error) -> &'static str {
@@ -119,6 +144,15 @@ impl Server {
     /// # Errors
     /// See [`StartError`].
     pub fn bind(config: Config) -> Result<Self, StartError> {
+        Self::bind_with(config, PassedSockets::default())
+    }
+
+    /// As [`Server::bind`], with the sockets that a service manager passed on in place of new ones, each where a setting
+    /// names its address.
+    ///
+    /// # Errors
+    /// See [`StartError`].
+    pub fn bind_with(config: Config, mut passed: PassedSockets) -> Result<Self, StartError> {
         config.check()?;
         let authenticator = Authenticator::new(&config.gateway().auth)
             .map_err(|error| StartError::Keys { reason: error.to_string() })?;
@@ -129,6 +163,8 @@ impl Server {
             }
             _ => None,
         };
+        let hooks = config.hook_settings().map(Hooks::new).transpose()?;
+        let control_tokens = TokenSet::load(&config.control_settings())?;
         let inherited = Inherited {
             send_buffer_bytes: config.send_buffer_bytes,
             // As long as a silent peer is given. The kernel counts from when a peer has no room left, too, even if it
@@ -138,14 +174,19 @@ impl Server {
         let mut listeners = Vec::new();
         let mut addresses = Vec::new();
         for listen in &config.listen {
-            let (address, listener) = bind(listen, inherited)?;
+            let (address, listener) = bind(listen, inherited, &mut passed)?;
             addresses.push(address);
             listeners.push(listener);
         }
-        let bind =
-            |listen: &Option<Listen>| listen.as_ref().map(|listen| bind(listen, Inherited::default())).transpose();
+        // Answers that are not read end their connection.
+        let inherited = Inherited { user_timeout: Some(config.control_idle_timeout), send_buffer_bytes: None };
+        let mut bind =
+            |listen: &Option<Listen>| listen.as_ref().map(|listen| bind(listen, inherited, &mut passed)).transpose();
         let (control, http) = bind(&config.control)?.unzip();
         let (text_address, text) = bind(&config.text)?.unzip();
+        if let Some(listen) = passed.left().next() {
+            return Err(StartError::Passed { listen: listen.clone() });
+        }
         Ok(Self {
             config,
             authenticator,
@@ -153,7 +194,9 @@ impl Server {
             addresses,
             control: ControlListeners { http, text },
             control_addresses: ControlAddresses { control, text: text_address },
+            control_tokens,
             certificate,
+            hooks,
         })
     }
 
@@ -172,13 +215,15 @@ impl Server {
     /// # Errors
     /// See [`StartError`].
     pub fn start(self) -> Result<Handle, StartError> {
-        let Self { config, authenticator, listeners, control, certificate, .. } = self;
+        let Self { config, authenticator, listeners, control, control_tokens, certificate, hooks, .. } = self;
+        let (hooks, ends) = hooks.unzip();
+        let (teller, ledger) = ends.map(|HookEnds { teller, ledger }| (teller, ledger)).unzip();
         let hasher = UidHasher::random();
         // Held by every thread that users reach, and by control, which is reached until those have ended.
         let (serving, served) = flume::bounded::<Infallible>(0);
         let (alive, running) = flume::bounded::<Infallible>(0);
-        let (doors, shards) = spawn_shards(&config, &hasher, &serving)?;
-        let dispatcher = Dispatcher::new(hasher.clone(), shards);
+        let (doors, shards) = spawn_shards(&config, &hasher, teller, &serving)?;
+        let dispatcher = Dispatcher::new(hasher.clone(), shards, ledger);
 
         let (settings, gateway_settings) = watch::channel(Arc::new(config.gateway()));
         let (drain_by, gateway_drain_by) = watch::channel(None);
@@ -200,11 +245,14 @@ impl Server {
         let controlling = Control {
             settings: settings_of_control,
             dispatcher: dispatcher.clone(),
+            tokens: watch::Sender::new(Arc::new(control_tokens)),
+            draining: drain_by.subscribe(),
+            open: watch::Sender::new(()),
             admission: admission.clone(),
             refusals: refusals.clone(),
             tls,
         };
-        spawn_control(controlling, control, served, alive)?;
+        spawn_control(controlling, control, hooks, served, alive)?;
         let drain_timeout = watch::Sender::new(config.drain_timeout);
         Ok(Handle {
             node: Arc::new(Node {
@@ -224,8 +272,12 @@ impl Server {
 }
 
 /// Opens a listener; returns its real address, too.
-fn bind(listen: &Listen, inherited: Inherited) -> Result<(Listen, BoundListener), StartError> {
-    let bound = BoundListener::bind(listen, inherited).and_then(|bound| Ok((bound.address()?, bound)));
+fn bind(
+    listen: &Listen,
+    inherited: Inherited,
+    passed: &mut PassedSockets,
+) -> Result<(Listen, BoundListener), StartError> {
+    let bound = BoundListener::open(listen, inherited, passed).and_then(|bound| Ok((bound.address()?, bound)));
     bound.map_err(|source| StartError::Listen { listen: listen.clone(), source })
 }
 
@@ -233,6 +285,8 @@ fn bind(listen: &Listen, inherited: Inherited) -> Result<(Listen, BoundListener)
 fn spawn_shards(
     config: &Config,
     hasher: &UidHasher,
+    // Goes with the last shard; then the hook ends.
+    presence: Option<Teller>,
     serving: &flume::Sender<Infallible>,
 ) -> io::Result<(Vec<Door>, Vec<ShardDoor>)> {
     let pollers = (0..config.shards.get()).map(|_| Poller::new()).collect::<io::Result<Vec<_>>>()?;
@@ -246,7 +300,8 @@ fn spawn_shards(
         doors.push(Door { handovers: handover_sender, bell: bell.clone() });
         shards.push(ShardDoor { requests: request_sender, bell: bell.clone() });
         let (hasher, settings) = (hasher.clone(), Arc::clone(&settings));
-        let parts = Parts { index, hasher, settings, mailbox, handovers, requests };
+        let presence = presence.clone();
+        let parts = Parts { index, hasher, settings, mailbox, handovers, requests, presence };
         let serving = serving.clone();
         spawn(format!("pombo-shard-{index}"), move || {
             Shard::new(poller, parts).run();
@@ -291,16 +346,19 @@ fn spawn_gateway(
 fn spawn_control(
     control: Control,
     listeners: ControlListeners,
+    hooks: Option<Hooks>,
     served: flume::Receiver<Infallible>,
     alive: flume::Sender<Infallible>,
 ) -> io::Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     spawn("pombo-control".to_owned(), move || {
         runtime.block_on(async {
-            tokio::select! {
-                failed = control.run(listeners) => failed.expect("a bound listener moves to the runtime"),
-                // Nothing is ever sent.
-                _ = served.recv_async() => {}
+            let hooks = hooks.map(|hooks| tokio::spawn(hooks.run(control.settings.clone())));
+            // Nothing is ever sent.
+            let run = control.run(listeners, served.recv_async()).await;
+            run.expect("a bound listener moves to the runtime");
+            if let Some(hooks) = hooks {
+                hooks.await.expect("the hook does not panic");
             }
         });
         runtime.shutdown_timeout(RUNTIME_END);

@@ -11,8 +11,11 @@ use tracing::debug;
 
 use super::Shard;
 use super::io::{Network, SessionKey, Socket};
+use super::registry::Removed;
 use super::session::Phase;
 use crate::frame::close;
+use crate::presence::Change;
+use crate::uid::UidHash;
 
 /// Bytes that a closing session reads and throws away before it gives up on a clean end.
 const DISCARD_BYTES_MAX: u32 = 64 << 20;
@@ -134,13 +137,15 @@ impl<N: Network> Shard<N> {
         if session.phase != Phase::Open {
             return false;
         }
-        self.registry.remove(session.hash, key);
+        let (hash, log_from) = (session.hash, session.log_from);
+        self.unregister(hash, key);
         match unsent {
-            Unsent::Keep if session.log_from != log_end => self.take_log(key, log_end),
+            Unsent::Keep if log_from != log_end => self.take_log(key, log_end),
             Unsent::Keep => {}
             Unsent::Drop => {
-                let unlogged = self.log.frames_from(session.log_from) as u64;
-                let dropped = session.outbox.as_mut().map_or(0, |outbox| outbox.drop_all());
+                let unlogged = self.log.frames_from(log_from) as u64;
+                let outbox = self.sessions.get(key).and_then(|session| session.outbox.as_mut());
+                let dropped = outbox.map_or(0, |outbox| outbox.drop_all());
                 self.stats.shed_closed += unlogged + dropped;
             }
         }
@@ -158,11 +163,22 @@ impl<N: Network> Shard<N> {
         true
     }
 
+    /// Takes a session out of the registry, and tells what that makes of its uid.
+    fn unregister(&mut self, hash: UidHash, key: SessionKey) {
+        let removed = self.registry.remove(hash, key);
+        let Some(presence) = &self.presence else { return };
+        match removed {
+            Removed::Last(uid) => presence.tell(uid, Change::Went, self.now),
+            Removed::Oldest(uid) => presence.tell(uid.into(), Change::Moved, self.now),
+            Removed::Younger | Removed::Nothing => {}
+        }
+    }
+
     /// Drops a session, wherever in its life it is.
     pub(super) fn remove(&mut self, key: SessionKey) {
         let Some(mut session) = self.sessions.remove(key) else { return };
         if session.phase == Phase::Open {
-            self.registry.remove(session.hash, key);
+            self.unregister(session.hash, key);
             self.stats.shed_closed += self.log.frames_from(session.log_from) as u64;
         }
         if let Some(outbox) = &mut session.outbox {

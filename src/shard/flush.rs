@@ -79,6 +79,7 @@ impl<N: Network> Shard<N> {
             // Mail taken between slices may have made new work.
             if self.dirty.is_empty() && self.log.end() == log_end {
                 self.log.clear();
+                std::mem::swap(&mut self.dirty, &mut self.put_off);
                 return;
             }
         }
@@ -101,6 +102,12 @@ impl<N: Network> Shard<N> {
         session.flags.is_dirty = false;
         if session.phase != Phase::Open {
             session.log_from = log_end;
+            if self.farewells == 0 {
+                session.flags.is_dirty = true;
+                self.put_off.push_back(key);
+                return;
+            }
+            self.farewells -= 1;
         }
         while !self.sessions.get(key).is_none_or(|session| session.flags.is_blocked) {
             match self.send_once(key) {

@@ -1,5 +1,6 @@
 //! The way in: a logged-in connection on its way to its shard, its place on the node, and its number among logins.
 
+use std::fmt;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
@@ -32,6 +33,12 @@ pub struct Handover<S> {
 /// Order in which login frames were read on this node; a lower one never replaces a higher.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct LoginNumber(u64);
+
+impl fmt::Display for LoginNumber {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
 
 /// Where login numbers are drawn; shared by the gateway's threads.
 #[derive(Clone, Debug, Default)]

@@ -13,11 +13,13 @@ use super::session::{Flags, Phase, Session, Unread};
 use super::wheel::Tick;
 use crate::config::DuplicateLogin;
 use crate::frame::close;
-use crate::protocol::plain;
+use crate::presence::Change;
+use crate::protocol::{Protocol, plain};
 use crate::uid::Uid;
 
-/// Connections taken in a turn; more wait in the channel, and the gateway behind it.
-const HANDOVERS_PER_TURN: usize = 256;
+/// Connections taken in a turn: a millisecond of calls of the kernel or two. More wait in the channel, and the gateway
+/// behind it, so that those who are logged in have their turn in between.
+const HANDOVERS_PER_TURN: usize = 64;
 
 /// What a login meets in the registry.
 enum Meeting {
@@ -92,16 +94,24 @@ impl<N: Network> Shard<N> {
                 return self.close(key, farewell, Unsent::Keep);
             }
             Meeting::Replace(older) => {
+                // Before the older go: the uid is online all the time.
+                self.registry.insert(&uid, key);
                 for older in older {
                     self.stats.replaced += 1;
                     self.close(older, Farewell::of(close::REPLACED), Unsent::Keep);
                 }
             }
-            Meeting::Free => {}
+            Meeting::Free => {
+                let is_first = self.registry.insert(&uid, key);
+                if let Some(presence) = self.presence.as_ref().filter(|_| is_first) {
+                    presence.tell(uid.as_str().into(), Change::Came, self.now);
+                }
+            }
         }
-        self.registry.insert(&uid, key);
-        let reply = plain::login_reply(&self.settings.login_reply, uid.as_str());
-        self.reply(key, &reply);
+        if self.settings.protocol == Protocol::Plain {
+            let reply = plain::login_reply(&self.settings.login_reply, uid.as_str());
+            self.reply(key, &reply);
+        }
         if self.drain.is_some() {
             return self.close(key, self.drained(), Unsent::Keep);
         }

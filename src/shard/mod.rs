@@ -69,6 +69,7 @@ use self::yielding::Yielding;
 use crate::config::SessionSettings;
 use crate::mailbox::Mailbox;
 use crate::metrics::Stats;
+use crate::presence::Teller;
 use crate::uid::UidHasher;
 
 /// Size of the one buffer that sockets are received into, in bytes.
@@ -82,6 +83,10 @@ const TURN_DELIVERIES: usize = 128 << 10;
 const CONNECTION_BYTES: usize = 1 << 20;
 const TURN_BYTES: usize = 8 << 20;
 
+/// Steps towards the end of closing sessions that are made in a turn: thousands that leave at once cost as many calls of the
+/// kernel, and those who stay have their turn in between.
+const FAREWELLS_PER_TURN: usize = 64;
+
 /// The loop and its state, over sockets and clock of `N`.
 pub struct Shard<N: Network> {
     network: N,
@@ -91,6 +96,8 @@ pub struct Shard<N: Network> {
     mailbox: Mailbox,
     handovers: flume::Receiver<Handover<N::Socket>>,
     requests: flume::Receiver<Request>,
+    /// Who is told which uids come and go, if anybody.
+    presence: Option<Teller>,
 
     sessions: Sessions<N::Socket>,
     registry: Registry,
@@ -108,6 +115,9 @@ pub struct Shard<N: Network> {
     run: VecDeque<SessionKey>,
     /// Sessions with frames in their outbox since the last flush.
     dirty: VecDeque<SessionKey>,
+    /// What of [`FAREWELLS_PER_TURN`] is left, and the dirty sessions that closed past it; dirty again at the turn's end.
+    farewells: usize,
+    put_off: VecDeque<SessionKey>,
     /// By destination: sessions that filled its batch and wait for it to be posted.
     stalled: Vec<Vec<Stalled>>,
     budget: Budget,
@@ -192,12 +202,14 @@ pub struct Parts<S> {
     pub handovers: flume::Receiver<Handover<S>>,
     /// Where everything else from outside comes from.
     pub requests: flume::Receiver<Request>,
+    /// Who is told which uids come and go, if anybody.
+    pub presence: Option<Teller>,
 }
 
 impl<N: Network> Shard<N> {
     /// Makes a shard that has no sessions yet.
     pub fn new(network: N, parts: Parts<N::Socket>) -> Self {
-        let Parts { index, hasher, settings, mailbox, handovers, requests } = parts;
+        let Parts { index, hasher, settings, mailbox, handovers, requests, presence } = parts;
         let now = network.now();
         let stalled = (0..mailbox.shard_count()).map(|_| Vec::new()).collect();
         Self {
@@ -208,6 +220,7 @@ impl<N: Network> Shard<N> {
             mailbox,
             handovers,
             requests,
+            presence,
             sessions: Sessions::new(),
             registry: Registry::default(),
             recent: Recent::default(),
@@ -219,6 +232,8 @@ impl<N: Network> Shard<N> {
             tick: Tick::default(),
             run: VecDeque::new(),
             dirty: VecDeque::new(),
+            farewells: 0,
+            put_off: VecDeque::new(),
             stalled,
             budget: Budget { deliveries: 0, bytes: 0 },
             amid: slice::AMID,
@@ -238,9 +253,12 @@ impl<N: Network> Shard<N> {
     /// When the poller fails: the shard can't serve its sessions any more.
     pub fn run(mut self) {
         while self.turn() == Turn::Done {}
-        let Stats { sessions, shed_closed, shed_shard_gone, .. } = self.stats();
+        let Stats { sessions, delivered, broadcast_deliveries, shed_closed, shed_shard_gone, .. } = self.stats();
         let unread = self.mailbox.abandon();
-        info!(shard = self.index, sessions, unread, shed_closed, shed_shard_gone, "shard drained");
+        info!(
+            shard = self.index,
+            sessions, delivered, broadcast_deliveries, unread, shed_closed, shed_shard_gone, "shard drained"
+        );
     }
 
     /// Makes one pass: takes what is ready, routes it, sends what is due.
@@ -252,6 +270,7 @@ impl<N: Network> Shard<N> {
         self.wait();
         let begun = self.now;
         self.budget = Budget { deliveries: TURN_DELIVERIES, bytes: TURN_BYTES };
+        self.farewells = FAREWELLS_PER_TURN;
         self.amid = slice::AMID;
         self.take_in();
         self.take_handovers();

@@ -13,13 +13,15 @@ use super::{Budget, CONNECTION_BYTES, CONNECTION_DELIVERIES, Cost, Shard, Stall,
 use crate::frame::{self, Event, Reader, Violation, close};
 use crate::mailbox::{Room, SHARE_FROM};
 use crate::message::{Kind, Payload};
+use crate::protocol::Protocol;
 use crate::protocol::plain::{self, Recipient};
 use crate::rights::Rights;
 use crate::router;
 use crate::uid;
 
-/// A message that makes the per-session code panic, for the tests: nothing that a peer can send does.
-#[cfg(test)]
+/// A message that makes the per-session code panic, for the tests, and in no release build: nothing that a peer can send
+/// does.
+#[cfg(debug_assertions)]
 pub(super) const PANIC_PAYLOAD: &[u8] = b"\0panic";
 
 /// What a frame asks for, found without touching the shard.
@@ -31,7 +33,10 @@ enum Step<'a> {
         command: plain::Command,
     },
     /// A message without a colon.
-    Malformed,
+    Malformed {
+        kind: Kind,
+        message: Payload<'a>,
+    },
     Ping(&'a [u8]),
     Pong,
     Close {
@@ -80,7 +85,14 @@ impl<N: Network> Shard<N> {
             match (session.phase, session.unread.take()) {
                 (Phase::Open, Some(unread)) => self.resume(key, unread),
                 (Phase::Open, None) => self.receive(key),
-                _ => self.discard(key),
+                _ if self.farewells == 0 => {
+                    self.enqueue(key);
+                    continue;
+                }
+                _ => {
+                    self.farewells -= 1;
+                    self.discard(key);
+                }
             }
             self.account(key);
             self.relieve();
@@ -274,12 +286,10 @@ impl<N: Network> Shard<N> {
             Step::Command { kind, message, command } if rights.allow(command.recipient.right()) => {
                 (cost, stop) = self.route(key, kind, message, command);
             }
-            Step::Command { command, .. } => cost.bytes = self.forbid(key, command.recipient),
-            Step::Malformed => {
-                self.stats.invalid += 1;
-                cost.bytes = plain::NO_COLON.len();
-                self.reply(key, plain::NO_COLON);
+            Step::Command { kind, message, command } => {
+                cost.bytes = self.answer_unrouted(key, kind, &message, Some(command.recipient));
             }
+            Step::Malformed { kind, message } => cost.bytes = self.answer_unrouted(key, kind, &message, None),
             Step::Ping(payload) => {
                 self.pong(key, payload);
                 // What comes behind waits until the pong is out: a peer that reads is answered each of its pings, in
@@ -320,15 +330,30 @@ impl<N: Network> Shard<N> {
         if self.is_open(key) { stop } else { Some(Stop::Closed) }
     }
 
-    /// Tells a client what it may not do; returns how many bytes that takes.
+    /// Answers a message that goes to nobody: tells a client what it may not do, or what it did wrong if it named no
+    /// recipient; sends an echo. Returns how many bytes that takes.
     #[cold]
-    fn forbid(&mut self, key: SessionKey, recipient: Recipient) -> usize {
+    fn answer_unrouted(
+        &mut self,
+        key: SessionKey,
+        kind: Kind,
+        message: &Payload<'_>,
+        recipient: Option<Recipient>,
+    ) -> usize {
+        if self.settings.protocol == Protocol::Echo {
+            self.deliver_to(key, kind, message);
+            return message.as_slice().len();
+        }
         let error = match recipient {
-            Recipient::Uid => {
+            None => {
+                self.stats.invalid += 1;
+                plain::NO_COLON
+            }
+            Some(Recipient::Uid) => {
                 self.stats.forbidden_unicasts += 1;
                 plain::NO_UNICAST
             }
-            Recipient::Everybody => {
+            Some(Recipient::Everybody) => {
                 self.stats.forbidden_broadcasts += 1;
                 plain::NO_BROADCAST
             }
@@ -419,21 +444,22 @@ fn guard<'a>(decode: impl FnOnce() -> Step<'a>) -> Step<'a> {
 /// Says what a frame asks for, having taken `bytes`.
 #[inline(always)]
 fn classify(event: Result<Option<Event<'_>>, Violation>, bytes: usize) -> Step<'_> {
-    #[cfg(test)]
+    #[cfg(debug_assertions)]
     if let Ok(Some(Event::Message { payload, .. })) = &event {
         assert_ne!(payload.as_slice(), PANIC_PAYLOAD, "a test asked for it");
     }
     match event {
-        Ok(Some(Event::Message { kind, payload })) => match plain::parse(payload.as_slice()) {
-            Some(command) => {
-                let message = match payload {
-                    frame::Payload::Borrowed(bytes) => Payload::Borrowed(bytes),
-                    frame::Payload::Owned(bytes) => Payload::Shared(Bytes::from(bytes)),
-                };
-                Step::Command { kind, message, command }
+        Ok(Some(Event::Message { kind, payload })) => {
+            let command = plain::parse(payload.as_slice());
+            let message = match payload {
+                frame::Payload::Borrowed(bytes) => Payload::Borrowed(bytes),
+                frame::Payload::Owned(bytes) => Payload::Shared(Bytes::from(bytes)),
+            };
+            match command {
+                Some(command) => Step::Command { kind, message, command },
+                None => Step::Malformed { kind, message },
             }
-            None => Step::Malformed,
-        },
+        }
         Ok(Some(Event::Ping(payload))) => Step::Ping(payload),
         Ok(Some(Event::Pong(_))) => Step::Pong,
         Ok(Some(Event::Close { code, .. })) => Step::Close { code },

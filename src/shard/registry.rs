@@ -34,6 +34,19 @@ enum Sessions {
     Many(Box<Vec<SessionKey>>),
 }
 
+/// What became of a uid whose session was removed.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Removed<'a> {
+    /// No uid held the session, as after it was replaced.
+    Nothing,
+    /// The uid has the same oldest session as before.
+    Younger,
+    /// This uid has another oldest session.
+    Oldest(&'a str),
+    /// This uid has none any more.
+    Last(Box<str>),
+}
+
 impl Registry {
     /// Returns how many uids are logged in.
     pub(crate) fn len(&self) -> usize {
@@ -57,30 +70,33 @@ impl Registry {
         self.table.find(hash.0, is_oldest).map(|user| &*user.uid)
     }
 
-    /// Adds `session` as the newest of `uid`.
-    pub fn insert(&mut self, uid: &Uid, session: SessionKey) {
+    /// Adds `session` as the newest of `uid`; says whether it is its first.
+    pub fn insert(&mut self, uid: &Uid, session: SessionKey) -> bool {
         self.sessions += 1;
         let hash = uid.hash();
         let same = |user: &User| user.hash == hash && *user.uid == *uid.as_str();
         match self.table.entry(hash.0, same, |user| user.hash.0) {
-            Entry::Occupied(mut user) => user.get_mut().sessions.push(session),
+            Entry::Occupied(mut user) => {
+                user.get_mut().sessions.push(session);
+                false
+            }
             Entry::Vacant(place) => {
                 place.insert(User { hash, uid: uid.as_str().into(), sessions: Sessions::One(session) });
+                true
             }
         }
     }
 
-    /// Removes `session` from the uid with this hash that holds it; says whether one held it.
-    ///
-    /// Does nothing when no uid holds the session, as after it was replaced.
-    pub(crate) fn remove(&mut self, hash: UidHash, session: SessionKey) -> bool {
+    /// Removes `session` from the uid with this hash that holds it.
+    pub(crate) fn remove(&mut self, hash: UidHash, session: SessionKey) -> Removed<'_> {
         let holds = |user: &User| user.hash == hash && user.sessions.as_slice().contains(&session);
-        let Ok(mut user) = self.table.find_entry(hash.0, holds) else { return false };
+        let Ok(mut user) = self.table.find_entry(hash.0, holds) else { return Removed::Nothing };
         self.sessions -= 1;
+        let is_oldest = user.get().sessions.as_slice().first() == Some(&session);
         if user.get_mut().sessions.remove(session) {
-            user.remove();
+            return Removed::Last(user.remove().0.uid);
         }
-        true
+        if is_oldest { Removed::Oldest(&user.into_mut().uid) } else { Removed::Younger }
     }
 
     #[inline]
@@ -146,10 +162,17 @@ mod tests {
                 let uid = uid(&hasher, &name.to_string());
                 let held = naive.entry(name).or_default();
                 if insert && !held.contains(&session) {
-                    registry.insert(&uid, session);
+                    prop_assert_eq!(registry.insert(&uid, session), held.is_empty());
                     held.push(session);
                 } else if !insert {
-                    prop_assert_eq!(registry.remove(uid.hash(), session), held.contains(&session));
+                    let place = held.iter().position(|&key| key == session);
+                    let expected = match place {
+                        None => Removed::Nothing,
+                        Some(_) if held.len() == 1 => Removed::Last(uid.as_str().into()),
+                        Some(0) => Removed::Oldest(uid.as_str()),
+                        Some(_) => Removed::Younger,
+                    };
+                    prop_assert_eq!(registry.remove(uid.hash(), session), expected);
                     held.retain(|&other| other != session);
                 }
                 naive.retain(|_, held| !held.is_empty());

@@ -5,9 +5,11 @@
 
 #![allow(dead_code, unused_imports, reason = "every test file includes all of it, and uses the part it needs")]
 
+mod ask;
 mod client;
 mod frame;
 mod http;
+mod interpreter;
 mod node;
 mod patience;
 mod program;
@@ -15,9 +17,11 @@ mod service;
 mod tls;
 mod token;
 
+pub(crate) use ask::Ask;
 pub(crate) use client::Client;
 pub(crate) use frame::{Frame, Sent};
 pub(crate) use http::{Request, Response};
+pub(crate) use interpreter::{interpreter, run};
 pub(crate) use node::{Node, Nodes, nodes};
 pub(crate) use patience::{DEADLINE, eventually};
 pub(crate) use program::Program;

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use pombo::message::{Delivery, Kind};
-use pombo::{Config, Handle, Listen, Server, Stats};
+use pombo::{Config, ControlAddresses, Cursor, Handle, Listen, Server, Stats, Uids};
 use tokio::time::timeout;
 
 use super::client::Client;
@@ -22,6 +22,7 @@ const SEVERAL: usize = 3;
 pub(crate) struct Node {
     handle: Handle,
     address: Listen,
+    control_addresses: ControlAddresses,
     config: Config,
     shard_count: usize,
     /// What a failed test prints, since its panic does not tell in which shape it ran.
@@ -56,6 +57,11 @@ impl<'a> Nodes<'a> {
             (self.change)(config);
             change(config);
         })
+    }
+
+    /// With a control listener on a port of the kernel's choice.
+    pub(crate) fn with_control(self) -> Self {
+        self.with(|config| config.control = Some("127.0.0.1:0".parse().expect("an address")))
     }
 
     /// Runs `body` with a node of one shard, and with a node of several.
@@ -94,8 +100,9 @@ impl<'a> Nodes<'a> {
         (self.change)(&mut config);
         let server = Server::bind(config.clone()).unwrap_or_else(|error| panic!("{error}"));
         let address = server.addresses()[0].clone();
+        let control_addresses = server.control_addresses().clone();
         let handle = server.start().unwrap_or_else(|error| panic!("{error}"));
-        Node { handle, address, config, shard_count, shape: format!("{shard_count} shards") }
+        Node { handle, address, control_addresses, config, shard_count, shape: format!("{shard_count} shards") }
     }
 }
 
@@ -131,6 +138,11 @@ impl Node {
 
     pub(crate) fn address(&self) -> &Listen {
         &self.address
+    }
+
+    /// Where other programs reach it, as far as the test's config says.
+    pub(crate) fn control_addresses(&self) -> &ControlAddresses {
+        &self.control_addresses
     }
 
     #[track_caller]
@@ -182,6 +194,11 @@ impl Node {
     #[track_caller]
     pub(crate) fn wait_for<F: Future>(&self, call: F) -> F::Output {
         wait_for(call).expect("a call ends")
+    }
+
+    #[track_caller]
+    pub(crate) fn page(&self, cursor: Cursor, most: usize) -> Uids {
+        wait_for(self.handle.uids(cursor, most)).expect("the shards tell their uids")
     }
 
     #[track_caller]

@@ -12,7 +12,7 @@ use pombo::Listen;
 use super::client::Client;
 use super::patience::eventually;
 
-/// A running `pombo serve` with one shard; killed when dropped.
+/// A running `pombo serve`, with one shard unless told otherwise; killed when dropped.
 pub(crate) struct Program {
     child: Child,
     address: Listen,
@@ -23,13 +23,19 @@ impl Program {
     /// Starts the program on a free port of loopback, and waits until it listens.
     #[track_caller]
     pub(crate) fn start(arguments: &[&str]) -> Self {
-        Self::spawn(Command::new(env!("CARGO_BIN_EXE_pombo")), "127.0.0.1:0", arguments)
+        Self::spawn(Command::new(env!("CARGO_BIN_EXE_pombo")), 1, "127.0.0.1:0", arguments)
+    }
+
+    /// Starts it with this many shards.
+    #[track_caller]
+    pub(crate) fn start_with_shards(shards: usize, arguments: &[&str]) -> Self {
+        Self::spawn(Command::new(env!("CARGO_BIN_EXE_pombo")), shards, "127.0.0.1:0", arguments)
     }
 
     /// Starts it where it listens on `listen`.
     #[track_caller]
     pub(crate) fn start_on(listen: &str, arguments: &[&str]) -> Self {
-        Self::spawn(Command::new(env!("CARGO_BIN_EXE_pombo")), listen, arguments)
+        Self::spawn(Command::new(env!("CARGO_BIN_EXE_pombo")), 1, listen, arguments)
     }
 
     /// Starts it where it may have this many descriptors.
@@ -37,12 +43,13 @@ impl Program {
     pub(crate) fn start_with_descriptors(descriptors: usize, arguments: &[&str]) -> Self {
         let mut shell = Command::new("sh");
         shell.args(["-c", &format!("ulimit -n {descriptors}; exec \"$0\" \"$@\""), env!("CARGO_BIN_EXE_pombo")]);
-        Self::spawn(shell, "127.0.0.1:0", arguments)
+        Self::spawn(shell, 1, "127.0.0.1:0", arguments)
     }
 
     #[track_caller]
-    fn spawn(mut command: Command, listen: &str, arguments: &[&str]) -> Self {
-        command.args(["--listen", listen, "--shards", "1", "--gateway-threads", "1", "--page", "off"]);
+    fn spawn(mut command: Command, shards: usize, listen: &str, arguments: &[&str]) -> Self {
+        let shards = shards.to_string();
+        command.args(["--listen", listen, "--shards", &shards, "--gateway-threads", "1", "--page", "off"]);
         command.args(["--control", "off"]);
         command.args(arguments).env_clear().stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
         let mut child = command.spawn().expect("the program starts");
@@ -81,6 +88,16 @@ impl Program {
         self.log().iter().filter(|line| String::from_utf8_lossy(line).contains(text)).count()
     }
 
+    /// The sum of the numbers that stand behind `field=` in its log.
+    pub(crate) fn logged_sum(&self, field: &str) -> usize {
+        let numbers = self.log().into_iter().filter_map(|line| {
+            let line = String::from_utf8_lossy(&line).into_owned();
+            let (_, rest) = line.split_once(&format!(" {field}="))?;
+            rest.split(' ').next()?.parse::<usize>().ok()
+        });
+        numbers.sum()
+    }
+
     /// Waits until its log has `text`.
     #[track_caller]
     pub(crate) fn expect_logged(&self, text: &str) {
@@ -100,6 +117,19 @@ impl Program {
         let (_, fields) = stat.rsplit_once(") ").expect("the name is in parentheses");
         let ticks: u64 = fields.split(' ').skip(11).take(2).map(|ticks| ticks.parse::<u64>().expect("a number")).sum();
         Duration::from_secs(ticks) / u32::try_from(rustix::param::clock_ticks_per_second()).expect("a hundred")
+    }
+}
+
+impl Program {
+    /// Asks it to end by SIGTERM.
+    pub(crate) fn terminate(&self) {
+        let pid = rustix::process::Pid::from_raw(self.child.id().cast_signed()).expect("a process has an id");
+        rustix::process::kill_process(pid, rustix::process::Signal::TERM).expect("the program runs");
+    }
+
+    /// Waits until it has ended, and returns its exit code.
+    pub(crate) fn wait(&mut self) -> Option<i32> {
+        self.child.wait().expect("the child is ours").code()
     }
 }
 

@@ -1,13 +1,13 @@
 //! Who the client logs in as: a uid, or whoever a token says.
 
-use std::fs;
-use std::io;
 use std::path::PathBuf;
 
 use tokio_tungstenite::tungstenite::client::IntoClientRequest;
 use tokio_tungstenite::tungstenite::handshake::client::Request;
-use tokio_tungstenite::tungstenite::http::header::{AUTHORIZATION, HeaderValue};
+use tokio_tungstenite::tungstenite::http::header::AUTHORIZATION;
 use tokio_tungstenite::tungstenite::http::{StatusCode, Uri};
+
+use crate::cli::token::{self, TokenError};
 
 /// How the client logs in.
 #[derive(Debug)]
@@ -18,16 +18,6 @@ pub(super) enum Login {
     TokenFile(PathBuf),
 }
 
-/// Why there is no token to send.
-#[derive(Debug, thiserror::Error)]
-pub(super) enum TokenError {
-    #[error("can't read the token in {}: {source}", path.display())]
-    Unreadable { path: PathBuf, source: io::Error },
-    /// It would not be one header.
-    #[error("{} holds no token, expected one line of printable ASCII", .0.display())]
-    NoToken(PathBuf),
-}
-
 impl Login {
     /// Makes the request that opens the WebSocket.
     ///
@@ -36,14 +26,7 @@ impl Login {
     pub(super) fn request(&self, uri: &Uri) -> Result<Request, TokenError> {
         let mut request = uri.into_client_request().expect("a target's address makes a request");
         if let Self::TokenFile(path) = self {
-            let token =
-                fs::read_to_string(path).map_err(|source| TokenError::Unreadable { path: path.clone(), source })?;
-            let token = token.trim();
-            let is_token = !token.is_empty() && token.bytes().all(|byte| byte.is_ascii_graphic());
-            let header = is_token.then(|| HeaderValue::from_str(&format!("Bearer {token}")).ok()).flatten();
-            let mut header = header.ok_or_else(|| TokenError::NoToken(path.clone()))?;
-            header.set_sensitive(true);
-            request.headers_mut().insert(AUTHORIZATION, header);
+            request.headers_mut().insert(AUTHORIZATION, token::from_file(path)?);
         }
         Ok(request)
     }

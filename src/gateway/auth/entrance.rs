@@ -10,8 +10,9 @@ use super::credential::{self, Facts};
 use super::{Authenticator, Identity, UidRules, Unidentified};
 use crate::config::{AuthSource, GatewaySettings};
 use crate::gateway::Reason;
+use crate::rights::Rights;
 use crate::shard::{LoginNumber, LoginNumbers};
-use crate::uid::UidHasher;
+use crate::uid::{self, Uid, UidHasher};
 
 /// What a connection is let in by.
 #[derive(Clone, Debug)]
@@ -71,6 +72,16 @@ impl Entrance {
             None if settings.auth.takes_from(AuthSource::FirstFrame) => Ok(Admitted::Stranger(facts)),
             None => Err(Reason::CredentialMissing),
         }
+    }
+
+    /// Lets somebody in who has no name, and may send to nobody: [`Protocol::Echo`](crate::protocol::Protocol::Echo).
+    ///
+    /// # Errors
+    /// When a number makes no uid, and that is never.
+    pub(crate) fn let_in(&self) -> Result<Login, Unidentified> {
+        let number = self.logins.draw();
+        let uid = Uid::new(number.to_string().as_bytes(), uid::BYTES_MAX, &self.hasher)?;
+        Ok(Login { identity: Identity { uid, rights: Rights::RECEIVE, expires: None }, number })
     }
 
     /// Finds out whose credential this is, which has just been read.

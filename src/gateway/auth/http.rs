@@ -8,20 +8,12 @@
 //! ```
 //! The number of questions at a time is bounded, and so are the time, the answer, and the answers kept.
 
-use std::error::Error;
-use std::fmt::Write;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use aws_lc_rs::digest;
-use bytes::Bytes;
 use http_body_util::{BodyExt, Full, Limited};
 use hyper::{Request, StatusCode, header};
-use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
-use hyper_util::client::legacy::Client;
-use hyper_util::client::legacy::connect::HttpConnector;
-use hyper_util::rt::{TokioExecutor, TokioTimer};
-use rustls::RootCertStore;
 use serde::Serialize;
 use serde_json::Value;
 use tokio::sync::Semaphore;
@@ -31,15 +23,13 @@ use tracing::warn;
 use super::cache::{Cache, Key};
 use super::credential::Facts;
 use super::{Claims, rights, seconds};
-use crate::config::{AuthSettings, AuthUrl};
+use crate::config::AuthSettings;
 use crate::gateway::Reason;
-use crate::roots::{self, RootsError};
+use crate::roots::RootsError;
+use crate::service::{self, ServiceClient, causes};
 
 /// Longest answer that is read.
 const ANSWER_BYTES_MAX: usize = 64 << 10;
-
-/// How long a connection to the service is kept while it is not used.
-const IDLE_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// Least time between two log lines about the service.
 const COMPLAINT_INTERVAL: Duration = Duration::from_secs(1);
@@ -47,7 +37,7 @@ const COMPLAINT_INTERVAL: Duration = Duration::from_secs(1);
 /// The service, and what is remembered of its answers.
 #[derive(Debug)]
 pub(super) struct Service {
-    client: Client<HttpsConnector<HttpConnector>, Full<Bytes>>,
+    client: ServiceClient,
     in_flight: Semaphore,
     memory: Mutex<Memory>,
 }
@@ -72,16 +62,8 @@ impl Service {
     /// # Errors
     /// When nobody could vouch for a service over TLS.
     pub(super) fn new(settings: &AuthSettings) -> Result<Self, RootsError> {
-        let connector = HttpsConnectorBuilder::new()
-            .with_tls_config(roots::client_config(trusted(settings)?))
-            .https_or_http()
-            .enable_http1()
-            .build();
-        let client = Client::builder(TokioExecutor::new())
-            .pool_timer(TokioTimer::new())
-            .pool_idle_timeout(IDLE_TIMEOUT)
-            .pool_max_idle_per_host(settings.url_in_flight_max)
-            .build(connector);
+        let (url, ca) = (settings.url.as_ref(), settings.url_ca.as_deref());
+        let client = service::client(url, "auth_url_ca", ca, settings.url_in_flight_max)?;
         let memory = Memory { answers: Cache::new(settings.cache_entries_max), complained: None };
         Ok(Self { client, in_flight: Semaphore::new(settings.url_in_flight_max), memory: Mutex::new(memory) })
     }
@@ -159,18 +141,6 @@ impl Service {
     }
 }
 
-/// Reads who may vouch for the service.
-///
-/// A system that trusts nobody is no fault as long as the address is `http://`; a reload may change that, and nobody
-/// gets in then.
-fn trusted(settings: &AuthSettings) -> Result<RootCertStore, RootsError> {
-    let is_secure = settings.url.as_ref().is_some_and(AuthUrl::is_secure);
-    match roots::load("auth_url_ca", settings.url_ca.as_deref()) {
-        Err(RootsError::NoSystemRoots { .. }) if !is_secure => Ok(RootCertStore::empty()),
-        roots => roots,
-    }
-}
-
 /// Reads the service's answer; says what is wrong with one that can't be read.
 fn understood(answer: &[u8]) -> Result<Claims, &'static str> {
     let answer: Value = serde_json::from_slice(answer).map_err(|_| "its answer is not JSON")?;
@@ -180,17 +150,6 @@ fn understood(answer: &[u8]) -> Result<Claims, &'static str> {
     let expires =
         set("expires").map(|time| seconds(time).ok_or("its answer has an expires that is no time in seconds"));
     Ok(Claims { uid: uid.to_owned(), rights: rights.transpose()?, expires: expires.transpose()? })
-}
-
-/// Shows an error with all that caused it.
-fn causes(error: &dyn Error) -> String {
-    let mut text = error.to_string();
-    let mut next = error.source();
-    while let Some(cause) = next {
-        write!(text, ": {cause}").expect("a String takes all");
-        next = cause.source();
-    }
-    text
 }
 
 #[cfg(test)]

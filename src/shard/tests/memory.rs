@@ -212,7 +212,8 @@ impl Node {
             request_senders.push(request_sender);
             let network = MemoryNetwork { clock: Rc::clone(&clock), wires: Vec::new(), slept: false };
             let (hasher, settings) = (hasher.clone(), Arc::clone(&settings));
-            all.push(Shard::new(network, Parts { index, hasher, settings, mailbox, handovers, requests }));
+            let parts = Parts { index, hasher, settings, mailbox, handovers, requests, presence: None };
+            all.push(Shard::new(network, parts));
         }
         Self {
             shards: all,

@@ -1,29 +1,33 @@
-//! How long to wait before the next attempt: exponential, with full jitter, so that clients which
-//! lost their server together don't come back together.
+//! How long to wait before the next attempt: exponential, with full jitter, so that those which
+//! lost a server together don't come back together.
 
 use std::hash::{BuildHasher as _, RandomState};
 use std::time::Duration;
 
-/// Bound of the first wait; each further one doubles it.
-const FIRST: Duration = Duration::from_secs(1);
-/// No bound grows past this.
+/// No bound of a wait grows past this.
 const LONGEST: Duration = Duration::from_secs(30);
 
-/// Failed attempts since the last stable login.
-#[derive(Debug, Default)]
-pub(super) struct Backoff {
+/// Attempts that failed since the last that did not.
+#[derive(Debug)]
+pub(crate) struct Backoff {
+    first: Duration,
     failed: u32,
 }
 
 impl Backoff {
+    /// Makes one whose first wait is bounded by `first`; each further one doubles that.
+    pub(crate) fn new(first: Duration) -> Self {
+        Self { first, failed: 0 }
+    }
+
     /// Starts afresh: the next wait is a short one.
-    pub(super) fn reset(&mut self) {
+    pub(crate) fn reset(&mut self) {
         self.failed = 0;
     }
 
     /// Draws the next wait, anything from nothing to the current bound.
-    pub(super) fn next(&mut self) -> Duration {
-        let bound = LONGEST.min(FIRST.saturating_mul(1u32.checked_shl(self.failed).unwrap_or(u32::MAX)));
+    pub(crate) fn next(&mut self) -> Duration {
+        let bound = LONGEST.min(self.first.saturating_mul(1u32.checked_shl(self.failed).unwrap_or(u32::MAX)));
         self.failed = self.failed.saturating_add(1);
         // Every `RandomState` has other keys, which is all the chance that this needs.
         let chance = RandomState::new().hash_one(self.failed) >> 11;
@@ -37,7 +41,7 @@ mod tests {
 
     #[test]
     fn waits_stay_below_a_bound_that_doubles_up_to_the_longest() {
-        let mut backoff = Backoff::default();
+        let mut backoff = Backoff::new(Duration::from_secs(1));
         for bound in [1, 2, 4, 8, 16, 30, 30] {
             assert!(backoff.next() <= Duration::from_secs(bound));
         }
@@ -46,6 +50,6 @@ mod tests {
         assert!(long.iter().any(|wait| *wait > LONGEST / 2), "a hundred draws, all in the lower half: {long:?}");
         assert!(long.iter().any(|wait| *wait < LONGEST / 2), "a hundred draws, all in the upper half: {long:?}");
         backoff.reset();
-        assert!(backoff.next() <= FIRST);
+        assert!(backoff.next() <= Duration::from_secs(1));
     }
 }

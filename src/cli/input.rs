@@ -1,4 +1,4 @@
-//! Standard input as messages, read by a thread of its own.
+//! The lines of standard input, read by a thread of its own.
 //!
 //! A read of standard input can't be interrupted, so it must not hold up anything that ends; the thread
 //! ends with the process. The queue is short and its full state stops the reading, which stops whoever writes to us.
@@ -7,7 +7,6 @@ use std::io::{self, BufRead, Read as _};
 use std::thread;
 
 use tokio::sync::mpsc;
-use tokio_tungstenite::tungstenite::Message;
 
 /// Lines read ahead of their sending.
 const QUEUE_LINES_MAX: usize = 64;
@@ -26,20 +25,20 @@ pub(super) enum InputError {
 }
 
 /// Starts the reading; the queue closes at the end of input, or behind an error.
-pub(super) fn lines() -> mpsc::Receiver<Result<Message, InputError>> {
+pub(super) fn lines() -> mpsc::Receiver<Result<Vec<u8>, InputError>> {
     let (sender, receiver) = mpsc::channel(QUEUE_LINES_MAX);
     let read = move || {
         let mut input = io::stdin().lock();
         while let Some(line) = next_line(&mut input).transpose() {
             let last = line.is_err();
-            if sender.blocking_send(line.map(message)).is_err() || last {
+            if sender.blocking_send(line).is_err() || last {
                 break;
             }
         }
     };
     // Without the thread there is no sender left: the same as the end of input.
     if let Err(error) = thread::Builder::new().name("stdin".to_owned()).spawn(read) {
-        eprintln!("pombo connect: standard input is not read: {error}");
+        eprintln!("pombo: standard input is not read: {error}");
     }
     receiver
 }
@@ -56,14 +55,6 @@ fn next_line(input: &mut impl BufRead) -> Result<Option<Vec<u8>>, InputError> {
         return Err(InputError::TooLong);
     }
     Ok(Some(line))
-}
-
-/// Text if it is UTF-8, else binary: the server delivers either unchanged.
-fn message(line: Vec<u8>) -> Message {
-    match String::from_utf8(line) {
-        Ok(text) => Message::text(text),
-        Err(error) => Message::binary(error.into_bytes()),
-    }
 }
 
 #[cfg(test)]
@@ -92,11 +83,5 @@ mod tests {
     fn line_without_an_end_is_not_held() {
         let mut endless = io::BufReader::new(io::repeat(b'x'));
         assert!(matches!(next_line(&mut endless), Err(InputError::TooLong)));
-    }
-
-    #[test]
-    fn text_stays_text_and_bytes_stay_bytes() {
-        assert_eq!(message(b"bob:ol\xc3\xa1".to_vec()), Message::text("bob:olá"));
-        assert_eq!(message(b"bob:\xff".to_vec()), Message::binary(b"bob:\xff".to_vec()));
     }
 }

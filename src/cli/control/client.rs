@@ -1,0 +1,145 @@
+//! One HTTP connection to a node's control listener, and a request at a time on it.
+
+use std::error::Error;
+use std::fmt::Write;
+use std::io;
+
+use bytes::Bytes;
+use http_body_util::{BodyExt as _, Full, Limited};
+use hyper::body::{Body, Incoming};
+use hyper::client::conn::http1::{self, SendRequest};
+use hyper::header::{AUTHORIZATION, HOST, HeaderValue, USER_AGENT};
+use hyper::{Request, Response, StatusCode};
+use hyper_util::rt::TokioIo;
+use serde_json::Value;
+use tokio::net::{TcpStream, UnixStream};
+
+use super::address::{Address, Scheme};
+use crate::cli::trust::{Trust, Wire};
+
+/// Longest answer that is read at once.
+const ANSWER_BYTES_MAX: usize = 4 << 20;
+
+/// A connection to a node, for bodies of one kind.
+pub(super) struct Client<B> {
+    sender: SendRequest<B>,
+    host: String,
+    token: Option<HeaderValue>,
+}
+
+/// Whom to call, and as whom.
+pub(super) struct Callee {
+    pub(super) address: Address,
+    /// Who may vouch for it; there is one if it speaks TLS.
+    pub(super) trust: Option<Trust>,
+    pub(super) token: Option<HeaderValue>,
+}
+
+/// Why a call has brought no answer that could be used.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum CallError {
+    #[error("can't connect to {address}: {source}")]
+    Connect { address: Address, source: io::Error },
+    #[error("no answer: {0}")]
+    Lost(String),
+    #[error("{status}{}", detail.as_ref().map(|detail| format!(": {detail}")).unwrap_or_default())]
+    Refused {
+        status: StatusCode,
+        /// In the node's words.
+        detail: Option<String>,
+    },
+    #[error("the answer is not understood, is this the control listener of a pombo? {0}")]
+    Strange(String),
+}
+
+impl<B> Client<B>
+where
+    B: Body<Data = Bytes> + Send + 'static,
+    B::Error: Error + Send + Sync,
+{
+    /// Connects.
+    pub(super) async fn connect(callee: &Callee) -> Result<Self, CallError> {
+        let failed = |source| CallError::Connect { address: callee.address.clone(), source };
+        let wire = dial(callee).await.map_err(failed)?;
+        let handshake = http1::handshake(TokioIo::new(wire)).await;
+        let (sender, connection) = handshake.map_err(|error| failed(io::Error::other(error)))?;
+        // Its end is the sender's matter, too.
+        tokio::spawn(connection);
+        Ok(Self { sender, host: callee.address.host(), token: callee.token.clone() })
+    }
+
+    /// Tells whether the node has ended the connection.
+    pub(super) fn is_closed(&self) -> bool {
+        self.sender.is_closed()
+    }
+
+    /// Sends a request, whose target is a path, and waits for the answer's head.
+    pub(super) async fn send(&mut self, mut request: Request<B>) -> Result<Response<Incoming>, CallError> {
+        let headers = request.headers_mut();
+        let host = HeaderValue::from_str(&self.host).map_err(|error| CallError::Lost(error.to_string()))?;
+        headers.insert(HOST, host);
+        headers.insert(USER_AGENT, HeaderValue::from_static(concat!("pombo/", env!("CARGO_PKG_VERSION"))));
+        if let Some(token) = &self.token {
+            headers.insert(AUTHORIZATION, token.clone());
+        }
+        let lost = |error: hyper::Error| CallError::Lost(causes(&error));
+        self.sender.ready().await.map_err(lost)?;
+        let response = self.sender.send_request(request).await.map_err(lost)?;
+        if response.status().is_success() { Ok(response) } else { Err(refusal(response).await) }
+    }
+}
+
+impl Client<Full<Bytes>> {
+    /// Sends a request and returns the answer, which is JSON.
+    pub(super) async fn call(&mut self, request: Request<Full<Bytes>>) -> Result<Value, CallError> {
+        let response = self.send(request).await?;
+        let body = collect(response).await?;
+        serde_json::from_slice(&body).map_err(|error| CallError::Strange(error.to_string()))
+    }
+}
+
+async fn dial(callee: &Callee) -> io::Result<Box<dyn Wire>> {
+    match &callee.address {
+        Address::Unix(path) => Ok(Box::new(UnixStream::connect(path).await?)),
+        Address::Tcp { host, port, scheme } => {
+            let stream = TcpStream::connect((host.as_str(), *port)).await?;
+            stream.set_nodelay(true)?;
+            match &callee.trust {
+                Some(trust) if *scheme == Scheme::Https => trust.secure(stream, host).await,
+                _ => Ok(Box::new(stream)),
+            }
+        }
+    }
+}
+
+async fn collect(response: Response<Incoming>) -> Result<Bytes, CallError> {
+    let body = Limited::new(response.into_body(), ANSWER_BYTES_MAX).collect().await;
+    Ok(body.map_err(|error| CallError::Lost(causes(&*error)))?.to_bytes())
+}
+
+/// Reads what a node says of a request that it refuses: problem details (RFC 9457), or a line of text.
+async fn refusal(response: Response<Incoming>) -> CallError {
+    let status = response.status();
+    let body = collect(response).await.unwrap_or_default();
+    let problem: Option<Value> = serde_json::from_slice(&body).ok();
+    let text = |name| problem.as_ref()?.get(name)?.as_str().map(str::to_owned);
+    let line = || {
+        let text = String::from_utf8_lossy(&body).trim().to_owned();
+        (problem.is_none() && !text.is_empty() && text.len() < 500).then_some(text)
+    };
+    CallError::Refused { status, detail: text("detail").or_else(|| text("title")).or_else(line) }
+}
+
+/// Shows an error with all that caused it.
+fn causes(error: &dyn Error) -> String {
+    let mut text = error.to_string();
+    let mut next = error.source();
+    while let Some(cause) = next {
+        // Some errors show their cause themselves.
+        if !text.ends_with(&cause.to_string()) {
+            write!(text, ": {cause}").expect("a String takes all");
+        }
+        next = cause.source();
+    }
+    text
+}

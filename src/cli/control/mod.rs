@@ -1,0 +1,189 @@
+//! `pombo push`, `online` and `kick`: what is asked of a running node, over HTTP at its control listener.
+//!
+//! Each of them is one connection, with an answer on stdout and an exit code that says what became of it. A runtime on the
+//! main thread runs it all, but for the reading of standard input.
+
+use std::ffi::OsString;
+use std::fmt::Display;
+use std::io::{self, Write};
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
+use tokio::time::timeout;
+
+use self::address::{Address, Scheme};
+use self::client::{CallError, Callee};
+use super::input::InputError;
+use super::token::{self, TokenError};
+use super::trust::Trust;
+use crate::config::{Faults, Listen, Setting, TOKEN_VARIABLE, find};
+use crate::roots::RootsError;
+
+mod address;
+mod client;
+pub(super) mod kick;
+mod lines;
+pub(super) mod online;
+mod outcome;
+pub(super) mod push;
+
+/// How a node is called.
+#[derive(Debug, clap::Args)]
+pub(super) struct ControlArgs {
+    /// Where the node's control listener is: HOST:PORT, https://HOST:PORT or unix:/PATH [default: the setting control] [env: POMBO_CONTROL]
+    #[arg(long, value_name = "ADDRESS", help_heading = "Node")]
+    control: Option<String>,
+    /// Reads the setting control from this TOML file, which is the node's [env: POMBO_CONFIG]
+    #[arg(long, value_name = "FILE", help_heading = "Node")]
+    config: Option<PathBuf>,
+    /// Proves who calls by the token in this file [env: POMBO_CONTROL_TOKEN, the token itself]
+    #[arg(long, value_name = "FILE", help_heading = "Node")]
+    token_file: Option<PathBuf>,
+    /// Trusts what the certificates in this PEM file have signed, instead of what the system trusts
+    #[arg(long, value_name = "FILE", help_heading = "Node")]
+    ca: Option<PathBuf>,
+    /// Gives up when an answer takes longer than this
+    #[arg(long, value_name = "DURATION", value_parser = humantime::parse_duration, default_value = "10s", help_heading = "Node")]
+    timeout: Duration,
+    /// Prints the node's own answer, which is JSON, on one line
+    #[arg(long)]
+    json: bool,
+}
+
+/// What a command's end is told by, for scripts; the same numbers for all of these commands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum End {
+    /// A session took it, or is there.
+    Done = 0,
+    /// The node refused it, or can't tell.
+    Failed = 1,
+    /// No session is there.
+    Offline = 3,
+    /// Sessions are there, and none took it.
+    Shed = 4,
+}
+
+/// The exit codes, as the help of each command tells them.
+pub(super) const EXIT_CODES: &str = "\
+Exit codes:
+  0  a session took it (push), is there (online), or was closed (kick)
+  1  no answer, or the node refused
+  2  wrong arguments or settings
+  3  nobody is online who could take it
+  4  sessions are online, and none took it
+Of many lines the worst counts: 1, then 4, then 3.";
+
+/// Why a command has no end to tell.
+#[derive(Debug, thiserror::Error)]
+enum Failure {
+    #[error("{0}")]
+    Settings(String),
+    #[error(transparent)]
+    Faults(#[from] Faults),
+    #[error(transparent)]
+    Roots(#[from] RootsError),
+    #[error(transparent)]
+    Token(#[from] TokenError),
+    #[error(transparent)]
+    Call(#[from] CallError),
+    #[error("can't read standard input: {0}")]
+    Input(io::Error),
+    #[error(transparent)]
+    Lines(#[from] InputError),
+    #[error("can't write standard output: {0}")]
+    Output(io::Error),
+    #[error("no answer within {}", humantime::format_duration(*.0))]
+    Timeout(Duration),
+}
+
+impl ControlArgs {
+    /// Finds whom to call: flags over the environment over the file, as the node itself reads them.
+    fn callee(&self, variables: &[(OsString, OsString)]) -> Result<Callee, Failure> {
+        let setting = |key| Setting::of(key).expect("a setting of the table");
+        let find = |key| find(setting(key), self.config.as_deref(), variables);
+        let (text, origin) = match (&self.control, &self.config) {
+            (Some(text), _) => (text.clone(), "from --control".to_owned()),
+            (None, _) => match find("control")? {
+                Some((text, origin)) => (text, origin.to_string()),
+                None => (Listen::CONTROL.to_string(), "the default".to_owned()),
+            },
+        };
+        let address: Result<Address, _> = text.parse();
+        let address = address.map_err(|error| {
+            let text = text.escape_debug();
+            Failure::Settings(format!("control = {text} ({origin}): {error}"))
+        })?;
+        // A node speaks TLS there if it does anywhere; told by flag, nothing else of its settings is looked at.
+        let certificate = if self.control.is_none() { find("tls_certificate")? } else { None };
+        let address = if certificate.is_some_and(|(path, _)| path != "none") { address.or_secure() } else { address };
+        let is_secure = matches!(address, Address::Tcp { scheme: Scheme::Https, .. });
+        let trust = is_secure.then(|| Trust::load(self.ca.as_deref())).transpose()?;
+        Ok(Callee { address, trust, token: self.token(variables)? })
+    }
+
+    fn token(&self, variables: &[(OsString, OsString)]) -> Result<Option<hyper::header::HeaderValue>, Failure> {
+        if let Some(path) = &self.token_file {
+            return Ok(Some(token::from_file(path)?));
+        }
+        let Some((_, token)) = variables.iter().find(|(name, _)| name == TOKEN_VARIABLE) else { return Ok(None) };
+        let header = token.to_str().and_then(token::bearer);
+        let bad =
+            || Failure::Settings(format!("{TOKEN_VARIABLE} holds no token, expected one word of printable ASCII"));
+        header.ok_or_else(bad).map(Some)
+    }
+
+    /// Runs one call to its end, or to the time-out's.
+    async fn in_time<T>(&self, call: impl Future<Output = Result<T, CallError>>) -> Result<T, Failure> {
+        let answer = timeout(self.timeout, call).await.map_err(|_| Failure::Timeout(self.timeout))?;
+        Ok(answer?)
+    }
+}
+
+/// Runs a command of these on a runtime of its own; tells what went wrong, and what to exit with.
+fn run(command: &str, call: impl Future<Output = Result<End, Failure>>) -> ExitCode {
+    let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => return fail(command, &format!("no event loop: {error}"), 1),
+    };
+    match runtime.block_on(call) {
+        Ok(end) => ExitCode::from(end as u8),
+        // Whoever read us, `head` perhaps, has seen enough.
+        Err(Failure::Output(error)) if error.kind() == io::ErrorKind::BrokenPipe => ExitCode::SUCCESS,
+        Err(failure) => {
+            let code = match failure {
+                Failure::Settings(_) | Failure::Faults(_) | Failure::Roots(_) | Failure::Token(_) => super::REFUSED,
+                _ => 1,
+            };
+            fail(command, &failure, code)
+        }
+    }
+}
+
+fn fail(command: &str, failure: &dyn Display, code: u8) -> ExitCode {
+    // Not `eprintln!`, which panics when nobody reads.
+    writeln!(io::stderr(), "pombo {command}: {}", one_line(&failure.to_string())).ok();
+    ExitCode::from(code)
+}
+
+/// Prints a line of the answer.
+fn print(line: &str) -> Result<(), Failure> {
+    let mut stdout = io::stdout().lock();
+    writeln!(stdout, "{}", one_line(line)).and_then(|()| stdout.flush()).map_err(Failure::Output)
+}
+
+/// Escapes what a terminal would act on; a node's answer holds what others have sent.
+fn one_line(text: &str) -> String {
+    let escape = |c: char| if c.is_control() { c.escape_default().to_string() } else { c.to_string() };
+    text.chars().map(escape).collect()
+}
+
+/// Makes a uid a part of a path.
+fn encoded(uid: &str) -> String {
+    utf8_percent_encode(uid, NON_ALPHANUMERIC).to_string()
+}
+
+fn sessions(count: u64) -> String {
+    if count == 1 { "1 session".to_owned() } else { format!("{count} sessions") }
+}

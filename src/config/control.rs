@@ -1,0 +1,298 @@
+//! Settings of the control listener: tokens of other programs, how they are written, and what goes with them.
+
+use std::fmt;
+use std::path::PathBuf;
+use std::str::FromStr;
+use std::time::Duration;
+
+use toml::Value;
+
+use super::form::Form;
+use super::{Config, HookSettings, Secret};
+
+/// What another program may do on the control listener.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ControlRights {
+    /// Send messages.
+    pub push: bool,
+    /// Ask who is online.
+    pub query: bool,
+    /// Close sessions.
+    pub admin: bool,
+}
+
+impl ControlRights {
+    /// Everything.
+    pub const ALL: Self = Self { push: true, query: true, admin: true };
+
+    /// The rights by name, as they are written.
+    pub const WORDS: [&str; 3] = ["push", "query", "admin"];
+
+    fn words(self) -> impl Iterator<Item = &'static str> {
+        Self::WORDS.into_iter().zip([self.push, self.query, self.admin]).filter(|(_, has)| *has).map(|(word, _)| word)
+    }
+}
+
+impl FromStr for ControlRights {
+    type Err = ();
+
+    fn from_str(text: &str) -> Result<Self, ()> {
+        let mut rights = Self::default();
+        for word in text.split('+') {
+            match word {
+                "push" => rights.push = true,
+                "query" => rights.query = true,
+                "admin" => rights.admin = true,
+                _ => return Err(()),
+            }
+        }
+        Ok(rights)
+    }
+}
+
+/// A program that may use the control listener, by a secret of its own.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ControlToken {
+    /// Whose it is, in logs.
+    pub name: String,
+    /// What it may do.
+    pub rights: ControlRights,
+    /// What it sends in `Authorization: Bearer`.
+    pub secret: Secret,
+}
+
+/// Why a text is no [`ControlToken`]; holds nothing of it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("expected {form}", form = ControlToken::FORM)]
+pub struct ControlTokenError;
+
+impl ControlToken {
+    /// How a token is written.
+    pub const FORM: &str = "NAME RIGHTS TOKEN, such as backend push+query and 32 or more letters, digits or -._~+/=";
+
+    /// Longest name, in bytes.
+    const NAME_BYTES_MAX: usize = 64;
+}
+
+impl FromStr for ControlToken {
+    type Err = ControlTokenError;
+
+    fn from_str(text: &str) -> Result<Self, ControlTokenError> {
+        let mut words = text.split_ascii_whitespace();
+        let (Some(name), Some(rights), Some(secret), None) = (words.next(), words.next(), words.next(), words.next())
+        else {
+            return Err(ControlTokenError);
+        };
+        // What a bearer token is made of (RFC 6750, section 2.1); a comma would end it in a list.
+        let is_bearer = |byte: u8| byte.is_ascii_alphanumeric() || b"-._~+/=".contains(&byte);
+        let is_sound = name.len() <= Self::NAME_BYTES_MAX
+            && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-._".contains(&byte))
+            && (Secret::BYTES_MIN..=Secret::BYTES_MAX).contains(&secret.len())
+            && secret.bytes().all(is_bearer);
+        let rights = rights.parse().map_err(|()| ControlTokenError)?;
+        if is_sound {
+            Ok(Self { name: name.to_owned(), rights, secret: Secret::new(secret) })
+        } else {
+            Err(ControlTokenError)
+        }
+    }
+}
+
+impl fmt::Display for ControlToken {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let rights: Vec<&str> = self.rights.words().collect();
+        write!(f, "{} {} {}", self.name, rights.join("+"), self.secret.reveal())
+    }
+}
+
+/// `none`, or tokens of other programs; never shown.
+pub(super) struct Tokens;
+
+const NONE: &str = "none";
+
+impl Form<Vec<ControlToken>> for Tokens {
+    const MANY: bool = true;
+    const SECRET: bool = true;
+    const PLACEHOLDER: &'static str = "TOKEN";
+
+    fn read(&self, items: &[String]) -> Option<Vec<ControlToken>> {
+        if items == [NONE] {
+            return Some(Vec::new());
+        }
+        let tokens: Option<Vec<ControlToken>> = items.iter().map(|item| item.parse().ok()).collect();
+        tokens.filter(|tokens| !tokens.is_empty())
+    }
+
+    fn show(&self, value: &Vec<ControlToken>) -> Value {
+        match &value[..] {
+            [] => NONE.into(),
+            tokens => tokens.iter().map(|token| Value::from(token.to_string())).collect::<Vec<_>>().into(),
+        }
+    }
+
+    fn expected(&self) -> String {
+        format!("{NONE}, or one or more of {}", ControlToken::FORM)
+    }
+}
+
+/// What control needs to know; see the fields of the same names in [`Config`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ControlSettings {
+    /// Longest uid.
+    pub uid_bytes_max: usize,
+    /// Most bytes waiting for one session: no longer message can be delivered.
+    pub outbox_bytes_max: usize,
+    /// Tokens of other programs.
+    pub tokens: Vec<ControlToken>,
+    /// File with more of them.
+    pub tokens_file: Option<PathBuf>,
+    /// Most connections at a time.
+    pub connections_max: usize,
+    /// Time without a request, for a request's head, and for an answer that is not read.
+    pub idle_timeout: Duration,
+    /// Time that a request's body may take.
+    pub body_timeout: Duration,
+    /// Time that the shards may take to answer.
+    pub answer_timeout: Duration,
+    /// Longest message.
+    pub push_bytes_max: usize,
+    /// Most uids in one request.
+    pub push_uids_max: usize,
+    /// How long an answer is kept for its `Idempotency-Key`.
+    pub idempotency_window: Duration,
+    /// Most bytes of answers that are kept so.
+    pub idempotency_bytes_max: usize,
+    /// Who is told which uids come and go, if anybody.
+    pub hooks: Option<HookSettings>,
+}
+
+impl Config {
+    /// Copies out the part of control.
+    pub fn control_settings(&self) -> ControlSettings {
+        ControlSettings {
+            uid_bytes_max: self.uid_bytes_max,
+            outbox_bytes_max: self.outbox_bytes_max,
+            tokens: self.control_tokens.clone(),
+            tokens_file: self.control_tokens_file.clone(),
+            connections_max: self.control_connections_max,
+            idle_timeout: self.control_idle_timeout,
+            body_timeout: self.control_body_timeout,
+            answer_timeout: self.control_answer_timeout,
+            push_bytes_max: self.push_bytes_max.unwrap_or(self.message_bytes_max),
+            push_uids_max: self.push_uids_max,
+            idempotency_window: self.idempotency_window,
+            idempotency_bytes_max: self.idempotency_bytes_max,
+            hooks: self.hook_settings(),
+        }
+    }
+
+    /// Tells which settings of control don't go with each other: key, whether it is so, and what is expected.
+    pub(super) fn control_relations(&self) -> [(&'static str, bool, String); 3] {
+        let has_tokens = !self.control_tokens.is_empty() || self.control_tokens_file.is_some();
+        let is_open = !has_tokens && self.control.as_ref().is_some_and(|listen| !listen.is_local());
+        // Beside a message, an outbox holds the header of its frame.
+        let push_bytes_max = self.outbox_bytes_max.saturating_sub(super::relations::FRAME_HEADER_BYTES_MAX);
+        [
+            (
+                "control",
+                is_open,
+                "a loopback address or a Unix socket, or tokens to go with it: control_tokens_file or control_tokens"
+                    .to_owned(),
+            ),
+            (
+                "text",
+                self.text.as_ref().is_some_and(|listen| !listen.is_local()),
+                "a loopback address or a Unix socket, since nobody proves who they are there".to_owned(),
+            ),
+            (
+                "push_bytes_max",
+                self.push_bytes_max.is_some_and(|bytes| bytes > push_bytes_max),
+                format!("outbox_bytes_max - 14 = {push_bytes_max} or less"),
+            ),
+        ]
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::Listen;
+
+    const SECRET: &str = "0123456789abcdef0123456789ABCDEF";
+
+    #[track_caller]
+    fn check(text: &str, shown: Option<&str>) {
+        let read: Result<ControlToken, _> = text.parse();
+        assert_eq!(read.as_ref().map(ControlToken::to_string).ok().as_deref(), shown, "{text}");
+        if let Some(shown) = shown {
+            assert_eq!(shown.parse(), read, "{text} read, shown and read again");
+        }
+    }
+
+    #[test]
+    fn reads_tokens() {
+        check(&format!("backend push {SECRET}"), Some(&format!("backend push {SECRET}")));
+        check(&format!("  a-b.c_d \t query+push  {SECRET}\t"), Some(&format!("a-b.c_d push+query {SECRET}")));
+        check(&format!("x admin+admin -._~+/={SECRET}"), Some(&format!("x admin -._~+/={SECRET}")));
+    }
+
+    #[test]
+    fn refuses_what_is_no_token() {
+        let long = "x".repeat(Secret::BYTES_MAX + 1);
+        for text in [
+            "",
+            SECRET,
+            &format!("push {SECRET}"),
+            &format!("a push {SECRET} x"),
+            &format!("a all {SECRET}"),
+            &format!("a push+ {SECRET}"),
+            &format!("a Push {SECRET}"),
+            &format!("ä push {SECRET}"),
+            &format!("{} push {SECRET}", "x".repeat(65)),
+            &format!("a push {}", &SECRET[1..]),
+            &format!("a push {long}"),
+            &format!("a push {SECRET}!"),
+        ] {
+            check(text, None);
+        }
+    }
+
+    #[test]
+    fn is_never_shown() {
+        let token: ControlToken = format!("a push {SECRET}").parse().expect("a token");
+        assert!(!format!("{token:?}").contains(SECRET), "{token:?}");
+        assert!(!ControlTokenError.to_string().contains(SECRET));
+    }
+
+    #[test]
+    fn where_others_can_connect_tokens_are_needed() {
+        #[track_caller]
+        fn check(listen: &str, has_token: bool, key: Option<&str>) {
+            let token = format!("a push {SECRET}").parse().expect("a token");
+            let control_tokens = if has_token { vec![token] } else { Vec::new() };
+            let control: Listen = listen.parse().expect("an address");
+            let config = Config { control: Some(control), control_tokens, ..Config::default() };
+            let faults = config.check().map_err(|faults| faults.to_string()).err();
+            assert_eq!(faults.as_deref().and_then(|text| text.split(' ').next()), key, "{listen}");
+        }
+        check("127.0.0.1:1", false, None);
+        check("[::1]:1", false, None);
+        check("unix:/x", false, None);
+        check("0.0.0.0:1", false, Some("control"));
+        check("[::]:1", false, Some("control"));
+        check("10.0.0.1:1", false, Some("control"));
+        check("10.0.0.1:1", true, None);
+        let file = Config { control_tokens_file: Some("tokens".into()), ..Config::default() };
+        let open = Config { control: Some("0.0.0.0:1".parse().expect("an address")), ..file };
+        assert_eq!(open.check(), Ok(()));
+    }
+
+    #[test]
+    fn a_message_fits_an_outbox() {
+        let outbox_bytes_max = Config::default().outbox_bytes_max;
+        let with = |bytes| Config { push_bytes_max: Some(bytes), ..Config::default() }.check();
+        assert_eq!(with(outbox_bytes_max - 14), Ok(()));
+        let fault = with(outbox_bytes_max - 13).expect_err("it is too long").to_string();
+        assert!(fault.ends_with("expected outbox_bytes_max - 14 = 2097138 or less"), "{fault}");
+    }
+}

@@ -1,0 +1,94 @@
+//! One attempt to give a batch to the service: signed, posted, answered within its time.
+
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use bytes::Bytes;
+use http_body_util::{BodyExt, Full, Limited};
+use hyper::{Request, Uri, header};
+use tokio::task::spawn_blocking;
+use tokio::time::timeout;
+use tracing::{info, warn};
+
+use super::HookError;
+use super::signature::{self, Keys};
+use crate::config::HookSettings;
+use crate::service::{self, ServiceClient, causes};
+
+/// Longest answer that is read, so that its connection can be used again.
+const ANSWER_BYTES_MAX: usize = 64 << 10;
+
+/// Least time between two looks at the file of secrets, and between two log lines about the service.
+const INTERVAL: Duration = Duration::from_secs(1);
+
+const SIGNATURE: &str = "pombo-signature";
+const USER_AGENT: &str = concat!("pombo/", env!("CARGO_PKG_VERSION"));
+
+/// The way to the service.
+#[derive(Debug)]
+pub(super) struct Poster {
+    client: ServiceClient,
+    uri: Uri,
+    keys: Keys,
+    keys_read: Instant,
+    complained: Option<Instant>,
+    has_failed: bool,
+}
+
+impl Poster {
+    pub(super) fn new(settings: &HookSettings) -> Result<Self, HookError> {
+        let client = service::client(Some(&settings.url), "hook_url_ca", settings.url_ca.as_deref(), 1)?;
+        let (keys, uri) = (Keys::load(settings)?, settings.url.uri().clone());
+        Ok(Self { client, uri, keys, keys_read: Instant::now(), complained: None, has_failed: false })
+    }
+
+    /// Posts a batch; says whether the service has taken it. Takes no longer than `time`.
+    pub(super) async fn post(&mut self, body: Bytes, time: Duration) -> bool {
+        let outcome = timeout(time, self.attempt(body)).await;
+        let outcome = outcome.unwrap_or_else(|_| Err(format!("no answer within {time:?}")));
+        match &outcome {
+            Ok(()) if self.has_failed => {
+                info!("the service of hook_url takes events again");
+                self.has_failed = false;
+            }
+            Ok(()) => {}
+            Err(reason) => self.complain(reason),
+        }
+        outcome.is_ok()
+    }
+
+    async fn attempt(&mut self, body: Bytes) -> Result<(), String> {
+        self.refresh_keys().await;
+        let second = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
+        let request = Request::post(&self.uri)
+            .header(header::CONTENT_TYPE, "application/json")
+            .header(header::USER_AGENT, USER_AGENT)
+            .header(SIGNATURE, self.keys.sign(second, &body))
+            .body(Full::from(body))
+            .expect("the parts of the request are sound");
+        let response = self.client.request(request).await.map_err(|error| causes(&error))?;
+        let status = response.status();
+        // Whatever it says; one that is too long costs a new connection next time.
+        Limited::new(response.into_body(), ANSWER_BYTES_MAX).collect().await.ok();
+        if status.is_success() { Ok(()) } else { Err(format!("status {}", status.as_str())) }
+    }
+
+    async fn refresh_keys(&mut self) {
+        let Some(path) = self.keys.file() else { return };
+        if self.keys_read.elapsed() < INTERVAL {
+            return;
+        }
+        let path = path.to_owned();
+        let read = spawn_blocking(move || signature::read(&path)).await.expect("reading a file does not panic");
+        self.keys_read = Instant::now();
+        self.keys.refresh(read);
+    }
+
+    /// Logs what is wrong with the service, now and then.
+    fn complain(&mut self, reason: &str) {
+        self.has_failed = true;
+        if self.complained.is_none_or(|last| last.elapsed() >= INTERVAL) {
+            self.complained = Some(Instant::now());
+            warn!(reason = %reason.escape_debug(), "the service of hook_url fails, events wait");
+        }
+    }
+}

@@ -1,0 +1,154 @@
+//! What a batch is signed with: one secret or several, read again when their file changes.
+
+use std::fmt::Write as _;
+use std::fs::File;
+use std::io::{self, Read as _};
+use std::path::{Path, PathBuf};
+
+use aws_lc_rs::hmac;
+use tracing::{error, info};
+
+use crate::config::{HookSettings, Secret};
+
+/// Longest file that is read, and most secrets in all.
+const FILE_BYTES_MAX: u64 = 64 << 10;
+const SECRETS_MAX: usize = 4;
+
+/// A file of secrets that can't be used.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot read hook_secret_file {}: {reason}", path.display())]
+pub(crate) struct SecretError {
+    path: PathBuf,
+    reason: String,
+}
+
+/// The keys as they are now.
+#[derive(Debug)]
+pub(super) struct Keys {
+    /// The one of the setting `hook_secret`.
+    own: Option<hmac::Key>,
+    file: Option<PathBuf>,
+    of_file: Vec<hmac::Key>,
+    /// What the file held when it was read last, or what was wrong with it: the same is not parsed again.
+    read: Result<Vec<u8>, String>,
+}
+
+impl Keys {
+    /// Reads all secrets.
+    ///
+    /// # Errors
+    /// When the file can't be read, or holds something else.
+    pub(super) fn load(settings: &HookSettings) -> Result<Self, SecretError> {
+        let own = settings.secret.as_ref().map(|secret| key(secret.reveal().as_bytes()));
+        let mut keys = Self { own, file: settings.secret_file.clone(), of_file: Vec::new(), read: Ok(Vec::new()) };
+        if let Some(path) = &keys.file {
+            keys.read = read(path);
+            let parsed = keys.read.as_ref().map_err(String::clone).and_then(|bytes| parse(bytes));
+            keys.of_file = parsed.map_err(|reason| SecretError { path: path.clone(), reason })?;
+        }
+        Ok(keys)
+    }
+
+    /// Returns the file that secrets are in.
+    pub(super) fn file(&self) -> Option<&Path> {
+        self.file.as_deref()
+    }
+
+    /// Takes over what [`read`] found in the file, if it has changed and is sound.
+    pub(super) fn refresh(&mut self, read: Result<Vec<u8>, String>) {
+        if self.read == read {
+            return;
+        }
+        match read.as_ref().map_err(String::clone).and_then(|bytes| parse(bytes)) {
+            Ok(keys) => {
+                info!(secrets = keys.len(), "secrets of the hook changed");
+                self.of_file = keys;
+            }
+            Err(reason) => error!(reason, "secrets of the hook not changed, the old ones stay"),
+        }
+        self.read = read;
+    }
+
+    /// Signs a body at this second since 1970: `t=…,v1=…`, with a `v1` for each secret.
+    pub(super) fn sign(&self, second: u64, body: &[u8]) -> String {
+        let mut signature = format!("t={second}");
+        for key in self.own.iter().chain(&self.of_file) {
+            let mut context = hmac::Context::with_key(key);
+            context.update(format!("{second}.").as_bytes());
+            context.update(body);
+            signature += ",v1=";
+            for byte in context.sign().as_ref() {
+                write!(signature, "{byte:02x}").expect("a String takes all");
+            }
+        }
+        signature
+    }
+}
+
+/// Reads the file of secrets; blocks for as long as that takes.
+pub(super) fn read(path: &Path) -> Result<Vec<u8>, String> {
+    let mut bytes = Vec::new();
+    let length = File::open(path).and_then(|file| file.take(FILE_BYTES_MAX + 1).read_to_end(&mut bytes));
+    match length.map_err(|error: io::Error| error.to_string())? as u64 {
+        0..=FILE_BYTES_MAX => Ok(bytes),
+        _ => Err(format!("longer than {FILE_BYTES_MAX} bytes")),
+    }
+}
+
+/// Takes each line as a secret; empty ones count for nothing.
+fn parse(bytes: &[u8]) -> Result<Vec<hmac::Key>, String> {
+    let lines = bytes.split(|&byte| byte == b'\n').map(|line| line.strip_suffix(b"\r").unwrap_or(line));
+    let secrets: Vec<&[u8]> = lines.filter(|line| !line.is_empty()).collect();
+    if !(1..=SECRETS_MAX).contains(&secrets.len()) {
+        return Err(format!("it has {} lines, expected a secret on each of 1 to {SECRETS_MAX}", secrets.len()));
+    }
+    let (least, most) = (Secret::BYTES_MIN, Secret::BYTES_MAX);
+    match secrets.iter().find(|secret| !(least..=most).contains(&secret.len())) {
+        Some(secret) => Err(format!("a secret has {} bytes, expected {least} to {most}", secret.len())),
+        None => Ok(secrets.into_iter().map(key).collect()),
+    }
+}
+
+fn key(secret: &[u8]) -> hmac::Key {
+    hmac::Key::new(hmac::HMAC_SHA256, secret)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn reads_secrets() {
+        let secret = "x".repeat(32);
+        for (text, count) in [(secret.clone(), 1), (format!("{secret}\r\n\n{secret}\n"), 2)] {
+            assert_eq!(parse(text.as_bytes()).expect("secrets").len(), count);
+        }
+        for bad in [String::new(), "\n".to_owned(), "x".repeat(31), "x".repeat(1025), format!("{secret}\n").repeat(5)] {
+            parse(bad.as_bytes()).expect_err(&bad);
+        }
+    }
+
+    #[test]
+    fn a_file_that_is_not_sound_any_more_changes_nothing() {
+        let (old, new) = ("o".repeat(32), "n".repeat(32));
+        let of_file = parse(old.as_bytes()).expect("a secret");
+        let mut keys = Keys { own: None, file: None, of_file, read: Ok(old.into_bytes()) };
+        let signed = keys.sign(1, b"");
+        keys.refresh(Ok(b"short".to_vec()));
+        keys.refresh(Err("it has gone".to_owned()));
+        assert_eq!(keys.sign(1, b""), signed);
+        keys.refresh(Ok(new.into_bytes()));
+        assert_ne!(keys.sign(1, b""), signed);
+    }
+
+    /// By `printf '1700000000.{}' | openssl dgst -sha256 -hmac "$(printf 'k%.0s' $(seq 32))"`.
+    #[test]
+    fn signs_as_others_do() {
+        let keys = |own: Option<hmac::Key>, of_file| Keys { own, file: None, of_file, read: Ok(Vec::new()) };
+        let one = key("k".repeat(32).as_bytes());
+        let expected = "0b3b35525c10b3757ffa78df69037021fc3168d8390a51a4fcb4a8d56a25b557";
+        assert_eq!(keys(Some(one.clone()), vec![]).sign(1_700_000_000, b"{}"), format!("t=1700000000,v1={expected}"));
+        let both = keys(Some(key(b"another")), vec![one]).sign(1_700_000_000, b"{}");
+        assert!(both.ends_with(&format!(",v1={expected}")) && both.matches("v1=").count() == 2, "{both}");
+    }
+}

@@ -1,0 +1,164 @@
+//! Who may: tokens and their rights, and where there are none, no page of somebody's browser.
+
+use std::net::{IpAddr, SocketAddr};
+use std::time::Instant;
+
+use axum::extract::{Request, State};
+use axum::http::header::{AUTHORIZATION, HOST, ORIGIN};
+use axum::http::uri::Authority;
+use axum::http::{HeaderMap, Uri};
+use axum::middleware::Next;
+use axum::response::{IntoResponse, Response};
+use tracing::debug;
+
+use super::Api;
+use super::problem::{self, Problem, Told};
+use crate::config::ControlRights;
+use crate::control::tokens::{Caller, TokenSet};
+
+/// From where a connection came; nowhere over a Unix socket.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Peer(pub(super) Option<SocketAddr>);
+
+/// Lets in who may come in, with who it is and what it may do as an extension of the request.
+pub(super) async fn admit(State(api): State<Api>, mut request: Request, next: Next) -> Response {
+    let begun = Instant::now();
+    let (method, path) = (request.method().clone(), request.uri().path().to_owned());
+    let peer = request.extensions().get::<Peer>().copied().unwrap_or(Peer(None));
+    let (name, response) = match caller(&api, &request, peer) {
+        Ok(caller) => {
+            let name = caller.name.clone();
+            request.extensions_mut().insert(caller);
+            (name, next.run(request).await)
+        }
+        Err(told) => {
+            debug!(peer = ?peer.0, reason = told.problem.name(), "control request refused");
+            (None, told.into_response())
+        }
+    };
+    let (token, status) = (name.as_deref(), response.status().as_u16());
+    debug!(token, peer = ?peer.0, %method, path, status, elapsed = ?begun.elapsed(), "control request answered");
+    response
+}
+
+fn caller(api: &Api, request: &Request, peer: Peer) -> Result<Caller, Told> {
+    // What is counted is told to the end.
+    if api.control.draining.borrow().is_some() && request.uri().path().starts_with("/v1/") {
+        return Err(problem::draining());
+    }
+    let tokens = api.control.tokens.borrow();
+    if tokens.is_empty() {
+        check_page(request.uri(), request.headers(), peer)?;
+        return Ok(Caller { name: None, rights: ControlRights::ALL });
+    }
+    bearer(&tokens, request.headers())
+}
+
+/// Finds whose the token is that a request brings.
+fn bearer(tokens: &TokenSet, headers: &HeaderMap) -> Result<Caller, Told> {
+    let mut sent = headers.get_all(AUTHORIZATION).iter();
+    let (Some(only), None) = (sent.next(), sent.next()) else {
+        return Err(Problem::Unauthorized.because("expected the header Authorization: Bearer TOKEN, once"));
+    };
+    let token = only.to_str().ok().and_then(|value| value.split_once(' '));
+    let token = token.filter(|(scheme, _)| scheme.eq_ignore_ascii_case("bearer")).map(|(_, token)| token.trim());
+    let caller = token.and_then(|token| tokens.caller(token));
+    caller.cloned().ok_or_else(|| Problem::Unauthorized.because("the token is nobody's, or is no Bearer token"))
+}
+
+/// Refuses what a web page may have sent by its visitor's browser, which can connect to this machine.
+///
+/// A page tells its origin with whatever acts. One whose name was bound to this machine tells its own as the host
+/// (DNS rebinding), so that only names count that nobody else can bind.
+fn check_page(uri: &Uri, headers: &HeaderMap, peer: Peer) -> Result<(), Told> {
+    let hosts = || headers.get_all(HOST).iter().map(|host| host.to_str().unwrap_or_default());
+    if let Some(foreign) = hosts().chain(uri.authority().map(Authority::as_str)).find(|host| !is_own_name(host)) {
+        // Nobody else has a way to a Unix socket, whatever name its clients make up.
+        if peer.0.is_some() {
+            let name: String = foreign.chars().take(100).collect();
+            return Err(Problem::ForeignPage.because(format!(
+                "the host is {name:?}, expected an address or localhost, since there are no control_tokens"
+            )));
+        }
+    }
+    for origin in headers.get_all(ORIGIN) {
+        let origin = origin.to_str().unwrap_or_default();
+        let is_own = |host: &str| origin == format!("http://{host}") || origin == format!("https://{host}");
+        if !hosts().any(is_own) {
+            return Err(Problem::ForeignPage.because(
+                "the request has an Origin, so a web page sent it; that is not allowed while there are no control_tokens",
+            ));
+        }
+    }
+    Ok(())
+}
+
+/// Tells whether a host, with or without a port, is an address or this machine's own name.
+fn is_own_name(host: &str) -> bool {
+    let Ok(authority) = host.parse::<Authority>() else { return false };
+    let name = authority.host();
+    let bare = name.strip_prefix('[').and_then(|name| name.strip_suffix(']')).unwrap_or(name);
+    !host.contains('@') && (name.eq_ignore_ascii_case("localhost") || bare.parse::<IpAddr>().is_ok())
+}
+
+/// What a token may be asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Right {
+    Push,
+    Query,
+    Admin,
+}
+
+impl Caller {
+    /// Refuses a caller without the right.
+    pub(super) fn require(&self, right: Right) -> Result<(), Told> {
+        let (has, word) = match right {
+            Right::Push => (self.rights.push, "push"),
+            Right::Query => (self.rights.query, "query"),
+            Right::Admin => (self.rights.admin, "admin"),
+        };
+        if has { Ok(()) } else { Err(Problem::Forbidden.because(format!("the token needs the right {word}"))) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use axum::http::HeaderValue;
+
+    use super::*;
+
+    #[track_caller]
+    fn check(host: Option<&str>, origin: Option<&str>, allowed: bool) {
+        let mut headers = HeaderMap::new();
+        for (name, value) in [(HOST, host), (ORIGIN, origin)] {
+            value.map(|value| headers.insert(name, HeaderValue::from_str(value).expect("a header")));
+        }
+        let peer = Peer(Some(SocketAddr::from(([127, 0, 0, 1], 1))));
+        let checked = check_page(&Uri::from_static("/v1/counts"), &headers, peer);
+        assert_eq!(checked.is_ok(), allowed, "{host:?} {origin:?}");
+    }
+
+    #[test]
+    fn names_that_nobody_else_can_bind_are_ours() {
+        for host in ["127.0.0.1:1235", "127.0.0.1", "localhost:1235", "LOCALHOST", "[::1]:1235", "10.0.0.1:80"] {
+            check(Some(host), None, true);
+        }
+        check(None, None, true);
+        for host in
+            ["example.com", "example.com:1235", "localhost.example.com", "127.0.0.1.example.com", "", "u@localhost"]
+        {
+            check(Some(host), None, false);
+        }
+        check(Some("a.localhost"), None, false);
+    }
+
+    #[test]
+    fn pages_of_others_are_refused() {
+        check(Some("127.0.0.1:1235"), Some("http://127.0.0.1:1235"), true);
+        check(Some("localhost:1235"), Some("http://localhost:1235"), true);
+        for origin in ["null", "", "http://127.0.0.1:8080", "http://localhost:1235", "https://example.com"] {
+            check(Some("127.0.0.1:1235"), Some(origin), false);
+        }
+        check(None, Some("http://127.0.0.1:1235"), false);
+    }
+}

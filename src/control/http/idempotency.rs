@@ -1,0 +1,340 @@
+//! `Idempotency-Key`: a request that comes again with its key is not done again, but answered as it was
+//! (draft-ietf-httpapi-idempotency-key-header).
+//!
+//! Kept is the answer of what was done, or may have been. What was certainly not done is not kept: to try that again is
+//! what the key is for. A request with a key goes on when its connection ends, since the answer is for who comes again.
+
+use std::collections::{HashMap, VecDeque};
+use std::future::Future;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use aws_lc_rs::digest::{self, Context, Digest};
+use axum::http::HeaderMap;
+use axum::http::header::{CONTENT_TYPE, HeaderName, HeaderValue};
+use axum::http::request::Parts;
+use axum::response::{IntoResponse, Response};
+use tokio::time::Instant;
+
+use super::Api;
+use super::problem::{Problem, Told};
+use super::reply::Reply;
+use crate::control::tokens::Caller;
+
+/// The header with the key.
+pub(super) const KEY: HeaderName = HeaderName::from_static("idempotency-key");
+
+/// Says that an answer was given before.
+const REPLAYED: HeaderName = HeaderName::from_static("idempotency-replayed");
+
+/// Longest key, in bytes.
+const KEY_BYTES_MAX: usize = 255;
+
+/// What an answer costs beside its body and its key.
+const ENTRY_BYTES: usize = 256;
+
+/// What a request is, so that another with the same key is told apart.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Fingerprint(Digest);
+
+impl Fingerprint {
+    /// Takes it of a request with a key; for others it costs nothing.
+    pub(super) fn of(parts: &Parts, body: &[u8]) -> Option<Self> {
+        if !parts.headers.contains_key(KEY) {
+            return None;
+        }
+        let mut context = Context::new(&digest::SHA256);
+        let media_type = parts.headers.get(CONTENT_TYPE).map_or(&b""[..], HeaderValue::as_bytes);
+        let target = parts.uri.path_and_query().map_or("", |target| target.as_str());
+        for part in [parts.method.as_str().as_bytes(), target.as_bytes(), media_type, body] {
+            // With its length, so that no two requests look alike.
+            context.update(&(part.len() as u64).to_be_bytes());
+            context.update(part);
+        }
+        Some(Self(context.finish()))
+    }
+}
+
+/// Whose key it is: two programs may choose the same.
+type Name = (Option<Arc<str>>, Box<str>);
+
+/// Answers by their keys.
+#[derive(Debug, Default)]
+pub(super) struct Answers(Mutex<Kept>);
+
+#[derive(Debug, Default)]
+struct Kept {
+    entries: HashMap<Name, Entry>,
+    /// The keys of `entries` by age, oldest first.
+    ages: VecDeque<(Instant, Name)>,
+    /// What all entries cost.
+    bytes: usize,
+}
+
+#[derive(Debug)]
+struct Entry {
+    since: Instant,
+    fingerprint: Digest,
+    /// `None` while the request is being done.
+    reply: Option<Reply>,
+    bytes: usize,
+}
+
+/// What is known of a key.
+#[derive(Debug)]
+enum Known {
+    /// Nothing; the caller is to do the request.
+    New,
+    /// The answer.
+    Answered(Reply),
+}
+
+/// Does `act`, unless the request has a key whose answer is known.
+pub(super) async fn once(
+    api: &Api,
+    caller: &Caller,
+    headers: &HeaderMap,
+    fingerprint: Option<Fingerprint>,
+    act: impl Future<Output = Reply> + Send + 'static,
+) -> Result<Response, Told> {
+    let settings = api.settings();
+    let key = key(headers)?.filter(|_| !settings.idempotency_window.is_zero());
+    let Some((key, fingerprint)) = key.zip(fingerprint) else {
+        return Ok(act.await.into_response());
+    };
+    let name = (caller.name.clone(), key);
+    let bounds = (settings.idempotency_window, settings.idempotency_bytes_max);
+    match api.answers.begin(name.clone(), fingerprint, bounds, Instant::now())? {
+        Known::Answered(reply) => {
+            let mut response = reply.into_response();
+            response.headers_mut().insert(REPLAYED, HeaderValue::from_static("true"));
+            Ok(response)
+        }
+        Known::New => {
+            let pending = Pending { answers: Arc::clone(&api.answers), name, reply: None };
+            let done = tokio::spawn(async move {
+                let mut pending = pending;
+                let reply = act.await;
+                pending.reply = Some(reply.clone());
+                reply
+            });
+            match done.await {
+                Ok(reply) => Ok(reply.into_response()),
+                Err(_) => Err(Problem::Internal.because("the request was cut, it may have been done")),
+            }
+        }
+    }
+}
+
+/// A request that is being done; its answer is kept, or its key given free, when this goes.
+struct Pending {
+    answers: Arc<Answers>,
+    name: Name,
+    reply: Option<Reply>,
+}
+
+impl Drop for Pending {
+    fn drop(&mut self) {
+        self.answers.end(&self.name, self.reply.take().filter(Reply::may_be_done));
+    }
+}
+
+/// Reads the key: a string as structured headers have it (RFC 9651), or the same without its quotes.
+fn key(headers: &HeaderMap) -> Result<Option<Box<str>>, Told> {
+    let mut keys = headers.get_all(KEY).iter();
+    let Some(key) = keys.next() else { return Ok(None) };
+    let refused = || {
+        Problem::Malformed.because(format!(
+            "expected one Idempotency-Key of 1 to {KEY_BYTES_MAX} visible characters of ASCII, in quotes or without"
+        ))
+    };
+    let text = key.to_str().map_err(|_| refused())?.trim();
+    let bare = text.strip_prefix('"').map_or(Some(text), |rest| rest.strip_suffix('"')).ok_or_else(refused)?;
+    let is_sound = (1..=KEY_BYTES_MAX).contains(&bare.len())
+        && bare.bytes().all(|byte| byte.is_ascii_graphic() && !matches!(byte, b'"' | b'\\'));
+    if is_sound && keys.next().is_none() { Ok(Some(bare.into())) } else { Err(refused()) }
+}
+
+/// Refuses a key where nothing is kept for one.
+pub(super) fn refuse(headers: &HeaderMap) -> Result<(), Told> {
+    match headers.contains_key(KEY) {
+        true => Err(Problem::Malformed.because("a batch can't be done once by its Idempotency-Key, leave it out")),
+        false => Ok(()),
+    }
+}
+
+impl Answers {
+    fn begin(
+        &self,
+        name: Name,
+        Fingerprint(fingerprint): Fingerprint,
+        bounds: (Duration, usize),
+        now: Instant,
+    ) -> Result<Known, Told> {
+        let (window, bytes_max) = bounds;
+        let mut kept = self.lock();
+        kept.forget(now, window);
+        if let Some(entry) = kept.entries.get(&name) {
+            if entry.fingerprint.as_ref() != fingerprint.as_ref() {
+                return Err(Problem::KeyReused.because("the key came with another request before, choose a new one"));
+            }
+            return match &entry.reply {
+                Some(reply) => Ok(Known::Answered(reply.clone())),
+                None => Err(Problem::KeyInUse
+                    .because("a request with this key is being done, ask again for its answer")
+                    .retry_after(1)),
+            };
+        }
+        let bytes = ENTRY_BYTES + name.1.len();
+        if kept.bytes + bytes > bytes_max {
+            let oldest = kept.ages.front().map_or(Duration::ZERO, |(since, _)| now - *since);
+            let seconds = window.saturating_sub(oldest).as_secs() + 1;
+            return Err(Problem::KeysFull
+                .because(
+                    "there is no room for the answer to be kept, nothing was done; try again later, or without a key",
+                )
+                .retry_after(seconds));
+        }
+        kept.bytes += bytes;
+        kept.ages.push_back((now, name.clone()));
+        kept.entries.insert(name, Entry { since: now, fingerprint, reply: None, bytes });
+        Ok(Known::New)
+    }
+
+    /// Keeps the answer of a request that was begun, or gives its key free.
+    fn end(&self, name: &Name, reply: Option<Reply>) {
+        let mut kept = self.lock();
+        let Kept { entries, bytes, ages } = &mut *kept;
+        match (entries.get_mut(name), reply) {
+            (Some(entry), Some(reply)) => {
+                entry.bytes += reply.body.len();
+                *bytes += reply.body.len();
+                entry.reply = Some(reply);
+            }
+            (Some(entry), None) => {
+                *bytes -= entry.bytes;
+                let since = entry.since;
+                entries.remove(name);
+                // It is among the youngest.
+                if let Some(place) = ages.iter().rposition(|(age, other)| *age == since && other == name) {
+                    ages.remove(place);
+                }
+            }
+            (None, _) => {}
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Kept> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Kept {
+    /// Forgets what is older than the window; never what is being done.
+    fn forget(&mut self, now: Instant, window: Duration) {
+        while let Some((since, name)) = self.ages.front() {
+            let is_open = self.entries.get(name).is_some_and(|entry| entry.reply.is_none());
+            if now - *since < window || is_open {
+                return;
+            }
+            let Some((_, name)) = self.ages.pop_front() else { return };
+            if let Some(entry) = self.entries.remove(&name) {
+                self.bytes -= entry.bytes;
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const WINDOW: Duration = Duration::from_secs(60);
+
+    fn name(key: &str) -> Name {
+        (None, key.into())
+    }
+
+    fn fingerprint(body: &str) -> Fingerprint {
+        Fingerprint(digest::digest(&digest::SHA256, body.as_bytes()))
+    }
+
+    /// Begins a request so many seconds after the start; returns the length of an answer that is known.
+    fn begin(
+        answers: &Answers,
+        (key, body): (&str, &str),
+        at: u64,
+        bytes_max: usize,
+    ) -> Result<Option<usize>, Problem> {
+        static START: std::sync::LazyLock<Instant> = std::sync::LazyLock::new(Instant::now);
+        let now = *START + Duration::from_secs(at);
+        let known = answers.begin(name(key), fingerprint(body), (WINDOW, bytes_max), now);
+        known.map_err(|told| told.problem).map(|known| match known {
+            Known::New => None,
+            Known::Answered(reply) => Some(reply.body.len()),
+        })
+    }
+
+    #[test]
+    fn answers_are_kept_for_the_window() {
+        let (answers, max) = (Answers::default(), 10_000);
+        assert_eq!(begin(&answers, ("a", "x"), 0, max), Ok(None));
+        assert_eq!(begin(&answers, ("a", "x"), 0, max), Err(Problem::KeyInUse));
+        assert_eq!(begin(&answers, ("a", "y"), 0, max), Err(Problem::KeyReused));
+        answers.end(&name("a"), Some(Reply::json(&1)));
+        assert_eq!(begin(&answers, ("a", "x"), 1, max), Ok(Some(2)));
+        assert_eq!(begin(&answers, ("a", "y"), 1, max), Err(Problem::KeyReused));
+        assert_eq!(begin(&answers, ("a", "x"), 59, max), Ok(Some(2)));
+        assert_eq!(begin(&answers, ("a", "y"), 60, max), Ok(None));
+        // One that is still being done is not forgotten, however long that takes.
+        assert_eq!(begin(&answers, ("a", "y"), 200, max), Err(Problem::KeyInUse));
+    }
+
+    #[test]
+    fn what_was_not_done_gives_its_key_free() {
+        let answers = Answers::default();
+        assert_eq!(begin(&answers, ("a", "x"), 0, 1000), Ok(None));
+        answers.end(&name("a"), None);
+        let bytes_and_keys = {
+            let kept = answers.lock();
+            (kept.bytes, kept.ages.len())
+        };
+        assert_eq!(bytes_and_keys, (0, 0));
+        assert_eq!(begin(&answers, ("a", "y"), 0, 1000), Ok(None));
+    }
+
+    #[test]
+    fn bytes_are_bounded_and_come_back() {
+        let (answers, max) = (Answers::default(), 2 * (ENTRY_BYTES + 1 + 2));
+        assert_eq!(begin(&answers, ("a", "x"), 0, max), Ok(None));
+        answers.end(&name("a"), Some(Reply::json(&1)));
+        assert_eq!(begin(&answers, ("b", "x"), 10, max), Ok(None));
+        answers.end(&name("b"), Some(Reply::json(&1)));
+        assert_eq!(begin(&answers, ("c", "x"), 10, max), Err(Problem::KeysFull));
+        assert_eq!(begin(&answers, ("a", "x"), 10, max), Ok(Some(2)), "what is kept is still told");
+        assert_eq!(begin(&answers, ("c", "x"), 60, max), Ok(None));
+        answers.end(&name("c"), None);
+        assert_eq!(begin(&answers, ("d", "x"), 70, max), Ok(None));
+        assert_eq!(answers.lock().bytes, ENTRY_BYTES + 1, "the others are forgotten");
+    }
+
+    #[test]
+    fn keys() {
+        #[track_caller]
+        fn check(values: &[&str], expected: Option<Option<&str>>) {
+            let mut headers = HeaderMap::new();
+            for value in values {
+                headers.append(KEY, HeaderValue::from_str(value).expect("a header"));
+            }
+            let found = key(&headers).ok();
+            assert_eq!(found.as_ref().map(Option::as_deref), expected, "{values:?}");
+        }
+        check(&[], Some(None));
+        check(&["8e03978e-40d5-43dd-bc93-6894a57f9324"], Some(Some("8e03978e-40d5-43dd-bc93-6894a57f9324")));
+        check(&["\"abc\""], Some(Some("abc")));
+        check(&[&"x".repeat(255)], Some(Some(&"x".repeat(255))));
+        for values in [&[""][..], &["\"\""], &["\"a"], &["a b"], &["a\"b"], &["é"], &["a", "a"], &[&"x".repeat(256)]] {
+            check(values, None);
+        }
+    }
+}

@@ -1,0 +1,167 @@
+//! The HTTP API, under `/v1`: pushes, questions, actions, each answered with the truth.
+//!
+//! Every connection is a task on the control thread, with one request at a time. Requests that act wait for the shards by
+//! a deadline, and tell what is not known after it. Nothing here blocks.
+
+mod access;
+mod batch;
+mod body;
+mod idempotency;
+mod openapi;
+mod outcome;
+mod parameters;
+mod problem;
+mod push;
+mod reply;
+mod uids;
+
+use std::convert::Infallible;
+use std::future::{pending, poll_fn};
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Router;
+use axum::body::Body;
+use axum::extract::{Extension, State};
+use axum::http::header::CONTENT_TYPE;
+use axum::middleware;
+use axum::response::IntoResponse;
+use axum::routing::{get, post};
+use hyper::body::Incoming;
+use hyper::server::conn::http1;
+use hyper::service::{HttpService, Service as _, service_fn};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::service::TowerToHyperService;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::sync::watch;
+use tokio::time::{Instant, timeout};
+use tracing::debug;
+
+use self::access::{Peer, Right};
+use self::idempotency::Answers;
+pub use self::problem::Problem;
+use self::problem::Told;
+use super::accept::{Duplex, accept};
+use super::tokens::Caller;
+use super::{Control, prometheus};
+use crate::config::ControlSettings;
+use crate::dispatcher::Dispatcher;
+use crate::listener::Listener;
+
+/// Most bytes of a request's head; what is longer is answered 431.
+const HEAD_BYTES_MAX: usize = 64 << 10;
+
+/// How long, and for how many bytes, input is still read behind the last answer: unread, it would turn the end of the
+/// connection into a reset, and the answer might be lost.
+const LINGER: Duration = Duration::from_secs(2);
+const LINGER_BYTES_MAX: u64 = 16 << 20;
+
+/// What every request needs.
+#[derive(Clone)]
+struct Api {
+    control: Control,
+    answers: Arc<Answers>,
+}
+
+impl Api {
+    /// Returns the settings that hold now.
+    fn settings(&self) -> Arc<ControlSettings> {
+        Arc::clone(&self.control.settings.borrow())
+    }
+
+    /// Returns the way to the shards, for an answer in time.
+    fn dispatcher(&self) -> Dispatcher {
+        self.control.dispatcher.by(Instant::now() + self.control.settings.borrow().answer_timeout)
+    }
+
+    /// Returns how long the JSON of a message may be: base64 takes 4 bytes for 3, and text its escapes.
+    fn line_bytes_max(&self) -> usize {
+        self.control.settings.borrow().push_bytes_max.saturating_mul(2).saturating_add(4096)
+    }
+}
+
+/// Answers on `listener` until the future is dropped.
+pub(super) async fn serve(control: Control, listener: Listener) {
+    let api = Api { control: control.clone(), answers: Arc::default() };
+    let service = TowerToHyperService::new(routes(api));
+    let connections_max = control.settings.borrow().connections_max;
+    accept(listener, control.tls.clone(), connections_max, move |stream, peer| {
+        let (service, control) = (service.clone(), control.clone());
+        async move {
+            // Told of with the last of these.
+            let _open = control.open.subscribe();
+            let service = service_fn(move |mut request: hyper::Request<Incoming>| {
+                request.extensions_mut().insert(Peer(peer));
+                Box::pin(service.call(request))
+            });
+            converse(stream, service, &control).await;
+        }
+    })
+    .await;
+}
+
+/// Answers the requests of one connection, one after the other.
+async fn converse<S>(stream: Duplex, service: S, control: &Control)
+where
+    S: HttpService<Incoming, ResBody = Body, Error = Infallible> + Unpin,
+    S::Future: Unpin,
+{
+    let mut connection = http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(control.settings.borrow().idle_timeout)
+        .max_buf_size(HEAD_BYTES_MAX)
+        .serve_connection(TokioIo::new(stream), service);
+    let served = tokio::select! {
+        served = poll_fn(|context| connection.poll_without_shutdown(context)) => served,
+        () = drains(control.draining.clone()) => {
+            std::pin::Pin::new(&mut connection).graceful_shutdown();
+            poll_fn(|context| connection.poll_without_shutdown(context)).await
+        }
+    };
+    match served {
+        Ok(()) => linger(connection.into_parts().io.into_inner()).await,
+        Err(error) => debug!(error = %error, "control connection lost"),
+    }
+}
+
+/// Waits until a drain begins; one that had begun when the connection came in closes it by its answer.
+async fn drains(mut draining: watch::Receiver<Option<Instant>>) {
+    let has_begun = draining.borrow().is_some();
+    if has_begun || draining.wait_for(Option::is_some).await.is_err() {
+        pending::<()>().await;
+    }
+}
+
+/// Ends a connection so that its last answer arrives.
+async fn linger(mut stream: Duplex) {
+    let end = async {
+        stream.shutdown().await?;
+        let mut unread = (&mut stream).take(LINGER_BYTES_MAX);
+        tokio::io::copy(&mut unread, &mut tokio::io::sink()).await
+    };
+    // However it ends, it is over.
+    timeout(LINGER, end).await.ok();
+}
+
+fn routes(api: Api) -> Router {
+    Router::new()
+        .route("/metrics", get(metrics))
+        .route("/v1/push", post(push::list))
+        .route("/v1/push/{uid}", post(push::one))
+        .route("/v1/broadcast", post(push::broadcast))
+        .route("/v1/batch", post(batch::batch))
+        .route("/v1/uids", get(uids::page))
+        .route("/v1/uids/{uid}", get(uids::sessions).delete(uids::close))
+        .route("/v1/counts", get(uids::counts))
+        .route("/v1/openapi.json", get(openapi::description))
+        .fallback(async || Problem::NotFound.because("see /v1/openapi.json for what there is; a uid can't be empty"))
+        .method_not_allowed_fallback(async || Problem::MethodNotAllowed.because("the header Allow has those there are"))
+        .layer(middleware::from_fn_with_state(api.clone(), access::admit))
+        .with_state(api)
+}
+
+/// What the node counts, for Prometheus.
+async fn metrics(State(api): State<Api>, Extension(caller): Extension<Caller>) -> Result<impl IntoResponse, Told> {
+    caller.require(Right::Query)?;
+    Ok(([(CONTENT_TYPE, prometheus::CONTENT_TYPE)], api.control.scrape().await))
+}

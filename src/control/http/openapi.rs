@@ -1,0 +1,72 @@
+//! The description of the API, made from the code that is the API.
+
+use std::sync::LazyLock;
+
+use axum::http::header::HeaderValue;
+use utoipa::openapi::path::Operation;
+use utoipa::openapi::security::{HttpAuthScheme, HttpBuilder, SecurityRequirement, SecurityScheme};
+use utoipa::openapi::{ContentBuilder, Ref, ResponseBuilder};
+use utoipa::{Modify, OpenApi};
+
+use super::outcome::{Line, List};
+use super::problem::Details;
+use super::reply::Reply;
+use super::{batch, push, uids};
+
+#[derive(OpenApi)]
+#[openapi(
+    info(title = "pombo", description = "Push to users of a node, ask who is online, and close sessions.",
+         license(name = "MIT OR Apache-2.0", identifier = "MIT OR Apache-2.0")),
+    paths(push::one, push::list, push::broadcast, batch::batch, uids::sessions, uids::page, uids::counts, uids::close, description),
+    components(schemas(Details, Line, List)),
+    tags((name = "push", description = "Sending messages; the right `push`"),
+         (name = "query", description = "Asking who is online; the right `query`"),
+         (name = "admin", description = "Closing sessions; the right `admin`")),
+    modifiers(&Shared),
+)]
+struct Api;
+
+/// What all operations have in common.
+struct Shared;
+
+impl Modify for Shared {
+    fn modify(&self, api: &mut utoipa::openapi::OpenApi) {
+        let scheme = HttpBuilder::new()
+            .scheme(HttpAuthScheme::Bearer)
+            .description(Some("Needed where the node has tokens"))
+            .build();
+        let components = api.components.get_or_insert_default();
+        components.add_security_scheme("token", SecurityScheme::Http(scheme));
+        for item in api.paths.paths.values_mut() {
+            let operations = [&mut item.get, &mut item.post, &mut item.delete];
+            for operation in operations.into_iter().flatten() {
+                add_problems(operation);
+            }
+        }
+    }
+}
+
+fn add_problems(operation: &mut Operation) {
+    operation.security =
+        Some(vec![SecurityRequirement::default(), SecurityRequirement::new("token", Vec::<String>::new())]);
+    let content = ContentBuilder::new().schema(Some(Ref::from_schema_name("Problem"))).build();
+    let problem = ResponseBuilder::new()
+        .description("Why it was not done, or may not have been")
+        .content("application/problem+json", content)
+        .build();
+    operation.responses.responses.insert("default".to_owned(), problem.into());
+}
+
+/// The description, which never changes while the node runs.
+static DESCRIPTION: LazyLock<Reply> = LazyLock::new(|| {
+    let mut reply = Reply::json(&Api::openapi());
+    reply.content_type = HeaderValue::from_static("application/json");
+    reply
+});
+
+/// Describes the API.
+#[utoipa::path(get, path = "/v1/openapi.json", tag = "query",
+    responses((status = 200, description = "This description", body = serde_json::Value)))]
+pub(super) async fn description() -> Reply {
+    DESCRIPTION.clone()
+}

@@ -1,0 +1,202 @@
+//! Pushes: to a uid, to a list of uids, to everybody.
+
+use axum::extract::{Extension, Request, State};
+use axum::response::Response;
+use serde::Serialize;
+use utoipa::ToSchema;
+
+use super::access::Right;
+use super::idempotency::{self, Fingerprint};
+use super::outcome::{self, Answered, List, Outcome, outcome};
+use super::parameters::{Pairs, Parameters, UidInPath, uid};
+use super::problem::{Problem, Told};
+use super::reply::Reply;
+use super::{Api, body};
+use crate::control::tokens::Caller;
+use crate::dispatcher::{Broadcast, Push, Unanswered};
+
+/// Sends a message to every session of a uid.
+#[utoipa::path(
+    post,
+    path = "/v1/push/{uid}",
+    tag = "push",
+    params(("uid" = String, Path, description = "Whom it is for, percent-encoded", min_length = 1),
+           ("Idempotency-Key" = Option<String>, Header, description = "Names this request, so that it is done once")),
+    request_body(description = "The message", content(
+        (String = "text/plain"), (serde_json::Value = "application/json"), (Vec<u8> = "application/octet-stream"))),
+    responses((status = 200, description = "What became of it", body = Outcome)),
+)]
+pub(super) async fn one(
+    State(api): State<Api>,
+    Extension(caller): Extension<Caller>,
+    path: UidInPath,
+    pairs: Pairs,
+    request: Request,
+) -> Result<Response, Told> {
+    caller.require(Right::Push)?;
+    let settings = api.settings();
+    Parameters::read(pairs, &[])?;
+    let uid = uid(path)?;
+    outcome::check_uid(&uid, &settings)?;
+    let (parts, body) = request.into_parts();
+    let kind = body::kind(&parts.headers)?;
+    let payload = body::read(&parts.headers, body, settings.push_bytes_max, settings.body_timeout).await?;
+    body::check(kind, &payload)?;
+    let fingerprint = Fingerprint::of(&parts, &payload);
+    let dispatcher = api.dispatcher();
+    let act = async move {
+        let push = Push { uid: uid.as_str().into(), kind, payload };
+        match dispatcher.push(push).await {
+            Ok(delivery) => Reply::json(&outcome(Some(&uid), &Ok(delivery))),
+            Err(unanswered) => Told::from(unanswered).into(),
+        }
+    };
+    idempotency::once(&api, &caller, &parts.headers, fingerprint, act).await
+}
+
+/// What became of a message to each uid of a list.
+#[derive(Debug, Serialize, ToSchema)]
+pub(super) struct Outcomes<'a> {
+    /// In the order of the uids.
+    outcomes: Vec<Outcome<'a>>,
+}
+
+/// Sends a message to every session of each uid of a list.
+#[utoipa::path(
+    post,
+    path = "/v1/push",
+    tag = "push",
+    params(("Idempotency-Key" = Option<String>, Header, description = "Names this request, so that it is done once")),
+    request_body(description = "The message and its receivers", content((List = "application/json"))),
+    responses((status = 200, description = "What became of it, for each uid", body = Outcomes)),
+)]
+pub(super) async fn list(
+    State(api): State<Api>,
+    Extension(caller): Extension<Caller>,
+    pairs: Pairs,
+    request: Request,
+) -> Result<Response, Told> {
+    caller.require(Right::Push)?;
+    let settings = api.settings();
+    Parameters::read(pairs, &[])?;
+    let (parts, body) = request.into_parts();
+    body::require(&parts.headers, &["application/json"])?;
+    // Each uid with its quotes and comma, and as for a line of a batch.
+    let uids_bytes_max = settings.push_uids_max.saturating_mul(settings.uid_bytes_max + 4);
+    let bytes_max = api.line_bytes_max().saturating_add(uids_bytes_max);
+    let bytes = body::read(&parts.headers, body, bytes_max, settings.body_timeout).await?;
+    let fingerprint = Fingerprint::of(&parts, &bytes);
+    let List { uids, text, base64 } = serde_json::from_slice(&bytes).map_err(|error| {
+        let form = "expected {\"uids\": […], \"text\": …} or {\"uids\": […], \"base64\": …}";
+        Problem::Malformed.because(format!("{form}: {error}"))
+    })?;
+    check_count(uids.len(), settings.push_uids_max)?;
+    let (kind, payload) = outcome::message(text, base64, &settings)?;
+    let dispatcher = api.dispatcher();
+    let act = async move {
+        let checked: Vec<_> = uids.iter().map(|uid| outcome::check_uid(uid, &settings)).collect();
+        let sound = uids.iter().zip(&checked).filter(|(_, checked)| checked.is_ok()).map(|(uid, _)| uid);
+        let pushes = sound.map(|uid| Push { uid: uid.as_str().into(), kind, payload: payload.clone() }).collect();
+        let mut deliveries = dispatcher.push_all(pushes).await.into_iter();
+        let answered: Vec<Answered> = checked
+            .into_iter()
+            .map(|checked| checked.and_then(|()| Ok(deliveries.next().expect("one for each push")?)))
+            .collect();
+        let outcomes = uids.iter().zip(&answered).map(|(uid, answered)| outcome(Some(uid), answered)).collect();
+        Reply::json(&Outcomes { outcomes })
+    };
+    idempotency::once(&api, &caller, &parts.headers, fingerprint, act).await
+}
+
+/// How many sessions a broadcast is due to.
+#[derive(Debug, Serialize, ToSchema)]
+pub(super) struct Due {
+    /// Those that were logged in, less those left out.
+    sessions: usize,
+}
+
+/// Sends a message to every session of the node.
+#[utoipa::path(
+    post,
+    path = "/v1/broadcast",
+    tag = "push",
+    params(("except" = Option<Vec<String>>, Query, description = "Uids that are left out; may be repeated"),
+           ("Idempotency-Key" = Option<String>, Header, description = "Names this request, so that it is done once")),
+    request_body(description = "The message", content(
+        (String = "text/plain"), (serde_json::Value = "application/json"), (Vec<u8> = "application/octet-stream"))),
+    responses((status = 200, description = "How many sessions it is due to", body = Due)),
+)]
+pub(super) async fn broadcast(
+    State(api): State<Api>,
+    Extension(caller): Extension<Caller>,
+    pairs: Pairs,
+    request: Request,
+) -> Result<Response, Told> {
+    caller.require(Right::Push)?;
+    let settings = api.settings();
+    let except = Parameters::read(pairs, &["except"])?.all("except");
+    check_count(except.len(), settings.push_uids_max)?;
+    // One that nobody can have is a slip, and the message would reach whom it was not meant for.
+    except.iter().try_for_each(|uid| outcome::check_uid(uid, &settings))?;
+    let (parts, body) = request.into_parts();
+    let kind = body::kind(&parts.headers)?;
+    let payload = body::read(&parts.headers, body, settings.push_bytes_max, settings.body_timeout).await?;
+    body::check(kind, &payload)?;
+    let fingerprint = Fingerprint::of(&parts, &payload);
+    let dispatcher = api.dispatcher();
+    let act = async move {
+        let except = except.into_iter().map(String::into_boxed_str).collect();
+        let shards = dispatcher.shard_count();
+        match told(dispatcher.broadcast(kind, payload, except).await, shards) {
+            Ok(sessions) => Reply::json(&Due { sessions }),
+            Err(told) => told.into(),
+        }
+    };
+    idempotency::once(&api, &caller, &parts.headers, fingerprint, act).await
+}
+
+/// How many sessions a broadcast is due to, or what of it was not done.
+fn told(Broadcast { sessions, unanswered }: Broadcast, shards: usize) -> Result<usize, Told> {
+    let Some(first) = unanswered.first() else { return Ok(sessions) };
+    if unanswered.len() == shards && unanswered.iter().all(|other| other == first) {
+        return Err((*first).into());
+    }
+    let silent = unanswered.iter().filter(|why| **why == Unanswered::Silent).count();
+    let refused = unanswered.len() - silent;
+    let detail = format!(
+        "of {shards} shards {refused} did not take the message and {silent} may have; the others' {sessions} sessions have it"
+    );
+    Err(Told { sessions: Some(sessions), ..Problem::Incomplete.because(detail) })
+}
+
+fn check_count(count: usize, max: usize) -> Result<(), Told> {
+    if count > max {
+        return Err(Problem::TooLarge.because(format!("there are {count} uids, expected at most {max}")));
+    }
+    Ok(())
+}
+
+impl From<Unanswered> for Reply {
+    fn from(unanswered: Unanswered) -> Self {
+        Told::from(unanswered).into()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn broadcast_that_some_shards_have_not_answered_is_told_so() {
+        let with = |sessions, unanswered: &[Unanswered]| {
+            let broadcast = Broadcast { sessions, unanswered: unanswered.to_vec() };
+            told(broadcast, 2).map_err(|told| (told.problem, told.sessions))
+        };
+        assert_eq!(with(3, &[]), Ok(3));
+        assert_eq!(with(0, &[Unanswered::Busy; 2]), Err((Problem::ShardBusy, None)));
+        assert_eq!(with(0, &[Unanswered::Drained; 2]), Err((Problem::Draining, None)));
+        assert_eq!(with(0, &[Unanswered::Silent; 2]), Err((Problem::ShardSilent, None)));
+        assert_eq!(with(0, &[Unanswered::Busy, Unanswered::Silent]), Err((Problem::Incomplete, Some(0))));
+        assert_eq!(with(5, &[Unanswered::Busy]), Err((Problem::Incomplete, Some(5))));
+    }
+}

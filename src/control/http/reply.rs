@@ -1,0 +1,49 @@
+//! A finished answer: what is sent, and what is kept for an `Idempotency-Key`.
+
+use axum::body::Body;
+use axum::http::StatusCode;
+use axum::http::header::{CONTENT_TYPE, HeaderValue};
+use axum::response::{IntoResponse, Response};
+use bytes::Bytes;
+use serde::Serialize;
+
+use super::problem::{self, Problem};
+
+/// An answer whose body is all there; a clone shares it.
+#[derive(Clone, Debug)]
+pub(super) struct Reply {
+    pub(super) status: StatusCode,
+    pub(super) content_type: HeaderValue,
+    pub(super) body: Bytes,
+    /// Why the request was not done, if it was not.
+    pub(super) problem: Option<Problem>,
+    pub(super) retry_after: Option<u64>,
+}
+
+impl Reply {
+    /// A request that was done.
+    pub(super) fn json(value: &impl Serialize) -> Self {
+        let mut body = serde_json::to_vec(value).expect("texts and numbers are JSON");
+        // For people at a terminal.
+        body.push(b'\n');
+        let content_type = HeaderValue::from_static("application/json");
+        Self { status: StatusCode::OK, content_type, body: Bytes::from(body), problem: None, retry_after: None }
+    }
+
+    /// Tells whether the request was done, or may have been: then it must not be done again.
+    pub(super) fn may_be_done(&self) -> bool {
+        self.problem.is_none_or(Problem::may_be_done)
+    }
+}
+
+impl IntoResponse for Reply {
+    fn into_response(self) -> Response {
+        let mut response = Response::new(Body::from(self.body));
+        *response.status_mut() = self.status;
+        response.headers_mut().insert(CONTENT_TYPE, self.content_type);
+        if let Some(problem) = self.problem {
+            problem::add_headers(&mut response, problem, self.retry_after);
+        }
+        response
+    }
+}

@@ -1,0 +1,262 @@
+//! The tokens of other programs: from the settings and from a file, read again when either changes.
+//!
+//! Only their hashes are kept. A file that holds something else, at a change, leaves the tokens in force where they
+//! are, and that is logged.
+
+use std::fs::{self, File};
+use std::io::{self, Read};
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use aws_lc_rs::constant_time::verify_slices_are_equal;
+use aws_lc_rs::digest::{self, Digest};
+use tokio::sync::watch;
+use tokio::task::spawn_blocking;
+use tokio::time::sleep;
+use tracing::{error, info};
+
+use crate::config::{ControlRights, ControlSettings, ControlToken};
+
+/// Time between two looks at the file.
+const LOOK_INTERVAL: Duration = Duration::from_secs(1);
+
+/// Most bytes of the file, and most tokens: a request is compared with each.
+const FILE_BYTES_MAX: u64 = 1 << 20;
+const TOKENS_MAX: usize = 1000;
+
+/// Why the tokens can't be used; the operator's to mend. Holds nothing of a token.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ControlTokensError {
+    /// The file can't be read, or is too large.
+    #[error("cannot read control_tokens_file {}: {reason}", path.display())]
+    Unreadable {
+        /// The file.
+        path: PathBuf,
+        /// What the operating system said.
+        reason: String,
+    },
+    /// A line of the file is no token.
+    #[error("control_tokens_file {}, line {line}: expected {form}", path.display(), form = ControlToken::FORM)]
+    Malformed {
+        /// The file.
+        path: PathBuf,
+        /// The line, from 1.
+        line: usize,
+    },
+    /// The file has no token: with it, everybody would be let in.
+    #[error("control_tokens_file {} has no token", path.display())]
+    Empty {
+        /// The file.
+        path: PathBuf,
+    },
+    /// Two programs have one name or one token.
+    #[error("control token {name} stands there twice, by its name or by its secret")]
+    Twice {
+        /// The name of the second.
+        name: String,
+    },
+    /// There are too many.
+    #[error("there are {count} control tokens, expected at most {TOKENS_MAX}")]
+    Many {
+        /// How many.
+        count: usize,
+    },
+}
+
+/// Who sent a request, and what it may do.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Caller {
+    /// The token's name; nobody's where there are no tokens.
+    pub(super) name: Option<Arc<str>>,
+    pub(super) rights: ControlRights,
+}
+
+/// The tokens of one moment.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct TokenSet(Vec<(Digest, Caller)>);
+
+impl TokenSet {
+    /// Reads the tokens of the settings and of their file, which may be far away.
+    ///
+    /// # Errors
+    /// See [`ControlTokensError`].
+    pub(crate) fn load(settings: &ControlSettings) -> Result<Self, ControlTokensError> {
+        let mut tokens = settings.tokens.clone();
+        if let Some(path) = &settings.tokens_file {
+            tokens.extend(read(path)?);
+        }
+        if tokens.len() > TOKENS_MAX {
+            return Err(ControlTokensError::Many { count: tokens.len() });
+        }
+        let mut set = Self::default();
+        for token in tokens {
+            let hash = hash(token.secret.reveal());
+            let is_known = |(known, caller): &(Digest, Caller)| {
+                known.as_ref() == hash.as_ref() || caller.name.as_deref() == Some(token.name.as_str())
+            };
+            if set.0.iter().any(is_known) {
+                return Err(ControlTokensError::Twice { name: token.name });
+            }
+            set.0.push((hash, Caller { name: Some(token.name.into()), rights: token.rights }));
+        }
+        Ok(set)
+    }
+
+    /// Tells whether requests need no token.
+    pub(super) fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// Returns whose token this is; takes as long whether it is somebody's or not.
+    pub(super) fn caller(&self, token: &str) -> Option<&Caller> {
+        let sent = hash(token);
+        let mut found = None;
+        for (known, caller) in &self.0 {
+            if verify_slices_are_equal(known.as_ref(), sent.as_ref()).is_ok() {
+                found = Some(caller);
+            }
+        }
+        found
+    }
+}
+
+fn hash(token: &str) -> Digest {
+    digest::digest(&digest::SHA256, token.as_bytes())
+}
+
+/// Reads the tokens again whenever the settings or the file change; for ever.
+///
+/// A change of the file counts when two looks in a row find the same: it may be half written. A change of the settings
+/// counts at once, and what it finds in the file with it.
+pub(super) async fn keep(mut settings: watch::Receiver<Arc<ControlSettings>>, in_force: watch::Sender<Arc<TokenSet>>) {
+    let mut read = None;
+    let mut seen = None;
+    loop {
+        let is_asked = tokio::select! {
+            Ok(()) = settings.changed() => true,
+            () = sleep(LOOK_INTERVAL) => false,
+        };
+        let now = Arc::clone(&settings.borrow_and_update());
+        let path = now.tokens_file.clone();
+        // A file may be far away, and looking at it may take long.
+        let Ok(stamp) = spawn_blocking(move || path.as_deref().map(Stamp::of)).await else { return };
+        let has_settled = seen.replace(stamp) == Some(stamp);
+        if !is_asked && (!has_settled || read == Some(stamp)) {
+            continue;
+        }
+        read = Some(stamp);
+        match spawn_blocking(move || TokenSet::load(&now)).await {
+            Ok(Ok(tokens)) => take(&in_force, tokens),
+            Ok(Err(error)) => error!(error = %error, "control tokens not changed, the old ones stay"),
+            // The runtime ends.
+            Err(_) => return,
+        }
+    }
+}
+
+fn take(in_force: &watch::Sender<Arc<TokenSet>>, tokens: TokenSet) {
+    let is_same = {
+        let old = in_force.borrow();
+        old.0.len() == tokens.0.len()
+            && old.0.iter().zip(&tokens.0).all(|(one, other)| one.0.as_ref() == other.0.as_ref() && one.1 == other.1)
+    };
+    if !is_same {
+        info!(tokens = tokens.0.len(), "control tokens changed");
+        in_force.send_replace(Arc::new(tokens));
+    }
+}
+
+/// Tells whether a file has changed: its inode, time of change in nanoseconds, and length; `None`: it isn't there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Stamp(Option<(u64, i64, i64, u64)>);
+
+impl Stamp {
+    fn of(path: &Path) -> Self {
+        let file = fs::metadata(path).ok();
+        Self(file.map(|file| (file.ino(), file.ctime(), file.ctime_nsec(), file.len())))
+    }
+}
+
+fn read(path: &Path) -> Result<Vec<ControlToken>, ControlTokensError> {
+    let unreadable = |reason: String| ControlTokensError::Unreadable { path: path.to_owned(), reason };
+    let mut text = String::new();
+    let read = |text: &mut String| -> io::Result<usize> { File::open(path)?.take(FILE_BYTES_MAX).read_to_string(text) };
+    let length = read(&mut text).map_err(|error| unreadable(error.to_string()))?;
+    if length as u64 == FILE_BYTES_MAX {
+        return Err(unreadable(format!("expected less than {FILE_BYTES_MAX} bytes")));
+    }
+    let lines = text.lines().enumerate().map(|(index, line)| (index + 1, line.trim()));
+    let mut tokens = Vec::new();
+    for (line, text) in lines.filter(|(_, text)| !text.is_empty() && !text.starts_with('#')) {
+        tokens.push(text.parse().map_err(|_| ControlTokensError::Malformed { path: path.to_owned(), line })?);
+    }
+    if tokens.is_empty() { Err(ControlTokensError::Empty { path: path.to_owned() }) } else { Ok(tokens) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::Config;
+
+    const ONE: &str = "one push 0123456789abcdef0123456789abcdef";
+    const TWO: &str = "two query+admin fedcba9876543210fedcba9876543210";
+
+    /// Loads a file with this content, and these tokens of the settings; returns the names, or the error without the file.
+    #[track_caller]
+    fn check(content: Option<&str>, settings: &[&str], expected: Result<&[&str], &str>) {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("tokens");
+        if let Some(content) = content {
+            fs::write(&path, content).expect("it can be written");
+        }
+        let config = Config {
+            control_tokens: settings.iter().map(|text| text.parse().expect("a token")).collect(),
+            control_tokens_file: content.is_some().then(|| path.clone()),
+            ..Config::default()
+        };
+        let loaded = TokenSet::load(&config.control_settings());
+        let names = |set: TokenSet| set.0.into_iter().filter_map(|(_, caller)| caller.name).collect::<Vec<_>>();
+        let path = path.display().to_string();
+        let found = loaded.map(names).map_err(|error| error.to_string().replace(&path, "FILE"));
+        match (found, expected) {
+            (Ok(names), Ok(expected)) => assert_eq!(names.iter().map(|name| &**name).collect::<Vec<_>>(), expected),
+            (Err(error), Err(expected)) => assert!(error.starts_with(expected), "{error}"),
+            (found, expected) => panic!("{found:?} is not {expected:?}"),
+        }
+    }
+
+    #[test]
+    fn tokens_of_settings_and_file_hold_together() {
+        check(None, &[], Ok(&[]));
+        check(None, &[ONE, TWO], Ok(&["one", "two"]));
+        check(Some(&format!("# ours\n\n  {TWO}  \r\n")), &[ONE], Ok(&["one", "two"]));
+    }
+
+    #[test]
+    fn files_that_would_let_in_everybody_or_somebody_else_are_refused() {
+        check(Some(""), &[], Err("control_tokens_file FILE has no token"));
+        check(Some("# none\n"), &[ONE], Err("control_tokens_file FILE has no token"));
+        check(Some(&format!("{ONE}\ntwo push short\n")), &[], Err("control_tokens_file FILE, line 2: expected NAME"));
+        check(Some(ONE), &[ONE], Err("control token one stands there twice"));
+        check(Some(&ONE.replace("one", "other")), &[ONE], Err("control token other stands there twice"));
+        check(Some(&"x".repeat(1 << 20)), &[], Err("cannot read control_tokens_file FILE: expected less than"));
+        let many: String = (0..1001).map(|index| format!("n{index} push {index:032}\n")).collect();
+        check(Some(&many), &[], Err("there are 1001 control tokens, expected at most 1000"));
+    }
+
+    #[test]
+    fn only_the_whole_token_is_somebodys() {
+        let tokens = [ONE, TWO].map(|text| text.parse().expect("a token")).to_vec();
+        let set = TokenSet::load(&Config { control_tokens: tokens, ..Config::default() }.control_settings());
+        let set = set.expect("sound tokens");
+        let name = |token: &str| set.caller(token).and_then(|caller| caller.name.as_deref());
+        assert_eq!(name("0123456789abcdef0123456789abcdef"), Some("one"));
+        assert_eq!(name("fedcba9876543210fedcba9876543210"), Some("two"));
+        for token in ["", "0123456789abcdef0123456789abcde", "0123456789abcdef0123456789abcdef ", "one"] {
+            assert_eq!(name(token), None, "{token}");
+        }
+    }
+}

@@ -1,0 +1,138 @@
+//! A fault of our own: in the part that concerns one session it ends that session; anywhere else it ends the process,
+//! since half a node is worse than none.
+//!
+//! The first is injected by a message that debug builds take for one, the second by what listens to the node's events.
+
+#![cfg(debug_assertions)]
+
+mod support;
+
+use std::env;
+use std::io::{self, BufRead as _, BufReader, Read as _, Write as _};
+use std::num::NonZeroUsize;
+use std::os::unix::process::ExitStatusExt as _;
+use std::process::{Command, Stdio};
+use std::thread;
+
+use pombo::{Config, Listen, Server};
+use support::{Client, Program, nodes};
+use tracing::field::{Field, Visit};
+use tracing::{Event, Subscriber};
+use tracing_subscriber::layer::{Context, Layer, SubscriberExt as _};
+
+/// What makes the per-session part of a debug build panic.
+const PANIC_PAYLOAD: &[u8] = b"\0panic";
+
+/// Whose login makes a shard panic, in the process that is made for it.
+const DOOMED: &str = "doomed";
+
+#[test]
+fn panic_in_the_part_of_a_session_ends_that_session_alone_and_is_counted() {
+    nodes().each_pair(|node, alice, bob| {
+        let (mut alice, mut bob) = (node.log_in(alice), node.log_in(bob));
+        let mut third = node.log_in(&node.uid_on(0, "third"));
+        alice.send_text(format!("{}:before", bob.name()));
+        bob.expect_text("before");
+        alice.send_binary(PANIC_PAYLOAD);
+        alice.expect_close(1011, "internal error");
+        alice.expect_end();
+        bob.converse(&mut third);
+        let stats = node.eventually("the session is gone", |stats| stats.sessions == 2);
+        assert_eq!((stats.panics, stats.violations), (1, 0));
+        // Its uid is free.
+        node.log_in(alice.name()).converse(&mut bob);
+    });
+}
+
+#[test]
+fn panic_in_the_part_of_a_session_is_logged() {
+    let program = Program::start(&[]);
+    let mut alice = program.dial().upgraded();
+    alice.log_in("alice");
+    alice.send_binary(PANIC_PAYLOAD);
+    alice.expect_close(1011, "internal error");
+    program.expect_logged("a session's code panicked, the session ends");
+    let mut bob = program.dial().upgraded();
+    bob.log_in("bob");
+    bob.expect_silence();
+}
+
+#[test]
+fn panic_anywhere_else_in_a_shard_ends_the_process_loudly() {
+    let mut command = Command::new(env::current_exe().expect("a process has a program"));
+    command.args(["--ignored", "--exact", "node_whose_shard_panics", "--nocapture"]);
+    let mut child =
+        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("it starts");
+    let mut errors = BufReader::new(child.stderr.take().expect("stderr is a pipe"));
+    let mut line = String::new();
+    let address: Listen = loop {
+        line.clear();
+        assert!(errors.read_line(&mut line).expect("its output is text") > 0, "the node does not start");
+        if let Some(address) = line.trim().strip_prefix("listening on ") {
+            break address.parse().expect("an address");
+        }
+    };
+    let mut others: Vec<_> = (0..10)
+        .map(|number| {
+            let mut other = Client::dial(&address).upgraded();
+            other.log_in(&format!("other{number}"));
+            other
+        })
+        .collect();
+    let mut doomed = Client::dial(&address).upgraded();
+    doomed.send_text(DOOMED);
+    // Not one of them, whichever shard it is on, is left with half a node.
+    for other in &mut others {
+        let ends = thread::scope(|threads| threads.spawn(|| other.receive_to_end()).join());
+        assert!(ends.is_err() || ends.is_ok_and(|rest| rest.is_empty()), "nothing was sent to it");
+    }
+    let status = child.wait().expect("the child is ours");
+    assert_eq!(status.signal(), Some(6), "it aborts: {status}");
+    let mut log = String::new();
+    errors.read_to_string(&mut log).expect("its output is text");
+    for text in ["a test asked for it", "a thread of the node panicked, the process ends", "pombo-shard-"] {
+        assert!(log.contains(text), "expected {text:?} in {log}");
+    }
+}
+
+/// A process of its own for [`panic_anywhere_else_in_a_shard_ends_the_process_loudly`].
+#[test]
+#[ignore = "another test runs it, and it aborts"]
+fn node_whose_shard_panics() {
+    let log = tracing_subscriber::fmt::layer().with_writer(io::stderr).with_ansi(false);
+    let subscriber = tracing_subscriber::registry().with(Trap).with(log);
+    tracing::subscriber::set_global_default(subscriber).expect("this process has none yet");
+    let listen = vec!["127.0.0.1:0".parse().expect("an address")];
+    let shards = NonZeroUsize::new(2).expect("two");
+    let server = Server::bind(Config { listen, shards, control: None, ..Config::default() }).expect("it binds");
+    let address = server.addresses()[0].clone();
+    let _node = server.start().expect("it starts");
+    writeln!(io::stderr(), "listening on {address}").expect("it is read");
+    // Until the process ends, or who started it.
+    io::stdin().read_to_end(&mut Vec::new()).ok();
+}
+
+/// Panics in the shard that says that [`DOOMED`] has logged in.
+struct Trap;
+
+impl<S: Subscriber> Layer<S> for Trap {
+    fn on_event(&self, event: &Event<'_>, _context: Context<'_, S>) {
+        let mut uid = Uid(String::new());
+        event.record(&mut uid);
+        let is_in_a_shard = thread::current().name().is_some_and(|name| name.starts_with("pombo-shard-"));
+        assert!(uid.0 != DOOMED || !is_in_a_shard, "a test asked for it");
+    }
+}
+
+/// The uid that an event is about.
+struct Uid(String);
+
+impl Visit for Uid {
+    fn record_str(&mut self, field: &Field, value: &str) {
+        if field.name() == "uid" {
+            self.0 = value.to_owned();
+        }
+    }
+
+    fn record_debug(&mut self, _field: &Field, _value: &dyn std::fmt::Debug) {}
+}
