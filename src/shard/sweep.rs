@@ -153,7 +153,8 @@ impl<N: Network> Shard<N> {
         }
         let is_paused = session.flags.is_paused;
         let message_by = session.message_since.after(settings.message_timeout);
-        if session.flags.is_mid_message && message_by <= tick {
+        // One whose turn to be read has yet to come may have sent the rest long ago, as while the process was paused.
+        if session.flags.is_mid_message && message_by <= tick && !session.flags.is_queued {
             self.stats.timeouts += 1;
             let reason = format!("message not finished within {:?}", settings.message_timeout);
             return self.close(key, Farewell { code: close::POLICY, reason: &reason }, Unsent::Keep);

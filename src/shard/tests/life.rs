@@ -91,6 +91,21 @@ fn a_message_must_end_in_time() {
     assert_eq!((steady.texts().len(), node.stats().timeouts), (2, 1));
 }
 
+/// After a pause of the process, one whose message takes several reads was cut though all of it had come before.
+#[test]
+fn a_message_that_has_come_and_was_not_read_is_not_late() {
+    let mut node = Node::new(1, SessionSettings { message_timeout: 10 * SECOND, ..settings() });
+    let (alice, bob) = (node.login("alice"), node.login("bob"));
+    let message = masked(TEXT, format!("bob:{}", "x".repeat(300_000)).as_bytes());
+    alice.send_bytes(&message[..1000]);
+    node.settle();
+    alice.send_bytes(&message[1000..]);
+    node.jump(15 * SECOND);
+    node.settle();
+    assert_eq!(bob.texts().len(), 1);
+    assert_eq!(node.stats().timeouts, 0);
+}
+
 /// A client whose messages have no colon, each read ending inside the next one, was cut after `message_timeout`.
 #[test]
 fn each_message_has_its_own_time_whatever_it_says() {

@@ -116,13 +116,11 @@ impl World {
             let (request_sender, requests) = flume::bounded(16);
             let network = SimulatedNetwork::new(&clock, plan.faults, &mut random);
             let (hasher, settings) = (hasher.clone(), Arc::clone(&settings));
+            let parts = Parts { index, hasher, settings, mailbox, handovers, requests, presence: None };
             Place {
                 index,
                 shard_count: plan.shards,
-                shard: Some(Shard::new(
-                    network,
-                    Parts { index, hasher, settings, mailbox, handovers, requests, presence: None },
-                )),
+                shard: Some(Shard::new(network, parts)),
                 requests: request_sender,
                 handovers: Some(handover_sender),
                 facts_sessions_max: 1,
