@@ -49,10 +49,15 @@ fn requests_are_those_of_the_api() {
     assert_eq!(written, expected);
 }
 
+/// Whether the block that the text begins with asks a node by curl.
+fn is_request(rest: &str) -> bool {
+    rest.split("```").next().is_some_and(|block| block.contains("curl "))
+}
+
 /// Each example, with the answer that stands behind it.
 fn examples() -> Vec<(String, String)> {
     // Those of the command line and of interpreters are run by tests of their own.
-    let blocks = DOCUMENT.split("```sh\n").skip(1).filter(|rest| rest.starts_with("curl ")).map(|rest| {
+    let blocks = DOCUMENT.split("```sh\n").skip(1).filter(|rest| is_request(rest)).map(|rest| {
         let (command, rest) = rest.split_once("```\n").expect("a block ends");
         let answer = rest.trim_start().strip_prefix("```json\n").and_then(|rest| rest.split_once("```"));
         (command.to_owned(), answer.expect("an example has its answer").0.to_owned())
