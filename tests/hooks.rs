@@ -13,9 +13,9 @@ use std::time::Duration;
 use aws_lc_rs::hmac;
 use data_encoding::HEXLOWER;
 use pombo::config::DuplicateLogin;
-use pombo::{Config, Cursor, Server};
+use pombo::{Config, Server};
 use serde_json::Value;
-use support::{Node, Nodes, eventually, nodes};
+use support::{Ask, Node, Nodes, eventually, nodes};
 use tempfile::tempdir;
 
 const SECRET: &str = "the secret of the hook, 32 bytes";
@@ -165,7 +165,7 @@ fn next_request(stream: &mut TcpStream, received: &mut Vec<u8>) -> Option<(Strin
 /// Nodes that tell this service at once, without any grace.
 fn telling<'a>(receiver: &Receiver) -> Nodes<'a> {
     let url = receiver.url.clone();
-    nodes().with(move |config| {
+    nodes().with_control().with(move |config| {
         config.hook_url = Some(url.parse().expect("an address"));
         config.hook_secret = Some(pombo::config::Secret::new(SECRET));
         config.hook_grace = Duration::ZERO;
@@ -176,17 +176,21 @@ fn telling<'a>(receiver: &Receiver) -> Nodes<'a> {
 
 /// What a receiver does after a loss: it reads all pages, and heeds from then on what has a higher number than the first.
 fn reconcile(node: &Node, receiver: &Receiver) {
-    let (mut listed, mut cursor, mut first) = (BTreeSet::new(), Some(Cursor::default()), None);
-    while let Some(at) = cursor {
-        let page = node.page(at, 3);
-        first.get_or_insert(page.as_of.expect("there is a hook"));
-        listed.extend(page.uids.into_iter().map(String::from));
-        cursor = page.next;
+    let (mut listed, mut cursor, mut first) = (BTreeSet::new(), String::new(), None);
+    loop {
+        let page = Ask::get(&format!("/v1/uids?limit=3{cursor}")).to(node).json();
+        first.get_or_insert(page["as_of"].clone());
+        let uids = page["uids"].as_array().expect("a page has uids");
+        listed.extend(uids.iter().map(|uid| uid.as_str().expect("a uid is text").to_owned()));
+        match page["next"].as_str() {
+            Some(next) => cursor = format!("&cursor={next}"),
+            None => break,
+        }
     }
     let as_of = first.expect("there is a page");
     receiver.with(|state| {
-        assert_eq!(state.batches.last().map(|batch| batch["node"].as_str()), Some(Some(&*as_of.node)));
-        (state.online, state.sequence) = (listed, as_of.sequence);
+        assert_eq!(state.batches.last().map(|batch| &batch["node"]), Some(&as_of["node"]));
+        (state.online, state.sequence) = (listed, as_of["sequence"].as_u64().expect("it has a number"));
     });
 }
 

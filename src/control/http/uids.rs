@@ -20,6 +20,7 @@ use super::reply::Reply;
 use crate::control::tokens::Caller;
 use crate::dispatcher::{Cursor, check_close};
 use crate::metrics::Stats;
+use crate::presence::AsOf;
 
 /// Uids on a page, unless it is asked for another number, and at most.
 const PAGE: usize = 100;
@@ -132,6 +133,18 @@ pub(super) struct Page {
     uids: Vec<String>,
     /// The cursor of the next page; none when this is the last.
     next: Option<String>,
+    /// Which events of the hook it holds already; absent without `hook_url`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    as_of: Option<Point>,
+}
+
+/// A point in the events that a hook tells.
+#[derive(Debug, Serialize, ToSchema)]
+pub(super) struct Point {
+    /// The node's name, which each batch of events bears.
+    node: String,
+    /// Events with a higher number than that of the first page apply after all pages.
+    sequence: u64,
 }
 
 /// Tells who is online, page by page.
@@ -162,7 +175,8 @@ pub(super) async fn page(
     let most = parameters.number("limit", 1, PAGE_MAX)?.unwrap_or(PAGE);
     let found = api.dispatcher().uids(cursor, most).await?;
     let uids = found.uids.into_iter().map(String::from).collect();
-    Ok(Reply::json(&Page { uids, next: found.next.map(encode) }))
+    let as_of = found.as_of.map(|AsOf { node, sequence }| Point { node: node.to_string(), sequence });
+    Ok(Reply::json(&Page { uids, next: found.next.map(encode), as_of }))
 }
 
 /// How many sessions were closed.
