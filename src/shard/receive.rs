@@ -21,7 +21,7 @@ use crate::uid;
 
 /// A message that makes the per-session code panic, for the tests, and in no release build: nothing that a peer can send
 /// does.
-#[cfg(debug_assertions)]
+#[cfg(any(test, debug_assertions))]
 pub(super) const PANIC_PAYLOAD: &[u8] = b"\0panic";
 
 /// What a frame asks for, found without touching the shard.
@@ -444,7 +444,7 @@ fn guard<'a>(decode: impl FnOnce() -> Step<'a>) -> Step<'a> {
 /// Says what a frame asks for, having taken `bytes`.
 #[inline(always)]
 fn classify(event: Result<Option<Event<'_>>, Violation>, bytes: usize) -> Step<'_> {
-    #[cfg(debug_assertions)]
+    #[cfg(any(test, debug_assertions))]
     if let Ok(Some(Event::Message { payload, .. })) = &event {
         assert_ne!(payload.as_slice(), PANIC_PAYLOAD, "a test asked for it");
     }
