@@ -76,7 +76,7 @@ impl<N: Network> Shard<N> {
     pub(super) fn sweep(&mut self) -> Turn {
         let mut due = std::mem::take(&mut self.due);
         self.wheel.take_due(self.tick, &mut due);
-        if due.iter().any(|&(tick, key)| self.is_silent(tick, key)) {
+        if due.iter().any(|&(tick, key)| self.is_overdue(tick, key)) {
             self.poll_all();
         }
         for (tick, key) in due.drain(..) {
@@ -91,11 +91,13 @@ impl<N: Network> Shard<N> {
         self.sweep_drain()
     }
 
-    /// Whether a session that has come up would be closed for its silence.
-    fn is_silent(&mut self, tick: Tick, key: SessionKey) -> bool {
+    /// Whether a session that has come up would be closed for its silence, or for a message that has not ended.
+    fn is_overdue(&mut self, tick: Tick, key: SessionKey) -> bool {
         let silent_since = self.tick.before(self.settings.heartbeat_interval * 2);
+        let (now, message_timeout) = (self.tick, self.settings.message_timeout);
         self.sessions.get(key).is_some_and(|session| {
-            session.timer == tick && session.phase == Phase::Open && session.heard <= silent_since
+            let is_late = session.flags.is_mid_message && session.message_since.after(message_timeout) <= now;
+            session.timer == tick && session.phase == Phase::Open && (session.heard <= silent_since || is_late)
         })
     }
 
