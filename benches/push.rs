@@ -113,7 +113,8 @@ struct Way {
     name: &'static str,
     address: fn(&Node) -> String,
     messages: usize,
-    request: fn(&str) -> Vec<u8>,
+    /// Makes what is written, the messages for each of these uids in turn.
+    request: fn(&[String]) -> Vec<u8>,
     /// What answers a message, and what ends the answer to all.
     answer: Option<(&'static [u8], &'static [u8])>,
     payload: fn(&str) -> String,
@@ -124,7 +125,7 @@ const WAYS: [Way; 4] = [
         name: "WebSocket",
         address: |node| node.clients.clone(),
         messages: WINDOW,
-        request: |uid| client_frame(format!("{uid}:{PAYLOAD}").as_bytes()).repeat(WINDOW),
+        request: |uids| in_turn(uids, |uid| client_frame(format!("{uid}:{PAYLOAD}").as_bytes())),
         answer: None,
         payload: |_| PAYLOAD.to_owned(),
     },
@@ -132,10 +133,10 @@ const WAYS: [Way; 4] = [
         name: "HTTP, batch of 64",
         address: |node| node.control.clone(),
         messages: WINDOW,
-        request: |uid| {
-            let lines = format!("{{\"uid\":\"{uid}\",\"text\":\"{PAYLOAD}\"}}\n").repeat(WINDOW);
+        request: |uids| {
+            let lines = in_turn(uids, line);
             let head = "POST /v1/batch HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/x-ndjson\r\n";
-            format!("{head}Content-Length: {}\r\n\r\n{lines}", lines.len()).into_bytes()
+            [format!("{head}Content-Length: {}\r\n\r\n", lines.len()).into_bytes(), lines].concat()
         },
         answer: Some((b"\"delivered\"", b"0\r\n\r\n")),
         payload: |_| PAYLOAD.to_owned(),
@@ -144,7 +145,7 @@ const WAYS: [Way; 4] = [
         name: "text port, 64 lines",
         address: |node| node.text.clone(),
         messages: WINDOW,
-        request: |uid| format!("{{\"uid\":\"{uid}\",\"text\":\"{PAYLOAD}\"}}\n").repeat(WINDOW).into_bytes(),
+        request: |uids| in_turn(uids, line),
         answer: Some((b"ok\n", b"ok\n")),
         payload: |uid| format!("{{\"uid\":\"{uid}\",\"text\":\"{PAYLOAD}\"}}"),
     },
@@ -152,7 +153,8 @@ const WAYS: [Way; 4] = [
         name: "HTTP, one by one",
         address: |node| node.control.clone(),
         messages: 1,
-        request: |uid| {
+        request: |uids| {
+            let uid = &uids[0];
             let head = "HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: text/plain\r\nContent-Length: 64\r\n\r\n";
             format!("POST /v1/push/{uid} {head}{PAYLOAD}").into_bytes()
         },
@@ -161,36 +163,51 @@ const WAYS: [Way; 4] = [
     },
 ];
 
+/// What is written for a window of messages, to each uid in turn.
+fn in_turn(uids: &[String], message: impl Fn(&str) -> Vec<u8>) -> Vec<u8> {
+    (0..WINDOW).flat_map(|number| message(&uids[number % uids.len()])).collect()
+}
+
+fn line(uid: &str) -> Vec<u8> {
+    format!("{{\"uid\":\"{uid}\",\"text\":\"{PAYLOAD}\"}}\n").into_bytes()
+}
+
 /// Pushes a second, and microseconds of CPU for each: of all threads, of control, of the shard.
-fn measure(node: &Node, way: &Way, time: Duration) -> [f64; 4] {
+///
+/// Each sender writes to `spread` users of its own in turn.
+fn measure(node: &Node, way: &Way, spread: usize, time: Duration) -> [f64; 4] {
     let names = ["", "pombo-control", "pombo-shard"];
     let (pushed, is_over) = (AtomicU64::new(0), AtomicBool::new(false));
     let mut pairs: Vec<_> = (0..USERS)
         .map(|user| {
-            let uid = format!("user{user}");
-            let receiver = node.log_in(&uid);
+            let uids: Vec<_> = (0..spread).map(|place| format!("user{user}-{place}")).collect();
+            let receivers: Vec<_> = uids.iter().map(|uid| node.log_in(uid)).collect();
             let sender =
                 if way.answer.is_none() { node.log_in(&format!("s{user}")) } else { connect(&(way.address)(node)) };
-            (uid, sender, receiver)
+            (uids, sender, receivers)
         })
         .collect();
     let before = names.map(|name| node.cpu(name));
     let start = Instant::now();
     thread::scope(|threads| {
-        for (uid, sender, receiver) in &mut pairs {
+        for (uids, sender, receivers) in &mut pairs {
             let (pushed, is_over) = (&pushed, &is_over);
             threads.spawn(move || {
-                let request = (way.request)(uid);
-                let expected = server_frame((way.payload)(uid).as_bytes()).repeat(way.messages);
-                let mut got = vec![0; expected.len()];
+                let request = (way.request)(uids);
+                let expected = |uid: &String| server_frame((way.payload)(uid).as_bytes()).repeat(way.messages / spread);
+                let expected: Vec<_> = uids.iter().map(expected).collect();
+                let mut got = Vec::new();
                 // Relaxed: a flag and a count, nothing is ordered by them.
                 while !is_over.load(Ordering::Relaxed) {
                     sender.write_all(&request).expect("a connection");
                     if let Some((each, last)) = way.answer {
                         read_answers(sender, each, last, way.messages);
                     }
-                    receiver.read_exact(&mut got).expect("a connection");
-                    assert!(got == expected, "{}: other bytes arrived", way.name);
+                    for (receiver, expected) in receivers.iter_mut().zip(&expected) {
+                        got.resize(expected.len(), 0);
+                        receiver.read_exact(&mut got).expect("a connection");
+                        assert!(got == *expected, "{}: other bytes arrived", way.name);
+                    }
                     // Relaxed, as above.
                     pushed.fetch_add(way.messages as u64, Ordering::Relaxed);
                 }
@@ -236,7 +253,7 @@ fn latency(node: &Node, time: Duration) -> [f64; 3] {
         .expect("the load runs");
     thread::sleep(Duration::from_secs(2));
     let way = &WAYS[3];
-    let (mut sender, request) = (connect(&node.control), (way.request)("user0"));
+    let (mut sender, request) = (connect(&node.control), (way.request)(&["user0".to_owned()]));
     let (mut times, end) = (Vec::new(), Instant::now() + time);
     while Instant::now() < end {
         let start = Instant::now();
@@ -256,17 +273,22 @@ fn main() {
     let seconds = std::env::args().skip(1).find_map(|argument| argument.parse::<f64>().ok());
     let time = Duration::from_secs_f64(seconds.unwrap_or(1.0));
     let node = Node::start();
-    let mut rows: Vec<Vec<[f64; 4]>> = WAYS.iter().map(|_| Vec::new()).collect();
+    let cases: Vec<_> = WAYS
+        .iter()
+        .flat_map(|way| [1, WINDOW].map(|spread| (way, spread)))
+        .filter(|(way, spread)| way.messages >= *spread)
+        .collect();
+    let mut rows: Vec<Vec<[f64; 4]>> = cases.iter().map(|_| Vec::new()).collect();
     for _ in 0..ROUNDS {
-        for (way, row) in WAYS.iter().zip(&mut rows) {
-            row.push(measure(&node, way, time));
+        for ((way, spread), row) in cases.iter().zip(&mut rows) {
+            row.push(measure(&node, way, *spread, time));
         }
     }
-    println!("| way in | pushes a second | CPU µs a push | of which control | of which the shard |");
-    println!("| --- | --- | --- | --- | --- |");
-    for (way, row) in WAYS.iter().zip(&rows) {
+    println!("| way in | to users in turn | pushes a second | CPU µs a push | of which control | of which the shard |");
+    println!("| --- | --- | --- | --- | --- | --- |");
+    for ((way, spread), row) in cases.iter().zip(&rows) {
         let [rate, all, control, shard] = [0, 1, 2, 3].map(|place| median(row.iter().map(|of| of[place]).collect()));
-        println!("| {} | {:.0} | {all:.2} | {control:.2} | {shard:.2} |", way.name, rate);
+        println!("| {} | {spread} | {rate:.0} | {all:.2} | {control:.2} | {shard:.2} |", way.name);
     }
     let [p50, p99, most] = latency(&node, time * 5);
     println!("one push while 1,000 clients saturate the shard: p50 {p50:.2} ms, p99 {p99:.2} ms, most {most:.2} ms");
