@@ -28,7 +28,11 @@ impl Log {
         let lines = fmt::layer().log_internal_errors(false);
         let lines = match format {
             LogFormat::Human => lines.with_writer(io::stderr).with_ansi(colour && io::stderr().is_terminal()).boxed(),
-            LogFormat::Json => lines.with_writer(|| Escaping(io::stderr())).json().flatten_event(true).boxed(),
+            // The span that an event is in is the last of its list.
+            LogFormat::Json => {
+                let lines = lines.with_writer(|| Escaping(io::stderr())).json();
+                lines.flatten_event(true).with_current_span(false).boxed()
+            }
         };
         tracing_subscriber::registry().with(filter).with(lines).try_init().ok();
         Self { level }
