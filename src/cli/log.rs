@@ -3,26 +3,32 @@
 //! Log lines go to stderr, so that stdout holds only what was asked for. There is one subscriber in the
 //! process, started by `serve`; the library itself only emits events.
 
+use std::ffi::OsString;
 use std::fmt::Write as _;
 use std::io::{self, IsTerminal, Write};
 
 use tracing::level_filters::LevelFilter;
+use tracing::{Level, Metadata, warn};
+use tracing_subscriber::filter::{FilterExt as _, filter_fn};
 use tracing_subscriber::layer::{Layer, SubscriberExt};
 use tracing_subscriber::util::SubscriberInitExt;
 use tracing_subscriber::{Registry, fmt, reload};
 
+use super::traces::Traces;
 use crate::config::{LogFormat, LogLevel};
 
 /// The running log of the process.
 pub(super) struct Log {
     level: reload::Handle<LevelFilter, Registry>,
+    /// What goes to a collector besides, if the environment names one.
+    traces: Option<Traces>,
 }
 
 impl Log {
-    /// Starts logging, in colour if `colour` and stderr is a terminal.
+    /// Starts logging, in colour if `colour` and stderr is a terminal, and the export of traces that `variables` ask for.
     ///
     /// A process has one log: if another was started before, that one stays and this one is idle.
-    pub(super) fn start(format: LogFormat, level: LogLevel, colour: bool) -> Self {
+    pub(super) fn start(format: LogFormat, level: LogLevel, colour: bool, variables: &[(OsString, OsString)]) -> Self {
         let (filter, level) = reload::Layer::new(filter(level));
         // An event that can't be written would be told on stderr, which panics when nobody reads that either.
         let lines = fmt::layer().log_internal_errors(false);
@@ -34,8 +40,22 @@ impl Log {
                 lines.flatten_event(true).with_current_span(false).boxed()
             }
         };
-        tracing_subscriber::registry().with(filter).with(lines).try_init().ok();
-        Self { level }
+        let (traces, fault) =
+            Traces::start(variables).map_or_else(|fault| (None, Some(fault)), |traces| (traces, None));
+        let lines = lines.with_filter(filter.and(filter_fn(is_for_the_log)));
+        tracing_subscriber::registry().with(lines).with(traces.as_ref().map(Traces::layer)).try_init().ok();
+        match fault {
+            Some(fault) => warn!(error = fault, "traces are not exported"),
+            None => Traces::explain(variables),
+        }
+        Self { level, traces }
+    }
+
+    /// Sends the last traces; waits for that a short time.
+    pub(super) fn end(&self) {
+        if let Some(traces) = &self.traces {
+            traces.end();
+        }
     }
 
     /// Changes the least severe event that is logged.
@@ -54,6 +74,12 @@ fn filter(level: LogLevel) -> LevelFilter {
         LogLevel::Debug => LevelFilter::DEBUG,
         LogLevel::Trace => LevelFilter::TRACE,
     }
+}
+
+/// Leaves out what the SDK that exports traces says of its daily work, and of failures, which `traces` tells itself.
+fn is_for_the_log(metadata: &Metadata<'_>) -> bool {
+    let is_of_the_sdk = metadata.target().starts_with("opentelemetry");
+    !is_of_the_sdk || *metadata.level() <= Level::WARN && !metadata.name().starts_with("Export.")
 }
 
 /// Writes JSON with everything escaped that is not ASCII and would not be seen, or would change what is: JSON itself

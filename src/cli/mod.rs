@@ -23,6 +23,8 @@ mod log;
 mod serve;
 mod systemd;
 mod token;
+#[cfg_attr(not(feature = "opentelemetry"), path = "no_traces.rs")]
+mod traces;
 mod trim;
 mod trust;
 

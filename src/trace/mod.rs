@@ -6,7 +6,8 @@
 //!                version
 //! ```
 //! Spans are made for requests, hooks and log-ins that ask a service, at the level `debug`, and never for what goes
-//! through a shard. Their ids are drawn here.
+//! through a shard. Where the feature `opentelemetry` exports them their ids are those of the export, else they are drawn
+//! here; the log tells the same ones either way.
 
 use std::hash::{BuildHasher as _, RandomState};
 
@@ -14,6 +15,9 @@ use hyper::HeaderMap;
 use hyper::header::HeaderName;
 use tracing::Span;
 use tracing::field::display;
+
+#[cfg_attr(not(feature = "opentelemetry"), path = "no_export.rs")]
+mod export;
 
 /// The header that tells a request's trace, <https://www.w3.org/TR/trace-context/>.
 pub(crate) const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
@@ -46,7 +50,7 @@ pub(crate) struct Place {
 /// A `traceparent` that can't be understood is passed over, as the specification wants it: the trace is a new one then.
 pub(crate) fn join(span: &Span, headers: Option<&HeaderMap>) -> Place {
     let caller = headers.and_then(Caller::find);
-    let place = Place::draw(caller);
+    let place = export::place(span, caller.zip(headers)).unwrap_or_else(|| Place::draw(caller));
     span.record("trace_id", place.trace_id());
     span.record("span_id", display(format_args!("{:016x}", place.span_id)));
     if let Some(caller) = caller {
