@@ -35,7 +35,7 @@
 //!
 //! | room | holds |
 //! | --- | --- |
-//! | [`cli`] | `pombo serve`, `connect`, `push`, `online`, `kick`, `bench` |
+//! | [`cli`] | `pombo serve`, `connect`, `push`, `online`, `kick`, `top`, `bench` |
 //! | [`server`] | the only wiring: a checked config, then bound, then running, then drained |
 //! | `dispatcher` | the way to the shards from outside the message path |
 //! | `control` | what other programs reach: pushes, queries and actions over HTTP, pushes by lines of JSON |

@@ -10,10 +10,11 @@ use std::process::Command;
 use serde_json::Value;
 
 /// Licences that MIT OR Apache-2.0 can build on; of alternatives one is enough.
-const LICENCES: &[&str] = &["Apache-2.0", "BSD-3-Clause", "ISC", "MIT", "Unicode-3.0"];
+const LICENCES: &[&str] = &["Apache-2.0", "BSD-3-Clause", "ISC", "MIT", "Unicode-3.0", "Zlib"];
 
 /// Packages that come in more than one version, and why that has to be.
 const DUPLICATES: &[(&str, &str)] = &[
+    ("itertools", "criterion asks for an older one than ratatui"),
     ("rand", "the SDK of OpenTelemetry asks for an older one than tungstenite; with the feature opentelemetry only"),
     ("getrandom", "ahash 0.8 asks for an older one than tungstenite's rand"),
     ("rand_core", "jsonwebtoken's signature asks for an older one than tungstenite's rand"),
