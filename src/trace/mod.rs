@@ -51,7 +51,7 @@ pub(crate) struct Place {
 pub(crate) fn join(span: &Span, headers: Option<&HeaderMap>) -> Place {
     let caller = headers.and_then(Caller::find);
     let place = export::place(span, caller.zip(headers)).unwrap_or_else(|| Place::draw(caller));
-    span.record("trace_id", place.trace_id());
+    span.record("trace_id", display(place.trace_id()));
     span.record("span_id", display(format_args!("{:016x}", place.span_id)));
     if let Some(caller) = caller {
         span.record("parent", display(format_args!("{:016x}", caller.span_id)));

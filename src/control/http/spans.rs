@@ -16,7 +16,7 @@ use axum::http::Extensions;
 use axum::response::Response;
 use hyper::Request;
 use hyper::body::Incoming;
-use tracing::field::Empty;
+use tracing::field::{Empty, display};
 use tracing::{Instrument as _, Span, debug, debug_span, trace};
 
 use super::outcome::Answered;
@@ -58,7 +58,7 @@ pub(super) fn found(request: &Extensions, token: Option<&str>) {
         return;
     }
     if let Some(route) = request.get::<MatchedPath>() {
-        span.record("route", route.as_str());
+        span.record("route", display(route.as_str()));
     }
     if let Some(token) = token {
         span.record("token", token);
