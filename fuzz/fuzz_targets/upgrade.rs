@@ -15,8 +15,16 @@ fuzz_target!(|bytes: &[u8]| {
     let [first, bytes @ ..] = bytes else { return };
     GATEWAYS.with(|gateways| {
         let gateway = &gateways[usize::from(first & 1)];
-        // By its login only: a request with a body whose sender leaves at once is counted as either of the two.
-        let whole = gateway.welcome(bytes, bytes.len()).ok();
-        assert_eq!(gateway.welcome(bytes, usize::from(first >> 1)).ok(), whole, "the cuts change nothing");
+        let whole = outcome(gateway, bytes, bytes.len());
+        assert_eq!(outcome(gateway, bytes, usize::from(first >> 1)), whole, "the cuts change nothing");
     });
 });
+
+/// Who logs in, or what the refusal is counted under.
+fn outcome(gateway: &Gateway, bytes: &[u8], piece: usize) -> Result<String, Option<&'static str>> {
+    gateway.welcome(bytes, piece).map_err(|reason| match reason {
+        // hyper reads a head that comes in pieces only once it is whole: who left before is not known to have sent none.
+        Some("left") => Some("not_http"),
+        reason => reason,
+    })
+}

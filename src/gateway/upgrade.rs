@@ -104,7 +104,8 @@ pub(super) async fn upgrade<S: Accepted>(
     let refusal = match (answered, outcome) {
         (Ok(Ok(())), Some(Outcome::Upgraded(admitted))) => return Ok((stream, parts.read_buf.into(), *admitted)),
         (Ok(Ok(())), Some(Outcome::Answered)) => Refusal::Answered,
-        (Ok(Ok(())), Some(Outcome::Refused(reason))) => Refusal::Http(reason),
+        // However the connection ended then: a body cut short is an error of hyper's, or not, by how its bytes came.
+        (Ok(_), Some(Outcome::Refused(reason))) => Refusal::Http(reason),
         // The peer ended its sending before its request began.
         (Ok(Ok(())), None | Some(Outcome::Judging)) => Refusal::ClosedByPeer(None),
         // hyper leaves what HTTP/2 begins with to others, unanswered.

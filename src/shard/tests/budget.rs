@@ -112,6 +112,27 @@ fn what_is_not_held_any_more_does_not_count() {
     assert_eq!((node.stats().memory_held, node.stats().sessions, node.stats().memory_cuts), (0, 0, 0));
 }
 
+/// An outbox that was emptied for a message that then still had no room went on counting as full.
+#[test]
+fn what_was_dropped_in_vain_does_not_count() {
+    let settings =
+        SessionSettings { slow_consumer: SlowConsumer::DropOldest, outbox_bytes_max: 100 * KIB, ..settings() };
+    let mut node = Node::new(1, settings);
+    let (alice, bob) = (node.login("alice"), node.login("bob"));
+    bob.give_room(100);
+    for kib in [60, 10, 10, 10] {
+        alice.send(&format!("bob:{}", "x".repeat(kib * KIB)));
+        node.settle();
+    }
+    let before = node.stats().memory_held;
+    // Behind the frame begun there is no place for it, with nothing else in the outbox either.
+    alice.send(&format!("bob:{}", "x".repeat(50 * KIB)));
+    node.settle();
+    let stats = node.stats();
+    assert_eq!((stats.shed_oldest, stats.shed_newest), (3, 1));
+    assert!(stats.memory_held + 30 * KIB as u64 <= before, "{} of {before}", stats.memory_held);
+}
+
 #[test]
 fn a_smaller_part_holds_from_the_reload_on() {
     let mut node = Node::new(1, part_of(8192 * KIB));
