@@ -226,3 +226,10 @@ fn service_that_authenticates_is_told_a_trace_that_the_log_has() {
     let failed = line_in(&program, "the service of auth_url fails, nobody gets in", "ask");
     assert_eq!((&failed["spans"][0]["trace_id"], &failed["spans"][0]["status"]), (&trace.into(), &500.into()));
 }
+
+#[cfg(not(feature = "opentelemetry"))]
+#[test]
+fn program_that_can_not_export_says_so() {
+    let program = Program::start_with_control(&[("OTEL_EXPORTER_OTLP_ENDPOINT", "http://127.0.0.1:1")], &[]);
+    program.expect_logged("built without the feature opentelemetry");
+}

@@ -8,7 +8,7 @@ use std::fmt::Write as _;
 use std::io::{self, IsTerminal, Write};
 
 use tracing::level_filters::LevelFilter;
-use tracing::{Level, Metadata, warn};
+use tracing::{Level, Metadata, Subscriber, warn};
 use tracing_subscriber::filter::{FilterExt as _, filter_fn};
 use tracing_subscriber::layer::{Layer, SubscriberExt};
 use tracing_subscriber::util::SubscriberInitExt;
@@ -29,21 +29,12 @@ impl Log {
     ///
     /// A process has one log: if another was started before, that one stays and this one is idle.
     pub(super) fn start(format: LogFormat, level: LogLevel, colour: bool, variables: &[(OsString, OsString)]) -> Self {
-        let (filter, level) = reload::Layer::new(filter(level));
-        // An event that can't be written would be told on stderr, which panics when nobody reads that either.
-        let lines = fmt::layer().log_internal_errors(false);
-        let lines = match format {
-            LogFormat::Human => lines.with_writer(io::stderr).with_ansi(colour && io::stderr().is_terminal()).boxed(),
-            // The span that an event is in is the last of its list.
-            LogFormat::Json => {
-                let lines = lines.with_writer(|| Escaping(io::stderr())).json();
-                lines.flatten_event(true).with_current_span(false).boxed()
-            }
+        let (traces, fault) = match Traces::start(variables) {
+            Ok(traces) => (traces, None),
+            Err(fault) => (None, Some(fault)),
         };
-        let (traces, fault) =
-            Traces::start(variables).map_or_else(|fault| (None, Some(fault)), |traces| (traces, None));
-        let lines = lines.with_filter(filter.and(filter_fn(is_for_the_log)));
-        tracing_subscriber::registry().with(lines).with(traces.as_ref().map(Traces::layer)).try_init().ok();
+        let (subscriber, level) = subscriber(format, level, colour, traces.as_ref());
+        subscriber.try_init().ok();
         match fault {
             Some(fault) => warn!(error = fault, "traces are not exported"),
             None => Traces::explain(variables),
@@ -63,6 +54,30 @@ impl Log {
         // Fails only if the subscriber has gone, and then there is nothing to change.
         self.level.reload(filter(level)).ok();
     }
+}
+
+/// Returns what takes events and spans in, and the way to change the least severe event that is logged.
+fn subscriber(
+    format: LogFormat,
+    level: LogLevel,
+    colour: bool,
+    traces: Option<&Traces>,
+) -> (impl Subscriber + Send + Sync, reload::Handle<LevelFilter, Registry>) {
+    let (filter, level) = reload::Layer::new(filter(level));
+    // An event that can't be written would be told on stderr, which panics when nobody reads that either.
+    let lines = fmt::layer().log_internal_errors(false);
+    let lines = match format {
+        LogFormat::Human => lines.with_writer(io::stderr).with_ansi(colour && io::stderr().is_terminal()).boxed(),
+        // The span that an event is in is the last of its list.
+        LogFormat::Json => {
+            let lines = lines.with_writer(|| Escaping(io::stderr())).json();
+            lines.flatten_event(true).with_current_span(false).boxed()
+        }
+    };
+    // With a hint, or what isn't logged would no longer be skipped by its level alone.
+    let is_for_the_log = filter_fn(is_for_the_log).with_max_level_hint(LevelFilter::TRACE);
+    let lines = lines.with_filter(filter.and(is_for_the_log));
+    (tracing_subscriber::registry().with(lines).with(traces.map(Traces::layer)), level)
 }
 
 fn filter(level: LogLevel) -> LevelFilter {
@@ -131,6 +146,14 @@ mod tests {
         let written = String::from_utf8(written).expect("JSON is UTF-8");
         assert_eq!(written, expected);
         assert_eq!(serde_json::from_str::<String>(&written).expect("it is still JSON"), text);
+    }
+
+    #[test]
+    fn what_is_not_logged_is_skipped_by_its_level() {
+        for (level, hint) in [(LogLevel::Off, LevelFilter::OFF), (LogLevel::Info, LevelFilter::INFO)] {
+            let (subscriber, _) = subscriber(LogFormat::Human, level, false, None);
+            assert_eq!(subscriber.max_level_hint(), Some(hint));
+        }
     }
 
     #[test]

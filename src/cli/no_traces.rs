@@ -18,8 +18,9 @@ impl Traces {
 
     /// Tells whoever named a collector why it hears nothing.
     pub(super) fn explain(variables: &[(OsString, OsString)]) {
-        if variables.iter().any(|(name, _)| name == "OTEL_EXPORTER_OTLP_ENDPOINT") {
-            info!("OTEL_EXPORTER_OTLP_ENDPOINT is set, but this program was built without the feature opentelemetry");
+        let names = ["OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT"];
+        if let Some((name, _)) = variables.iter().find(|(name, _)| names.iter().any(|other| name == other)) {
+            info!(variable = ?name, "no traces are exported, this program was built without the feature opentelemetry");
         }
     }
 

@@ -103,7 +103,8 @@ impl Top {
         let mut ends =
             [listen(SignalKind::terminate())?, listen(SignalKind::interrupt())?, listen(SignalKind::hangup())?];
         let [terminate, interrupt, hangup] = &mut ends;
-        let mut terminal = Terminal::open().map_err(Failure::Output)?;
+        let unusable = |error| Failure::Settings(format!("can't use the terminal: {error}"));
+        let mut terminal = Terminal::open().map_err(unusable)?;
         let mut events = terminal::events();
         let (mut screen, mut tracker) = (Screen::new(name, self.interval), Tracker::default());
         let (mut resting, mut asking) = (Some(poller), None::<Asking>);
