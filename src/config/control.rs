@@ -140,8 +140,6 @@ impl Form<Vec<ControlToken>> for Tokens {
 pub struct ControlSettings {
     /// Longest uid.
     pub uid_bytes_max: usize,
-    /// Most bytes waiting for one session: no longer message can be delivered.
-    pub outbox_bytes_max: usize,
     /// Tokens of other programs.
     pub tokens: Vec<ControlToken>,
     /// File with more of them.
@@ -171,7 +169,6 @@ impl Config {
     pub fn control_settings(&self) -> ControlSettings {
         ControlSettings {
             uid_bytes_max: self.uid_bytes_max,
-            outbox_bytes_max: self.outbox_bytes_max,
             tokens: self.control_tokens.clone(),
             tokens_file: self.control_tokens_file.clone(),
             connections_max: self.control_connections_max,

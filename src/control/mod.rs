@@ -31,7 +31,7 @@ pub(crate) use self::tokens::TokenSet;
 
 pub(crate) use self::hooks::{HookEnds, HookError, Hooks};
 use crate::config::ControlSettings;
-use crate::dispatcher::Dispatcher;
+use crate::dispatcher::{Dispatcher, Unanswered};
 use crate::gateway::{Reason, Refusals};
 use crate::listener::BoundListener;
 use crate::metrics::Stats;
@@ -69,14 +69,22 @@ pub(crate) struct Control {
 }
 
 impl Control {
+    /// Returns the way to the shards, for an answer in time.
+    fn dispatcher_in_time(&self) -> Dispatcher {
+        self.dispatcher.by(Instant::now() + self.settings.borrow().answer_timeout)
+    }
+
     /// Asks for what is counted, and writes it for Prometheus.
-    async fn scrape(&self) -> String {
-        let shards = self.dispatcher.stats().await.into_iter().map(Result::unwrap_or_default).collect();
+    ///
+    /// # Errors
+    /// When a shard has not answered: sums without its part would look like counters that began anew.
+    async fn scrape(&self) -> Result<String, Unanswered> {
+        let shards = self.dispatcher_in_time().stats().await.into_iter().collect::<Result<_, _>>()?;
         let refusals = Reason::ALL.iter().map(|reason| (reason.name(), self.refusals.count(*reason))).collect();
         let mut hook = Stats::default();
         self.dispatcher.add_hook_counts(&mut hook);
         let scrape = prometheus::Scrape { shards, hook, connections: self.admission.count() as u64, refusals };
-        scrape.text()
+        Ok(scrape.text())
     }
 
     /// Serves on all listeners until `served` is over, and then answers what was taken by then.

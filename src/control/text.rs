@@ -25,7 +25,7 @@ use tracing::debug;
 use self::line::receiver;
 use super::Control;
 use super::accept::{Duplex, accept};
-use crate::dispatcher::Push;
+use crate::dispatcher::{Push, Unanswered};
 use crate::listener::Listener;
 use crate::message::{Delivery, Kind};
 
@@ -124,7 +124,7 @@ impl Connection {
                 }
                 return self.stream.shutdown().await;
             }
-            let line_bytes_max = self.control.settings.borrow().outbox_bytes_max;
+            let line_bytes_max = self.control.settings.borrow().push_bytes_max;
             let end = memrchr(b'\n', &self.received[before..]).map(|place| before + place + 1);
             let (lines, mut next) = match end {
                 Some(end) => gather(&self.received[..end], line_bytes_max),
@@ -168,16 +168,23 @@ impl Connection {
     }
 
     /// Has the lines delivered, and answers each.
+    ///
+    /// # Errors
+    /// When the answers are not read in time; or when it can't be told what became of a line, which no answer would say.
     async fn push(&mut self, lines: Lines, next: Next) -> io::Result<()> {
         let mut deliveries = match lines.pushes.is_empty() {
             true => Vec::new(),
-            false => self.control.dispatcher.push_all(lines.pushes).await,
+            false => self.control.dispatcher_in_time().push_all(lines.pushes).await,
         }
         .into_iter();
         let mut answers = Vec::with_capacity(lines.asked.len() * 4);
         for is_asked in lines.asked {
-            let delivery = if is_asked { deliveries.next().and_then(Result::ok) } else { None };
-            let is_taken = matches!(delivery, Some(Delivery::Delivered { .. }));
+            let delivery = if is_asked { deliveries.next() } else { None };
+            if delivery == Some(Err(Unanswered::Silent)) {
+                self.answer(&answers).await?;
+                return Err(io::Error::new(io::ErrorKind::TimedOut, "a shard has not answered"));
+            }
+            let is_taken = matches!(delivery, Some(Ok(Delivery::Delivered { .. })));
             answers.extend_from_slice(if is_taken { b"ok\n" } else { b"fail\n" });
         }
         if next == Next::Cut {

@@ -72,7 +72,7 @@ impl Api {
 
     /// Returns the way to the shards, for an answer in time.
     fn dispatcher(&self) -> Dispatcher {
-        self.control.dispatcher.by(Instant::now() + self.control.settings.borrow().answer_timeout)
+        self.control.dispatcher_in_time()
     }
 
     /// Returns how long the JSON of a message may be: base64 takes 4 bytes for 3, and text its escapes.
@@ -165,5 +165,5 @@ fn routes(api: Api) -> Router {
 /// What the node counts, for Prometheus.
 async fn metrics(State(api): State<Api>, Extension(caller): Extension<Caller>) -> Result<impl IntoResponse, Told> {
     caller.require(Right::Query)?;
-    Ok(([(CONTENT_TYPE, prometheus::CONTENT_TYPE)], api.control.scrape().await))
+    Ok(([(CONTENT_TYPE, prometheus::CONTENT_TYPE)], api.control.scrape().await?))
 }
