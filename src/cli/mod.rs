@@ -23,6 +23,8 @@ mod log;
 mod serve;
 mod systemd;
 mod token;
+#[cfg_attr(not(feature = "opentelemetry"), path = "no_traces.rs")]
+mod traces;
 mod trim;
 mod trust;
 
@@ -54,6 +56,7 @@ enum Command {
     Push(control::push::Push),
     Online(control::online::Online),
     Kick(control::kick::Kick),
+    Top(control::top::Top),
     /// Puts a server under load, checks every message, and says what it cost
     Bench(bench::BenchArgs),
     Completions(generate::Completions),
@@ -81,6 +84,7 @@ pub fn run(
         Command::Push(push) => push.run(&variables),
         Command::Online(online) => online.run(&variables),
         Command::Kick(kick) => kick.run(&variables),
+        Command::Top(top) => top.run(&variables),
         Command::Connect(connect) => connect::run(connect),
         Command::Bench(bench) => bench::run(bench),
         Command::Completions(completions) => completions.run(),

@@ -11,8 +11,8 @@ use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use tracing::debug;
 
-use super::Api;
 use super::problem::{self, Problem, Told};
+use super::{Api, spans};
 use crate::config::ControlRights;
 use crate::control::tokens::{Caller, TokenSet};
 
@@ -28,6 +28,7 @@ pub(super) async fn admit(State(api): State<Api>, mut request: Request, next: Ne
     let (name, response) = match caller(&api, &request, peer) {
         Ok(caller) => {
             let name = caller.name.clone();
+            spans::found(request.extensions(), name.as_deref());
             request.extensions_mut().insert(caller);
             (name, next.run(request).await)
         }

@@ -13,6 +13,7 @@ mod parameters;
 mod problem;
 mod push;
 mod reply;
+mod spans;
 mod stats;
 mod uids;
 
@@ -93,7 +94,8 @@ pub(super) async fn serve(control: Control, listener: Listener) {
             let _open = control.open.subscribe();
             let service = service_fn(move |mut request: hyper::Request<Incoming>| {
                 request.extensions_mut().insert(Peer(peer));
-                Box::pin(service.call(request))
+                let span = spans::request(&request);
+                Box::pin(spans::answer(span, service.call(request)))
             });
             converse(stream, service, &control).await;
         }

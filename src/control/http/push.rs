@@ -3,6 +3,7 @@
 use axum::extract::{Extension, Request, State};
 use axum::response::Response;
 use serde::Serialize;
+use tracing::Instrument as _;
 use utoipa::ToSchema;
 
 use super::access::Right;
@@ -11,6 +12,7 @@ use super::outcome::{self, Answered, List, Outcome, outcome};
 use super::parameters::{Pairs, Parameters, UidInPath, uid};
 use super::problem::{Problem, Told};
 use super::reply::Reply;
+use super::spans::{self, Tally};
 use super::{Api, body};
 use crate::control::tokens::Caller;
 use crate::dispatcher::{Broadcast, Push, Unanswered};
@@ -46,9 +48,12 @@ pub(super) async fn one(
     let dispatcher = api.dispatcher();
     let act = async move {
         let push = Push { uid: uid.as_str().into(), kind, payload };
-        match dispatcher.push(push).await {
-            Ok(delivery) => Reply::json(&outcome(Some(&uid), &Ok(delivery))),
-            Err(unanswered) => Told::from(unanswered).into(),
+        let span = spans::push(&uid, push.payload.len());
+        let answered = dispatcher.push(push).instrument(span.clone()).await.map_err(Told::from);
+        spans::pushed(&span, &answered);
+        match answered {
+            Ok(_) => Reply::json(&outcome(Some(&uid), &answered)),
+            Err(told) => told.into(),
         }
     };
     idempotency::once(&api, &caller, &parts.headers, fingerprint, act).await
@@ -97,11 +102,15 @@ pub(super) async fn list(
         let checked: Vec<_> = uids.iter().map(|uid| outcome::check_uid(uid, &settings)).collect();
         let sound = uids.iter().zip(&checked).filter(|(_, checked)| checked.is_ok()).map(|(uid, _)| uid);
         let pushes = sound.map(|uid| Push { uid: uid.as_str().into(), kind, payload: payload.clone() }).collect();
-        let mut deliveries = dispatcher.push_all(pushes).await.into_iter();
+        let span = spans::push_list(uids.len(), payload.len());
+        let mut deliveries = dispatcher.push_all(pushes).instrument(span.clone()).await.into_iter();
         let answered: Vec<Answered> = checked
             .into_iter()
             .map(|checked| checked.and_then(|()| Ok(deliveries.next().expect("one for each push")?)))
             .collect();
+        let mut tally = Tally::new(span);
+        tally.count(uids.iter().map(|uid| Some(uid.as_str())).zip(&answered));
+        drop(tally);
         let outcomes = uids.iter().zip(&answered).map(|(uid, answered)| outcome(Some(uid), answered)).collect();
         Reply::json(&Outcomes { outcomes })
     };
@@ -145,9 +154,12 @@ pub(super) async fn broadcast(
     let fingerprint = Fingerprint::of(&parts, &payload);
     let dispatcher = api.dispatcher();
     let act = async move {
+        let span = spans::broadcast(payload.len(), except.len());
         let except = except.into_iter().map(String::into_boxed_str).collect();
         let shards = dispatcher.shard_count();
-        match told(dispatcher.broadcast(kind, payload, except).await, shards) {
+        let due = told(dispatcher.broadcast(kind, payload, except).instrument(span.clone()).await, shards);
+        spans::broadcasted(&span, &due);
+        match due {
             Ok(sessions) => Reply::json(&Due { sessions }),
             Err(told) => told.into(),
         }
