@@ -107,8 +107,8 @@ fn many_messages_are_told_by_their_outcomes() {
     let mut client = Client::dial(program.control());
     batch.send(&mut client);
     let sum = || {
-        let lines = crate::lines(&program, "pushed").into_iter().map(|line| line["spans"].clone());
-        lines.filter(|spans| spans[1]["name"] == "batch").next_back()
+        let mut lines = crate::lines(&program, "pushed").into_iter().map(|line| line["spans"].clone());
+        lines.rfind(|spans| spans[1]["name"] == "batch")
     };
     let counts = json!({ "name": "batch", "delivered": 1, "offline": 1, "refused": 1 });
     eventually("the batch is told at its end", || sum().is_some_and(|spans| spans[1] == counts));
