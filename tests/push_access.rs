@@ -32,6 +32,7 @@ fn each_right_opens_what_it_is_for_and_nothing_else() {
             (QUERY, Ask::get("/v1/uids")),
             (QUERY, Ask::get("/v1/uids/nobody")),
             (QUERY, Ask::get("/v1/counts")),
+            (QUERY, Ask::get("/v1/stats")),
             (QUERY, Ask::get("/metrics")),
             (ADMIN, Ask::delete("/v1/uids/nobody")),
         ];

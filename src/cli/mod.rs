@@ -32,7 +32,8 @@ mod trust;
 #[derive(Parser)]
 #[command(
     name = "pombo",
-    version,
+    version = env!("BUILD_VERSION"),
+    long_version = concat!(env!("BUILD_VERSION"), "\nfeatures: ", env!("BUILD_FEATURES")),
     about = "A WebSocket push server: delivers a message to one user by uid, or to everybody, on every core",
     after_help = "Without a command, pombo serves. Each setting is a flag, a variable (POMBO_SHARDS) and a key in \
                   the file (shards), in this order of precedence.",

@@ -140,6 +140,8 @@ impl Form<Vec<ControlToken>> for Tokens {
 pub struct ControlSettings {
     /// Longest uid.
     pub uid_bytes_max: usize,
+    /// Most connections of the node at a time, which is told.
+    pub node_connections_max: usize,
     /// Tokens of other programs.
     pub tokens: Vec<ControlToken>,
     /// File with more of them.
@@ -169,6 +171,7 @@ impl Config {
     pub fn control_settings(&self) -> ControlSettings {
         ControlSettings {
             uid_bytes_max: self.uid_bytes_max,
+            node_connections_max: self.connections_max,
             tokens: self.control_tokens.clone(),
             tokens_file: self.control_tokens_file.clone(),
             connections_max: self.control_connections_max,

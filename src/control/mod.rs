@@ -58,6 +58,8 @@ pub(crate) struct Control {
     pub(crate) tokens: watch::Sender<Arc<TokenSet>>,
     /// When the drain will be over, from its begin on.
     pub(crate) draining: watch::Receiver<Option<Instant>>,
+    /// When the node started.
+    pub(crate) started: Instant,
     /// Subscribed to by each connection that is open; nothing is ever sent.
     pub(crate) open: watch::Sender<()>,
     /// Connections on the node.

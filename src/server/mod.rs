@@ -247,6 +247,7 @@ impl Server {
             dispatcher: dispatcher.clone(),
             tokens: watch::Sender::new(Arc::new(control_tokens)),
             draining: drain_by.subscribe(),
+            started: Instant::now(),
             open: watch::Sender::new(()),
             admission: admission.clone(),
             refusals: refusals.clone(),

@@ -44,7 +44,8 @@ pub(super) async fn admit(State(api): State<Api>, mut request: Request, next: Ne
 
 fn caller(api: &Api, request: &Request, peer: Peer) -> Result<Caller, Told> {
     // What is counted is told to the end.
-    if api.control.draining.borrow().is_some() && request.uri().path().starts_with("/v1/") {
+    let is_refused = |path: &str| path.starts_with("/v1/") && path != "/v1/stats";
+    if api.control.draining.borrow().is_some() && is_refused(request.uri().path()) {
         return Err(problem::draining());
     }
     let tokens = api.control.tokens.borrow();

@@ -14,6 +14,7 @@ mod problem;
 mod push;
 mod reply;
 mod spans;
+mod stats;
 mod uids;
 
 use std::convert::Infallible;
@@ -155,6 +156,7 @@ fn routes(api: Api) -> Router {
         .route("/v1/uids", get(uids::page))
         .route("/v1/uids/{uid}", get(uids::sessions).delete(uids::close))
         .route("/v1/counts", get(uids::counts))
+        .route("/v1/stats", get(stats::stats))
         .route("/v1/openapi.json", get(openapi::description))
         .fallback(async || Problem::NotFound.because("see /v1/openapi.json for what there is; a uid can't be empty"))
         .method_not_allowed_fallback(async || Problem::MethodNotAllowed.because("the header Allow has those there are"))
