@@ -1,8 +1,9 @@
 //! Every command that a document shows is run, or what it needs is there: no reader is the first to try one.
 //!
-//! A block of `sh` is run line by line in a folder of its own. What stands in it is changed in four ways only: 127.0.0.1
+//! A block of `sh` is run line by line in a folder of its own. What stands in it is changed in five ways only: 127.0.0.1
 //! becomes a loopback address that nobody else has, so that the ports may stay; a server goes to the background, and must
-//! end with 0 when it is asked to; a benchmark takes less of everything; paths that the reader has become files here.
+//! end with 0 when it is asked to; a benchmark takes less of everything; a build has the features of this one; paths that
+//! the reader has become files here.
 
 #![cfg(target_os = "linux")]
 
@@ -160,6 +161,7 @@ impl Desk {
     fn changed(&self, line: &str) -> String {
         let line = line.strip_prefix("cargo run --release -- ").map_or(line.to_owned(), |rest| format!("pombo {rest}"));
         let line = line.strip_prefix("cargo run --release").map_or(line.clone(), |rest| format!("pombo{rest}"));
+        let line = line.replace(" --features opentelemetry", "");
         // The cores are those that there are.
         let line = line.replace("taskset -c 0 ", "").replace("taskset -c 1 ", "").replace("/etc/pombo/", "");
         let line = line.replace("0.0.0.0:443", "127.0.0.1:1234").replace("127.0.0.1:{port}", "{itself}");
