@@ -98,10 +98,13 @@ impl Control {
         let ControlListeners { http, text } = listeners;
         // Nothing is ever sent: the sender's drop is the sign to end.
         let (serving, ending) = watch::channel(());
-        if let Some(listener) = http {
-            tokio::spawn(tokens::keep(self.settings.clone(), self.tokens.clone()));
-            tokio::spawn(http::serve(self.clone(), listener.into_listener()?));
-        }
+        let http = match http {
+            Some(listener) => {
+                tokio::spawn(tokens::keep(self.settings.clone(), self.tokens.clone()));
+                Some(tokio::spawn(http::serve(self.clone(), listener.into_listener()?, ending.clone())))
+            }
+            None => None,
+        };
         let text = match text {
             Some(listener) => Some(tokio::spawn(text::serve(self, listener.into_listener()?, ending))),
             None => None,
@@ -109,8 +112,9 @@ impl Control {
         served.await;
         drop(serving);
         let ended = async {
-            if let Some(text) = text {
-                text.await.ok();
+            // What comes from now on waits for the next node, where a service manager holds the socket.
+            for accepting in http.into_iter().chain(text) {
+                accepting.await.ok();
             }
             open.closed().await;
         };

@@ -10,7 +10,6 @@
 
 mod line;
 
-use std::convert::Infallible;
 use std::io;
 use std::sync::Arc;
 use std::time::Duration;
@@ -18,7 +17,7 @@ use std::time::Duration;
 use bytes::{Buf as _, Bytes, BytesMut};
 use memchr::{memchr_iter, memrchr};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio::time::{Instant, timeout, timeout_at};
 use tracing::debug;
 
@@ -49,13 +48,12 @@ const ANSWER_TIME: Duration = Duration::from_secs(60);
 const END_TIME: Duration = Duration::from_secs(5);
 const END_BYTES_MAX: usize = 16 << 20;
 
-/// Answers on `listener` until the sender of `ending` is dropped, and then to the end of what was received.
-pub(super) async fn serve(control: Control, listener: Listener, mut ending: watch::Receiver<()>) {
+/// Answers on `listener` until the sender of `ending` is dropped, and then nobody new; who is there to the end of what was
+/// received.
+pub(super) async fn serve(control: Control, listener: Listener, ending: watch::Receiver<()>) {
     let long_lines = Arc::new(Semaphore::new(LONG_LINES_MAX));
-    // Nothing is ever sent: this ends with the last connection.
-    let (open, mut all_ended) = mpsc::channel::<Infallible>(1);
-    let ended = ending.clone();
-    let accepting = accept(listener, None, CONNECTIONS_MAX, move |stream, _peer| {
+    let (open, ended) = (control.open.clone(), ending.clone());
+    accept(listener, None, CONNECTIONS_MAX, &open, ending, move |stream, _peer| {
         let connection = Connection {
             control: control.clone(),
             stream,
@@ -65,19 +63,13 @@ pub(super) async fn serve(control: Control, listener: Listener, mut ending: watc
             long_lines: Arc::clone(&long_lines),
             long_line: None,
         };
-        let open = open.clone();
         async move {
             if let Err(error) = connection.run().await {
                 debug!(error = %error, "text connection lost");
             }
-            drop(open);
         }
-    });
-    tokio::select! {
-        () = accepting => {}
-        _ = ending.changed() => {}
-    }
-    all_ended.recv().await;
+    })
+    .await;
 }
 
 /// One client, and what it has sent that is not answered.

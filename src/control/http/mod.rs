@@ -36,7 +36,7 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::sync::watch;
-use tokio::time::{Instant, timeout};
+use tokio::time::{Instant, sleep, timeout};
 use tracing::debug;
 
 use self::access::{Peer, Right};
@@ -57,6 +57,9 @@ const HEAD_BYTES_MAX: usize = 64 << 10;
 /// connection into a reset, and the answer might be lost.
 const LINGER: Duration = Duration::from_secs(2);
 const LINGER_BYTES_MAX: u64 = 16 << 20;
+
+/// How long a connection stays open without a request when the node drains.
+const SILENCE: Duration = Duration::from_millis(100);
 
 /// What every request needs.
 #[derive(Clone)]
@@ -82,16 +85,15 @@ impl Api {
     }
 }
 
-/// Answers on `listener` until the future is dropped.
-pub(super) async fn serve(control: Control, listener: Listener) {
+/// Answers on `listener` until the sender of `ending` is dropped; then nobody new.
+pub(super) async fn serve(control: Control, listener: Listener, ending: watch::Receiver<()>) {
     let api = Api { control: control.clone(), answers: Arc::default() };
     let service = TowerToHyperService::new(routes(api));
     let connections_max = control.settings.borrow().connections_max;
-    accept(listener, control.tls.clone(), connections_max, move |stream, peer| {
+    let (tls, open) = (control.tls.clone(), control.open.clone());
+    accept(listener, tls, connections_max, &open, ending, move |stream, peer| {
         let (service, control) = (service.clone(), control.clone());
         async move {
-            // Told of with the last of these.
-            let _open = control.open.subscribe();
             let service = service_fn(move |mut request: hyper::Request<Incoming>| {
                 request.extensions_mut().insert(Peer(peer));
                 let span = spans::request(&request);
@@ -127,12 +129,15 @@ where
     }
 }
 
-/// Waits until a drain begins; one that had begun when the connection came in closes it by its answer.
+/// Waits until a drain begins, and a moment longer: a request may be on its way, and would find the connection closed.
+///
+/// One that had begun when the connection came in closes it by its answer.
 async fn drains(mut draining: watch::Receiver<Option<Instant>>) {
     let has_begun = draining.borrow().is_some();
     if has_begun || draining.wait_for(Option::is_some).await.is_err() {
         pending::<()>().await;
     }
+    sleep(SILENCE).await;
 }
 
 /// Ends a connection so that its last answer arrives.
