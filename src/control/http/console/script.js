@@ -41,13 +41,12 @@ const write = (element, text) => { if (element.textContent !== text) element.tex
 const scaled = (value, step, units) => {
   let unit = 0;
   while (value >= step * .9995 && unit < units.length - 1) { value /= step; unit++; }
-  const digits = unit === 0 && value === Math.round(value) ? 0 : value < 9.995 ? 2 : value < 99.95 ? 1 : 0;
-  return value.toFixed(digits) + units[unit];
+  return value.toFixed(value < 9.95 && value !== Math.round(value) ? 1 : 0) + units[unit];
 };
-const rate = value => value === null ? '–' : value < 99.5 ? String(Math.round(value * 10) / 10) : scaled(Math.round(value), 1000, ['', 'k', 'M', 'G']);
+const rate = value => value === null ? '–' : scaled(value, 1000, ['', 'k', 'M', 'G']);
 const bytes = value => value === null ? '–' : scaled(value, 1024, [' B', ' KiB', ' MiB', ' GiB']);
 const time = ns => ns === null ? '–' : scaled(ns / 1000, 1000, [' µs', ' ms', ' s']);
-const whole = value => value === null ? '–' : value < 1e7 ? value.toLocaleString('en') : scaled(value, 1000, ['', 'k', 'M', 'G', 'T']);
+const whole = value => value === null ? '–' : value < 1e7 ? value.toLocaleString('en') : `${(value / 1e6).toLocaleString('en', { maximumFractionDigits: 1 })} M`;
 const span = ms => {
   const s = Math.max(0, Math.floor(ms / 1000));
   if (s < 60) return `${s} s`;
@@ -220,7 +219,7 @@ function totals(stats) {
 
 const TILES = [
   ['sessions', 'Sessions'], ['connections', 'Connections'], ['out', 'Out per second'], ['in', 'In per second'],
-  ['turn', 'Turn, 99 %'], ['slow', 'Slow consumers'], ['shed', 'Messages shed'], ['refused', 'Refused'],
+  ['turn', 'Turn time, p99'], ['slow', 'Slow consumers'], ['shed', 'Messages shed'], ['refused', 'Refused'],
 ];
 const tiles = {};
 for (const [key, name] of TILES) {
@@ -232,10 +231,10 @@ for (const [key, name] of TILES) {
 
 const log = value => Math.log10(value / 1000);
 const COLUMNS = [
-  { name: 'Messages per second', lines: [['out', 'out'], ['in', 'in']], show: rate, top: max => round(max, 10, [1, 2, 5]), floor: 10 },
-  { name: 'Turn time', lines: [['p50', '50 %'], ['p99', '99 %']], show: time, top: max => round(max, 10, [1]), floor: 1e6, y: (value, top) => log(Math.max(value, 1000)) / log(top) },
-  { name: 'Mail per second', lines: [['letters', 'taken']], show: rate, top: max => round(max, 10, [1, 2, 5]), floor: 10 },
-  { name: 'Mail waiting', lines: [['waiting', 'held']], show: bytes, top: max => round(max, 2, [1]), floor: 1024 },
+  { name: 'Messages /s', short: 'Out, in /s', lines: [['out', 'out'], ['in', 'in']], show: rate, top: max => round(max, 10, [1, 2, 5]), floor: 10 },
+  { name: 'Turn time', short: 'Turn p50, p99', lines: [['p50', 'p50'], ['p99', 'p99']], show: time, top: max => round(max, 10, [1]), floor: 1e6, y: (value, top) => log(Math.max(value, 1000)) / log(top) },
+  { name: 'Mail /s', short: 'Mail /s', lines: [['letters', 'taken']], show: rate, top: max => round(max, 10, [1, 2, 5]), floor: 10 },
+  { name: 'Mail waiting', short: 'Mail waiting', lines: [['waiting', 'held']], show: bytes, top: max => round(max, 2, [1]), floor: 1024 },
 ];
 // Returns the next round number, so that a scale moves seldom.
 function round(value, base, steps) {
@@ -254,13 +253,13 @@ function build(count) {
   const titles = make($('rows'), 'div', 'row titles');
   titles.setAttribute('aria-hidden', 'true');
   make(titles, 'span');
-  for (const column of columns) make(titles, 'span', '', column.name);
+  for (const column of columns) column.scales = [make(make(titles, 'span', '', column.name), 'small')];
   rows = Array.from({ length: count }, (_, index) => {
     const row = make($('rows'), 'div', 'row'), shard = make(row, 'div', 'shard');
     make(shard, 'h3', '', `Shard ${index}`);
     const charts = columns.map(column => {
       const chart = make(row, 'div', 'chart'), values = make(chart, 'div', 'values'), plot = make(chart, 'div', 'plot');
-      make(values, 'span', 'name', column.name);
+      column.scales.push(make(make(values, 'span', 'name', column.short), 'small'));
       const svg = draw(plot, 'svg', '', { viewBox: '0 0 100 100', preserveAspectRatio: 'none', 'aria-hidden': 'true' });
       draw(svg, 'path', 'grid', { d: 'M0 1H100M0 50H100' });
       const lines = column.lines.map(([key, name], place) => {
@@ -269,7 +268,7 @@ function build(count) {
         make(label, 'i', '', ` ${name}`);
         return { key, value, path: draw(svg, 'path', place ? 'two' : '') };
       });
-      return { column, lines, mark: draw(svg, 'path', 'cursor'), scale: make(plot, 'small') };
+      return { column, lines, mark: draw(svg, 'path', 'cursor') };
     });
     return { row, sessions: make(shard, 'p'), trouble: make(shard, 'p'), charts };
   });
@@ -298,12 +297,12 @@ function renderTotals(latest) {
     tiles[key][1].classList.toggle('alarm', isAlarm);
   };
   const silent = node.totals.silent;
-  const lately = (now, before) => silent || now < before ? '\u00a0' : `${whole(now - before)} in the last minute`;
+  const lately = (now, before) => silent || now < before ? '\u00a0' : `${whole(now - before)} last minute`;
   fill('sessions', whole(counts.sessions ?? null), silent ? `without ${many(silent, 'silent shard')}` : many(counts.uids || 0, 'uid'), silent > 0);
-  fill('connections', whole(stats.connections), `of ${whole(stats.connections_max)} at most`);
+  fill('connections', whole(stats.connections), `of ${whole(stats.connections_max)}`);
   fill('out', rate(node.out), `${whole((counts.delivered || 0) + (counts.broadcast_deliveries || 0))} in all`);
   fill('in', rate(node.in), `${whole(counts.frames_in || 0)} in all`);
-  fill('turn', time(node.p99), `50 % ${time(node.p50)}`);
+  fill('turn', time(node.p99), `p50 ${time(node.p50)}`);
   const slow = counts.slow_consumers || 0, slowThen = then.counts.slow_consumers || 0;
   fill('slow', whole(slow), lately(slow, slowThen), slow > slowThen);
   fill('shed', whole(node.totals.shed), lately(node.totals.shed, then.shed), node.totals.shed > then.shed);
@@ -316,18 +315,19 @@ function renderCharts(latest) {
   write($('moment'), cursor === null || age === 0 ? 'the last two minutes' : `${age} s ago`);
   const x = sample => 100 * (1 - (latest.at - sample.at) / SPAN_MS);
   const tops = new Map();
-  for (const column of COLUMNS) {
+  for (const { column } of rows.length ? rows[0].charts : []) {
     // One scale for all shards, so that they can be compared.
     let max = column.floor;
     for (const sample of samples) for (const shard of sample.shards) for (const [key] of column.lines) max = Math.max(max, shard[key] ?? 0);
     tops.set(column, column.top(max));
+    for (const scale of column.scales) write(scale, `to ${column.show(tops.get(column))}`);
   }
   rows.forEach(({ row, sessions, trouble, charts }, index) => {
     const now = latest.stats.shards[index], then = read.shards[index];
     row.toggleAttribute('data-silent', !now.counts);
     write(sessions, now.counts ? many(now.counts.sessions, 'session') : now.error || 'no answer');
     write(trouble, now.counts ? `${whole(now.counts.slow_consumers)} slow, ${whole(SHED.reduce((sum, name) => sum + now.counts[name], 0))} shed` : '');
-    for (const { column, lines, mark, scale } of charts) {
+    for (const { column, lines, mark } of charts) {
       const top = tops.get(column), height = column.y || ((value, most) => value / most);
       for (const { key, value, path } of lines) {
         write(value, column.show(then ? then[key] : null));
@@ -341,7 +341,6 @@ function renderCharts(latest) {
         path.setAttribute('d', d);
       }
       mark.setAttribute('d', cursor === null ? '' : `M${x(read).toFixed(2)} 0V100`);
-      write(scale, column.show(top));
     }
   });
 }
@@ -440,9 +439,10 @@ async function act(method, path, uid, body) {
 
 async function look(uid) {
   const number = ++lookNumber, told = await act('GET', 'v1/uids/{uid}', uid);
-  if (number !== lookNumber || !told) return false;
+  if (number !== lookNumber) return false;
+  $('found').hidden = !told;
+  if (!told) return false;
   user = uid;
-  $('found').hidden = false;
   write($('who'), told.uid);
   write($('presence'), told.online ? `online, ${many(told.sessions.length, 'session')}` : 'offline');
   $('presence').dataset.online = told.online;
@@ -461,7 +461,6 @@ async function look(uid) {
 
 $('find').onsubmit = event => {
   event.preventDefault();
-  $('found').hidden = true;
   look($('uid').value);
 };
 $('push').onsubmit = async event => {
