@@ -1,8 +1,9 @@
 //! Every command that a document shows is run, or what it needs is there: no reader is the first to try one.
 //!
-//! A block of `sh` is run line by line in a folder of its own. What stands in it is changed in four ways only: 127.0.0.1
+//! A block of `sh` is run line by line in a folder of its own. What stands in it is changed in five ways only: 127.0.0.1
 //! becomes a loopback address that nobody else has, so that the ports may stay; a server goes to the background, and must
-//! end with 0 when it is asked to; a benchmark takes less of everything; paths that the reader has become files here.
+//! end with 0 when it is asked to; a benchmark takes less of everything; a build has the features of this one; paths that
+//! the reader has become files here.
 
 #![cfg(target_os = "linux")]
 
@@ -12,7 +13,7 @@ use std::fs::{self, File};
 use std::io::Write as _;
 use std::net::{Ipv4Addr, TcpStream};
 use std::os::unix::fs::{PermissionsExt as _, symlink};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicU16, AtomicUsize, Ordering};
 use std::thread;
@@ -72,7 +73,6 @@ impl Desk {
         symlink(env!("CARGO_BIN_EXE_pombo"), path("pombo")).expect("the folder is writable");
         fs::create_dir_all(path("target/release")).expect("the folder is writable");
         symlink(env!("CARGO_BIN_EXE_pombo"), path("target/release/pombo")).expect("the folder is writable");
-        symlink(floor(), path("floor")).expect("the folder is writable");
         fs::write(path("picture.svg"), "<svg/>").expect("the folder is writable");
         // What is piped into pombo there.
         desk.program("make", "echo building; echo built >&2");
@@ -110,7 +110,7 @@ impl Desk {
     fn serve(&self, line: &str) -> Server {
         let port = line.split_whitespace().skip_while(|word| *word != "--listen").nth(1);
         let port: u16 = port.map_or(1234, |listen| listen.rsplit(':').next().expect("a port").parse().expect("a port"));
-        let mut command = self.shell(&format!("exec {line}"));
+        let mut command = self.shell(&format!("exec env {line}"));
         let mut server =
             Server(command.stdout(Stdio::null()).stderr(Stdio::inherit()).spawn().expect("there is a shell"));
         eventually(line, || {
@@ -124,6 +124,11 @@ impl Desk {
     #[track_caller]
     fn run(&self, commands: &[String]) {
         let lines: Vec<String> = commands.iter().map(|command| self.changed(command)).collect();
+        if lines.iter().any(|line| line.contains("./floor")) {
+            let mut cc = self.shell("cc -O2 -o floor \"$SOURCE\"");
+            let made = cc.env("SOURCE", Path::new(ROOT).join("benches/peers/floor/floor.c")).status();
+            assert!(made.expect("there is a shell").success(), "a C compiler makes the floor");
+        }
         let mut servers: Vec<Server> = Vec::new();
         let is_shown = lines.iter().any(|line| is_server(line));
         if !is_shown {
@@ -156,6 +161,7 @@ impl Desk {
     fn changed(&self, line: &str) -> String {
         let line = line.strip_prefix("cargo run --release -- ").map_or(line.to_owned(), |rest| format!("pombo {rest}"));
         let line = line.strip_prefix("cargo run --release").map_or(line.clone(), |rest| format!("pombo{rest}"));
+        let line = line.replace(" --features opentelemetry", "");
         // The cores are those that there are.
         let line = line.replace("taskset -c 0 ", "").replace("taskset -c 1 ", "").replace("/etc/pombo/", "");
         let line = line.replace("0.0.0.0:443", "127.0.0.1:1234").replace("127.0.0.1:{port}", "{itself}");
@@ -197,18 +203,9 @@ impl Drop for Server {
     }
 }
 
-/// The relay that others are compared with.
-fn floor() -> PathBuf {
-    let program = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("floor-{}", std::process::id()));
-    let source = Path::new(ROOT).join("benches/peers/floor/floor.c");
-    let made = Command::new("cc").arg("-O2").arg("-o").arg(&program).arg(source).status().expect("a C compiler");
-    assert!(made.success(), "the floor is not made");
-    program
-}
-
 /// Whether a line starts a server.
 fn is_server(line: &str) -> bool {
-    let mut words = line.split_whitespace();
+    let mut words = line.split_whitespace().skip_while(|word| word.contains('='));
     let is_pombo = words.next().is_some_and(|program| program.ends_with("pombo"));
     is_pombo && words.next().is_none_or(|word| word == "serve" || word.starts_with("--"))
 }
@@ -257,12 +254,16 @@ fn is_there(document: &str, line: &str) -> bool {
     let root = Path::new(ROOT);
     let exists = |path: String| assert!(root.join(&path).exists(), "{document}: {line}: there is no {path}");
     match words[..] {
-        ["cargo", "test" | "bench" | "run", ..] => {
+        ["cargo", "test" | "bench" | "run" | "build" | "install", ..] => {
             for pair in words.windows(2) {
                 match *pair {
                     ["--test", name] => exists(format!("tests/{name}.rs")),
                     ["--bench", name] => exists(format!("benches/{name}.rs")),
                     ["--example", name] => exists(format!("examples/{name}.rs")),
+                    ["--features", name] => {
+                        let manifest = fs::read_to_string(root.join("Cargo.toml")).expect("it is there");
+                        assert!(manifest.contains(&format!("\n{name} = [")), "{document}: {line}: no such feature");
+                    }
                     _ => {}
                 }
             }

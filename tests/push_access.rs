@@ -136,6 +136,29 @@ fn pages_of_browsers_are_refused_without_tokens() {
 }
 
 #[test]
+fn console_is_for_everybody_and_holds_nothing() {
+    for tokens in [Vec::new(), tokens()] {
+        nodes().with_control().with(|config| config.control_tokens = tokens.clone()).each(|node| {
+            let led = Ask::get("/").to(node);
+            assert_eq!((led.status, led.header("location")), (307, Some("console")));
+            let mut control = node.dial_control();
+            // Whatever it is asked by, it is the same page, under a policy that runs nothing else.
+            for ask in [Ask::get("/console"), Ask::get("/console").replacing("Host", "example.com")] {
+                let page = ask.over(&mut control);
+                assert_eq!((page.status, page.header("content-type")), (200, Some("text/html; charset=utf-8")));
+                let policy = page.header("content-security-policy").expect("a policy");
+                assert!(policy.contains("default-src 'none'") && policy.contains("frame-ancestors 'none'"), "{policy}");
+                assert_eq!(page.header("x-content-type-options"), Some("nosniff"));
+            }
+            Ask::post("/console").text("x").to(node).expect_problem(Problem::MethodNotAllowed, "Allow");
+            if !tokens.is_empty() {
+                Ask::get("/console/").to(node).expect_problem(Problem::Unauthorized, "");
+            }
+        });
+    }
+}
+
+#[test]
 fn api_speaks_tls_where_the_node_does() {
     let authority = Authority::new();
     nodes().with_control().with(|config| authority.apply(config)).each(|node| {

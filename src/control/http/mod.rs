@@ -6,6 +6,7 @@
 mod access;
 mod batch;
 mod body;
+mod console;
 mod idempotency;
 mod openapi;
 mod outcome;
@@ -153,6 +154,8 @@ async fn linger(mut stream: Duplex) {
 
 fn routes(api: Api) -> Router {
     Router::new()
+        .route("/", get(console::to_page))
+        .route(console::PATH, get(console::page))
         .route("/metrics", get(metrics))
         .route("/v1/push", post(push::list))
         .route("/v1/push/{uid}", post(push::one))
