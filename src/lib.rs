@@ -38,7 +38,7 @@
 //! | [`cli`] | `pombo serve`, `connect`, `push`, `online`, `kick`, `top`, `bench` |
 //! | [`server`] | the only wiring: a checked config, then bound, then running, then drained |
 //! | `dispatcher` | the way to the shards from outside the message path |
-//! | `control` | what other programs reach: pushes, queries and actions over HTTP, pushes by lines of JSON |
+//! | `control` | what other programs reach: pushes, queries and actions over HTTP, the console, pushes by lines of JSON |
 //! | `gateway` | where connections come in: accept, TLS, upgrade, login, hand-over; the page |
 //! | [`shard`] | one thread, its event loop, and everything that loop owns |
 //! | [`presence`] | what a shard tells when a uid comes or goes |

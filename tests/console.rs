@@ -354,8 +354,8 @@ async fn chat(node: &Node, number: usize, users: usize) {
     let begun = Instant::now();
     let write = async {
         for count in number.. {
-            let phase = (begun.elapsed().as_secs_f64() / 19.0 + number as f64 / 40.0).sin();
-            sleep(Duration::from_secs_f64(0.25 / (1.4 + phase))).await;
+            let phase = (begun.elapsed().as_secs_f64() / 13.0 + number as f64 / 300.0).sin();
+            sleep(Duration::from_secs_f64(0.25 / (1.3 + phase))).await;
             let message = format!("user{}:Is the loft open?", (count * 7 + number) % users);
             if sink.send(Message::text(message)).await.is_err() {
                 return;
@@ -375,8 +375,9 @@ async fn picture_of_the_console() {
     let Some(browser) = Browser::start().await else { return };
     let node = Arc::new(Node::start(|config| config.shards = NonZeroUsize::new(4).expect("not zero")));
     let tab = browser.open(&node.console()).await;
-    let size = json!({"width": 1280, "height": 990, "deviceScaleFactor": 1, "mobile": false});
+    let size = json!({"width": 1280, "height": 1060, "deviceScaleFactor": 1, "mobile": false});
     tab.call("Emulation.setDeviceMetricsOverride", size).await;
+    tab.call("Emulation.setScrollbarsHidden", json!({"hidden": true})).await;
     let begun = Instant::now();
     let mut chats = tokio::task::JoinSet::new();
     for number in 0..USERS {
@@ -384,7 +385,7 @@ async fn picture_of_the_console() {
         chats.spawn(async move { chat(&node, number, USERS).await });
     }
     let slow = node.log_in("slow").await;
-    let mut gone = Vec::new();
+    let (mut guests, mut gone) = (0, Vec::new());
     while begun.elapsed() < Duration::from_secs(125) {
         sleep(Duration::from_millis(500)).await;
         let (handle, second) = (&node.handle, begun.elapsed().as_secs());
@@ -393,11 +394,12 @@ async fn picture_of_the_console() {
         if (80..100).contains(&second) {
             handle.push("slow", Kind::Binary, vec![0; 512 << 10]).await;
         }
-        gone.push(node.log_in(&format!("guest{second}")).await);
+        guests += 1;
+        gone.push(node.log_in(&format!("guest{guests}")).await);
         if gone.len() > 9 {
             gone.remove(0).close(None).await.ok();
         }
-        if second % 23 == 0 {
+        if guests % 47 == 0 {
             let mut stranger = TcpStream::connect(&node.listen).await.expect("it connects");
             stranger.write_all(b"POST / HTTP/1.1\r\nHost: x\r\n\r\n").await.expect("it is sent");
             handle.push("nobody", Kind::Text, "x").await;

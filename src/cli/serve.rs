@@ -235,18 +235,24 @@ fn welcome(addresses: &[Listen], config: &Config) -> String {
     format!("{head}try: {page}pombo connect {}{path} {who}\n", url(ws, &listen))
 }
 
-/// What a node says to other programs: where, and how to push.
+/// What a node says to other programs: where, and how to push; and where its console is.
 fn invite(control: Option<&Listen>, config: &Config) -> String {
     let Some(listen) = control else { return String::new() };
     let http = if config.tls_certificate.is_some() { "https" } else { "http" };
     let place = url(http, listen);
-    let (socket, base) = match reachable(listen) {
-        Listen::Unix(path) => (format!("--unix-socket {} ", path.display()), "http://localhost".to_owned()),
-        tcp @ Listen::Tcp(_) => (String::new(), url(http, &tcp)),
+    let (socket, base, console) = match reachable(listen) {
+        // No browser opens one.
+        Listen::Unix(path) => {
+            (format!("--unix-socket {} ", path.display()), "http://localhost".to_owned(), String::new())
+        }
+        tcp @ Listen::Tcp(_) => {
+            let base = url(http, &tcp);
+            (String::new(), base.clone(), format!("watch the node: open {base}/ in a browser\n"))
+        }
     };
     let has_tokens = !config.control_tokens.is_empty() || config.control_tokens_file.is_some();
     let token = if has_tokens { "--oauth2-bearer TOKEN " } else { "" };
-    format!("push from other programs on {place}: curl {socket}{token}--json '\"hi\"' {base}/v1/push/alice\n")
+    format!("push from other programs on {place}: curl {socket}{token}--json '\"hi\"' {base}/v1/push/alice\n{console}")
 }
 
 fn url(scheme: &str, listen: &Listen) -> String {
@@ -302,7 +308,8 @@ mod tests {
             "127.0.0.1:1235",
             |_| {},
             "push from other programs on http://127.0.0.1:1235: \
-             curl --json '\"hi\"' http://127.0.0.1:1235/v1/push/alice",
+             curl --json '\"hi\"' http://127.0.0.1:1235/v1/push/alice\n\
+             watch the node: open http://127.0.0.1:1235/ in a browser",
         );
         check(
             "0.0.0.0:1",
@@ -311,7 +318,8 @@ mod tests {
                 config.control_tokens_file = Some("tokens".into());
             },
             "push from other programs on https://0.0.0.0:1: \
-             curl --oauth2-bearer TOKEN --json '\"hi\"' https://127.0.0.1:1/v1/push/alice",
+             curl --oauth2-bearer TOKEN --json '\"hi\"' https://127.0.0.1:1/v1/push/alice\n\
+             watch the node: open https://127.0.0.1:1/ in a browser",
         );
         check(
             "unix:/x",

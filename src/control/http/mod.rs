@@ -1,4 +1,4 @@
-//! The HTTP API, under `/v1`: pushes, questions, actions, each answered with the truth.
+//! The HTTP API, under `/v1`: pushes, questions, actions, each answered with the truth; and the console, a page that uses it.
 //!
 //! Every connection is a task on the control thread, with one request at a time. Requests that act wait for the shards by
 //! a deadline, and tell what is not known after it. Nothing here blocks.
