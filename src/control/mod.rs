@@ -29,10 +29,11 @@ pub use self::http::Problem;
 pub use self::tokens::ControlTokensError;
 pub(crate) use self::tokens::TokenSet;
 
+pub(crate) use self::accept::Spares;
 pub(crate) use self::hooks::{HookEnds, HookError, Hooks};
 use crate::config::ControlSettings;
 use crate::dispatcher::Dispatcher;
-use crate::gateway::{Reason, Refusals};
+use crate::gateway::{Reason, Refusals, Shortages};
 use crate::listener::BoundListener;
 use crate::metrics::Stats;
 use crate::shard::Admission;
@@ -64,6 +65,10 @@ pub(crate) struct Control {
     pub(crate) admission: Admission,
     /// What was refused, by reason.
     pub(crate) refusals: Refusals,
+    /// Listeners of the gateway that can't accept now.
+    pub(crate) shortages: Shortages,
+    /// Descriptors for when there are no others.
+    pub(crate) spares: Spares,
     /// What TLS handshakes are made by; nothing where TCP listeners speak plainly.
     pub(crate) tls: Option<watch::Receiver<Arc<rustls::ServerConfig>>>,
 }
@@ -76,7 +81,11 @@ impl Control {
         let mut hook = Stats::default();
         self.dispatcher.add_hook_counts(&mut hook);
         let scrape = prometheus::Scrape { shards, hook, connections: self.admission.count() as u64, refusals };
-        scrape.text()
+        // Two, to read the process's figures by.
+        let _ = (self.spares.give(), self.spares.give());
+        let text = scrape.text();
+        self.spares.fill();
+        text
     }
 
     /// Serves on all listeners until `served` is over, and then answers what was taken by then.

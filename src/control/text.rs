@@ -55,7 +55,7 @@ pub(super) async fn serve(control: Control, listener: Listener, mut ending: watc
     // Nothing is ever sent: this ends with the last connection.
     let (open, mut all_ended) = mpsc::channel::<Infallible>(1);
     let ended = ending.clone();
-    let accepting = accept(listener, None, CONNECTIONS_MAX, move |stream, _peer| {
+    let accepting = accept(listener, None, CONNECTIONS_MAX, control.spares.clone(), move |stream, _peer| {
         let connection = Connection {
             control: control.clone(),
             stream,

@@ -50,7 +50,9 @@ impl Program {
     fn spawn(mut command: Command, shards: usize, listen: &str, arguments: &[&str]) -> Self {
         let shards = shards.to_string();
         command.args(["--listen", listen, "--shards", &shards, "--gateway-threads", "1", "--page", "off"]);
-        command.args(["--control", "off"]);
+        if !arguments.contains(&"--control") {
+            command.args(["--control", "off"]);
+        }
         command.args(arguments).env_clear().stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
         let mut child = command.spawn().expect("the program starts");
         let mut first = String::new();
@@ -76,6 +78,11 @@ impl Program {
     #[track_caller]
     pub(crate) fn dial(&self) -> Client {
         Client::dial(&self.address)
+    }
+
+    /// The number of its process.
+    pub(crate) fn id(&self) -> u32 {
+        self.child.id()
     }
 
     /// The lines of its log so far, as bytes.

@@ -1,4 +1,4 @@
-//! The HTTP API, under `/v1`: pushes, questions, actions, each answered with the truth.
+//! The HTTP API, under `/v1`: pushes, questions, actions, each answered with the truth; beside it metrics and health.
 //!
 //! Every connection is a task on the control thread, with one request at a time. Requests that act wait for the shards by
 //! a deadline, and tell what is not known after it. Nothing here blocks.
@@ -6,6 +6,7 @@
 mod access;
 mod batch;
 mod body;
+mod health;
 mod idempotency;
 mod openapi;
 mod outcome;
@@ -85,7 +86,7 @@ pub(super) async fn serve(control: Control, listener: Listener) {
     let api = Api { control: control.clone(), answers: Arc::default() };
     let service = TowerToHyperService::new(routes(api));
     let connections_max = control.settings.borrow().connections_max;
-    accept(listener, control.tls.clone(), connections_max, move |stream, peer| {
+    accept(listener, control.tls.clone(), connections_max, control.spares.clone(), move |stream, peer| {
         let (service, control) = (service.clone(), control.clone());
         async move {
             // Told of with the last of these.
@@ -155,9 +156,16 @@ fn routes(api: Api) -> Router {
         .route("/v1/counts", get(uids::counts))
         .route("/v1/openapi.json", get(openapi::description))
         .fallback(async || Problem::NotFound.because("see /v1/openapi.json for what there is; a uid can't be empty"))
-        .method_not_allowed_fallback(async || Problem::MethodNotAllowed.because("the header Allow has those there are"))
+        .method_not_allowed_fallback(method_not_allowed)
         .layer(middleware::from_fn_with_state(api.clone(), access::admit))
+        // Behind the layer, so that anybody may ask.
+        .route("/healthz", get(health::live).fallback(method_not_allowed))
+        .route("/readyz", get(health::ready).fallback(method_not_allowed))
         .with_state(api)
+}
+
+async fn method_not_allowed() -> Told {
+    Problem::MethodNotAllowed.because("the header Allow has those there are")
 }
 
 /// What the node counts, for Prometheus.
