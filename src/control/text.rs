@@ -120,6 +120,7 @@ impl Connection {
             };
             if length == 0 {
                 if !self.received.is_empty() {
+                    self.control.counts.note_text_refused(1);
                     self.answer(b"fail\n").await?;
                 }
                 return self.stream.shutdown().await;
@@ -171,9 +172,13 @@ impl Connection {
     async fn push(&mut self, lines: Lines, next: Next) -> io::Result<()> {
         let mut deliveries = match lines.pushes.is_empty() {
             true => Vec::new(),
-            false => self.control.dispatcher.push_all(lines.pushes).await,
+            false => self.control.counts.push_all(&self.control.dispatcher, lines.pushes).await,
         }
         .into_iter();
+        let refused = lines.asked.iter().filter(|is_asked| !**is_asked).count() + usize::from(next == Next::Cut);
+        if refused > 0 {
+            self.control.counts.note_text_refused(refused);
+        }
         let mut answers = Vec::with_capacity(lines.asked.len() * 4);
         for is_asked in lines.asked {
             let delivery = if is_asked { deliveries.next().and_then(Result::ok) } else { None };

@@ -128,10 +128,10 @@ fn is_of_one_connection(error: &io::Error) -> bool {
 pub(crate) struct Shortages(Arc<AtomicUsize>);
 
 impl Shortages {
-    /// Tells whether there is any.
-    pub(crate) fn any(&self) -> bool {
+    /// Returns how many there are.
+    pub(crate) fn count(&self) -> usize {
         // Relaxed: nothing else is read because of it.
-        self.0.load(Ordering::Relaxed) > 0
+        self.0.load(Ordering::Relaxed)
     }
 }
 
@@ -150,7 +150,7 @@ impl Shortage {
             Some((_, last)) => *last = now,
             None => {
                 self.times = Some((now, now));
-                // Relaxed: see `Shortages::any`.
+                // Relaxed: see `Shortages::count`.
                 self.all.0.fetch_add(1, Ordering::Relaxed);
                 warn!(error = %error, "cannot accept, connections wait; raise `ulimit -n` or lower connections_max");
             }
@@ -166,7 +166,7 @@ impl Shortage {
             Some((since, last)) => {
                 sleep_until(last + OVER_AFTER).await;
                 self.times = None;
-                // Relaxed: see `Shortages::any`.
+                // Relaxed: see `Shortages::count`.
                 self.all.0.fetch_sub(1, Ordering::Relaxed);
                 info!(elapsed = ?since.elapsed(), "accepting again");
             }

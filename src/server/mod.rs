@@ -19,7 +19,9 @@ use tracing::error;
 
 pub use self::handle::Handle;
 use crate::config::{Config, ControlSettings, Faults, GatewaySettings, Listen, SlowConsumer};
-use crate::control::{Control, ControlListeners, ControlTokensError, HookEnds, HookError, Hooks, Spares, TokenSet};
+use crate::control::{
+    Control, ControlListeners, ControlTokensError, Counts, HookEnds, HookError, Hooks, Spares, TokenSet,
+};
 use crate::dispatcher::{Dispatcher, ShardDoor};
 pub use crate::gateway::CertificateError;
 use crate::gateway::{
@@ -255,6 +257,7 @@ impl Server {
             admission: admission.clone(),
             refusals: refusals.clone(),
             shortages,
+            counts: Counts::default(),
             spares: Spares::default(),
             tls,
         };

@@ -134,7 +134,8 @@ async fn push(api: &Api, group: Vec<Line>) -> Bytes {
         })
         .collect();
     let sound: Vec<Push> = read.iter().filter_map(|push| push.as_ref().ok()).cloned().collect();
-    let mut deliveries = api.dispatcher().push_all(sound).await.into_iter();
+    api.control.counts.note_refused(read.len() - sound.len());
+    let mut deliveries = api.control.counts.push_all(&api.dispatcher(), sound).await.into_iter();
     let answered: Vec<(Option<Box<str>>, Answered)> = read
         .into_iter()
         .map(|push| match push {

@@ -41,7 +41,7 @@ pub(super) async fn ready(State(api): State<Api>) -> Response {
     let (connections, connections_max) = (control.admission.count(), api.settings().node_connections_max);
     let reasons = [
         control.draining.borrow().is_some().then(|| "the node drains".to_owned()),
-        control.shortages.any().then(|| "no descriptor is free for another connection".to_owned()),
+        (control.shortages.count() > 0).then(|| "no descriptor is free for another connection".to_owned()),
         (connections >= connections_max)
             .then(|| format!("{connections} connections are open, of connections_max = {connections_max}")),
     ];

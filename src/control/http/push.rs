@@ -43,10 +43,10 @@ pub(super) async fn one(
     let payload = body::read(&parts.headers, body, settings.push_bytes_max, settings.body_timeout).await?;
     body::check(kind, &payload)?;
     let fingerprint = Fingerprint::of(&parts, &payload);
-    let dispatcher = api.dispatcher();
+    let (dispatcher, counts) = (api.dispatcher(), api.control.counts.clone());
     let act = async move {
         let push = Push { uid: uid.as_str().into(), kind, payload };
-        match dispatcher.push(push).await {
+        match counts.push(&dispatcher, push).await {
             Ok(delivery) => Reply::json(&outcome(Some(&uid), &Ok(delivery))),
             Err(unanswered) => Told::from(unanswered).into(),
         }
@@ -92,12 +92,14 @@ pub(super) async fn list(
     })?;
     check_count(uids.len(), settings.push_uids_max)?;
     let (kind, payload) = outcome::message(text, base64, &settings)?;
-    let dispatcher = api.dispatcher();
+    let (dispatcher, counts) = (api.dispatcher(), api.control.counts.clone());
     let act = async move {
         let checked: Vec<_> = uids.iter().map(|uid| outcome::check_uid(uid, &settings)).collect();
         let sound = uids.iter().zip(&checked).filter(|(_, checked)| checked.is_ok()).map(|(uid, _)| uid);
-        let pushes = sound.map(|uid| Push { uid: uid.as_str().into(), kind, payload: payload.clone() }).collect();
-        let mut deliveries = dispatcher.push_all(pushes).await.into_iter();
+        let pushes: Vec<_> =
+            sound.map(|uid| Push { uid: uid.as_str().into(), kind, payload: payload.clone() }).collect();
+        counts.note_refused(uids.len() - pushes.len());
+        let mut deliveries = counts.push_all(&dispatcher, pushes).await.into_iter();
         let answered: Vec<Answered> = checked
             .into_iter()
             .map(|checked| checked.and_then(|()| Ok(deliveries.next().expect("one for each push")?)))
@@ -143,11 +145,11 @@ pub(super) async fn broadcast(
     let payload = body::read(&parts.headers, body, settings.push_bytes_max, settings.body_timeout).await?;
     body::check(kind, &payload)?;
     let fingerprint = Fingerprint::of(&parts, &payload);
-    let dispatcher = api.dispatcher();
+    let (dispatcher, counts) = (api.dispatcher(), api.control.counts.clone());
     let act = async move {
         let except = except.into_iter().map(String::into_boxed_str).collect();
         let shards = dispatcher.shard_count();
-        match told(dispatcher.broadcast(kind, payload, except).await, shards) {
+        match told(counts.broadcast(&dispatcher, (kind, payload), except).await, shards) {
             Ok(sessions) => Reply::json(&Due { sessions }),
             Err(told) => told.into(),
         }
