@@ -35,7 +35,7 @@
 //!
 //! | room | holds |
 //! | --- | --- |
-//! | [`cli`] | `pombo serve`, `connect`, `push`, `online`, `kick`, `bench` |
+//! | [`cli`] | `pombo serve`, `connect`, `push`, `online`, `kick`, `top`, `bench` |
 //! | [`server`] | the only wiring: a checked config, then bound, then running, then drained |
 //! | `dispatcher` | the way to the shards from outside the message path |
 //! | `control` | what other programs reach: pushes, queries and actions over HTTP, pushes by lines of JSON |
@@ -50,6 +50,7 @@
 //! | `listener` | sockets that are listened on |
 //! | `roots`, `service` | whom to trust over TLS as a client; the HTTP client that asks services |
 //! | `backoff` | how long to wait before another attempt |
+//! | `trace` | the trace that a request belongs to |
 //! | [`uid`], [`message`], [`rights`] | the vocabulary |
 //!
 //! # Invariants
@@ -83,6 +84,7 @@ pub mod server;
 mod service;
 pub mod shard;
 mod sync;
+mod trace;
 pub mod uid;
 
 pub use config::{Config, Listen};

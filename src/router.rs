@@ -8,6 +8,17 @@ use crate::uid::UidHash;
 /// Random Integer Generation in an Interval", 2019). It takes the bits from the 57th down: the
 /// registry's table uses the top seven for its tags and the lowest for its index, and within one
 /// shard neither may be constant. Taking the top bits here multiplied key compares by 60 at 64 shards.
+///
+/// # Examples
+/// ```
+/// use pombo::router::shard_of;
+/// use pombo::uid::UidHasher;
+///
+/// let hasher = UidHasher::random();
+/// let shard = shard_of(hasher.hash(b"alice"), 4);
+/// assert!(shard < 4);
+/// assert_eq!(shard_of(hasher.hash(b"alice"), 4), shard, "always the same within a process");
+/// ```
 #[inline]
 pub fn shard_of(hash: UidHash, shard_count: usize) -> usize {
     ((u128::from(hash.0 << 7) * shard_count as u128) >> 64) as usize

@@ -631,31 +631,6 @@ fn exit_codes() {
     );
 }
 
-/// The commands of a document's shell blocks that begin with `pombo bench`, continued lines joined.
-fn commands(document: &str) -> Vec<String> {
-    let text = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join(document)).expect("a document");
-    let blocks = text.split("```sh\n").skip(1).filter_map(|block| block.split("```").next());
-    let lines: Vec<_> = blocks.map(|block| block.replace("\\\n", " ")).collect();
-    let lines = lines.iter().flat_map(|block| block.lines());
-    lines.filter(|line| line.starts_with("pombo bench ")).map(|line| line.trim_end_matches('…').to_owned()).collect()
-}
-
-#[test]
-fn commands_in_the_documents_are_understood() {
-    let mut count = 0;
-    for document in ["README.md", "docs/bench.md", "docs/performance.md", "benches/peers/README.md"] {
-        for command in commands(document) {
-            // A call for help ends the reading, and whatever stands in front of it must be right.
-            let script = format!("true & pombo() {{ '{}' \"$@\" --help; }}; {command}", env!("CARGO_BIN_EXE_pombo"));
-            let output = Command::new("/bin/sh").args(["-c", &script]).output().expect("a shell");
-            let said = String::from_utf8_lossy(&output.stderr);
-            assert!(output.status.success(), "{document}: {command}\n{said}");
-            count += 1;
-        }
-    }
-    assert!(count >= 12, "only {count} commands were found");
-}
-
 /// Starts `pombo bench compare`.
 fn compare(arguments: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_pombo"));

@@ -351,7 +351,7 @@ fn completions_are_scripts_that_their_shells_take() {
     for (shell, check) in [("bash", &["bash", "-n"][..]), ("zsh", &["zsh", "-n"]), ("fish", &["fish", "-n"])] {
         let (script, stderr, exit) = pombo(&["completions", shell], &[], b"");
         assert_eq!((stderr.as_str(), exit), ("", 0));
-        for word in ["push", "online", "kick", "outbox-bytes-max"] {
+        for word in ["push", "online", "kick", "top", "outbox-bytes-max"] {
             assert!(script.contains(word), "{word} for {shell}");
         }
         let child = Command::new(check[0]).args(&check[1..]).stdin(Stdio::piped()).spawn();
@@ -369,7 +369,8 @@ fn man_pages_are_of_each_command() {
     let pages = folder.path().join("share/man1");
     let (stdout, stderr, exit) = pombo(&["man", pages.to_str().expect("a path in UTF-8")], &[], b"");
     assert_eq!((stdout.as_str(), stderr.as_str(), exit), ("", "", 0));
-    for name in ["pombo", "pombo-serve", "pombo-push", "pombo-online", "pombo-kick", "pombo-bench-unicast"] {
+    for name in ["pombo", "pombo-serve", "pombo-push", "pombo-online", "pombo-kick", "pombo-top", "pombo-bench-unicast"]
+    {
         let page =
             fs::read_to_string(pages.join(format!("{name}.1"))).unwrap_or_else(|error| panic!("{name}: {error}"));
         assert!(page.contains(".TH ") && page.contains(".SH NAME"), "{page}");

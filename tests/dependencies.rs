@@ -10,10 +10,12 @@ use std::process::Command;
 use serde_json::Value;
 
 /// Licences that MIT OR Apache-2.0 can build on; of alternatives one is enough.
-const LICENCES: &[&str] = &["Apache-2.0", "BSD-3-Clause", "ISC", "MIT", "Unicode-3.0"];
+const LICENCES: &[&str] = &["Apache-2.0", "BSD-3-Clause", "ISC", "MIT", "Unicode-3.0", "Zlib"];
 
 /// Packages that come in more than one version, and why that has to be.
 const DUPLICATES: &[(&str, &str)] = &[
+    ("itertools", "criterion asks for an older one than ratatui"),
+    ("rand", "the SDK of OpenTelemetry asks for an older one than tungstenite; with the feature opentelemetry only"),
     ("getrandom", "ahash 0.8 asks for an older one than tungstenite's rand"),
     ("rand_core", "jsonwebtoken's signature asks for an older one than tungstenite's rand"),
     ("untrusted", "aws-lc-rs asks for an older one than rustls-webpki, for an interface that nobody here uses"),
@@ -75,13 +77,14 @@ fn licence_expressions_are_understood() {
     }
 }
 
-/// Every package that a build, test or bench on this platform uses.
+/// Every package that a build, test or bench on this platform uses, with any features.
 fn packages() -> Vec<Value> {
     let rustc = run(Command::new(env::var_os("RUSTC").unwrap_or("rustc".into())).arg("-vV"));
     let host = rustc.lines().find_map(|line| line.strip_prefix("host: ")).expect("rustc tells its host");
-    let metadata = run(Command::new(env::var_os("CARGO").unwrap_or("cargo".into()))
-        .current_dir(env!("CARGO_MANIFEST_DIR"))
-        .args(["metadata", "--format-version", "1", "--locked", "--offline", "--filter-platform", host]));
+    let metadata =
+        run(Command::new(env::var_os("CARGO").unwrap_or("cargo".into())).current_dir(env!("CARGO_MANIFEST_DIR")).args(
+            ["metadata", "--format-version", "1", "--locked", "--offline", "--all-features", "--filter-platform", host],
+        ));
     let metadata: Value = serde_json::from_str(&metadata).expect("cargo metadata is JSON");
     let nodes = metadata["resolve"]["nodes"].as_array().expect("the resolved packages");
     let used: HashSet<_> = nodes.iter().map(|node| &node["id"]).collect();

@@ -34,9 +34,10 @@ fn settings(file: &str) -> toml::Table {
 
 #[test]
 fn the_socket_unit_listens_where_the_settings_say() {
-    let listen = settings("systemd/pombo.toml").remove("listen").expect("it has a value");
+    let settings = settings("systemd/pombo.toml");
+    let addresses = ["listen", "control"].map(|key| settings[key].as_str().expect("one address"));
     let socket = text("systemd/pombo.socket");
-    assert_eq!(values(&socket, "ListenStream"), [listen.as_str().expect("one address")]);
+    assert_eq!(values(&socket, "ListenStream"), addresses);
 }
 
 #[test]

@@ -15,7 +15,7 @@ use data_encoding::HEXLOWER;
 use pombo::config::DuplicateLogin;
 use pombo::{Config, Server};
 use serde_json::Value;
-use support::{Ask, Node, Nodes, eventually, nodes};
+use support::{Ask, Node, Nodes, eventually, interpreter, nodes, run};
 use tempfile::tempdir;
 
 const SECRET: &str = "the secret of the hook, 32 bytes";
@@ -297,6 +297,25 @@ fn batches_are_signed_and_a_new_secret_takes_over() {
         node.log_in("alice");
         receiver.with(|state| state.requests.last().is_some_and(|last| is_signed(last, &new) && is_signed(last, &old)))
     });
+}
+
+/// As docs/hooks.md does it: what was sent is genuine, and nothing that was changed, or is old, or is by another secret.
+#[test]
+fn program_of_the_document_tells_what_is_genuine() {
+    let Some(mut python) = interpreter("python3") else { return };
+    let document = include_str!("../docs/hooks.md");
+    let shown = document.split("```python\n").nth(1).and_then(|rest| rest.split("```").next()).expect("it is there");
+    let receiver = Receiver::start();
+    let _node = telling(&receiver).start(1);
+    eventually("the node has told of itself", || receiver.with(|state| !state.requests.is_empty()));
+    let (header, body) = receiver.with(|state| state.requests[0].clone());
+    let body = String::from_utf8(body).expect("JSON is UTF-8");
+    let asked = "\nimport sys\nheader, body, secret = (argument.encode() for argument in sys.argv[1:])\n\
+        header = header.decode()\n\
+        print(is_genuine(header, body, secret), is_genuine(header, body + b' ', secret), is_genuine(header, body, b'x'))\n\
+        time.time = lambda: 0\nprint(is_genuine(header, body, secret))\n";
+    let (told, code) = run(python.args(["-c", &format!("{shown}{asked}"), &header, &body, SECRET]));
+    assert_eq!((told.as_str(), code), ("True False False\nFalse\n", 0));
 }
 
 #[test]

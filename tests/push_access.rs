@@ -32,6 +32,7 @@ fn each_right_opens_what_it_is_for_and_nothing_else() {
             (QUERY, Ask::get("/v1/uids")),
             (QUERY, Ask::get("/v1/uids/nobody")),
             (QUERY, Ask::get("/v1/counts")),
+            (QUERY, Ask::get("/v1/stats")),
             (QUERY, Ask::get("/metrics")),
             (ADMIN, Ask::delete("/v1/uids/nobody")),
         ];
@@ -132,6 +133,29 @@ fn pages_of_browsers_are_refused_without_tokens() {
         let own = push.replacing("Host", &host).with("Origin", &format!("http://{host}"));
         assert_eq!(own.to(node).status, 200);
     });
+}
+
+#[test]
+fn console_is_for_everybody_and_holds_nothing() {
+    for tokens in [Vec::new(), tokens()] {
+        nodes().with_control().with(|config| config.control_tokens = tokens.clone()).each(|node| {
+            let led = Ask::get("/").to(node);
+            assert_eq!((led.status, led.header("location")), (307, Some("console")));
+            let mut control = node.dial_control();
+            // Whatever it is asked by, it is the same page, under a policy that runs nothing else.
+            for ask in [Ask::get("/console"), Ask::get("/console").replacing("Host", "example.com")] {
+                let page = ask.over(&mut control);
+                assert_eq!((page.status, page.header("content-type")), (200, Some("text/html; charset=utf-8")));
+                let policy = page.header("content-security-policy").expect("a policy");
+                assert!(policy.contains("default-src 'none'") && policy.contains("frame-ancestors 'none'"), "{policy}");
+                assert_eq!(page.header("x-content-type-options"), Some("nosniff"));
+            }
+            Ask::post("/console").text("x").to(node).expect_problem(Problem::MethodNotAllowed, "Allow");
+            if !tokens.is_empty() {
+                Ask::get("/console/").to(node).expect_problem(Problem::Unauthorized, "");
+            }
+        });
+    }
 }
 
 #[test]

@@ -24,6 +24,7 @@ const ROOMS: &[(&str, &[&str])] = &[
     ("metrics", &["frame"]),
     ("presence", &[]),
     ("backoff", &[]),
+    ("trace", &[]),
     ("service", &["config", "roots"]),
     (
         "shard",
@@ -38,7 +39,7 @@ const ROOMS: &[(&str, &[&str])] = &[
         "gateway",
         &[
             "config", "drain", "frame", "listener", "mailbox", "message", "metrics", "protocol", "rights", "roots",
-            "router", "service", "shard", "uid",
+            "router", "service", "shard", "trace", "uid",
         ],
     ),
     (
@@ -57,6 +58,7 @@ const ROOMS: &[(&str, &[&str])] = &[
             "roots",
             "service",
             "shard",
+            "trace",
             "uid",
         ],
     ),
@@ -81,7 +83,7 @@ const ROOMS: &[(&str, &[&str])] = &[
             "uid",
         ],
     ),
-    ("cli", &["backoff", "config", "frame", "message", "roots", "router", "server", "uid"]),
+    ("cli", &["backoff", "config", "frame", "message", "metrics", "roots", "router", "server", "service", "uid"]),
 ];
 
 /// Longest file of `src`, without its tests, and longest function, in lines.

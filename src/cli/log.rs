@@ -3,35 +3,50 @@
 //! Log lines go to stderr, so that stdout holds only what was asked for. There is one subscriber in the
 //! process, started by `serve`; the library itself only emits events.
 
+use std::ffi::OsString;
 use std::fmt::Write as _;
 use std::io::{self, IsTerminal, Write};
 
 use tracing::level_filters::LevelFilter;
+use tracing::{Level, Metadata, Subscriber, warn};
+use tracing_subscriber::filter::{FilterExt as _, filter_fn};
 use tracing_subscriber::layer::{Layer, SubscriberExt};
 use tracing_subscriber::util::SubscriberInitExt;
 use tracing_subscriber::{Registry, fmt, reload};
 
+use super::traces::Traces;
 use crate::config::{LogFormat, LogLevel};
 
 /// The running log of the process.
 pub(super) struct Log {
     level: reload::Handle<LevelFilter, Registry>,
+    /// What goes to a collector besides, if the environment names one.
+    traces: Option<Traces>,
 }
 
 impl Log {
-    /// Starts logging, in colour if `colour` and stderr is a terminal.
+    /// Starts logging, in colour if `colour` and stderr is a terminal, and the export of traces that `variables` ask for.
     ///
     /// A process has one log: if another was started before, that one stays and this one is idle.
-    pub(super) fn start(format: LogFormat, level: LogLevel, colour: bool) -> Self {
-        let (filter, level) = reload::Layer::new(filter(level));
-        // An event that can't be written would be told on stderr, which panics when nobody reads that either.
-        let lines = fmt::layer().log_internal_errors(false);
-        let lines = match format {
-            LogFormat::Human => lines.with_writer(io::stderr).with_ansi(colour && io::stderr().is_terminal()).boxed(),
-            LogFormat::Json => lines.with_writer(|| Escaping(io::stderr())).json().flatten_event(true).boxed(),
+    pub(super) fn start(format: LogFormat, level: LogLevel, colour: bool, variables: &[(OsString, OsString)]) -> Self {
+        let (traces, fault) = match Traces::start(variables) {
+            Ok(traces) => (traces, None),
+            Err(fault) => (None, Some(fault)),
         };
-        tracing_subscriber::registry().with(filter).with(lines).try_init().ok();
-        Self { level }
+        let (subscriber, level) = subscriber(format, level, colour, traces.as_ref());
+        subscriber.try_init().ok();
+        match fault {
+            Some(fault) => warn!(error = fault, "traces are not exported"),
+            None => Traces::explain(variables),
+        }
+        Self { level, traces }
+    }
+
+    /// Sends the last traces; waits for that a short time.
+    pub(super) fn end(&self) {
+        if let Some(traces) = &self.traces {
+            traces.end();
+        }
     }
 
     /// Changes the least severe event that is logged.
@@ -39,6 +54,30 @@ impl Log {
         // Fails only if the subscriber has gone, and then there is nothing to change.
         self.level.reload(filter(level)).ok();
     }
+}
+
+/// Returns what takes events and spans in, and the way to change the least severe event that is logged.
+fn subscriber(
+    format: LogFormat,
+    level: LogLevel,
+    colour: bool,
+    traces: Option<&Traces>,
+) -> (impl Subscriber + Send + Sync, reload::Handle<LevelFilter, Registry>) {
+    let (filter, level) = reload::Layer::new(filter(level));
+    // An event that can't be written would be told on stderr, which panics when nobody reads that either.
+    let lines = fmt::layer().log_internal_errors(false);
+    let lines = match format {
+        LogFormat::Human => lines.with_writer(io::stderr).with_ansi(colour && io::stderr().is_terminal()).boxed(),
+        // The span that an event is in is the last of its list.
+        LogFormat::Json => {
+            let lines = lines.with_writer(|| Escaping(io::stderr())).json();
+            lines.flatten_event(true).with_current_span(false).boxed()
+        }
+    };
+    // With a hint, or what isn't logged would no longer be skipped by its level alone.
+    let is_for_the_log = filter_fn(is_for_the_log).with_max_level_hint(LevelFilter::TRACE);
+    let lines = lines.with_filter(filter.and(is_for_the_log));
+    (tracing_subscriber::registry().with(lines).with(traces.map(Traces::layer)), level)
 }
 
 fn filter(level: LogLevel) -> LevelFilter {
@@ -50,6 +89,12 @@ fn filter(level: LogLevel) -> LevelFilter {
         LogLevel::Debug => LevelFilter::DEBUG,
         LogLevel::Trace => LevelFilter::TRACE,
     }
+}
+
+/// Leaves out what the SDK that exports traces says of its daily work, and of failures, which `traces` tells itself.
+fn is_for_the_log(metadata: &Metadata<'_>) -> bool {
+    let is_of_the_sdk = metadata.target().starts_with("opentelemetry");
+    !is_of_the_sdk || *metadata.level() <= Level::WARN && !metadata.name().starts_with("Export.")
 }
 
 /// Writes JSON with everything escaped that is not ASCII and would not be seen, or would change what is: JSON itself
@@ -101,6 +146,14 @@ mod tests {
         let written = String::from_utf8(written).expect("JSON is UTF-8");
         assert_eq!(written, expected);
         assert_eq!(serde_json::from_str::<String>(&written).expect("it is still JSON"), text);
+    }
+
+    #[test]
+    fn what_is_not_logged_is_skipped_by_its_level() {
+        for (level, hint) in [(LogLevel::Off, LevelFilter::OFF), (LogLevel::Info, LevelFilter::INFO)] {
+            let (subscriber, _) = subscriber(LogFormat::Human, level, false, None);
+            assert_eq!(subscriber.max_level_hint(), Some(hint));
+        }
     }
 
     #[test]

@@ -23,6 +23,8 @@ mod log;
 mod serve;
 mod systemd;
 mod token;
+#[cfg_attr(not(feature = "opentelemetry"), path = "no_traces.rs")]
+mod traces;
 mod trim;
 mod trust;
 
@@ -30,7 +32,8 @@ mod trust;
 #[derive(Parser)]
 #[command(
     name = "pombo",
-    version,
+    version = env!("BUILD_VERSION"),
+    long_version = concat!(env!("BUILD_VERSION"), "\nfeatures: ", env!("BUILD_FEATURES")),
     about = "A WebSocket push server: delivers a message to one user by uid, or to everybody, on every core",
     after_help = "Without a command, pombo serves. Each setting is a flag, a variable (POMBO_SHARDS) and a key in \
                   the file (shards), in this order of precedence.",
@@ -53,6 +56,7 @@ enum Command {
     Push(control::push::Push),
     Online(control::online::Online),
     Kick(control::kick::Kick),
+    Top(control::top::Top),
     /// Puts a server under load, checks every message, and says what it cost
     Bench(bench::BenchArgs),
     Completions(generate::Completions),
@@ -80,6 +84,7 @@ pub fn run(
         Command::Push(push) => push.run(&variables),
         Command::Online(online) => online.run(&variables),
         Command::Kick(kick) => kick.run(&variables),
+        Command::Top(top) => top.run(&variables),
         Command::Connect(connect) => connect::run(connect),
         Command::Bench(bench) => bench::run(bench),
         Command::Completions(completions) => completions.run(),

@@ -47,7 +47,7 @@ impl Serve {
             return ExitCode::SUCCESS;
         }
         let colour = !variables.iter().any(|(name, value)| name == "NO_COLOR" && !value.is_empty());
-        let log = Log::start(config.log_format, config.log_level, colour);
+        let log = Log::start(config.log_format, config.log_level, colour, variables);
         raise_descriptor_limit(&config);
         check_backlog(&config);
 
@@ -55,7 +55,7 @@ impl Serve {
             Ok(runtime) => runtime,
             Err(error) => return refuse([format!("cannot start: {error}")]),
         };
-        runtime.block_on(async {
+        let exit_code = runtime.block_on(async {
             // Before the node says that it listens: who reads that may send a signal at once.
             let signals = match Signals::listen() {
                 Ok(signals) => signals,
@@ -66,7 +66,9 @@ impl Serve {
                 Err(StartError::Config(faults)) => refuse(faults.iter()),
                 Err(error) => refuse([error]),
             }
-        })
+        });
+        log.end();
+        exit_code
     }
 
     fn load(&self, variables: &[(OsString, OsString)]) -> Result<Config, Faults> {

@@ -140,16 +140,14 @@ impl Form<Vec<ControlToken>> for Tokens {
 pub struct ControlSettings {
     /// Longest uid.
     pub uid_bytes_max: usize,
-    /// Most bytes waiting for one session: no longer message can be delivered.
-    pub outbox_bytes_max: usize,
+    /// Most connections of the node at a time, which is told.
+    pub node_connections_max: usize,
     /// Tokens of other programs.
     pub tokens: Vec<ControlToken>,
     /// File with more of them.
     pub tokens_file: Option<PathBuf>,
     /// Most connections at a time.
     pub connections_max: usize,
-    /// Most connections of the node, of clients.
-    pub node_connections_max: usize,
     /// Most bytes that sessions of the node may hold.
     pub memory_bytes_max: usize,
     /// Time without a request, for a request's head, and for an answer that is not read.
@@ -175,7 +173,6 @@ impl Config {
     pub fn control_settings(&self) -> ControlSettings {
         ControlSettings {
             uid_bytes_max: self.uid_bytes_max,
-            outbox_bytes_max: self.outbox_bytes_max,
             tokens: self.control_tokens.clone(),
             tokens_file: self.control_tokens_file.clone(),
             connections_max: self.control_connections_max,

@@ -40,6 +40,18 @@ struct Written {
 /// # Errors
 /// All faults together: an unreadable file, unknown keys and variables, values malformed or out of range,
 /// values that don't go with each other.
+///
+/// # Examples
+/// ```
+/// use pombo::config::{Settings, load};
+///
+/// let variables = [("POMBO_SHARDS".into(), "2".into()), ("HOME".into(), "/root".into())];
+/// let config = load(&Settings::default(), None, &variables).expect("it is sound");
+/// assert_eq!(config.shards.get(), 2);
+///
+/// let faults = load(&Settings::default(), None, &[("POMBO_SHARDS".into(), "many".into())]).expect_err("no number");
+/// assert!(faults.to_string().contains("POMBO_SHARDS"));
+/// ```
 pub fn load(flags: &Settings, file: Option<&Path>, variables: &[(OsString, OsString)]) -> Result<Config, Faults> {
     let mut faults = Vec::new();
     let environment = Settings::from_variables(variables, &mut faults);

@@ -34,18 +34,32 @@ pub(super) trait ReadWrite: AsyncRead + AsyncWrite + Send {}
 impl<S: AsyncRead + AsyncWrite + Send> ReadWrite for S {}
 
 /// Accepts connections, `connections_max` at a time, and runs `serve` for each; more wait in the kernel's backlog.
+///
+/// Ends when the sender of `ending` is dropped. Each connection is told of by a receiver of `open` from the moment it is
+/// accepted, so that none is cut before its task has begun.
 pub(super) async fn accept<F: Future<Output = ()> + Send + 'static>(
     listener: Listener,
     tls: Option<watch::Receiver<Arc<ServerConfig>>>,
     connections_max: usize,
     spares: Spares,
+    open: &watch::Sender<()>,
+    mut ending: watch::Receiver<()>,
     serve: impl Fn(Duplex, Option<SocketAddr>) -> F + Clone + Send + 'static,
 ) {
     let places = Arc::new(Semaphore::new(connections_max));
     spares.fill();
     loop {
-        let place = Arc::clone(&places).acquire_owned().await.expect("the semaphore is never closed");
-        let connection = match listener.accept().await {
+        let place = tokio::select! {
+            biased;
+            _ = ending.changed() => return,
+            place = Arc::clone(&places).acquire_owned() => place.expect("the semaphore is never closed"),
+        };
+        let accepted = tokio::select! {
+            biased;
+            _ = ending.changed() => return,
+            accepted = listener.accept() => accepted,
+        };
+        let connection = match accepted {
             Ok(connection) => connection,
             Err(_) if spares.give() => continue,
             Err(error) => {
@@ -54,10 +68,10 @@ pub(super) async fn accept<F: Future<Output = ()> + Send + 'static>(
                 continue;
             }
         };
-        let (tls, serve, spares) = (tls.clone(), serve.clone(), spares.clone());
+        let (tls, serve, spares, open) = (tls.clone(), serve.clone(), spares.clone(), open.subscribe());
         tokio::spawn(async move {
-            let _place = place;
-            match open(connection, tls).await {
+            let _held = (place, open);
+            match secure(connection, tls).await {
                 Ok((stream, peer)) => serve(stream, peer).await,
                 Err(error) => debug!(error = %error, "control connection lost"),
             }
@@ -89,7 +103,7 @@ impl Spares {
 }
 
 /// Makes the TLS handshake where it is spoken.
-async fn open(
+async fn secure(
     connection: Connection,
     tls: Option<watch::Receiver<Arc<ServerConfig>>>,
 ) -> io::Result<(Duplex, Option<SocketAddr>)> {

@@ -34,7 +34,7 @@ pub(crate) use self::accept::Spares;
 pub(crate) use self::counts::Counts;
 pub(crate) use self::hooks::{HookEnds, HookError, Hooks};
 use crate::config::ControlSettings;
-use crate::dispatcher::Dispatcher;
+use crate::dispatcher::{Dispatcher, Unanswered};
 use crate::gateway::{Reason, Refusals, Shortages};
 use crate::listener::BoundListener;
 use crate::metrics::Stats;
@@ -61,6 +61,8 @@ pub(crate) struct Control {
     pub(crate) tokens: watch::Sender<Arc<TokenSet>>,
     /// When the drain will be over, from its begin on.
     pub(crate) draining: watch::Receiver<Option<Instant>>,
+    /// When the node started.
+    pub(crate) started: Instant,
     /// Subscribed to by each connection that is open; nothing is ever sent.
     pub(crate) open: watch::Sender<()>,
     /// Connections on the node.
@@ -78,9 +80,17 @@ pub(crate) struct Control {
 }
 
 impl Control {
+    /// Returns the way to the shards, for an answer in time.
+    fn dispatcher_in_time(&self) -> Dispatcher {
+        self.dispatcher.by(Instant::now() + self.settings.borrow().answer_timeout)
+    }
+
     /// Asks for what is counted, and writes it for Prometheus.
-    async fn scrape(&self) -> String {
-        let shards = self.dispatcher.stats().await.into_iter().map(Result::unwrap_or_default).collect();
+    ///
+    /// # Errors
+    /// When a shard has not answered: sums without its part would look like counters that began anew.
+    async fn scrape(&self) -> Result<String, Unanswered> {
+        let shards = self.dispatcher_in_time().stats().await.into_iter().collect::<Result<_, _>>()?;
         let refusals = Reason::ALL.iter().map(|reason| (reason.name(), self.refusals.count(*reason))).collect();
         let (connections_max, memory_bytes_max) = {
             let settings = self.settings.borrow();
@@ -100,7 +110,7 @@ impl Control {
         let _ = (self.spares.give(), self.spares.give());
         let text = scrape.text();
         self.spares.fill();
-        text
+        Ok(text)
     }
 
     /// Returns what was counted outside of the shards: by control, and by the hook.
@@ -119,10 +129,13 @@ impl Control {
         let ControlListeners { http, text } = listeners;
         // Nothing is ever sent: the sender's drop is the sign to end.
         let (serving, ending) = watch::channel(());
-        if let Some(listener) = http {
-            tokio::spawn(tokens::keep(self.settings.clone(), self.tokens.clone()));
-            tokio::spawn(http::serve(self.clone(), listener.into_listener()?));
-        }
+        let http = match http {
+            Some(listener) => {
+                tokio::spawn(tokens::keep(self.settings.clone(), self.tokens.clone()));
+                Some(tokio::spawn(http::serve(self.clone(), listener.into_listener()?, ending.clone())))
+            }
+            None => None,
+        };
         let text = match text {
             Some(listener) => Some(tokio::spawn(text::serve(self, listener.into_listener()?, ending))),
             None => None,
@@ -130,8 +143,9 @@ impl Control {
         served.await;
         drop(serving);
         let ended = async {
-            if let Some(text) = text {
-                text.await.ok();
+            // What comes from now on waits for the next node, where a service manager holds the socket.
+            for accepting in http.into_iter().chain(text) {
+                accepting.await.ok();
             }
             open.closed().await;
         };

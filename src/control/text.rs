@@ -10,7 +10,6 @@
 
 mod line;
 
-use std::convert::Infallible;
 use std::io;
 use std::sync::Arc;
 use std::time::Duration;
@@ -18,14 +17,14 @@ use std::time::Duration;
 use bytes::{Buf as _, Bytes, BytesMut};
 use memchr::{memchr_iter, memrchr};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio::time::{Instant, timeout, timeout_at};
 use tracing::debug;
 
 use self::line::receiver;
 use super::Control;
 use super::accept::{Duplex, accept};
-use crate::dispatcher::Push;
+use crate::dispatcher::{Push, Unanswered};
 use crate::listener::Listener;
 use crate::message::{Delivery, Kind};
 
@@ -49,13 +48,13 @@ const ANSWER_TIME: Duration = Duration::from_secs(60);
 const END_TIME: Duration = Duration::from_secs(5);
 const END_BYTES_MAX: usize = 16 << 20;
 
-/// Answers on `listener` until the sender of `ending` is dropped, and then to the end of what was received.
-pub(super) async fn serve(control: Control, listener: Listener, mut ending: watch::Receiver<()>) {
+/// Answers on `listener` until the sender of `ending` is dropped, and then nobody new; who is there to the end of what was
+/// received.
+pub(super) async fn serve(control: Control, listener: Listener, ending: watch::Receiver<()>) {
     let long_lines = Arc::new(Semaphore::new(LONG_LINES_MAX));
-    // Nothing is ever sent: this ends with the last connection.
-    let (open, mut all_ended) = mpsc::channel::<Infallible>(1);
-    let ended = ending.clone();
-    let accepting = accept(listener, None, CONNECTIONS_MAX, control.spares.clone(), move |stream, _peer| {
+    let (open, ended) = (control.open.clone(), ending.clone());
+    let spares = control.spares.clone();
+    accept(listener, None, CONNECTIONS_MAX, spares, &open, ending, move |stream, _peer| {
         let connection = Connection {
             control: control.clone(),
             stream,
@@ -65,19 +64,13 @@ pub(super) async fn serve(control: Control, listener: Listener, mut ending: watc
             long_lines: Arc::clone(&long_lines),
             long_line: None,
         };
-        let open = open.clone();
         async move {
             if let Err(error) = connection.run().await {
                 debug!(error = %error, "text connection lost");
             }
-            drop(open);
         }
-    });
-    tokio::select! {
-        () = accepting => {}
-        _ = ending.changed() => {}
-    }
-    all_ended.recv().await;
+    })
+    .await;
 }
 
 /// One client, and what it has sent that is not answered.
@@ -125,7 +118,7 @@ impl Connection {
                 }
                 return self.stream.shutdown().await;
             }
-            let line_bytes_max = self.control.settings.borrow().outbox_bytes_max;
+            let line_bytes_max = self.control.settings.borrow().push_bytes_max;
             let end = memrchr(b'\n', &self.received[before..]).map(|place| before + place + 1);
             let (lines, mut next) = match end {
                 Some(end) => gather(&self.received[..end], line_bytes_max),
@@ -169,10 +162,13 @@ impl Connection {
     }
 
     /// Has the lines delivered, and answers each.
+    ///
+    /// # Errors
+    /// When the answers are not read in time; or when it can't be told what became of a line, which no answer would say.
     async fn push(&mut self, lines: Lines, next: Next) -> io::Result<()> {
         let mut deliveries = match lines.pushes.is_empty() {
             true => Vec::new(),
-            false => self.control.counts.push_all(&self.control.dispatcher, lines.pushes).await,
+            false => self.control.counts.push_all(&self.control.dispatcher_in_time(), lines.pushes).await,
         }
         .into_iter();
         let refused = lines.asked.iter().filter(|is_asked| !**is_asked).count() + usize::from(next == Next::Cut);
@@ -181,8 +177,12 @@ impl Connection {
         }
         let mut answers = Vec::with_capacity(lines.asked.len() * 4);
         for is_asked in lines.asked {
-            let delivery = if is_asked { deliveries.next().and_then(Result::ok) } else { None };
-            let is_taken = matches!(delivery, Some(Delivery::Delivered { .. }));
+            let delivery = if is_asked { deliveries.next() } else { None };
+            if delivery == Some(Err(Unanswered::Silent)) {
+                self.answer(&answers).await?;
+                return Err(io::Error::new(io::ErrorKind::TimedOut, "a shard has not answered"));
+            }
+            let is_taken = matches!(delivery, Some(Ok(Delivery::Delivered { .. })));
             answers.extend_from_slice(if is_taken { b"ok\n" } else { b"fail\n" });
         }
         if next == Next::Cut {

@@ -15,6 +15,21 @@ use crate::message::Kind;
 /// Decoder of one client's frames; sans-I/O.
 ///
 /// 24 bytes; holds no heap memory unless a message or a control frame was cut.
+///
+/// # Examples
+/// ```
+/// use pombo::frame::{Event, Reader};
+/// use pombo::message::Kind;
+///
+/// // `Hello`, masked: RFC 6455, section 5.7. It comes in two pieces.
+/// let mut bytes = *b"\x81\x85\x37\xfa\x21\x3d\x7f\x9f\x4d\x51\x58";
+/// let (first, second) = bytes.split_at_mut(8);
+/// let mut reader = Reader::default();
+/// assert!(matches!(reader.read(first, 1024), (8, Ok(None))));
+/// let (taken, event) = reader.read(second, 1024);
+/// let Ok(Some(Event::Message { kind: Kind::Text, payload })) = event else { panic!("it is a text") };
+/// assert_eq!((taken, payload.as_slice()), (3, &b"Hello"[..]));
+/// ```
 #[derive(Debug, Default)]
 pub struct Reader {
     /// What has arrived of a message or a control frame that a read cut. Only [`Self::resume`] sets

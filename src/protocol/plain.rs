@@ -48,6 +48,16 @@ pub const NO_UNICAST: &str = "error: not allowed to send to a uid, this login la
 pub const NO_BROADCAST: &str = "error: not allowed to send to all, this login lacks the right broadcast";
 
 /// Splits a data message; `None` when it has no colon.
+///
+/// # Examples
+/// ```
+/// use pombo::protocol::plain::{Recipient, parse};
+///
+/// let command = parse(b"bob:see http://example.org").expect("it has a colon");
+/// assert_eq!(command.recipient, Recipient::Uid);
+/// assert_eq!(parse(b"all:hi").map(|command| command.recipient), Some(Recipient::Everybody));
+/// assert!(parse(b"hi").is_none());
+/// ```
 #[inline]
 pub fn parse(message: &[u8]) -> Option<Command> {
     let colon = find_colon(message)?;

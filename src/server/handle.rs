@@ -15,6 +15,37 @@ use crate::metrics::Stats;
 use crate::shard::SessionInfo;
 
 /// A running node; clones stand for the same node, which goes on when all of them are dropped.
+///
+/// # Examples
+/// ```
+/// use pombo::message::{Delivery, Kind};
+/// use pombo::{Config, Push, Server};
+///
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// let config = Config { listen: vec!["127.0.0.1:0".parse()?], control: None, ..Config::default() };
+/// let node = Server::bind(config)?.start()?;
+/// assert_eq!(node.push("alice", Kind::Text, "hi").await, Delivery::Offline);
+///
+/// // Many at once are cheaper than one by one.
+/// let pushes = ["alice", "bob"].map(|uid| Push { uid: uid.into(), kind: Kind::Text, payload: "hi".into() });
+/// assert_eq!(node.push_all(pushes).await, [Delivery::Offline, Delivery::Offline]);
+///
+/// // Who is online, page by page.
+/// let mut online = Vec::new();
+/// let mut cursor = Some(Default::default());
+/// while let Some(from) = cursor {
+///     let page = node.uids(from, 1000).await;
+///     online.extend(page.uids);
+///     cursor = page.next;
+/// }
+/// assert!(online.is_empty());
+/// assert_eq!(node.kick("alice", 4000, "password changed").await?, 0);
+/// assert_eq!(node.stats().await.offline, 3);
+/// node.drain().await;
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Clone)]
 pub struct Handle {
     pub(super) node: Arc<Node>,

@@ -44,6 +44,17 @@ const HANDOVERS_MAX: usize = 1024;
 const REQUESTS_MAX: usize = 1024;
 
 /// A node whose listeners are open and which does not run yet.
+///
+/// # Examples
+/// What is wrong is said before anything runs, all of it together:
+/// ```
+/// use pombo::{Config, Server, StartError};
+///
+/// let config = Config { message_bytes_max: 4 << 20, outbox_bytes_max: 1 << 20, ..Config::default() };
+/// let error = Server::bind(config).expect_err("an outbox has no room for a message");
+/// assert!(matches!(error, StartError::Config(_)));
+/// assert!(error.to_string().contains("outbox_bytes_max"));
+/// ```
 #[derive(Debug)]
 pub struct Server {
     config: Config,
@@ -253,6 +264,7 @@ impl Server {
             dispatcher: dispatcher.clone(),
             tokens: watch::Sender::new(Arc::new(control_tokens)),
             draining: drain_by.subscribe(),
+            started: Instant::now(),
             open: watch::Sender::new(()),
             admission: admission.clone(),
             refusals: refusals.clone(),

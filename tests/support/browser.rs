@@ -193,11 +193,11 @@ impl Tab<'_> {
         self.press("Enter", 13, "\r").await;
     }
 
-    /// Clicks on the middle of an element.
+    /// Clicks on the middle of an element, scrolled to if need be.
     pub(crate) async fn click(&self, id: &str) {
         let place = self
             .evaluate(&format!(
-                "(r => [r.x + r.width / 2, r.y + r.height / 2])(document.getElementById('{id}').getBoundingClientRect())"
+                "(e => {{ e.scrollIntoView({{block: 'nearest'}}); const r = e.getBoundingClientRect(); return [r.x + r.width / 2, r.y + r.height / 2]; }})(document.getElementById('{id}'))"
             ))
             .await;
         for kind in ["mousePressed", "mouseReleased"] {

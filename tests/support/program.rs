@@ -16,6 +16,7 @@ use super::patience::eventually;
 pub(crate) struct Program {
     child: Child,
     address: Listen,
+    control: Option<Listen>,
     log: Arc<Mutex<Vec<Vec<u8>>>>,
 }
 
@@ -46,20 +47,52 @@ impl Program {
         Self::spawn(shell, 1, "127.0.0.1:0", arguments)
     }
 
+    /// Starts it with a control listener, and nothing but these variables.
     #[track_caller]
-    fn spawn(mut command: Command, shards: usize, listen: &str, arguments: &[&str]) -> Self {
+    pub(crate) fn start_with_control(variables: &[(&str, &str)], arguments: &[&str]) -> Self {
+        let command = Command::new(env!("CARGO_BIN_EXE_pombo"));
+        Self::spawn_with(command, 1, ["127.0.0.1:0"; 2], variables, arguments)
+    }
+
+    #[track_caller]
+    fn spawn(command: Command, shards: usize, listen: &str, arguments: &[&str]) -> Self {
+        Self::spawn_with(command, shards, [listen, "off"], &[], arguments)
+    }
+
+    #[track_caller]
+    fn spawn_with(
+        mut command: Command,
+        shards: usize,
+        [listen, control]: [&str; 2],
+        variables: &[(&str, &str)],
+        arguments: &[&str],
+    ) -> Self {
         let shards = shards.to_string();
         command.args(["--listen", listen, "--shards", &shards, "--gateway-threads", "1", "--page", "off"]);
         if !arguments.contains(&"--control") {
-            command.args(["--control", "off"]);
+            command.args(["--control", control]);
         }
-        command.args(arguments).env_clear().stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        command.args(arguments).env_clear().envs(variables.iter().copied());
+        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
         let mut child = command.spawn().expect("the program starts");
-        let mut first = String::new();
-        let stdout = child.stdout.take().expect("stdout is a pipe");
-        BufReader::new(stdout).read_line(&mut first).expect("stdout is text");
-        let address = first.split(' ').find_map(|word| word.strip_prefix("http://"));
-        let address = address.and_then(|address| address.parse().ok());
+        let mut stdout = BufReader::new(child.stdout.take().expect("stdout is a pipe"));
+        let mut line = || {
+            let mut line = String::new();
+            stdout.read_line(&mut line).expect("stdout is text");
+            line
+        };
+        let address_in = |line: &str| {
+            let address = line.split(' ').find_map(|word| word.strip_prefix("http://"));
+            address.and_then(|address| address.trim_end_matches(':').parse::<Listen>().ok())
+        };
+        let first = line();
+        let address = address_in(&first);
+        let control = if control == "off" {
+            None
+        } else {
+            let _try = line();
+            Some(address_in(&line()).expect("it tells where other programs reach it"))
+        };
         let log = Arc::new(Mutex::new(Vec::new()));
         let (stderr, lines) = (child.stderr.take().expect("stderr is a pipe"), Arc::clone(&log));
         thread::spawn(move || {
@@ -68,11 +101,16 @@ impl Program {
             }
         });
         let address = address.unwrap_or_else(|| panic!("expected an address in {first:?}"));
-        Self { child, address, log }
+        Self { child, address, control, log }
     }
 
     pub(crate) fn address(&self) -> &Listen {
         &self.address
+    }
+
+    /// Where other programs reach it.
+    pub(crate) fn control(&self) -> &Listen {
+        self.control.as_ref().expect("it was started with a control listener")
     }
 
     #[track_caller]

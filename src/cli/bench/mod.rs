@@ -25,7 +25,7 @@ mod generator;
 mod inside;
 mod latency;
 mod ledger;
-mod numbers;
+pub(super) mod numbers;
 pub mod page;
 mod process;
 mod progress;

@@ -10,7 +10,7 @@ pub(super) fn time(us: f64) -> String {
 }
 
 /// A whole number, its thousands apart.
-pub(super) fn whole(number: u64) -> String {
+pub(in crate::cli) fn whole(number: u64) -> String {
     let digits = number.to_string();
     let mut text = String::with_capacity(digits.len() * 4 / 3);
     for (index, digit) in digits.chars().enumerate() {

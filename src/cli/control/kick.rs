@@ -34,7 +34,7 @@ impl Kick {
     }
 
     async fn ask(&self, variables: &[(OsString, OsString)]) -> Result<End, Failure> {
-        let callee = self.control.callee(variables)?;
+        let callee = self.control.node.callee(variables)?;
         let code = self.code.map(|code| format!("code={code}"));
         let reason = self.reason.as_ref().map(|reason| format!("reason={}", encoded(reason)));
         let query: Vec<_> = code.into_iter().chain(reason).collect();
@@ -42,7 +42,7 @@ impl Kick {
         let request = Request::delete(format!("/v1/uids/{}{query}", encoded(&self.uid)));
         let request = request.body(Full::<Bytes>::default()).map_err(|error| Failure::Settings(error.to_string()))?;
         let call = async { Client::connect(&callee).await?.call(request).await };
-        let answer = self.control.in_time(call).await?;
+        let answer = self.control.node.in_time(call).await?;
         let closed = closed(&answer).ok_or_else(|| CallError::Strange(answer.to_string()))?;
         match closed {
             _ if self.control.json => print(&answer.to_string())?,

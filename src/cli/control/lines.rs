@@ -43,7 +43,7 @@ pub(super) async fn push(callee: &Callee, uid: &str, control: &ControlArgs) -> R
     let mut lines = input::lines();
     let mut tally = Tally::default();
     while let Some(first) = lines.recv().await {
-        let batch = Batch { uid, limit: control.timeout, sent: Cell::default(), answered: Cell::default() };
+        let batch = Batch { uid, limit: control.node.timeout, sent: Cell::default(), answered: Cell::default() };
         let mut take = |answer: &Value| tally.count(answer, control.json);
         if let Err(failure) = batch.run(callee, first, &mut lines, &mut take).await {
             tally.end(control.json)?;
@@ -91,7 +91,7 @@ async fn broadcast_one(
         let answer = client.call(request).await?;
         Ok((client, answer))
     };
-    let (client, answer) = control.in_time(call).await?;
+    let (client, answer) = control.node.in_time(call).await?;
     *kept = Some(client);
     Ok(answer)
 }

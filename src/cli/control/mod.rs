@@ -1,4 +1,4 @@
-//! `pombo push`, `online` and `kick`: what is asked of a running node, over HTTP at its control listener.
+//! `pombo push`, `online`, `kick` and `top`: what is asked of a running node, over HTTP at its control listener.
 //!
 //! Each of them is one connection, with an answer on stdout and an exit code that says what became of it. A runtime on the
 //! main thread runs it all, but for the reading of standard input.
@@ -28,10 +28,21 @@ mod lines;
 pub(super) mod online;
 mod outcome;
 pub(super) mod push;
+pub(super) mod top;
+
+/// How a node is called, and how its answer is shown.
+#[derive(Debug, clap::Args)]
+pub(super) struct ControlArgs {
+    #[command(flatten)]
+    node: NodeArgs,
+    /// Prints the node's own answer, which is JSON, on one line
+    #[arg(long)]
+    json: bool,
+}
 
 /// How a node is called.
 #[derive(Debug, clap::Args)]
-pub(super) struct ControlArgs {
+pub(super) struct NodeArgs {
     /// Where the node's control listener is: HOST:PORT, https://HOST:PORT or unix:/PATH [default: the setting control] [env: POMBO_CONTROL]
     #[arg(long, value_name = "ADDRESS", help_heading = "Node")]
     control: Option<String>,
@@ -47,9 +58,6 @@ pub(super) struct ControlArgs {
     /// Gives up when an answer takes longer than this
     #[arg(long, value_name = "DURATION", value_parser = humantime::parse_duration, default_value = "10s", help_heading = "Node")]
     timeout: Duration,
-    /// Prints the node's own answer, which is JSON, on one line
-    #[arg(long)]
-    json: bool,
 }
 
 /// What a command's end is told by, for scripts; the same numbers for all of these commands.
@@ -98,7 +106,7 @@ enum Failure {
     Timeout(Duration),
 }
 
-impl ControlArgs {
+impl NodeArgs {
     /// Finds whom to call: flags over the environment over the file, as the node itself reads them.
     fn callee(&self, variables: &[(OsString, OsString)]) -> Result<Callee, Failure> {
         let setting = |key| Setting::of(key).expect("a setting of the table");

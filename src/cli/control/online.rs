@@ -28,11 +28,11 @@ impl Online {
     }
 
     async fn ask(&self, variables: &[(OsString, OsString)]) -> Result<End, Failure> {
-        let callee = self.control.callee(variables)?;
+        let callee = self.control.node.callee(variables)?;
         let request = Request::get(format!("/v1/uids/{}", encoded(&self.uid))).body(Full::<Bytes>::default());
         let request = request.map_err(|error| Failure::Settings(error.to_string()))?;
         let call = async { Client::connect(&callee).await?.call(request).await };
-        let answer = self.control.in_time(call).await?;
+        let answer = self.control.node.in_time(call).await?;
         let found = found(&answer).ok_or_else(|| CallError::Strange(answer.to_string()))?;
         if self.control.json {
             print(&answer.to_string())?;

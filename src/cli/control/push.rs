@@ -61,7 +61,7 @@ impl Push {
 
     async fn push(&self, variables: &[(OsString, OsString)]) -> Result<End, Failure> {
         let (receiver, message) = self.receiver()?;
-        let callee = self.control.callee(variables)?;
+        let callee = self.control.node.callee(variables)?;
         if self.lines {
             return match receiver {
                 Receiver::Uid(uid) => lines::push(&callee, uid, &self.control).await,
@@ -79,7 +79,7 @@ impl Push {
         let request = Request::post(self.path(receiver)).header(CONTENT_TYPE, kind).body(Full::from(message));
         let request = request.map_err(|error| Failure::Settings(error.to_string()))?;
         let call = async { Client::connect(&callee).await?.call(request).await };
-        let answer = self.control.in_time(call).await?;
+        let answer = self.control.node.in_time(call).await?;
         let outcome = Outcome::of(&answer).ok_or_else(|| CallError::Strange(answer.to_string()))?;
         print(&if self.control.json { answer.to_string() } else { outcome.told(self.who(receiver)) })?;
         Ok(outcome.end())

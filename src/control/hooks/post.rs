@@ -7,12 +7,14 @@ use http_body_util::{BodyExt, Full, Limited};
 use hyper::{Request, Uri, header};
 use tokio::task::spawn_blocking;
 use tokio::time::timeout;
-use tracing::{info, warn};
+use tracing::field::Empty;
+use tracing::{Instrument as _, Span, debug_span, info, warn};
 
 use super::HookError;
 use super::signature::{self, Keys};
 use crate::config::HookSettings;
 use crate::service::{self, ServiceClient, causes};
+use crate::trace::{self, Place, TRACEPARENT};
 
 /// Longest answer that is read, so that its connection can be used again.
 const ANSWER_BYTES_MAX: usize = 64 << 10;
@@ -43,7 +45,9 @@ impl Poster {
 
     /// Posts a batch; says whether the service has taken it. Takes no longer than `time`.
     pub(super) async fn post(&mut self, body: Bytes, time: Duration) -> bool {
-        let outcome = timeout(time, self.attempt(body)).await;
+        let span = debug_span!("hook", bytes = body.len(), trace_id = Empty, span_id = Empty, status = Empty);
+        let place = trace::join(&span, None);
+        let outcome = timeout(time, self.attempt(body, place)).instrument(span).await;
         let outcome = outcome.unwrap_or_else(|_| Err(format!("no answer within {time:?}")));
         match &outcome {
             Ok(()) if self.has_failed => {
@@ -51,22 +55,24 @@ impl Poster {
                 self.has_failed = false;
             }
             Ok(()) => {}
-            Err(reason) => self.complain(reason),
+            Err(reason) => self.complain(reason, place),
         }
         outcome.is_ok()
     }
 
-    async fn attempt(&mut self, body: Bytes) -> Result<(), String> {
+    async fn attempt(&mut self, body: Bytes, place: Place) -> Result<(), String> {
         self.refresh_keys().await;
         let second = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
         let request = Request::post(&self.uri)
             .header(header::CONTENT_TYPE, "application/json")
             .header(header::USER_AGENT, USER_AGENT)
+            .header(TRACEPARENT, place.traceparent())
             .header(SIGNATURE, self.keys.sign(second, &body))
             .body(Full::from(body))
             .expect("the parts of the request are sound");
         let response = self.client.request(request).await.map_err(|error| causes(&error))?;
         let status = response.status();
+        Span::current().record("status", status.as_u16());
         // Whatever it says; one that is too long costs a new connection next time.
         Limited::new(response.into_body(), ANSWER_BYTES_MAX).collect().await.ok();
         if status.is_success() { Ok(()) } else { Err(format!("status {}", status.as_str())) }
@@ -84,11 +90,12 @@ impl Poster {
     }
 
     /// Logs what is wrong with the service, now and then.
-    fn complain(&mut self, reason: &str) {
+    fn complain(&mut self, reason: &str, place: Place) {
         self.has_failed = true;
         if self.complained.is_none_or(|last| last.elapsed() >= INTERVAL) {
             self.complained = Some(Instant::now());
-            warn!(reason = %reason.escape_debug(), "the service of hook_url fails, events wait");
+            let trace_id = place.trace_id();
+            warn!(reason = %reason.escape_debug(), trace_id, "the service of hook_url fails, events wait");
         }
     }
 }

@@ -11,8 +11,8 @@ use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use tracing::debug;
 
-use super::Api;
 use super::problem::{self, Problem, Told};
+use super::{Api, console, spans};
 use crate::config::ControlRights;
 use crate::control::tokens::{Caller, TokenSet};
 
@@ -28,6 +28,7 @@ pub(super) async fn admit(State(api): State<Api>, mut request: Request, next: Ne
     let (name, response) = match caller(&api, &request, peer) {
         Ok(caller) => {
             let name = caller.name.clone();
+            spans::found(request.extensions(), name.as_deref());
             request.extensions_mut().insert(caller);
             (name, next.run(request).await)
         }
@@ -46,8 +47,13 @@ pub(super) async fn admit(State(api): State<Api>, mut request: Request, next: Ne
 
 fn caller(api: &Api, request: &Request, peer: Peer) -> Result<Caller, Told> {
     // What is counted is told to the end.
-    if api.control.draining.borrow().is_some() && request.uri().path().starts_with("/v1/") {
+    let is_refused = |path: &str| path.starts_with("/v1/") && path != "/v1/stats";
+    if api.control.draining.borrow().is_some() && is_refused(request.uri().path()) {
         return Err(problem::draining());
+    }
+    // The console holds no data; what it asks for comes by here.
+    if ["/", console::PATH].contains(&request.uri().path()) {
+        return Ok(Caller { name: None, rights: ControlRights::default() });
     }
     let tokens = api.control.tokens.borrow();
     if tokens.is_empty() {

@@ -16,11 +16,13 @@ use bytes::BytesMut;
 use futures_util::stream;
 use http_body_util::BodyExt as _;
 use tokio::time::timeout;
+use tracing::Instrument as _;
 
 use super::access::Right;
 use super::outcome::{Answered, Outcome, outcome, push_of};
 use super::parameters::{Pairs, Parameters};
 use super::problem::{self, Problem, Told};
+use super::spans::{self, Tally};
 use super::{Api, body, idempotency};
 use crate::control::tokens::Caller;
 use crate::dispatcher::Push;
@@ -56,7 +58,8 @@ pub(super) async fn batch(
     let (parts, body) = request.into_parts();
     idempotency::refuse(&parts.headers)?;
     body::require(&parts.headers, &MEDIA_TYPES)?;
-    let batch = Batch { lines: Lines::new(api.line_bytes_max()), api, body, is_over: false };
+    let (lines, tally) = (Lines::new(api.line_bytes_max()), Tally::new(spans::batch()));
+    let batch = Batch { lines, api, body, is_over: false, tally };
     let answers = stream::unfold(batch, |mut batch| async move {
         let chunk = batch.next().await?;
         Some((Ok::<_, std::convert::Infallible>(chunk), batch))
@@ -73,6 +76,8 @@ struct Batch {
     lines: Lines,
     /// Nothing more is read.
     is_over: bool,
+    /// What was done, to be told however the batch ends.
+    tally: Tally,
 }
 
 impl Batch {
@@ -81,7 +86,7 @@ impl Batch {
         loop {
             let group = self.lines.group();
             if !group.is_empty() {
-                return Some(push(&self.api, group).await);
+                return Some(push(&self.api, group, &mut self.tally).await);
             }
             if self.is_over {
                 return None;
@@ -121,7 +126,7 @@ impl Batch {
 }
 
 /// Pushes what is sound of the lines; returns the answer to each.
-async fn push(api: &Api, group: Vec<Line>) -> Bytes {
+async fn push(api: &Api, group: Vec<Line>, tally: &mut Tally) -> Bytes {
     let settings = api.settings();
     let read: Vec<Result<Push, (Option<String>, Told)>> = group
         .into_iter()
@@ -135,7 +140,9 @@ async fn push(api: &Api, group: Vec<Line>) -> Bytes {
         .collect();
     let sound: Vec<Push> = read.iter().filter_map(|push| push.as_ref().ok()).cloned().collect();
     api.control.counts.note_refused(read.len() - sound.len());
-    let mut deliveries = api.control.counts.push_all(&api.dispatcher(), sound).await.into_iter();
+    let dispatcher = api.dispatcher();
+    let pushed = api.control.counts.push_all(&dispatcher, sound).instrument(tally.span().clone());
+    let mut deliveries = pushed.await.into_iter();
     let answered: Vec<(Option<Box<str>>, Answered)> = read
         .into_iter()
         .map(|push| match push {
@@ -143,7 +150,9 @@ async fn push(api: &Api, group: Vec<Line>) -> Bytes {
             Err((uid, told)) => (uid.map(String::into_boxed_str), Err(told)),
         })
         .collect();
-    answers(answered.iter().map(|(uid, answered)| (uid.as_deref(), answered)))
+    let told = || answered.iter().map(|(uid, answered)| (uid.as_deref(), answered));
+    tally.count(told());
+    answers(told())
 }
 
 /// Writes a line for each.

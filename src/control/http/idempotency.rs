@@ -15,6 +15,7 @@ use axum::http::header::{CONTENT_TYPE, HeaderName, HeaderValue};
 use axum::http::request::Parts;
 use axum::response::{IntoResponse, Response};
 use tokio::time::Instant;
+use tracing::Instrument as _;
 
 use super::Api;
 use super::problem::{Problem, Told};
@@ -112,12 +113,13 @@ pub(super) async fn once(
         }
         Known::New => {
             let pending = Pending { answers: Arc::clone(&api.answers), name, reply: None };
-            let done = tokio::spawn(async move {
+            let doing = async move {
                 let mut pending = pending;
                 let reply = act.await;
                 pending.reply = Some(reply.clone());
                 reply
-            });
+            };
+            let done = tokio::spawn(doing.in_current_span());
             match done.await {
                 Ok(reply) => Ok(reply.into_response()),
                 Err(_) => Err(Problem::Internal.because("the request was cut, it may have been done")),

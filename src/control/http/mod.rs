@@ -6,6 +6,7 @@
 mod access;
 mod batch;
 mod body;
+mod console;
 mod health;
 mod idempotency;
 mod openapi;
@@ -14,6 +15,8 @@ mod parameters;
 mod problem;
 mod push;
 mod reply;
+mod spans;
+mod stats;
 mod uids;
 
 use std::convert::Infallible;
@@ -35,7 +38,7 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::sync::watch;
-use tokio::time::{Instant, timeout};
+use tokio::time::{Instant, sleep, timeout};
 use tracing::debug;
 
 use self::access::{Peer, Right};
@@ -57,6 +60,9 @@ const HEAD_BYTES_MAX: usize = 64 << 10;
 const LINGER: Duration = Duration::from_secs(2);
 const LINGER_BYTES_MAX: u64 = 16 << 20;
 
+/// How long a connection stays open without a request when the node drains.
+const SILENCE: Duration = Duration::from_millis(100);
+
 /// What every request needs.
 #[derive(Clone)]
 struct Api {
@@ -72,7 +78,7 @@ impl Api {
 
     /// Returns the way to the shards, for an answer in time.
     fn dispatcher(&self) -> Dispatcher {
-        self.control.dispatcher.by(Instant::now() + self.control.settings.borrow().answer_timeout)
+        self.control.dispatcher_in_time()
     }
 
     /// Returns how long the JSON of a message may be: base64 takes 4 bytes for 3, and text its escapes.
@@ -81,19 +87,19 @@ impl Api {
     }
 }
 
-/// Answers on `listener` until the future is dropped.
-pub(super) async fn serve(control: Control, listener: Listener) {
+/// Answers on `listener` until the sender of `ending` is dropped; then nobody new.
+pub(super) async fn serve(control: Control, listener: Listener, ending: watch::Receiver<()>) {
     let api = Api { control: control.clone(), answers: Arc::default() };
     let service = TowerToHyperService::new(routes(api));
     let connections_max = control.settings.borrow().connections_max;
-    accept(listener, control.tls.clone(), connections_max, control.spares.clone(), move |stream, peer| {
+    let (tls, open, spares) = (control.tls.clone(), control.open.clone(), control.spares.clone());
+    accept(listener, tls, connections_max, spares, &open, ending, move |stream, peer| {
         let (service, control) = (service.clone(), control.clone());
         async move {
-            // Told of with the last of these.
-            let _open = control.open.subscribe();
             let service = service_fn(move |mut request: hyper::Request<Incoming>| {
                 request.extensions_mut().insert(Peer(peer));
-                Box::pin(service.call(request))
+                let span = spans::request(&request);
+                Box::pin(spans::answer(span, service.call(request)))
             });
             converse(stream, service, &control).await;
         }
@@ -125,12 +131,15 @@ where
     }
 }
 
-/// Waits until a drain begins; one that had begun when the connection came in closes it by its answer.
+/// Waits until a drain begins, and a moment longer: a request may be on its way, and would find the connection closed.
+///
+/// One that had begun when the connection came in closes it by its answer.
 async fn drains(mut draining: watch::Receiver<Option<Instant>>) {
     let has_begun = draining.borrow().is_some();
     if has_begun || draining.wait_for(Option::is_some).await.is_err() {
         pending::<()>().await;
     }
+    sleep(SILENCE).await;
 }
 
 /// Ends a connection so that its last answer arrives.
@@ -146,6 +155,8 @@ async fn linger(mut stream: Duplex) {
 
 fn routes(api: Api) -> Router {
     Router::new()
+        .route("/", get(console::to_page))
+        .route(console::PATH, get(console::page))
         .route("/metrics", get(metrics))
         .route("/v1/push", post(push::list))
         .route("/v1/push/{uid}", post(push::one))
@@ -154,6 +165,7 @@ fn routes(api: Api) -> Router {
         .route("/v1/uids", get(uids::page))
         .route("/v1/uids/{uid}", get(uids::sessions).delete(uids::close))
         .route("/v1/counts", get(uids::counts))
+        .route("/v1/stats", get(stats::stats))
         .route("/v1/openapi.json", get(openapi::description))
         .fallback(async || Problem::NotFound.because("see /v1/openapi.json for what there is; a uid can't be empty"))
         .method_not_allowed_fallback(method_not_allowed)
@@ -171,5 +183,5 @@ async fn method_not_allowed() -> Told {
 /// What the node counts, for Prometheus.
 async fn metrics(State(api): State<Api>, Extension(caller): Extension<Caller>) -> Result<impl IntoResponse, Told> {
     caller.require(Right::Query)?;
-    Ok(([(CONTENT_TYPE, prometheus::CONTENT_TYPE)], api.control.scrape().await))
+    Ok(([(CONTENT_TYPE, prometheus::CONTENT_TYPE)], api.control.scrape().await?))
 }

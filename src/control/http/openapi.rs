@@ -11,14 +11,14 @@ use utoipa::{Modify, OpenApi};
 use super::outcome::{Line, List};
 use super::problem::Details;
 use super::reply::Reply;
-use super::{batch, health, push, uids};
+use super::{batch, health, push, stats, uids};
 
 #[derive(OpenApi)]
 #[openapi(
     info(title = "pombo", description = "Push to users of a node, ask who is online, and close sessions.",
          license(name = "MIT OR Apache-2.0", identifier = "MIT OR Apache-2.0")),
-    paths(push::one, push::list, push::broadcast, batch::batch, uids::sessions, uids::page, uids::counts, uids::close, description,
-          health::live, health::ready),
+    paths(push::one, push::list, push::broadcast, batch::batch, uids::sessions, uids::page, uids::counts, stats::stats,
+          uids::close, description, health::live, health::ready),
     components(schemas(Details, Line, List)),
     tags((name = "push", description = "Sending messages; the right `push`"),
          (name = "query", description = "Asking who is online; the right `query`"),

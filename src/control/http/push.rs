@@ -3,6 +3,7 @@
 use axum::extract::{Extension, Request, State};
 use axum::response::Response;
 use serde::Serialize;
+use tracing::Instrument as _;
 use utoipa::ToSchema;
 
 use super::access::Right;
@@ -11,6 +12,7 @@ use super::outcome::{self, Answered, List, Outcome, outcome};
 use super::parameters::{Pairs, Parameters, UidInPath, uid};
 use super::problem::{Problem, Told};
 use super::reply::Reply;
+use super::spans::{self, Tally};
 use super::{Api, body};
 use crate::control::tokens::Caller;
 use crate::dispatcher::{Broadcast, Push, Unanswered};
@@ -46,9 +48,12 @@ pub(super) async fn one(
     let (dispatcher, counts) = (api.dispatcher(), api.control.counts.clone());
     let act = async move {
         let push = Push { uid: uid.as_str().into(), kind, payload };
-        match counts.push(&dispatcher, push).await {
-            Ok(delivery) => Reply::json(&outcome(Some(&uid), &Ok(delivery))),
-            Err(unanswered) => Told::from(unanswered).into(),
+        let span = spans::push(&uid, push.payload.len());
+        let answered = counts.push(&dispatcher, push).instrument(span.clone()).await.map_err(Told::from);
+        spans::pushed(&span, &answered);
+        match answered {
+            Ok(_) => Reply::json(&outcome(Some(&uid), &answered)),
+            Err(told) => told.into(),
         }
     };
     idempotency::once(&api, &caller, &parts.headers, fingerprint, act).await
@@ -99,11 +104,15 @@ pub(super) async fn list(
         let pushes: Vec<_> =
             sound.map(|uid| Push { uid: uid.as_str().into(), kind, payload: payload.clone() }).collect();
         counts.note_refused(uids.len() - pushes.len());
-        let mut deliveries = counts.push_all(&dispatcher, pushes).await.into_iter();
+        let span = spans::push_list(uids.len(), payload.len());
+        let mut deliveries = counts.push_all(&dispatcher, pushes).instrument(span.clone()).await.into_iter();
         let answered: Vec<Answered> = checked
             .into_iter()
             .map(|checked| checked.and_then(|()| Ok(deliveries.next().expect("one for each push")?)))
             .collect();
+        let mut tally = Tally::new(span);
+        tally.count(uids.iter().map(|uid| Some(uid.as_str())).zip(&answered));
+        drop(tally);
         let outcomes = uids.iter().zip(&answered).map(|(uid, answered)| outcome(Some(uid), answered)).collect();
         Reply::json(&Outcomes { outcomes })
     };
@@ -147,9 +156,13 @@ pub(super) async fn broadcast(
     let fingerprint = Fingerprint::of(&parts, &payload);
     let (dispatcher, counts) = (api.dispatcher(), api.control.counts.clone());
     let act = async move {
+        let span = spans::broadcast(payload.len(), except.len());
         let except = except.into_iter().map(String::into_boxed_str).collect();
         let shards = dispatcher.shard_count();
-        match told(counts.broadcast(&dispatcher, (kind, payload), except).await, shards) {
+        let broadcast = counts.broadcast(&dispatcher, (kind, payload), except).instrument(span.clone());
+        let due = told(broadcast.await, shards);
+        spans::broadcasted(&span, &due);
+        match due {
             Ok(sessions) => Reply::json(&Due { sessions }),
             Err(told) => told.into(),
         }

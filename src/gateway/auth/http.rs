@@ -18,7 +18,8 @@ use serde::Serialize;
 use serde_json::Value;
 use tokio::sync::Semaphore;
 use tokio::time::timeout;
-use tracing::warn;
+use tracing::field::Empty;
+use tracing::{Instrument as _, Span, debug_span, warn};
 
 use super::cache::{Cache, Key};
 use super::credential::Facts;
@@ -27,6 +28,7 @@ use crate::config::AuthSettings;
 use crate::gateway::Reason;
 use crate::roots::RootsError;
 use crate::service::{self, ServiceClient, causes};
+use crate::trace::{self, Place, TRACEPARENT};
 
 /// Longest answer that is read.
 const ANSWER_BYTES_MAX: usize = 64 << 10;
@@ -81,7 +83,9 @@ impl Service {
         if let Some(answer) = self.remembered(&key, settings.cache_ttl) {
             return answer;
         }
-        let answer = timeout(settings.url_timeout, self.post(question, settings)).await;
+        let span = debug_span!("ask", trace_id = Empty, span_id = Empty, status = Empty);
+        let place = trace::join(&span, None);
+        let answer = timeout(settings.url_timeout, self.post(question, place, settings)).instrument(span).await;
         let answer = answer.unwrap_or_else(|_| {
             self.complain(&format!("no answer within {:?}", settings.url_timeout));
             Err(Reason::AuthUnavailable)
@@ -92,7 +96,7 @@ impl Service {
         answer
     }
 
-    async fn post(&self, question: Vec<u8>, settings: &AuthSettings) -> Result<Claims, Reason> {
+    async fn post(&self, question: Vec<u8>, place: Place, settings: &AuthSettings) -> Result<Claims, Reason> {
         let _place = self.in_flight.acquire().await.expect("the semaphore is never closed");
         let unavailable = |reason: &str| {
             self.complain(reason);
@@ -103,9 +107,11 @@ impl Service {
         let request = Request::post(url.uri())
             .header(header::CONTENT_TYPE, "application/json")
             .header(header::ACCEPT, "application/json")
+            .header(TRACEPARENT, place.traceparent())
             .body(Full::from(question))
             .expect("the parts of the request are sound");
         let response = self.client.request(request).await.map_err(|error| unavailable(&causes(&error)))?;
+        Span::current().record("status", response.status().as_u16());
         match response.status() {
             StatusCode::OK => {}
             // It has no time, or had too many questions: that says nothing of this one.

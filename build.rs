@@ -1,0 +1,86 @@
+//! Tells the program which commit it is built from, and with which features, for `pombo --version`.
+//!
+//! The commit is taken from `BUILD_COMMIT` if that is set (`<hash>` or `<hash> <date>`), else from what `cargo package`
+//! leaves in a source tarball, else from git if this folder is a checkout; without any of them it is left out.
+//! Its date is told and not the day of the build: the same sources make the same program on any day.
+//!
+//! The variables don't begin as the settings do: `cargo run` hands them on to the program, which would take them for such.
+//!
+//! Debug builds don't ask git: every commit would have them, and every test, built again.
+
+use std::path::Path;
+use std::process::Command;
+use std::{env, fs};
+
+fn main() {
+    println!("cargo::rerun-if-changed=build.rs");
+    println!("cargo::rerun-if-env-changed=BUILD_COMMIT");
+    let version = variable("CARGO_PKG_VERSION");
+    let commit = told().or_else(packaged).or_else(checked_out);
+    let version = commit.map_or_else(|| version.clone(), |commit| format!("{version} ({commit})"));
+    println!("cargo::rustc-env=BUILD_VERSION={version}");
+    println!("cargo::rustc-env=BUILD_FEATURES={}", features());
+}
+
+fn variable(name: &str) -> String {
+    env::var(name).unwrap_or_default()
+}
+
+/// The features that are on, by name; cargo tells each by a variable.
+fn features() -> String {
+    let names = env::vars().filter_map(|(name, _)| Some(name.strip_prefix("CARGO_FEATURE_")?.to_lowercase()));
+    let mut names: Vec<_> = names.filter(|name| name != "default").map(|name| name.replace('_', "-")).collect();
+    names.sort();
+    if names.is_empty() { "none".to_owned() } else { names.join(", ") }
+}
+
+/// What the builder says.
+fn told() -> Option<String> {
+    let told = variable("BUILD_COMMIT");
+    if told.is_empty() {
+        return None;
+    }
+    let shown = shown(&told);
+    assert!(shown.is_some(), "BUILD_COMMIT = {told:?}: expected the commit's hash, and its date if known");
+    shown
+}
+
+/// What `cargo package` says; there is no date.
+fn packaged() -> Option<String> {
+    let info = fs::read_to_string(Path::new(&variable("CARGO_MANIFEST_DIR")).join(".cargo_vcs_info.json")).ok()?;
+    let (_, rest) = info.split_once("\"sha1\": \"")?;
+    shown(rest.split('"').next()?)
+}
+
+/// What git says of a checkout.
+fn checked_out() -> Option<String> {
+    if variable("PROFILE") == "debug" {
+        return None;
+    }
+    let root = fs::canonicalize(variable("CARGO_MANIFEST_DIR")).ok()?;
+    // A tarball that is unpacked inside of somebody else's checkout has no commit of its own.
+    if fs::canonicalize(git(&["rev-parse", "--show-toplevel"])?).ok()? != root {
+        return None;
+    }
+    // Grows with each commit and each switch to another. A file that isn't there would have this run every time.
+    let log = root.join(git(&["rev-parse", "--git-path", "logs/HEAD"])?);
+    if log.exists() {
+        println!("cargo::rerun-if-changed={}", log.display());
+    }
+    shown(&git(&["log", "-1", "--format=%H %cs"])?)
+}
+
+fn git(arguments: &[&str]) -> Option<String> {
+    let output = Command::new("git").args(arguments).current_dir(variable("CARGO_MANIFEST_DIR")).output().ok()?;
+    let text = String::from_utf8(output.stdout).ok()?;
+    output.status.success().then(|| text.trim().to_owned())
+}
+
+/// Shows a commit as `3e06cee, 2026-11-23`; nothing if it is none.
+fn shown(commit: &str) -> Option<String> {
+    let (hash, date) = commit.trim().split_once(' ').unwrap_or((commit.trim(), ""));
+    let is_hash = (7..=64).contains(&hash.len()) && hash.bytes().all(|byte| byte.is_ascii_hexdigit());
+    let is_date = date.bytes().all(|byte| byte.is_ascii_digit() || byte == b'-');
+    let short = hash.get(..7).filter(|_| is_hash && is_date)?;
+    Some(if date.is_empty() { short.to_owned() } else { format!("{short}, {date}") })
+}

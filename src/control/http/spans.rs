@@ -1,0 +1,186 @@
+//! Spans around requests and pushes, so that a push can be followed from the program that sent it into log and traces.
+//!
+//! ```text
+//!   request {method, route, trace_id, span_id, parent, token, status}
+//!     └─ push {uid, bytes, outcome, sessions, reason}
+//!        push_list {uids, bytes}, batch {}: and a count for each outcome
+//!        broadcast {bytes, except, outcome, sessions, reason}
+//! ```
+//! All are of the level `debug`: where neither the log nor an export wants that, nothing is made. What became of each uid of
+//! a list or a batch is an event of the level `trace`.
+
+use std::future::Future;
+
+use axum::extract::MatchedPath;
+use axum::http::Extensions;
+use axum::response::Response;
+use hyper::Request;
+use hyper::body::Incoming;
+use tracing::field::{Empty, display};
+use tracing::{Instrument as _, Span, debug, debug_span, trace};
+
+use super::outcome::Answered;
+use super::problem::Told;
+use crate::message::Delivery;
+use crate::trace;
+
+/// Makes the span of a request, in the trace that its sender tells.
+pub(super) fn request(request: &Request<Incoming>) -> Span {
+    let span = debug_span!(
+        "request",
+        method = %request.method(),
+        route = Empty,
+        trace_id = Empty,
+        span_id = Empty,
+        parent = Empty,
+        token = Empty,
+        status = Empty
+    );
+    if !span.is_disabled() {
+        trace::join(&span, Some(request.headers()));
+    }
+    span
+}
+
+/// Answers a request in its span.
+pub(super) async fn answer<E>(span: Span, answer: impl Future<Output = Result<Response, E>>) -> Result<Response, E> {
+    let answered = answer.instrument(span.clone()).await;
+    if let Ok(response) = &answered {
+        span.record("status", response.status().as_u16());
+    }
+    answered
+}
+
+/// Tells of the request that is answered what is known once it has found its way.
+pub(super) fn found(request: &Extensions, token: Option<&str>) {
+    let span = Span::current();
+    if span.is_disabled() {
+        return;
+    }
+    if let Some(route) = request.get::<MatchedPath>() {
+        span.record("route", display(route.as_str()));
+    }
+    if let Some(token) = token {
+        span.record("token", token);
+    }
+}
+
+/// A message to one uid.
+pub(super) fn push(uid: &str, bytes: usize) -> Span {
+    debug_span!("push", uid, bytes, outcome = Empty, sessions = Empty, reason = Empty)
+}
+
+/// A message to a list of uids.
+pub(super) fn push_list(uids: usize, bytes: usize) -> Span {
+    debug_span!(
+        "push_list",
+        uids,
+        bytes,
+        delivered = Empty,
+        offline = Empty,
+        shed = Empty,
+        refused = Empty,
+        unknown = Empty
+    )
+}
+
+/// A message to everybody.
+pub(super) fn broadcast(bytes: usize, except: usize) -> Span {
+    debug_span!("broadcast", bytes, except, outcome = Empty, sessions = Empty, reason = Empty)
+}
+
+/// Messages a line each, for as long as they come.
+pub(super) fn batch() -> Span {
+    debug_span!("batch", delivered = Empty, offline = Empty, shed = Empty, refused = Empty, unknown = Empty)
+}
+
+/// What became of a message: the word for it, how many sessions have it, and why not more.
+fn told(answered: &Answered) -> (&'static str, Option<usize>, Option<&'static str>) {
+    match answered {
+        Ok(Delivery::Delivered { sessions }) => ("delivered", Some(*sessions), None),
+        Ok(Delivery::Offline) => ("offline", None, None),
+        Ok(Delivery::Shed(shed)) => ("shed", None, Some(shed.name())),
+        Err(told) => (failed(told), None, Some(told.problem.name())),
+    }
+}
+
+fn failed(told: &Told) -> &'static str {
+    if told.problem.may_be_done() { "unknown" } else { "refused" }
+}
+
+fn record(span: &Span, outcome: &'static str, sessions: Option<usize>, reason: Option<&'static str>) {
+    span.record("outcome", outcome);
+    if let Some(sessions) = sessions {
+        span.record("sessions", sessions);
+    }
+    if let Some(reason) = reason {
+        span.record("reason", reason);
+    }
+    span.in_scope(|| debug!("pushed"));
+}
+
+/// Tells in the span of a push what became of it.
+pub(super) fn pushed(span: &Span, answered: &Answered) {
+    if span.is_disabled() {
+        return;
+    }
+    let (outcome, sessions, reason) = told(answered);
+    record(span, outcome, sessions, reason);
+}
+
+/// Tells in the span of a broadcast what became of it.
+pub(super) fn broadcasted(span: &Span, due: &Result<usize, Told>) {
+    if span.is_disabled() {
+        return;
+    }
+    let (outcome, sessions, reason) = match due {
+        Ok(sessions) => ("delivered", Some(*sessions), None),
+        Err(told) => (failed(told), told.sessions, Some(told.problem.name())),
+    };
+    record(span, outcome, sessions, reason);
+}
+
+/// What can become of a message.
+const OUTCOMES: [&str; 5] = ["delivered", "offline", "shed", "refused", "unknown"];
+
+/// How many of many messages became what; told in their span when this goes.
+#[derive(Debug)]
+pub(super) struct Tally {
+    span: Span,
+    counts: [usize; OUTCOMES.len()],
+}
+
+impl Tally {
+    pub(super) fn new(span: Span) -> Self {
+        Self { span, counts: [0; OUTCOMES.len()] }
+    }
+
+    /// The span around all of them.
+    pub(super) fn span(&self) -> &Span {
+        &self.span
+    }
+
+    /// Counts messages, and tells of each.
+    pub(super) fn count<'a>(&mut self, answered: impl IntoIterator<Item = (Option<&'a str>, &'a Answered)>) {
+        if self.span.is_disabled() {
+            return;
+        }
+        let _entered = self.span.enter();
+        for (uid, answered) in answered {
+            let (outcome, sessions, reason) = told(answered);
+            trace!(uid, outcome, sessions, reason, "pushed");
+            if let Some(place) = OUTCOMES.iter().position(|other| *other == outcome) {
+                self.counts[place] += 1;
+            }
+        }
+    }
+}
+
+impl Drop for Tally {
+    fn drop(&mut self) {
+        for (outcome, count) in OUTCOMES.iter().zip(self.counts).filter(|(_, count)| *count > 0) {
+            self.span.record(*outcome, count);
+        }
+        self.span.in_scope(|| debug!("pushed"));
+    }
+}

@@ -1,0 +1,182 @@
+//! Everything that each shard counts, as JSON, for whoever watches the node: the console, `pombo top`.
+//!
+//! Totals since the start and what is there now; who asks twice has the rates. Nothing is kept for it.
+
+use std::collections::BTreeMap;
+use std::time::{Duration, SystemTime};
+
+use axum::extract::{Extension, State};
+use serde::Serialize;
+use tokio::time::Instant;
+use utoipa::ToSchema;
+
+use super::Api;
+use super::access::Right;
+use super::parameters::{Pairs, Parameters};
+use super::problem::Told;
+use super::reply::Reply;
+use crate::control::tokens::Caller;
+use crate::dispatcher::Unanswered;
+use crate::frame::close;
+use crate::gateway::Reason;
+use crate::metrics::{Histogram, Stats};
+
+/// How long a shard is waited for, unless `control_answer_timeout` is shorter: who watches asks again soon.
+const ANSWER_TIME: Duration = Duration::from_secs(1);
+
+/// What a node and each of its shards have counted.
+#[derive(Debug, Serialize, ToSchema)]
+pub(super) struct NodeStats {
+    /// The node's clock, in milliseconds since 1970.
+    at_ms: u64,
+    /// Since the node started. All counts began then: a smaller one than before tells of a restart.
+    uptime_ms: u64,
+    /// Version that runs.
+    version: &'static str,
+    state: NodeState,
+    /// Connections open now, logged in or not.
+    connections: usize,
+    /// Most connections that are let in.
+    connections_max: usize,
+    /// Each shard, in order.
+    shards: Vec<ShardStats>,
+    /// What the hook has counted, which no shard knows.
+    #[schema(value_type = BTreeMap<String, u64>)]
+    hook: BTreeMap<&'static str, u64>,
+    /// Connections refused before they were sessions, by reason.
+    #[schema(value_type = BTreeMap<String, u64>)]
+    refusals: BTreeMap<&'static str, u64>,
+}
+
+/// What a node does.
+#[derive(Debug, Serialize, ToSchema)]
+#[serde(rename_all = "lowercase")]
+enum NodeState {
+    /// It lets clients in.
+    Serving,
+    /// It lets nobody in, and closes who is there.
+    Draining,
+}
+
+/// A shard's counts, or why there are none.
+#[derive(Debug, Serialize, ToSchema)]
+#[serde(untagged)]
+enum ShardStats {
+    Counted(Box<ShardCounts>),
+    Unanswered {
+        /// Why the shard has not answered.
+        error: &'static str,
+    },
+}
+
+/// What a shard has counted.
+#[derive(Debug, Serialize, ToSchema)]
+struct ShardCounts {
+    /// Each plain count, by the name that docs/metrics.md has beside it.
+    #[schema(value_type = BTreeMap<String, u64>)]
+    counts: BTreeMap<&'static str, u64>,
+    /// Sessions closed, by close code, those that were; `other` has the codes that are not pombo's.
+    closes: BTreeMap<String, u64>,
+    /// How long turns took, without the wait in front of each.
+    turn_time: Durations,
+}
+
+/// How often something took how long.
+#[derive(Debug, Serialize, ToSchema)]
+struct Durations {
+    /// Upper bounds, in nanoseconds.
+    bounds_ns: Vec<u64>,
+    /// How many took up to each bound and longer than the one before; one more place has those beyond all.
+    counts: Vec<u64>,
+    /// The sum of all, in nanoseconds.
+    sum_ns: u64,
+}
+
+impl From<&Histogram> for Durations {
+    fn from(histogram: &Histogram) -> Self {
+        let Histogram { counts, sum_ns } = histogram;
+        Self { bounds_ns: Histogram::BOUNDS.to_vec(), counts: counts.to_vec(), sum_ns: *sum_ns }
+    }
+}
+
+impl From<&Stats> for ShardCounts {
+    fn from(stats: &Stats) -> Self {
+        let codes = close::ALL.iter().map(|(code, _, _)| code.to_string()).chain(["other".to_owned()]);
+        Self {
+            counts: Stats::ALL.iter().map(|metric| (metric.field, (metric.read)(stats))).collect(),
+            closes: codes.zip(stats.closes).filter(|(_, count)| *count > 0).collect(),
+            turn_time: (&stats.turn_time).into(),
+        }
+    }
+}
+
+impl From<Result<Stats, Unanswered>> for ShardStats {
+    fn from(answer: Result<Stats, Unanswered>) -> Self {
+        let error = match answer {
+            Ok(stats) => return Self::Counted(Box::new((&stats).into())),
+            Err(Unanswered::Drained) => "the shard has drained",
+            Err(Unanswered::Busy) => "the shard had no room for the question in time",
+            Err(Unanswered::Silent) => "the shard did not answer in time",
+        };
+        Self::Unanswered { error }
+    }
+}
+
+/// Tells what each shard counts.
+///
+/// It is answered during a drain, too.
+#[utoipa::path(get, path = "/v1/stats", tag = "query",
+    responses((status = 200, description = "The counts, shard by shard", body = NodeStats)))]
+pub(super) async fn stats(
+    State(api): State<Api>,
+    Extension(caller): Extension<Caller>,
+    pairs: Pairs,
+) -> Result<Reply, Told> {
+    caller.require(Right::Query)?;
+    Parameters::read(pairs, &[])?;
+    let (control, settings) = (&api.control, api.settings());
+    let asked = control.dispatcher.by(Instant::now() + settings.answer_timeout.min(ANSWER_TIME));
+    let shards = asked.stats().await.into_iter().map(ShardStats::from).collect();
+    let mut hook = Stats::default();
+    control.dispatcher.add_hook_counts(&mut hook);
+    let is_draining = control.draining.borrow().is_some();
+    Ok(Reply::json(&NodeStats {
+        at_ms: milliseconds(SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default()),
+        uptime_ms: milliseconds(control.started.elapsed()),
+        version: env!("CARGO_PKG_VERSION"),
+        state: if is_draining { NodeState::Draining } else { NodeState::Serving },
+        connections: control.admission.count(),
+        connections_max: settings.node_connections_max,
+        shards,
+        hook: [("events", hook.hook_events), ("lost", hook.hook_lost), ("failures", hook.hook_failures)].into(),
+        refusals: Reason::ALL.iter().map(|reason| (reason.name(), control.refusals.count(*reason))).collect(),
+    }))
+}
+
+fn milliseconds(time: Duration) -> u64 {
+    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn codes_that_are_not_ours_are_told_as_others() {
+        let mut stats = Stats::default();
+        for code in [close::NORMAL, close::NORMAL, 4999] {
+            stats.count_close(code);
+        }
+        let closes: Vec<_> = ShardCounts::from(&stats).closes.into_iter().collect();
+        assert_eq!(closes, [("1000".to_owned(), 2), ("other".to_owned(), 1)]);
+    }
+
+    #[test]
+    fn shard_without_an_answer_says_so_in_its_place() {
+        for unanswered in [Unanswered::Drained, Unanswered::Busy, Unanswered::Silent] {
+            let told = serde_json::to_value(ShardStats::from(Err(unanswered))).expect("it is JSON");
+            assert!(told["error"].as_str().is_some_and(|error| error.starts_with("the shard ")), "{told}");
+            assert_eq!(told.as_object().map(serde_json::Map::len), Some(1), "{told}");
+        }
+    }
+}
