@@ -35,6 +35,10 @@ macro_rules! metrics {
             pub closes: [u64; close::ALL.len() + 1],
             /// How long the turns took that did something, without the wait in front of each.
             pub turn_time: Histogram,
+            /// How long batches of mail waited, from when they were posted to the poll before they were taken.
+            pub mail_wait: Histogram,
+            /// How long pushes of other programs took, from when control had them to their answer.
+            pub push_time: Histogram,
         }
 
         impl Stats {
@@ -55,6 +59,8 @@ macro_rules! metrics {
                     *count += more;
                 }
                 self.turn_time.add(&other.turn_time);
+                self.mail_wait.add(&other.mail_wait);
+                self.push_time.add(&other.push_time);
             }
         }
     };
@@ -111,6 +117,8 @@ metrics! {
     counter memory_cuts => "pombo_memory_cuts";
     /// Bytes of memory that sessions hold now: parts of messages, and what waits to be decoded or sent.
     gauge memory_held => "pombo_memory_held_bytes";
+    /// Bytes that wait in outboxes now, since their sockets took no more.
+    gauge outbox_bytes => "pombo_outbox_bytes";
     /// Sessions closed because their credential's time was over.
     counter expired => "pombo_expired";
     /// Sessions ended by a panic in the per-session part.
@@ -131,6 +139,8 @@ metrics! {
     counter hook_failures => "pombo_hook_failures";
     /// Frames received.
     counter frames_in => "pombo_frames_received";
+    /// Frames put on their way to sessions: messages, answers, control frames; what was dropped again is counted as shed.
+    counter frames_out => "pombo_frames_queued";
     /// Bytes received, frame headers included.
     counter bytes_in => "pombo_received_bytes";
     /// Bytes sent, frame headers included.
@@ -149,7 +159,105 @@ metrics! {
     gauge mail_bytes => "pombo_mail_bytes";
     /// Times that a session waited for room in the mail to another shard.
     counter mail_stalls => "pombo_mail_stalls";
+    /// Batches of mail that wait to be taken now.
+    gauge mailbox_batches => "pombo_mailbox_batches";
+    /// Messages of other programs, to one uid each, that a session took.
+    counter pushes_delivered => "pombo_pushes" { outcome = "delivered" };
+    /// Messages of other programs to a uid that nobody was logged in under.
+    counter pushes_offline => "pombo_pushes" { outcome = "offline" };
+    /// Messages of other programs that no session had room for.
+    counter pushes_shed => "pombo_pushes" { outcome = "shed" };
+    /// Messages of other programs that were not sent: something was wrong with them, or a shard had no time.
+    counter pushes_refused => "pombo_pushes" { outcome = "refused" };
+    /// Messages of other programs that a shard has not answered in time: they may have been sent.
+    counter pushes_unknown => "pombo_pushes" { outcome = "unknown" };
+    /// Lines of the text port that name no receiver, or are too long.
+    counter text_refused => "pombo_text_refused";
 }
+
+/// How the values of a family go on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum FamilyKind {
+    /// It only grows; its name has `_total` behind it where it is told.
+    Counter,
+    /// What there is now.
+    Gauge,
+    /// Counts of durations up to each of [`Histogram::BOUNDS`]: `_bucket`, `_sum`, `_count`.
+    Histogram,
+    /// A text; its name has `_info` behind it where it is told.
+    Info,
+}
+
+/// A family for Prometheus that is no sum of the counts in [`Stats::ALL`].
+#[derive(Clone, Copy, Debug)]
+pub struct Family {
+    /// Its name, without what its kind adds.
+    pub name: &'static str,
+    /// How its values go on.
+    pub kind: FamilyKind,
+    /// The label that tells its values apart, if it has several.
+    pub label: Option<&'static str>,
+    /// What it tells.
+    pub help: &'static str,
+}
+
+const fn family(name: &'static str, kind: FamilyKind, label: Option<&'static str>, help: &'static str) -> Family {
+    Family { name, kind, label, help }
+}
+
+/// Every [`Family`], in the order in which they are told.
+pub const FAMILIES: &[Family] = {
+    use FamilyKind::{Counter, Gauge, Histogram, Info};
+    const SHARD: Option<&str> = Some("shard");
+    &[
+        family("pombo_build", Info, Some("version"), "Version that runs"),
+        family("pombo_closes", Counter, Some("code"), "Sessions closed, by close code"),
+        family("pombo_refusals", Counter, Some("reason"), "Connections refused before they were sessions"),
+        family("pombo_api_problems", Counter, Some("problem"), "Requests of the API answered with a problem"),
+        family("pombo_connections", Gauge, None, "Connections open now, logged in or not"),
+        family("pombo_connections_max", Gauge, None, "Most connections, by the setting"),
+        family(
+            "pombo_memory_max_bytes",
+            Gauge,
+            None,
+            "Most bytes that sessions may hold, by the setting memory_bytes_max",
+        ),
+        family(
+            "pombo_starved_listeners",
+            Gauge,
+            None,
+            "Listeners that can't accept now, for want of descriptors or memory",
+        ),
+        family(
+            "pombo_push_seconds",
+            Histogram,
+            None,
+            "How long pushes of other programs took, from when control had them to their answer",
+        ),
+        family("pombo_shard_sessions", Gauge, SHARD, "Sessions of a shard now"),
+        family("pombo_shard_mail_bytes", Gauge, SHARD, "Bytes of mail that a shard has in hand for others now"),
+        family("pombo_shard_mailbox_batches", Gauge, SHARD, "Batches of mail that wait for a shard now"),
+        family(
+            "pombo_shard_turn_seconds",
+            Histogram,
+            SHARD,
+            "How long the turns of a shard took, without the wait in front of each",
+        ),
+        family(
+            "pombo_shard_mail_wait_seconds",
+            Histogram,
+            SHARD,
+            "How long batches of mail waited for a shard, to the poll before they were taken",
+        ),
+        family("process_cpu_seconds", Counter, None, "CPU time used"),
+        family("process_resident_memory_bytes", Gauge, None, "Resident memory"),
+        family("process_virtual_memory_bytes", Gauge, None, "Virtual memory"),
+        family("process_threads", Gauge, None, "Threads"),
+        family("process_start_time_seconds", Gauge, None, "When the process started, since 1970"),
+        family("process_open_fds", Gauge, None, "Open file descriptors"),
+        family("process_max_fds", Gauge, None, "Most open file descriptors"),
+    ]
+};
 
 impl Stats {
     /// Counts a session closed with `code`.

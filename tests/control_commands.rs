@@ -1,4 +1,4 @@
-//! `pombo push`, `online` and `kick` as their callers see them: what is asked, what is printed where, exit codes.
+//! `pombo push`, `online`, `kick` and `health` as their callers see them: what is asked, what is printed where, exit codes.
 //!
 //! In here a node of the test's own answers, so that it can say anything.
 
@@ -177,6 +177,20 @@ fn kick_says_code_and_reason() {
     let arguments = ["kick", "alice", "--code", "4000", "--reason", "no & more"];
     let asked = check(&arguments, "200 OK", r#"{"uid":"alice","sessions":0}"#, "alice is offline\n", 3);
     assert_eq!(asked.line, "DELETE /v1/uids/alice?code=4000&reason=no%20%26%20more HTTP/1.1");
+}
+
+#[test]
+fn health_is_told_by_the_exit_code() {
+    assert_eq!(check(&["health"], "200 OK", "ok\n", "healthy\n", 0).line, "GET /healthz HTTP/1.1");
+    assert_eq!(check(&["health", "--ready"], "200 OK", "ok\n", "ready\n", 0).line, "GET /readyz HTTP/1.1");
+    let told = "pombo health: 503 Service Unavailable: the node drains\n";
+    check_failure(&["health", "--ready"], "503 Service Unavailable", "the node drains\n", told);
+    // Nobody listens on a port that was just given back.
+    let address =
+        TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr()).expect("a port").to_string();
+    let (stdout, stderr, code) = pombo(&["health"], &[("POMBO_CONTROL", &address)], b"");
+    assert!(stdout.is_empty() && stderr.starts_with("pombo health: can't connect to "), "{stderr}");
+    assert_eq!(code, 1);
 }
 
 #[track_caller]

@@ -49,6 +49,77 @@ fn the_service_gives_a_drain_its_time() {
     assert!(seconds(stop[0]) > seconds(drain_timeout.as_str().expect("text")), "{stop:?}");
 }
 
+/// A file of the project.
+fn project(file: &str) -> String {
+    fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join(file))
+        .unwrap_or_else(|error| panic!("{file}: {error}"))
+}
+
+#[test]
+fn the_package_puts_everything_where_the_units_look() {
+    let manifest: toml::Table = project("Cargo.toml").parse().expect("a manifest is TOML");
+    let deb = &manifest["package"]["metadata"]["deb"];
+    let mut installed = Vec::new();
+    for asset in deb["assets"].as_array().expect("a list") {
+        let [from, to, mode] = [0, 1, 2].map(|index| asset[index].as_str().expect("text"));
+        let name = from.rsplit('/').next().expect("a name");
+        installed.push((if to.ends_with('/') { format!("/{to}{name}") } else { format!("/{to}") }, mode));
+        // What is under `target` is made by `scripts/package`.
+        let folder = from.strip_suffix(name).expect("it ends with its name");
+        let is_there = if name.contains('*') { folder.to_owned() } else { from.to_owned() };
+        let is_made = from.starts_with("target/");
+        assert!(is_made || Path::new(env!("CARGO_MANIFEST_DIR")).join(is_there).exists(), "{from}");
+    }
+    let service = text("systemd/pombo.service");
+    let start: Vec<&str> = values(&service, "ExecStart")[0].split(' ').collect();
+    let [program, "serve", "--config", settings] = start[..] else { panic!("{start:?}") };
+    assert!(installed.contains(&(program.to_owned(), "755")), "{program}: {installed:?}");
+    assert!(installed.contains(&(settings.to_owned(), "644")), "{settings}: {installed:?}");
+    assert_eq!(deb["conf-files"].as_array().expect("a list")[..], [toml::Value::from(settings)]);
+    assert_eq!(deb["systemd-units"]["unit-scripts"].as_str(), Some("deploy/systemd"));
+    // Both would refuse who connects during an upgrade; the script restarts the service alone.
+    for key in ["restart-after-upgrade", "stop-on-upgrade"] {
+        assert_eq!(deb["systemd-units"][key].as_bool(), Some(false), "{key}");
+    }
+    assert!(text("debian/postinst").contains("restart pombo.service >"));
+    // The first entry of Debian's own changelog is of this version.
+    let version = env!("CARGO_PKG_VERSION");
+    assert!(text("debian/changelog").starts_with(&format!("pombo ({version}-1) ")), "{version}");
+}
+
+#[test]
+fn the_image_and_compose_agree_with_the_settings() {
+    let defaults = settings("systemd/pombo.toml");
+    let port =
+        |key: &str| defaults[key].as_str().and_then(|listen| listen.rsplit(':').next()).expect("a port").to_owned();
+    let seconds = |text: &str| humantime::parse_duration(text).expect("a time");
+    let drain_timeout = seconds(defaults["drain_timeout"].as_str().expect("text"));
+
+    let image = text("docker/Dockerfile");
+    assert!(image.contains(&format!("\nENV POMBO_LISTEN=0.0.0.0:{0}\nEXPOSE {0}\n", port("listen"))));
+    assert!(image.contains("\nSTOPSIGNAL SIGTERM\n") && image.contains("\nUSER 65532:65532\n"));
+    assert!(image.contains(r#"CMD ["/usr/bin/pombo", "health"]"#));
+
+    let compose = text("docker/compose.yaml");
+    let value = |key: &str| {
+        let line = compose.lines().find_map(|line| line.trim().strip_prefix(key)?.strip_prefix(": "));
+        line.unwrap_or_else(|| panic!("compose.yaml has no {key}")).to_owned()
+    };
+    assert!(compose.contains(&format!(r#"- "{0}:{0}""#, port("listen"))));
+    assert!(seconds(&value("stop_grace_period")) > drain_timeout);
+    let limit = values(&text("systemd/pombo.service"), "LimitNOFILE")[0].to_owned();
+    assert_eq!((value("soft"), value("hard")), (limit.clone(), limit));
+    // What is built, and what is mounted read-only, is there; each container is without rights.
+    let services = compose.matches("\n    image: ").count() + compose.matches("\n    build:\n").count() - 1;
+    for line in ["read_only: true", "cap_drop: [ALL]", r#"security_opt: ["no-new-privileges:true"]"#] {
+        assert_eq!(compose.matches(line).count(), services, "{line}");
+    }
+    let mounts = compose.lines().filter_map(|line| line.trim().strip_prefix("- ")?.strip_suffix(":ro"));
+    let paths: Vec<&str> = mounts.filter_map(|mount| mount.split(':').next()).collect();
+    assert_eq!(paths, ["../prometheus", "../grafana/provisioning", "../grafana/pombo.json"]);
+    assert!(deploy("docker").join("../..").join(value("dockerfile")).exists());
+}
+
 #[test]
 fn systemd_finds_nothing_wrong_with_the_units() {
     let folder = TempDir::new().expect("a folder");

@@ -1,4 +1,4 @@
-//! Holds `docs/metrics.md` against the table in `src/metrics.rs`.
+//! Holds `docs/metrics.md` against the tables in `src/metrics.rs`.
 //!
 //! `UPDATE_DOCS=1 cargo test --test metrics_table` writes the table anew.
 
@@ -6,7 +6,7 @@ use std::fs;
 use std::path::Path;
 
 use pombo::Stats;
-use pombo::metrics::Metric;
+use pombo::metrics::{FAMILIES, Family, FamilyKind, Metric};
 
 const BEGIN: &str = "<!-- metrics -->\n";
 const END: &str = "<!-- /metrics -->\n";
@@ -36,5 +36,20 @@ fn table() -> String {
         format!("| `{}` | `{}{suffix}{label}` | {help} |\n", metric.field, metric.family)
     };
     let rows: String = Stats::ALL.iter().map(row).collect();
-    format!("\n| count | for Prometheus | what it counts |\n| --- | --- | --- |\n{rows}\n")
+    let families: String = FAMILIES.iter().map(family_row).collect();
+    format!(
+        "\n| count | for Prometheus | what it counts |\n| --- | --- | --- |\n{rows}\n\
+         Told to Prometheus besides:\n\n| for Prometheus | kind | what it tells |\n| --- | --- | --- |\n{families}\n"
+    )
+}
+
+fn family_row(Family { name, kind, label, help, .. }: &Family) -> String {
+    let (suffix, kind) = match kind {
+        FamilyKind::Counter => ("_total", "counter"),
+        FamilyKind::Gauge => ("", "gauge"),
+        FamilyKind::Histogram => ("", "histogram"),
+        FamilyKind::Info => ("_info", "info"),
+    };
+    let label = label.map_or_else(String::new, |label| format!("{{{label}}}"));
+    format!("| `{name}{suffix}{label}` | {kind} | {help} |\n")
 }

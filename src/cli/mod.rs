@@ -56,6 +56,7 @@ enum Command {
     Push(control::push::Push),
     Online(control::online::Online),
     Kick(control::kick::Kick),
+    Health(control::health::Health),
     Top(control::top::Top),
     /// Puts a server under load, checks every message, and says what it cost
     Bench(bench::BenchArgs),
@@ -84,6 +85,7 @@ pub fn run(
         Command::Push(push) => push.run(&variables),
         Command::Online(online) => online.run(&variables),
         Command::Kick(kick) => kick.run(&variables),
+        Command::Health(health) => health.run(&variables),
         Command::Top(top) => top.run(&variables),
         Command::Connect(connect) => connect::run(connect),
         Command::Bench(bench) => bench::run(bench),

@@ -148,6 +148,8 @@ pub struct ControlSettings {
     pub tokens_file: Option<PathBuf>,
     /// Most connections at a time.
     pub connections_max: usize,
+    /// Most bytes that sessions of the node may hold.
+    pub memory_bytes_max: usize,
     /// Time without a request, for a request's head, and for an answer that is not read.
     pub idle_timeout: Duration,
     /// Time that a request's body may take.
@@ -171,10 +173,11 @@ impl Config {
     pub fn control_settings(&self) -> ControlSettings {
         ControlSettings {
             uid_bytes_max: self.uid_bytes_max,
-            node_connections_max: self.connections_max,
             tokens: self.control_tokens.clone(),
             tokens_file: self.control_tokens_file.clone(),
             connections_max: self.control_connections_max,
+            node_connections_max: self.connections_max,
+            memory_bytes_max: self.memory_bytes_max,
             idle_timeout: self.control_idle_timeout,
             body_timeout: self.control_body_timeout,
             answer_timeout: self.control_answer_timeout,

@@ -1,10 +1,11 @@
 //! Accepting on the control listeners: a bounded number of connections, each on a task of its own.
 
+use std::fs::File;
 use std::future::Future;
 use std::io;
 use std::net::SocketAddr;
 use std::pin::Pin;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use rustls::ServerConfig;
@@ -22,6 +23,9 @@ const RETRY: Duration = Duration::from_millis(10);
 /// Time that a TLS handshake may take.
 const TLS_TIME: Duration = Duration::from_secs(10);
 
+/// Descriptors that control keeps for itself: for connections, and for what it reads.
+const SPARES: usize = 6;
+
 /// A stream as it comes to a task, whatever it runs over.
 pub(super) type Duplex = Pin<Box<dyn ReadWrite>>;
 
@@ -37,11 +41,13 @@ pub(super) async fn accept<F: Future<Output = ()> + Send + 'static>(
     listener: Listener,
     tls: Option<watch::Receiver<Arc<ServerConfig>>>,
     connections_max: usize,
+    spares: Spares,
     open: &watch::Sender<()>,
     mut ending: watch::Receiver<()>,
     serve: impl Fn(Duplex, Option<SocketAddr>) -> F + Clone + Send + 'static,
 ) {
     let places = Arc::new(Semaphore::new(connections_max));
+    spares.fill();
     loop {
         let place = tokio::select! {
             biased;
@@ -55,20 +61,44 @@ pub(super) async fn accept<F: Future<Output = ()> + Send + 'static>(
         };
         let connection = match accepted {
             Ok(connection) => connection,
+            Err(_) if spares.give() => continue,
             Err(error) => {
                 debug!(error = %error, "cannot accept on a control listener");
                 sleep(RETRY).await;
                 continue;
             }
         };
-        let (tls, serve, open) = (tls.clone(), serve.clone(), open.subscribe());
+        let (tls, serve, spares, open) = (tls.clone(), serve.clone(), spares.clone(), open.subscribe());
         tokio::spawn(async move {
             let _held = (place, open);
             match secure(connection, tls).await {
                 Ok((stream, peer)) => serve(stream, peer).await,
                 Err(error) => debug!(error = %error, "control connection lost"),
             }
+            // Its descriptor is free in this moment, and the gateway may be waiting for one.
+            spares.fill();
         });
+    }
+}
+
+/// Descriptors held for when clients have all others, so that the node can still be asked what is wrong with it.
+#[derive(Clone, Default)]
+pub(crate) struct Spares(Arc<Mutex<Vec<File>>>);
+
+impl Spares {
+    /// Takes as many as are free, up to [`SPARES`].
+    pub(super) fn fill(&self) {
+        let mut spares = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        while spares.len() < SPARES {
+            // Without one, or without `/dev/null`, there is no help in a shortage.
+            let Ok(spare) = File::open("/dev/null") else { return };
+            spares.push(spare);
+        }
+    }
+
+    /// Gives one up, for somebody else to have; tells whether there was one.
+    pub(super) fn give(&self) -> bool {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).pop().is_some()
     }
 }
 

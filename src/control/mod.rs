@@ -11,6 +11,7 @@
 //! ```
 
 mod accept;
+mod counts;
 mod hooks;
 mod http;
 mod prometheus;
@@ -29,10 +30,12 @@ pub use self::http::Problem;
 pub use self::tokens::ControlTokensError;
 pub(crate) use self::tokens::TokenSet;
 
+pub(crate) use self::accept::Spares;
+pub(crate) use self::counts::Counts;
 pub(crate) use self::hooks::{HookEnds, HookError, Hooks};
 use crate::config::ControlSettings;
 use crate::dispatcher::{Dispatcher, Unanswered};
-use crate::gateway::{Reason, Refusals};
+use crate::gateway::{Reason, Refusals, Shortages};
 use crate::listener::BoundListener;
 use crate::metrics::Stats;
 use crate::shard::Admission;
@@ -66,6 +69,12 @@ pub(crate) struct Control {
     pub(crate) admission: Admission,
     /// What was refused, by reason.
     pub(crate) refusals: Refusals,
+    /// Listeners of the gateway that can't accept now.
+    pub(crate) shortages: Shortages,
+    /// What it counts itself.
+    pub(crate) counts: Counts,
+    /// Descriptors for when there are no others.
+    pub(crate) spares: Spares,
     /// What TLS handshakes are made by; nothing where TCP listeners speak plainly.
     pub(crate) tls: Option<watch::Receiver<Arc<rustls::ServerConfig>>>,
 }
@@ -83,10 +92,32 @@ impl Control {
     async fn scrape(&self) -> Result<String, Unanswered> {
         let shards = self.dispatcher_in_time().stats().await.into_iter().collect::<Result<_, _>>()?;
         let refusals = Reason::ALL.iter().map(|reason| (reason.name(), self.refusals.count(*reason))).collect();
-        let mut hook = Stats::default();
-        self.dispatcher.add_hook_counts(&mut hook);
-        let scrape = prometheus::Scrape { shards, hook, connections: self.admission.count() as u64, refusals };
-        Ok(scrape.text())
+        let (connections_max, memory_bytes_max) = {
+            let settings = self.settings.borrow();
+            (settings.node_connections_max as u64, settings.memory_bytes_max as u64)
+        };
+        let scrape = prometheus::Scrape {
+            shards,
+            own: self.own_stats(),
+            connections: self.admission.count() as u64,
+            connections_max,
+            memory_bytes_max,
+            starved_listeners: self.shortages.count() as u64,
+            problems: self.counts.problems(),
+            refusals,
+        };
+        // Two, to read the process's figures by.
+        let _ = (self.spares.give(), self.spares.give());
+        let text = scrape.text();
+        self.spares.fill();
+        Ok(text)
+    }
+
+    /// Returns what was counted outside of the shards: by control, and by the hook.
+    fn own_stats(&self) -> Stats {
+        let mut stats = self.counts.stats();
+        self.dispatcher.add_hook_counts(&mut stats);
+        stats
     }
 
     /// Serves on all listeners until `served` is over, and then answers what was taken by then.

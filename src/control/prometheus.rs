@@ -10,20 +10,30 @@ use prometheus_client::metrics::MetricType;
 use prometheus_client::registry::Registry;
 
 use crate::frame::close;
-use crate::metrics::{Histogram, Metric, Stats};
+use crate::metrics::{FAMILIES, FamilyKind, Histogram, Metric, Stats};
 
 /// How the answer is marked.
 pub(super) const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+
+/// Reads one of what a shard has counted.
+type Read<T> = fn(&Stats) -> T;
 
 /// What a scrape found.
 #[derive(Debug, Default)]
 pub(super) struct Scrape {
     /// What each shard has counted, in their order.
     pub(super) shards: Vec<Stats>,
-    /// What the hook has counted.
-    pub(super) hook: Stats,
-    /// Connections open now, logged in or not.
+    /// What the hook and control have counted.
+    pub(super) own: Stats,
+    /// Connections open now, logged in or not, and their bound.
     pub(super) connections: u64,
+    pub(super) connections_max: u64,
+    /// The bound of what sessions hold.
+    pub(super) memory_bytes_max: u64,
+    /// Listeners that can't accept now.
+    pub(super) starved_listeners: u64,
+    /// Each problem of the API, and how often it was the answer.
+    pub(super) problems: Vec<(&'static str, u64)>,
     /// Each reason to refuse a connection before it is a session, and how often it was.
     pub(super) refusals: Vec<(&'static str, u64)>,
 }
@@ -42,17 +52,26 @@ impl Scrape {
 impl Collector for Scrape {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
         let encoder = &mut encoder;
-        let version = [("version", env!("CARGO_PKG_VERSION"))];
-        describe(encoder, "pombo_build", "Version that runs", MetricType::Info)?.encode_info(&version)?;
+        describe(encoder, "pombo_build")?.encode_info(&[("version", env!("CARGO_PKG_VERSION"))])?;
         self.encode_sums(encoder)?;
         self.encode_closes(encoder)?;
-        let mut refusals =
-            describe(encoder, "pombo_refusals", "Connections refused before they were sessions", MetricType::Counter)?;
-        for (reason, count) in &self.refusals {
-            counter(&mut refusals.encode_family(&[("reason", *reason)])?, *count)?;
+        for (name, label, counts) in
+            [("pombo_refusals", "reason", &self.refusals), ("pombo_api_problems", "problem", &self.problems)]
+        {
+            let mut family = describe(encoder, name)?;
+            for (value, count) in counts {
+                counter(&mut family.encode_family(&[(label, *value)])?, *count)?;
+            }
         }
-        describe(encoder, "pombo_connections", "Connections open now, logged in or not", MetricType::Gauge)?
-            .encode_gauge(&self.connections)?;
+        for (name, value) in [
+            ("pombo_connections", self.connections),
+            ("pombo_connections_max", self.connections_max),
+            ("pombo_memory_max_bytes", self.memory_bytes_max),
+            ("pombo_starved_listeners", self.starved_listeners),
+        ] {
+            describe(encoder, name)?.encode_gauge(&value)?;
+        }
+        histogram(&mut describe(encoder, "pombo_push_seconds")?, &self.own.push_time)?;
         self.encode_shards(encoder)?;
         encode_process(encoder)
     }
@@ -60,14 +79,14 @@ impl Collector for Scrape {
 
 impl Scrape {
     fn encode_sums(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
-        let mut sum = self.hook;
+        let mut sum = self.own;
         self.shards.iter().for_each(|stats| sum.add(stats));
         for (place, first) in Stats::ALL.iter().enumerate() {
             if Stats::ALL[..place].iter().any(|earlier| earlier.family == first.family) {
                 continue;
             }
             let kind = if first.is_gauge { MetricType::Gauge } else { MetricType::Counter };
-            let mut family = describe(encoder, first.family, help(first), kind)?;
+            let mut family = encoder.encode_descriptor(first.family, help(first), None, kind)?;
             for metric in Stats::ALL.iter().filter(|metric| metric.family == first.family) {
                 let value = (metric.read)(&sum);
                 match metric.label {
@@ -81,7 +100,7 @@ impl Scrape {
     }
 
     fn encode_closes(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
-        let mut family = describe(encoder, "pombo_closes", "Sessions closed, by close code", MetricType::Counter)?;
+        let mut family = describe(encoder, "pombo_closes")?;
         let codes = close::ALL.iter().map(|(code, _, _)| code.to_string()).chain(["other".to_owned()]);
         for (place, code) in codes.enumerate() {
             let count: u64 = self.shards.iter().map(|stats| stats.closes[place]).sum();
@@ -91,22 +110,26 @@ impl Scrape {
     }
 
     fn encode_shards(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
-        let mut family = describe(encoder, "pombo_shard_sessions", "Sessions of a shard now", MetricType::Gauge)?;
-        for (shard, stats) in self.shards.iter().enumerate() {
-            family.encode_family(&[("shard", shard)])?.encode_gauge(&stats.sessions)?;
+        let gauges: [(_, Read<u64>); 3] = [
+            ("pombo_shard_sessions", |stats| stats.sessions),
+            ("pombo_shard_mail_bytes", |stats| stats.mail_bytes),
+            ("pombo_shard_mailbox_batches", |stats| stats.mailbox_batches),
+        ];
+        for (name, read) in gauges {
+            let mut family = describe(encoder, name)?;
+            for (shard, stats) in self.shards.iter().enumerate() {
+                family.encode_family(&[("shard", shard)])?.encode_gauge(&read(stats))?;
+            }
         }
-        let help = "Bytes of mail that a shard has in hand for others now";
-        let mut family = describe(encoder, "pombo_shard_mail_bytes", help, MetricType::Gauge)?;
-        for (shard, stats) in self.shards.iter().enumerate() {
-            family.encode_family(&[("shard", shard)])?.encode_gauge(&stats.mail_bytes)?;
-        }
-        let help = "How long the turns of a shard took, without the wait in front of each";
-        let mut family = describe(encoder, "pombo_shard_turn_seconds", help, MetricType::Histogram)?;
-        for (shard, Stats { turn_time, .. }) in self.shards.iter().enumerate() {
-            let labels = [("shard", shard)];
-            let mut histogram = family.encode_family(&labels)?;
-            let sum = turn_time.sum_ns as f64 / 1e9;
-            histogram.encode_histogram::<NoLabelSet>(sum, turn_time.count(), &buckets(turn_time), None)?;
+        let histograms: [(_, Read<Histogram>); 2] = [
+            ("pombo_shard_turn_seconds", |stats| stats.turn_time),
+            ("pombo_shard_mail_wait_seconds", |stats| stats.mail_wait),
+        ];
+        for (name, read) in histograms {
+            let mut family = describe(encoder, name)?;
+            for (shard, stats) in self.shards.iter().enumerate() {
+                histogram(&mut family.encode_family(&[("shard", shard)])?, &read(stats))?;
+            }
         }
         Ok(())
     }
@@ -115,22 +138,26 @@ impl Scrape {
 /// The kernel's figures of the process, under the names that all exporters use for them.
 #[cfg(target_os = "linux")]
 fn encode_process(encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
+    use procfs::CurrentSI as _;
     // Not there in a container without /proc: then they are absent, and the rest is told.
     let Ok(process) = procfs::process::Process::myself() else { return Ok(()) };
     if let Ok(stat) = process.stat() {
-        let seconds = (stat.utime + stat.stime) as f64 / procfs::ticks_per_second() as f64;
-        counter(&mut describe(encoder, "process_cpu_seconds", "CPU time used", MetricType::Counter)?, seconds)?;
+        let ticks = procfs::ticks_per_second() as f64;
+        counter(&mut describe(encoder, "process_cpu_seconds")?, (stat.utime + stat.stime) as f64 / ticks)?;
         let resident = stat.rss * procfs::page_size();
-        describe(encoder, "process_resident_memory_bytes", "Resident memory", MetricType::Gauge)?
-            .encode_gauge(&resident)?;
-        let threads = stat.num_threads;
-        describe(encoder, "process_threads", "Threads", MetricType::Gauge)?.encode_gauge(&threads)?;
+        describe(encoder, "process_resident_memory_bytes")?.encode_gauge(&resident)?;
+        describe(encoder, "process_virtual_memory_bytes")?.encode_gauge(&stat.vsize)?;
+        describe(encoder, "process_threads")?.encode_gauge(&stat.num_threads)?;
+        if let Ok(kernel) = procfs::KernelStats::current() {
+            let start = kernel.btime as f64 + stat.starttime as f64 / ticks;
+            describe(encoder, "process_start_time_seconds")?.encode_gauge(&start)?;
+        }
     }
     if let Ok(open) = process.fd_count() {
-        describe(encoder, "process_open_fds", "Open file descriptors", MetricType::Gauge)?.encode_gauge(&open)?;
+        describe(encoder, "process_open_fds")?.encode_gauge(&open)?;
     }
     if let Some(most) = descriptors_max() {
-        describe(encoder, "process_max_fds", "Most open file descriptors", MetricType::Gauge)?.encode_gauge(&most)?;
+        describe(encoder, "process_max_fds")?.encode_gauge(&most)?;
     }
     Ok(())
 }
@@ -145,13 +172,21 @@ fn descriptors_max() -> Option<u64> {
     rustix::process::getrlimit(rustix::process::Resource::Nofile).current
 }
 
-fn describe<'s>(
-    encoder: &'s mut DescriptorEncoder<'_>,
-    name: &'s str,
-    help: &str,
-    kind: MetricType,
-) -> Result<MetricEncoder<'s>, fmt::Error> {
-    encoder.encode_descriptor(name, help, None, kind)
+/// Begins one of [`FAMILIES`].
+fn describe<'s>(encoder: &'s mut DescriptorEncoder<'_>, name: &'static str) -> Result<MetricEncoder<'s>, fmt::Error> {
+    let family = FAMILIES.iter().find(|family| family.name == name).expect("what is told is in the table");
+    let kind = match family.kind {
+        FamilyKind::Counter => MetricType::Counter,
+        FamilyKind::Gauge => MetricType::Gauge,
+        FamilyKind::Histogram => MetricType::Histogram,
+        FamilyKind::Info => MetricType::Info,
+    };
+    encoder.encode_descriptor(family.name, family.help, None, kind)
+}
+
+fn histogram(encoder: &mut MetricEncoder<'_>, told: &Histogram) -> fmt::Result {
+    let sum = told.sum_ns as f64 / 1e9;
+    encoder.encode_histogram::<NoLabelSet>(sum, told.count(), &buckets(told), None)
 }
 
 fn counter(
@@ -169,6 +204,7 @@ fn help(metric: &Metric) -> &'static str {
         ("pombo_client_errors", "Messages of clients answered with an error, by reason"),
         ("pombo_shed", "Messages dropped, by reason"),
         ("pombo_hook_events", "Events for the service of the hook, by what became of them"),
+        ("pombo_pushes", "Messages of other programs to one uid each, by what became of them"),
     ];
     let of_family = FAMILIES.iter().find(|(family, _)| *family == metric.family);
     of_family.map_or(metric.help.trim().trim_end_matches('.'), |(_, help)| help)
@@ -191,8 +227,15 @@ mod tests {
         let mut stats = Stats { logins: 2, shed_newest: 3, ..Stats::default() };
         stats.count_close(close::SLOW_CONSUMER);
         stats.turn_time.note(Duration::from_micros(5));
-        let scrape =
-            Scrape { shards: vec![stats, stats], hook: Stats::default(), connections: 7, refusals: vec![("full", 9)] };
+        let own = Stats { pushes_shed: 5, ..Stats::default() };
+        let scrape = Scrape {
+            shards: vec![stats, stats],
+            own,
+            connections: 7,
+            refusals: vec![("full", 9)],
+            problems: vec![("uid", 8)],
+            ..Scrape::default()
+        };
         let text = scrape.text();
         for line in [
             "pombo_logins_total{outcome=\"accepted\"} 4",
@@ -200,6 +243,8 @@ mod tests {
             "pombo_closes_total{code=\"4008\"} 2",
             "pombo_closes_total{code=\"other\"} 0",
             "pombo_refusals_total{reason=\"full\"} 9",
+            "pombo_api_problems_total{problem=\"uid\"} 8",
+            "pombo_pushes_total{outcome=\"shed\"} 5",
             "pombo_connections 7",
             "pombo_shard_turn_seconds_count{shard=\"1\"} 1",
             "pombo_shard_turn_seconds_bucket{le=\"0.000016384\",shard=\"0\"} 1",
@@ -211,6 +256,9 @@ mod tests {
         }
         for metric in Stats::ALL {
             assert!(text.contains(&format!("# HELP {} ", metric.family)), "{}", metric.family);
+        }
+        for family in FAMILIES {
+            assert!(text.contains(&format!("# HELP {} ", family.name)), "{}", family.name);
         }
     }
 

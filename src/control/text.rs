@@ -53,7 +53,8 @@ const END_BYTES_MAX: usize = 16 << 20;
 pub(super) async fn serve(control: Control, listener: Listener, ending: watch::Receiver<()>) {
     let long_lines = Arc::new(Semaphore::new(LONG_LINES_MAX));
     let (open, ended) = (control.open.clone(), ending.clone());
-    accept(listener, None, CONNECTIONS_MAX, &open, ending, move |stream, _peer| {
+    let spares = control.spares.clone();
+    accept(listener, None, CONNECTIONS_MAX, spares, &open, ending, move |stream, _peer| {
         let connection = Connection {
             control: control.clone(),
             stream,
@@ -112,6 +113,7 @@ impl Connection {
             };
             if length == 0 {
                 if !self.received.is_empty() {
+                    self.control.counts.note_text_refused(1);
                     self.answer(b"fail\n").await?;
                 }
                 return self.stream.shutdown().await;
@@ -166,9 +168,13 @@ impl Connection {
     async fn push(&mut self, lines: Lines, next: Next) -> io::Result<()> {
         let mut deliveries = match lines.pushes.is_empty() {
             true => Vec::new(),
-            false => self.control.dispatcher_in_time().push_all(lines.pushes).await,
+            false => self.control.counts.push_all(&self.control.dispatcher_in_time(), lines.pushes).await,
         }
         .into_iter();
+        let refused = lines.asked.iter().filter(|is_asked| !**is_asked).count() + usize::from(next == Next::Cut);
+        if refused > 0 {
+            self.control.counts.note_text_refused(refused);
+        }
         let mut answers = Vec::with_capacity(lines.asked.len() * 4);
         for is_asked in lines.asked {
             let delivery = if is_asked { deliveries.next() } else { None };

@@ -8,6 +8,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::pin::pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use tokio::sync::{OwnedSemaphorePermit, mpsc};
@@ -33,7 +34,7 @@ impl Gateway {
     /// Accepts on `listener` until the node drains; then what the kernel holds already, to be told so.
     pub(super) async fn accept(self: Arc<Self>, listener: Listener, under_way: mpsc::Sender<()>) {
         let mut draining = pin!(self.drain());
-        let mut shortage = Shortage::default();
+        let mut shortage = Shortage { times: None, all: self.shortages.clone() };
         loop {
             let accepted = tokio::select! {
                 biased;
@@ -122,11 +123,24 @@ fn is_of_one_connection(error: &io::Error) -> bool {
     )
 }
 
+/// How many listeners can't accept now for want of descriptors or memory; shared with whoever tells of it.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Shortages(Arc<AtomicUsize>);
+
+impl Shortages {
+    /// Returns how many there are.
+    pub(crate) fn count(&self) -> usize {
+        // Relaxed: nothing else is read because of it.
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
 /// A time without free descriptors, told at its begin and at its end.
-#[derive(Default)]
 struct Shortage {
     /// Since when, and when accepting failed last.
     times: Option<(Instant, Instant)>,
+    /// Counts it as long as it lasts.
+    all: Shortages,
 }
 
 impl Shortage {
@@ -136,6 +150,8 @@ impl Shortage {
             Some((_, last)) => *last = now,
             None => {
                 self.times = Some((now, now));
+                // Relaxed: see `Shortages::count`.
+                self.all.0.fetch_add(1, Ordering::Relaxed);
                 warn!(error = %error, "cannot accept, connections wait; raise `ulimit -n` or lower connections_max");
             }
         }
@@ -150,6 +166,8 @@ impl Shortage {
             Some((since, last)) => {
                 sleep_until(last + OVER_AFTER).await;
                 self.times = None;
+                // Relaxed: see `Shortages::count`.
+                self.all.0.fetch_sub(1, Ordering::Relaxed);
                 info!(elapsed = ?since.elapsed(), "accepting again");
             }
             None => std::future::pending().await,

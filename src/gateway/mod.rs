@@ -36,6 +36,7 @@ use tokio::task::yield_now;
 use tokio::time::{Instant, sleep, sleep_until, timeout, timeout_at};
 use tracing::debug;
 
+pub(crate) use accept::Shortages;
 pub(crate) use admission::Gate;
 pub(crate) use auth::{Authenticator, Entrance};
 pub use certificate::CertificateError;
@@ -78,6 +79,8 @@ pub(crate) struct Gateway {
     pub(crate) entrance: Entrance,
     /// What was refused, by reason.
     pub(crate) refusals: Refusals,
+    /// Listeners that can't accept now.
+    pub(crate) shortages: Shortages,
     /// Bounds the connections that are not logged in yet.
     pub(crate) handshakes: Arc<Semaphore>,
     /// What TLS handshakes are made by, newest first seen; nothing where TCP listeners speak plainly.

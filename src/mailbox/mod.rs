@@ -23,6 +23,7 @@ mod model;
 
 use std::io;
 use std::sync::Arc;
+use std::time::Instant;
 
 use crossbeam_channel as ring;
 
@@ -59,8 +60,8 @@ pub struct Bell {
 pub struct Mailbox {
     /// This shard's index.
     shard: usize,
-    /// Batches for this shard, with their producers' indices.
-    inbox: ring::Receiver<(usize, Mail)>,
+    /// Batches for this shard.
+    inbox: ring::Receiver<Batch>,
     /// The batch being read; kept over turns when a turn's budget runs out.
     reading: Option<Batch>,
     /// Arenas that come back from their destinations, emptied.
@@ -79,6 +80,8 @@ pub struct Mailbox {
 /// A batch being read, with the shard that it came from.
 pub struct Batch {
     from: usize,
+    /// When it was posted; nothing once it was asked for.
+    posted: Option<Instant>,
     mail: Mail,
 }
 
@@ -88,11 +91,17 @@ impl Batch {
     pub fn take(&mut self) -> Option<Letter<'_>> {
         self.mail.take()
     }
+
+    /// Returns when it was posted, the first time it is asked.
+    #[inline]
+    pub(crate) fn take_posted(&mut self) -> Option<Instant> {
+        self.posted.take()
+    }
 }
 
 /// Another shard as seen by one producer.
 struct Peer {
-    inbox: ring::Sender<(usize, Mail)>,
+    inbox: ring::Sender<Batch>,
     returns: ring::Sender<(usize, Mail)>,
     bell: Bell,
     /// What was sent to it since the last post.
@@ -206,11 +215,16 @@ impl Mailbox {
         (0..self.peers.len()).find(|&to| self.room(to) == Room::Full)
     }
 
-    /// Posts every batch whose destination has none in flight: one slot and at most one wake each.
+    /// Returns how many batches wait to be taken, the one being read among them.
+    pub fn waiting(&self) -> usize {
+        usize::from(self.reading.is_some()) + self.inbox.len()
+    }
+
+    /// Posts every batch whose destination has none in flight, as of `now`: one slot and at most one wake each.
     ///
     /// Calls `posted` with each such destination; whoever waited for room there may go on. Returns how many
     /// messages are lost because their shard has ended.
-    pub fn post(&mut self, mut posted: impl FnMut(usize)) -> usize {
+    pub fn post(&mut self, now: Instant, mut posted: impl FnMut(usize)) -> usize {
         while let Ok((from, mail)) = self.returns.try_recv() {
             self.peers[from].spare = Some(mail);
         }
@@ -223,13 +237,13 @@ impl Mailbox {
                 continue;
             }
             let Some(spare) = peer.spare.take() else { continue };
-            let batch = std::mem::replace(&mut peer.gathering, spare);
+            let mail = std::mem::replace(&mut peer.gathering, spare);
             self.in_hand -= 1;
-            match peer.inbox.try_send((self.shard, batch)) {
+            match peer.inbox.try_send(Batch { from: self.shard, posted: Some(now), mail }) {
                 Ok(()) => peer.bell.ring(),
                 // The shard has drained and gone: its uids are offline.
-                Err(ring::TrySendError::Disconnected((_, batch))) => {
-                    lost += batch.len();
+                Err(ring::TrySendError::Disconnected(batch)) => {
+                    lost += batch.mail.len();
                     peer.spare = Some(Mail::default());
                 }
                 Err(ring::TrySendError::Full(_)) => unreachable!("one batch in flight per producer"),
@@ -241,7 +255,7 @@ impl Mailbox {
 
     /// Takes the batch to read on with, oldest first; `None` when there is none. Pair it with [`Mailbox::put_back`].
     pub fn next_batch(&mut self) -> Option<Batch> {
-        self.reading.take().or_else(|| self.inbox.try_recv().ok().map(|(from, mail)| Batch { from, mail }))
+        self.reading.take().or_else(|| self.inbox.try_recv().ok())
     }
 
     /// Takes back a batch: one that was read to its end returns to its producer, another is read on next time.
@@ -250,7 +264,7 @@ impl Mailbox {
             self.reading = Some(batch);
             return;
         }
-        let Batch { from, mut mail } = batch;
+        let Batch { from, mut mail, .. } = batch;
         mail.clear(self.retained_max);
         let peer = &self.peers[from];
         // A producer that has gone needs no arena; a ring of `count` places holds one per destination.
@@ -344,14 +358,14 @@ mod tests {
         let (mut node, _) = node(2, 1 << 20);
         let [a, b] = &mut node[..] else { unreachable!() };
         assert_eq!(send(a, 1, "1"), Room::Left);
-        a.post(|_| {});
+        a.post(Instant::now(), |_| {});
         let _ = send(a, 1, "2");
         let _ = send(a, 1, "3");
         let mut posted = Vec::new();
-        a.post(|to| posted.push(to));
+        a.post(Instant::now(), |to| posted.push(to));
         assert!(posted.is_empty(), "the first batch was not read yet");
         assert_eq!(drain(b), ["1"]);
-        a.post(|to| posted.push(to));
+        a.post(Instant::now(), |to| posted.push(to));
         assert_eq!((posted, drain(b)), (vec![1], vec!["2".to_owned(), "3".to_owned()]));
     }
 
@@ -361,7 +375,7 @@ mod tests {
         let a = &mut node[0];
         while send(a, 2, "x") == Room::Left {}
         assert_eq!((a.room(1), a.room(2), a.first_full()), (Room::Left, Room::Full, Some(2)));
-        a.post(|_| {});
+        a.post(Instant::now(), |_| {});
         assert_eq!(a.first_full(), None);
     }
 
@@ -369,7 +383,7 @@ mod tests {
     fn a_broadcast_reaches_every_other_shard() {
         let (mut node, _) = node(3, 100);
         node[1].broadcast(Kind::Text, Payload::Borrowed(b"all"));
-        node[1].post(|_| {});
+        node[1].post(Instant::now(), |_| {});
         assert_eq!(node.iter_mut().map(drain).map(|got| got.len()).collect::<Vec<_>>(), [1, 0, 1]);
     }
 
@@ -380,7 +394,7 @@ mod tests {
         let [a, b] = &mut node[..] else { unreachable!() };
         assert!(b.lie_down(|| true));
         let (_, _) = (send(a, 1, "1"), send(a, 1, "2"));
-        a.post(|_| {});
+        a.post(Instant::now(), |_| {});
         assert_eq!(count(1), 1);
         assert!(!b.lie_down(|| true), "there is mail");
         b.get_up();
@@ -390,7 +404,7 @@ mod tests {
         a.get_up();
         for text in ["3", "4"] {
             let _ = send(a, 1, text);
-            a.post(|_| {});
+            a.post(Instant::now(), |_| {});
         }
         assert!(a.lie_down(|| true), "one batch in hand, none came back");
         assert_eq!(drain(b), ["3"]);
@@ -404,11 +418,11 @@ mod tests {
     fn a_batch_in_flight_to_a_shard_that_ends_comes_back() {
         let (mut node, _) = node(2, 1);
         assert_eq!(send(&mut node[0], 1, "1"), Room::Full);
-        node[0].post(|_| {});
+        node[0].post(Instant::now(), |_| {});
         assert_eq!(node[1].abandon(), 1);
         node.pop();
         assert_eq!(send(&mut node[0], 1, "2"), Room::Full);
-        assert_eq!(node[0].post(|_| {}), 1);
+        assert_eq!(node[0].post(Instant::now(), |_| {}), 1);
         assert_eq!(node[0].first_full(), None);
     }
 
@@ -418,7 +432,7 @@ mod tests {
         node.pop();
         for _ in 0..3 {
             assert_eq!(send(&mut node[0], 1, "x"), Room::Full);
-            node[0].post(|_| {});
+            node[0].post(Instant::now(), |_| {});
             assert_eq!(node[0].first_full(), None);
         }
     }

@@ -19,10 +19,14 @@ use tracing::error;
 
 pub use self::handle::Handle;
 use crate::config::{Config, ControlSettings, Faults, GatewaySettings, Listen, SlowConsumer};
-use crate::control::{Control, ControlListeners, ControlTokensError, HookEnds, HookError, Hooks, TokenSet};
+use crate::control::{
+    Control, ControlListeners, ControlTokensError, Counts, HookEnds, HookError, Hooks, Spares, TokenSet,
+};
 use crate::dispatcher::{Dispatcher, ShardDoor};
 pub use crate::gateway::CertificateError;
-use crate::gateway::{Authenticator, Certificate, CertificateFiles, Door, Entrance, Gate, Gateway, Refusals};
+use crate::gateway::{
+    Authenticator, Certificate, CertificateFiles, Door, Entrance, Gate, Gateway, Refusals, Shortages,
+};
 pub use crate::listener::PassedSockets;
 use crate::listener::{BoundListener, Inherited};
 use crate::mailbox::{self, Bell};
@@ -239,6 +243,7 @@ impl Server {
         let (settings, gateway_settings) = watch::channel(Arc::new(config.gateway()));
         let (drain_by, gateway_drain_by) = watch::channel(None);
         let (admission, logins, refusals) = (Admission::default(), LoginNumbers::default(), Refusals::new());
+        let shortages = Shortages::default();
         let tls = certificate.as_ref().map(Certificate::in_force);
         let gateway = Gateway {
             settings: gateway_settings,
@@ -247,6 +252,7 @@ impl Server {
             gate: Arc::new(Gate::new(admission.clone())),
             entrance: Entrance { authenticator: Arc::new(authenticator), hasher, logins: logins.clone() },
             refusals: refusals.clone(),
+            shortages: shortages.clone(),
             handshakes: Arc::new(Semaphore::new(config.handshakes_max)),
             tls: tls.clone(),
         };
@@ -262,6 +268,9 @@ impl Server {
             open: watch::Sender::new(()),
             admission: admission.clone(),
             refusals: refusals.clone(),
+            shortages,
+            counts: Counts::default(),
+            spares: Spares::default(),
             tls,
         };
         spawn_control(controlling, control, hooks, served, alive)?;

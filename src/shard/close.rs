@@ -56,6 +56,7 @@ impl<N: Network> Shard<N> {
                 reason = farewell.reason,
                 "session closing"
             );
+            self.stats.frames_out += 1;
             self.append(key, |outbox| outbox.push_close(farewell.code, farewell.reason));
         }
     }
@@ -65,6 +66,7 @@ impl<N: Network> Shard<N> {
         if self.leave(key, Unsent::Keep) {
             self.stats.closed_by_peer += 1;
             debug!(shard = self.index, session = key, code, "session closed by its peer");
+            self.stats.frames_out += 1;
             self.append(key, |outbox| match code {
                 Some(code) => outbox.push_close(code, ""),
                 None => outbox.push_bare_close(),
@@ -182,6 +184,7 @@ impl<N: Network> Shard<N> {
             self.stats.shed_closed += self.log.frames_from(session.log_from) as u64;
         }
         if let Some(outbox) = &mut session.outbox {
+            self.outbox_bytes -= outbox.accounted;
             self.stats.shed_closed += outbox.abandon();
         }
         self.held -= session.held as usize;

@@ -91,6 +91,10 @@ impl<N: Network> Shard<N> {
     pub(super) fn take_mail(&mut self) {
         while !self.is_saturated() {
             let Some(mut batch) = self.mailbox.next_batch() else { return };
+            if let Some(posted) = batch.take_posted() {
+                // What was posted since the last poll has not waited for this shard.
+                self.stats.mail_wait.note(self.now.saturating_duration_since(posted));
+            }
             while let Some(letter) = batch.take() {
                 let cost = self.take_letter(letter);
                 self.budget.spend(cost);
@@ -135,7 +139,9 @@ impl<N: Network> Shard<N> {
 
     /// Answers a client; an answer that its outbox has no room for is counted as shed like any message.
     pub(super) fn reply(&mut self, key: SessionKey, text: &str) {
-        self.push(key, Opcode::Text, &Payload::Borrowed(text.as_bytes())).ok();
+        if self.push(key, Opcode::Text, &Payload::Borrowed(text.as_bytes())).is_ok() {
+            self.stats.frames_out += 1;
+        }
     }
 
     /// Moves what is due to a session before a frame of `length` bytes out of the way.
@@ -254,6 +260,7 @@ impl<N: Network> Shard<N> {
         if session.log_from != log_end && !self.catch_up(key) {
             return;
         }
+        self.stats.frames_out += 1;
         self.append(key, |outbox| outbox.push(Opcode::Pong, &Payload::Borrowed(payload)));
     }
 }

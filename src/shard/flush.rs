@@ -1,6 +1,7 @@
 //! The part of a turn that sends: everything due to a socket in one call.
 
 use std::io::{self, IoSlice};
+use std::time::Instant;
 
 use super::Shard;
 use super::close::{Farewell, Unsent};
@@ -59,9 +60,9 @@ impl Outbox {
 }
 
 impl<N: Network> Shard<N> {
-    /// Sends what is due to every session, in slices; between them requests and mail are taken.
-    pub(super) fn flush(&mut self) {
-        let mut slice = self.slice(self.network.now());
+    /// Sends what is due to every session from `now` on, in slices; between them requests and mail are taken.
+    pub(super) fn flush(&mut self, now: Instant) {
+        let mut slice = self.slice(now);
         loop {
             while let Some(key) = self.dirty.pop_front() {
                 self.flush_session(key);
@@ -171,6 +172,7 @@ impl<N: Network> Shard<N> {
         }
         let Some(session) = self.sessions.get(key) else { return };
         if let Some(mut outbox) = outbox {
+            self.outbox_bytes -= std::mem::take(&mut outbox.accounted);
             let late_pong = outbox.take_late_pong();
             self.outboxes.put_back(outbox);
             // Behind a close frame nothing is sent.
@@ -178,6 +180,7 @@ impl<N: Network> Shard<N> {
                 && session.phase == Phase::Open
             {
                 session.flags.has_pong = true;
+                self.stats.frames_out += 1;
                 self.append(key, |outbox| outbox.push(Opcode::Pong, &Payload::Borrowed(&payload)));
                 return;
             }

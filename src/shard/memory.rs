@@ -30,6 +30,11 @@ impl<N: Network> Shard<N> {
         let Some(session) = self.sessions.get(key) else { return };
         let holdings = session.holdings();
         let before = std::mem::replace(&mut session.held, holdings);
+        if let Some(outbox) = &mut session.outbox {
+            let waiting = outbox.bytes();
+            let before = std::mem::replace(&mut outbox.accounted, waiting);
+            self.outbox_bytes = self.outbox_bytes - before + waiting;
+        }
         self.held = self.held - before as usize + holdings as usize;
     }
 

@@ -125,6 +125,8 @@ pub struct Shard<N: Network> {
     amid: Budget,
     /// What all sessions hold, each as of its last [`Shard::account`]; see [`memory`].
     held: usize,
+    /// What of that waits in outboxes.
+    outbox_bytes: usize,
     scratch: Box<[u8]>,
     ready: Vec<Readiness>,
     due: Vec<(Tick, SessionKey)>,
@@ -238,6 +240,7 @@ impl<N: Network> Shard<N> {
             budget: Budget { deliveries: 0, bytes: 0 },
             amid: slice::AMID,
             held: 0,
+            outbox_bytes: 0,
             scratch: vec![0; SCRATCH_BYTES].into_boxed_slice(),
             ready: Vec::new(),
             due: Vec::new(),
@@ -274,8 +277,10 @@ impl<N: Network> Shard<N> {
         self.amid = slice::AMID;
         self.take_in();
         self.take_handovers();
-        self.post();
-        self.flush();
+        // One look at the clock for both.
+        let now = self.network.now();
+        self.post(now);
+        self.flush(now);
         let turn = self.sweep();
         self.sessions.end_turn();
         self.stats.turn_time.note(self.network.now().saturating_duration_since(begun));
@@ -300,7 +305,11 @@ impl<N: Network> Shard<N> {
             sessions: self.registry.sessions() as u64,
             uids: self.registry.len() as u64,
             memory_held: self.held as u64,
+            outbox_bytes: self.outbox_bytes as u64,
             mail_bytes: self.mailbox.held() as u64,
+            mailbox_batches: self.mailbox.waiting() as u64,
+            // Messages are counted already; only what else is sent has a count of its own.
+            frames_out: self.stats.frames_out + self.stats.delivered + self.stats.broadcast_deliveries,
             ..self.stats
         }
     }
@@ -388,11 +397,11 @@ impl<N: Network> Shard<N> {
         }
     }
 
-    /// Posts the mail in hand; sessions that waited for room go on.
-    fn post(&mut self) {
+    /// Posts the mail in hand as of `now`; sessions that waited for room go on.
+    fn post(&mut self, now: Instant) {
         let mut stalled = std::mem::take(&mut self.stalled);
         let (mut resumed, mut batches) = (Vec::new(), 0);
-        let lost = self.mailbox.post(|to| {
+        let lost = self.mailbox.post(now, |to| {
             batches += 1;
             resumed.append(&mut stalled[to]);
         });

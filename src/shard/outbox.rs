@@ -29,6 +29,8 @@ pub struct Outbox {
     gone: usize,
     /// The latest ping's payload, if its pong waits until everything else was sent.
     late_pong: Option<Vec<u8>>,
+    /// What of it is in its shard's sum of what waits, in bytes; its shard's.
+    pub(super) accounted: usize,
 }
 
 #[derive(Debug)]

@@ -52,7 +52,7 @@ impl<N: Network> Shard<N> {
         if self.mailbox.shard_count() > 1 {
             self.poll(Some(Duration::ZERO));
             self.take_mail();
-            self.post();
+            self.post(self.now);
         }
         slice.end = self.network.now() + SLICE;
     }

@@ -177,6 +177,7 @@ impl<N: Network> Shard<N> {
         }
         if ping_by <= tick && !session.flags.is_pinged {
             session.flags.is_pinged = true;
+            self.stats.frames_out += 1;
             self.append(key, |outbox| outbox.push(Opcode::Ping, &Payload::Borrowed(&[])));
         }
         if is_paused {
@@ -212,7 +213,7 @@ impl<N: Network> Shard<N> {
         let no_more = self.handovers.is_disconnected() && self.handovers.is_empty();
         if is_over {
             // The last chance of what was closed just now; what is left then is counted.
-            self.flush();
+            self.flush(self.now);
             for key in 0..self.sessions.keys_end() {
                 self.remove(key);
             }

@@ -69,7 +69,10 @@ impl Program {
     ) -> Self {
         let shards = shards.to_string();
         command.args(["--listen", listen, "--shards", &shards, "--gateway-threads", "1", "--page", "off"]);
-        command.args(["--control", control]).args(arguments).env_clear().envs(variables.iter().copied());
+        if !arguments.contains(&"--control") {
+            command.args(["--control", control]);
+        }
+        command.args(arguments).env_clear().envs(variables.iter().copied());
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
         let mut child = command.spawn().expect("the program starts");
         let mut stdout = BufReader::new(child.stdout.take().expect("stdout is a pipe"));
@@ -113,6 +116,11 @@ impl Program {
     #[track_caller]
     pub(crate) fn dial(&self) -> Client {
         Client::dial(&self.address)
+    }
+
+    /// The number of its process.
+    pub(crate) fn id(&self) -> u32 {
+        self.child.id()
     }
 
     /// The lines of its log so far, as bytes.

@@ -324,6 +324,8 @@ impl BroadcastLedger {
 pub(super) struct Visitor {
     /// Logged in, and not told to leave.
     pub(super) is_here: bool,
+    /// Has still to write the message of this visit.
+    pub(super) is_silent: bool,
     /// The broadcast that must come next; none before the first of a visit.
     next: Option<u64>,
 }
@@ -331,7 +333,7 @@ pub(super) struct Visitor {
 impl Visitor {
     /// One that has just logged in.
     pub(super) fn here() -> Self {
-        Self { is_here: true, next: None }
+        Self { is_here: true, is_silent: true, next: None }
     }
 
     /// Enters a broadcast: from the first one of a visit on it is owed each.

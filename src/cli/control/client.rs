@@ -90,6 +90,11 @@ where
 }
 
 impl Client<Full<Bytes>> {
+    /// Sends a request whose answer's status says all.
+    pub(super) async fn ask(&mut self, request: Request<Full<Bytes>>) -> Result<(), CallError> {
+        self.send(request).await.map(|_| ())
+    }
+
     /// Sends a request and returns the answer, which is JSON.
     pub(super) async fn call(&mut self, request: Request<Full<Bytes>>) -> Result<Value, CallError> {
         let response = self.send(request).await?;

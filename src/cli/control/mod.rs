@@ -1,4 +1,4 @@
-//! `pombo push`, `online`, `kick` and `top`: what is asked of a running node, over HTTP at its control listener.
+//! `pombo push`, `online`, `kick`, `health` and `top`: what is asked of a running node, over HTTP at its control listener.
 //!
 //! Each of them is one connection, with an answer on stdout and an exit code that says what became of it. A runtime on the
 //! main thread runs it all, but for the reading of standard input.
@@ -23,6 +23,7 @@ use crate::roots::RootsError;
 
 mod address;
 mod client;
+pub(super) mod health;
 pub(super) mod kick;
 mod lines;
 pub(super) mod online;

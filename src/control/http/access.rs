@@ -37,6 +37,9 @@ pub(super) async fn admit(State(api): State<Api>, mut request: Request, next: Ne
             (None, told.into_response())
         }
     };
+    if let Some(problem) = response.extensions().get::<Problem>() {
+        api.control.counts.note_problem(*problem);
+    }
     let (token, status) = (name.as_deref(), response.status().as_u16());
     debug!(token, peer = ?peer.0, %method, path, status, elapsed = ?begun.elapsed(), "control request answered");
     response

@@ -139,7 +139,10 @@ async fn push(api: &Api, group: Vec<Line>, tally: &mut Tally) -> Bytes {
         })
         .collect();
     let sound: Vec<Push> = read.iter().filter_map(|push| push.as_ref().ok()).cloned().collect();
-    let mut deliveries = api.dispatcher().push_all(sound).instrument(tally.span().clone()).await.into_iter();
+    api.control.counts.note_refused(read.len() - sound.len());
+    let dispatcher = api.dispatcher();
+    let pushed = api.control.counts.push_all(&dispatcher, sound).instrument(tally.span().clone());
+    let mut deliveries = pushed.await.into_iter();
     let answered: Vec<(Option<Box<str>>, Answered)> = read
         .into_iter()
         .map(|push| match push {

@@ -1,4 +1,5 @@
-//! The HTTP API, under `/v1`: pushes, questions, actions, each answered with the truth; and the console, a page that uses it.
+//! The HTTP API, under `/v1`: pushes, questions, actions, each answered with the truth; beside it metrics, health, and the
+//! console, a page that uses it.
 //!
 //! Every connection is a task on the control thread, with one request at a time. Requests that act wait for the shards by
 //! a deadline, and tell what is not known after it. Nothing here blocks.
@@ -7,6 +8,7 @@ mod access;
 mod batch;
 mod body;
 mod console;
+mod health;
 mod idempotency;
 mod openapi;
 mod outcome;
@@ -91,8 +93,8 @@ pub(super) async fn serve(control: Control, listener: Listener, ending: watch::R
     let api = Api { control: control.clone(), answers: Arc::default() };
     let service = TowerToHyperService::new(routes(api));
     let connections_max = control.settings.borrow().connections_max;
-    let (tls, open) = (control.tls.clone(), control.open.clone());
-    accept(listener, tls, connections_max, &open, ending, move |stream, peer| {
+    let (tls, open, spares) = (control.tls.clone(), control.open.clone(), control.spares.clone());
+    accept(listener, tls, connections_max, spares, &open, ending, move |stream, peer| {
         let (service, control) = (service.clone(), control.clone());
         async move {
             let service = service_fn(move |mut request: hyper::Request<Incoming>| {
@@ -167,9 +169,16 @@ fn routes(api: Api) -> Router {
         .route("/v1/stats", get(stats::stats))
         .route("/v1/openapi.json", get(openapi::description))
         .fallback(async || Problem::NotFound.because("see /v1/openapi.json for what there is; a uid can't be empty"))
-        .method_not_allowed_fallback(async || Problem::MethodNotAllowed.because("the header Allow has those there are"))
+        .method_not_allowed_fallback(method_not_allowed)
         .layer(middleware::from_fn_with_state(api.clone(), access::admit))
+        // Behind the layer, so that anybody may ask.
+        .route("/healthz", get(health::live).fallback(method_not_allowed))
+        .route("/readyz", get(health::ready).fallback(method_not_allowed))
         .with_state(api)
+}
+
+async fn method_not_allowed() -> Told {
+    Problem::MethodNotAllowed.because("the header Allow has those there are")
 }
 
 /// What the node counts, for Prometheus.

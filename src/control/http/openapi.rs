@@ -11,18 +11,19 @@ use utoipa::{Modify, OpenApi};
 use super::outcome::{Line, List};
 use super::problem::Details;
 use super::reply::Reply;
-use super::{batch, push, stats, uids};
+use super::{batch, health, push, stats, uids};
 
 #[derive(OpenApi)]
 #[openapi(
     info(title = "pombo", description = "Push to users of a node, ask who is online, and close sessions.",
          license(name = "MIT OR Apache-2.0", identifier = "MIT OR Apache-2.0")),
     paths(push::one, push::list, push::broadcast, batch::batch, uids::sessions, uids::page, uids::counts, stats::stats,
-          uids::close, description),
+          uids::close, description, health::live, health::ready),
     components(schemas(Details, Line, List)),
     tags((name = "push", description = "Sending messages; the right `push`"),
          (name = "query", description = "Asking who is online; the right `query`"),
-         (name = "admin", description = "Closing sessions; the right `admin`")),
+         (name = "admin", description = "Closing sessions; the right `admin`"),
+         (name = "health", description = "What balancers and supervisors ask; without a token")),
     modifiers(&Shared),
 )]
 struct Api;
@@ -38,10 +39,14 @@ impl Modify for Shared {
             .build();
         let components = api.components.get_or_insert_default();
         components.add_security_scheme("token", SecurityScheme::Http(scheme));
-        for item in api.paths.paths.values_mut() {
+        for (path, item) in &mut api.paths.paths {
             let operations = [&mut item.get, &mut item.post, &mut item.delete];
             for operation in operations.into_iter().flatten() {
-                add_problems(operation);
+                match path.starts_with("/v1/") {
+                    true => add_problems(operation),
+                    // Probes bring no token, and are told in a line what is wrong.
+                    false => operation.security = Some(Vec::new()),
+                }
             }
         }
     }

@@ -225,6 +225,8 @@ impl IntoResponse for Told {
 
 /// Adds the headers that go with a problem.
 pub(super) fn add_headers(response: &mut Response, problem: Problem, retry_after: Option<u64>) {
+    // For whoever counts them.
+    response.extensions_mut().insert(problem);
     let headers = response.headers_mut();
     if let Some(seconds) = retry_after {
         headers.insert(RETRY_AFTER, seconds.into());

@@ -45,11 +45,11 @@ pub(super) async fn one(
     let payload = body::read(&parts.headers, body, settings.push_bytes_max, settings.body_timeout).await?;
     body::check(kind, &payload)?;
     let fingerprint = Fingerprint::of(&parts, &payload);
-    let dispatcher = api.dispatcher();
+    let (dispatcher, counts) = (api.dispatcher(), api.control.counts.clone());
     let act = async move {
         let push = Push { uid: uid.as_str().into(), kind, payload };
         let span = spans::push(&uid, push.payload.len());
-        let answered = dispatcher.push(push).instrument(span.clone()).await.map_err(Told::from);
+        let answered = counts.push(&dispatcher, push).instrument(span.clone()).await.map_err(Told::from);
         spans::pushed(&span, &answered);
         match answered {
             Ok(_) => Reply::json(&outcome(Some(&uid), &answered)),
@@ -97,13 +97,15 @@ pub(super) async fn list(
     })?;
     check_count(uids.len(), settings.push_uids_max)?;
     let (kind, payload) = outcome::message(text, base64, &settings)?;
-    let dispatcher = api.dispatcher();
+    let (dispatcher, counts) = (api.dispatcher(), api.control.counts.clone());
     let act = async move {
         let checked: Vec<_> = uids.iter().map(|uid| outcome::check_uid(uid, &settings)).collect();
         let sound = uids.iter().zip(&checked).filter(|(_, checked)| checked.is_ok()).map(|(uid, _)| uid);
-        let pushes = sound.map(|uid| Push { uid: uid.as_str().into(), kind, payload: payload.clone() }).collect();
+        let pushes: Vec<_> =
+            sound.map(|uid| Push { uid: uid.as_str().into(), kind, payload: payload.clone() }).collect();
+        counts.note_refused(uids.len() - pushes.len());
         let span = spans::push_list(uids.len(), payload.len());
-        let mut deliveries = dispatcher.push_all(pushes).instrument(span.clone()).await.into_iter();
+        let mut deliveries = counts.push_all(&dispatcher, pushes).instrument(span.clone()).await.into_iter();
         let answered: Vec<Answered> = checked
             .into_iter()
             .map(|checked| checked.and_then(|()| Ok(deliveries.next().expect("one for each push")?)))
@@ -152,12 +154,13 @@ pub(super) async fn broadcast(
     let payload = body::read(&parts.headers, body, settings.push_bytes_max, settings.body_timeout).await?;
     body::check(kind, &payload)?;
     let fingerprint = Fingerprint::of(&parts, &payload);
-    let dispatcher = api.dispatcher();
+    let (dispatcher, counts) = (api.dispatcher(), api.control.counts.clone());
     let act = async move {
         let span = spans::broadcast(payload.len(), except.len());
         let except = except.into_iter().map(String::into_boxed_str).collect();
         let shards = dispatcher.shard_count();
-        let due = told(dispatcher.broadcast(kind, payload, except).instrument(span.clone()).await, shards);
+        let broadcast = counts.broadcast(&dispatcher, (kind, payload), except).instrument(span.clone());
+        let due = told(broadcast.await, shards);
         spans::broadcasted(&span, &due);
         match due {
             Ok(sessions) => Reply::json(&Due { sessions }),

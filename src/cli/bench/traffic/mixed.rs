@@ -82,13 +82,14 @@ impl Mixed {
         self.seen.len() as u32
     }
 
-    /// Sends away whose turn it is, unless something is still on its way to it.
+    /// Sends away whose turn it is, unless its message is still to be written, or on its way.
     fn send_away(&mut self, due: &mut Due) {
         let place = self.next_visitor;
         self.next_visitor = (place + 1) % self.visitors.len();
         let index = self.first_visitor() + place as u32;
-        if self.visitors[place].is_here && self.unicast.ledger.is_idle(index) {
-            self.visitors[place].is_here = false;
+        let visitor = &mut self.visitors[place];
+        if visitor.is_here && !visitor.is_silent && self.unicast.ledger.is_idle(index) {
+            visitor.is_here = false;
             due.leave(index);
         }
     }
@@ -154,6 +155,9 @@ impl Traffic for Mixed {
                 owed -= 1;
                 self.broadcast.send(sender, since, self.unicast.ledger.next(sender), out);
             }
+        }
+        if let Some(place) = sender.checked_sub(self.first_visitor()) {
+            self.visitors[place as usize].is_silent = false;
         }
         self.unicast.write(sender, owed, since, out);
     }

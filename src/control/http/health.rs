@@ -1,0 +1,58 @@
+//! What supervisors and balancers ask: whether the node lives, and whether it takes connections.
+//!
+//! Both are answered without a token, in a line of text: who asks learns what is wrong, and nothing about users.
+
+use std::time::Duration;
+
+use axum::extract::State;
+use axum::http::StatusCode;
+use axum::http::header::CACHE_CONTROL;
+use axum::response::{IntoResponse, Response};
+use tokio::time::Instant;
+
+use super::Api;
+use crate::dispatcher::Unanswered;
+
+/// How long every shard has for its answer; `docs/operations.md` gives probes a second more.
+const ANSWER_TIME: Duration = Duration::from_secs(2);
+
+/// Tells whether the node lives: it answers, and so does each of its shards.
+///
+/// A shard that has drained has nothing left to do, and counts as alive. What fails here for long does not come back by
+/// itself.
+#[utoipa::path(get, path = "/healthz", tag = "health", responses(
+    (status = 200, description = "It lives", body = String, content_type = "text/plain"),
+    (status = 503, description = "Shards do not answer", body = String, content_type = "text/plain")))]
+pub(super) async fn live(State(api): State<Api>) -> Response {
+    let answers = api.control.dispatcher.by(Instant::now() + ANSWER_TIME).stats().await;
+    let dead = |answer: &Result<_, Unanswered>| matches!(answer, Err(Unanswered::Busy | Unanswered::Silent));
+    let silent = answers.iter().enumerate().filter(|(_, answer)| dead(answer));
+    told(silent.map(|(shard, _)| format!("shard {shard} did not answer within {ANSWER_TIME:?}")).collect())
+}
+
+/// Tells whether the node takes connections.
+///
+/// It does not while it drains, without free descriptors, and with all its connections; the last two pass by themselves.
+#[utoipa::path(get, path = "/readyz", tag = "health", responses(
+    (status = 200, description = "It takes connections", body = String, content_type = "text/plain"),
+    (status = 503, description = "It takes none, and why", body = String, content_type = "text/plain")))]
+pub(super) async fn ready(State(api): State<Api>) -> Response {
+    let control = &api.control;
+    let (connections, connections_max) = (control.admission.count(), api.settings().node_connections_max);
+    let reasons = [
+        control.draining.borrow().is_some().then(|| "the node drains".to_owned()),
+        (control.shortages.count() > 0).then(|| "no descriptor is free for another connection".to_owned()),
+        (connections >= connections_max)
+            .then(|| format!("{connections} connections are open, of connections_max = {connections_max}")),
+    ];
+    told(reasons.into_iter().flatten().collect())
+}
+
+/// Answers `ok`, or what is wrong.
+fn told(faults: Vec<String>) -> Response {
+    let (status, text) = match faults.is_empty() {
+        true => (StatusCode::OK, "ok".to_owned()),
+        false => (StatusCode::SERVICE_UNAVAILABLE, faults.join("; ")),
+    };
+    (status, [(CACHE_CONTROL, "no-store")], text + "\n").into_response()
+}

@@ -1,0 +1,178 @@
+//! What a supervisor or a balancer is told: whether the node lives, and whether it takes connections.
+
+mod support;
+
+use std::fs;
+use std::io::{self, BufRead as _, BufReader, Write as _};
+use std::process::{Child, Stdio};
+use std::thread;
+use std::time::Duration;
+
+use pombo::{Listen, Problem};
+use support::{Ask, Client, Node, Program, Request, Response, Sent, eventually, interpreter, nodes};
+use tempfile::TempDir;
+
+#[track_caller]
+fn is_fine(answer: &Response) {
+    assert_eq!((answer.status, &*answer.body), (200, "ok\n"), "{answer:?}");
+    assert_eq!(answer.header("cache-control"), Some("no-store"));
+}
+
+/// Takes a 503 whose every reason is in `reasons`.
+#[track_caller]
+fn is_not(answer: &Response, reasons: &[&str]) {
+    assert_eq!(answer.status, 503, "{answer:?}");
+    let told: Vec<_> = answer.body.trim_end().split("; ").collect();
+    assert_eq!(told, reasons);
+}
+
+#[track_caller]
+fn ask(node: &Node, path: &str) -> Response {
+    Ask::get(path).to(node)
+}
+
+#[test]
+fn a_node_lives_and_is_ready() {
+    nodes().with_control().each(|node| {
+        is_fine(&ask(node, "/healthz"));
+        is_fine(&ask(node, "/readyz"));
+        Ask::post("/readyz").to(node).expect_problem(Problem::MethodNotAllowed, "Allow");
+    });
+}
+
+#[test]
+fn probes_need_no_token_and_may_come_by_any_name() {
+    let token = format!("admin push+query+admin {}", "x".repeat(32)).parse().expect("a token");
+    let node = nodes().with_control().with(move |config| config.control_tokens = vec![Clone::clone(&token)]).start(1);
+    for path in ["/healthz", "/readyz"] {
+        is_fine(&Ask::get(path).replacing("Host", "pombo.internal").to(&node));
+    }
+    assert_eq!(ask(&node, "/metrics").status, 401);
+}
+
+#[test]
+fn a_node_that_drains_lives_and_is_not_ready() {
+    nodes().with_control().with(|config| config.drain_timeout = Duration::from_secs(3600)).each(|node| {
+        // Held open by a session of each shard, which is told but stays.
+        let held: Vec<_> = (0..node.shard_count()).map(|shard| node.log_in(&node.uid_on(shard, "held"))).collect();
+        thread::scope(|threads| {
+            threads.spawn(|| node.drain());
+            eventually("the node is not ready", || ask(node, "/readyz").status == 503);
+            is_not(&ask(node, "/readyz"), &["the node drains"]);
+            is_fine(&ask(node, "/healthz"));
+            drop(held);
+        });
+    });
+}
+
+#[test]
+fn a_full_node_lives_and_is_not_ready() {
+    nodes().with_control().with(|config| config.connections_max = 2).each(|node| {
+        let (alice, _bob) = (node.log_in("alice"), node.log_in("bob"));
+        is_not(&ask(node, "/readyz"), &["2 connections are open, of connections_max = 2"]);
+        is_fine(&ask(node, "/healthz"));
+        drop(alice);
+        eventually("there is room again", || ask(node, "/readyz").status == 200);
+        node.reload(|config| config.connections_max = 1);
+        is_not(&ask(node, "/readyz"), &["1 connections are open, of connections_max = 1"]);
+    });
+}
+
+/// A program with a control listener on a Unix socket, whose name is known beforehand.
+fn program(descriptors: usize, shards: usize) -> (Program, Listen, TempDir) {
+    let folder = TempDir::new().expect("a folder");
+    let control = format!("unix:{}", folder.path().join("control").display());
+    let arguments = ["--control", &control, "--handshake-timeout", "1h"];
+    let program = match descriptors {
+        0 => Program::start_with_shards(shards, &arguments),
+        _ => Program::start_with_descriptors(descriptors, &arguments),
+    };
+    (program, control.parse().expect("an address"), folder)
+}
+
+#[test]
+#[cfg(target_os = "linux")]
+fn a_node_without_descriptors_says_so_to_new_connections_as_well() {
+    const DESCRIPTORS: usize = 64;
+    let (program, control, _folder) = program(DESCRIPTORS, 1);
+    let ask = |path: &str| Ask::get(path).over(&mut Client::dial(&control));
+    is_fine(&ask("/readyz"));
+
+    let clients: Vec<_> = (0..DESCRIPTORS)
+        .map(|uid| {
+            let mut client = program.dial();
+            client.send_bytes(&[Request::upgrade().bytes(), Sent::text(format!("user{uid}")).bytes()].concat());
+            client
+        })
+        .collect();
+    program.expect_logged("cannot accept");
+    eventually("every descriptor is used", || program.descriptors_below(DESCRIPTORS) == DESCRIPTORS);
+    // More often than there are descriptors kept for it.
+    for _ in 0..20 {
+        is_not(&ask("/readyz"), &["no descriptor is free for another connection"]);
+        is_fine(&ask("/healthz"));
+    }
+    let scrape = ask("/metrics").body;
+    for figure in ["process_open_fds 6", "process_max_fds 64", "process_cpu_seconds_total "] {
+        assert!(scrape.contains(figure), "a scrape tells {figure} in\n{scrape}");
+    }
+
+    drop(clients);
+    eventually("it is ready again", || ask("/readyz").status == 200);
+}
+
+/// Holds one thread of a process as a debugger does, until it is dropped.
+struct Held(Child);
+
+impl Held {
+    /// `None` where no debugger is to be had, or is not allowed.
+    fn thread(id: &str) -> Option<Self> {
+        const SCRIPT: &str = "import ctypes, os, sys\n\
+            libc = ctypes.CDLL(None, use_errno=True)\n\
+            libc.ptrace.argtypes = [ctypes.c_long, ctypes.c_int, ctypes.c_void_p, ctypes.c_void_p]\n\
+            SEIZE, INTERRUPT = 0x4206, 0x4207\n\
+            thread = int(sys.argv[1])\n\
+            if libc.ptrace(SEIZE, thread, None, None) or libc.ptrace(INTERRUPT, thread, None, None):\n\
+            \x20   sys.exit(os.strerror(ctypes.get_errno()))\n\
+            os.waitpid(thread, 0x40000000)\n\
+            print('held', flush=True)\n\
+            sys.stdin.read()\n";
+        let mut python = interpreter("python3")?;
+        python.args(["-c", SCRIPT, id]).stdin(Stdio::piped()).stdout(Stdio::piped());
+        let mut child = python.spawn().expect("Python starts");
+        let mut told = String::new();
+        BufReader::new(child.stdout.take().expect("a pipe")).read_line(&mut told).expect("text");
+        let held = Self(child);
+        if told == "held\n" {
+            return Some(held);
+        }
+        writeln!(io::stderr(), "skipped: no thread may be held here").ok();
+        None
+    }
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        // With its end the thread goes on.
+        self.0.kill().ok();
+        self.0.wait().ok();
+    }
+}
+
+#[test]
+#[cfg(target_os = "linux")]
+fn a_node_whose_shard_does_not_answer_says_which() {
+    let (program, control, _folder) = program(0, 3);
+    let ask = |path: &str| Ask::get(path).over(&mut Client::dial(&control));
+    is_fine(&ask("/healthz"));
+    let threads = fs::read_dir(format!("/proc/{}/task", program.id())).expect("its threads");
+    let shard = threads
+        .filter_map(Result::ok)
+        .find(|thread| fs::read_to_string(thread.path().join("comm")).is_ok_and(|name| name.trim() == "pombo-shard-1"));
+    let shard = shard.expect("a thread of this name").file_name().into_string().expect("a number");
+    let Some(held) = Held::thread(&shard) else { return };
+    is_not(&ask("/healthz"), &["shard 1 did not answer within 2s"]);
+    is_fine(&ask("/readyz"));
+    drop(held);
+    eventually("it answers again", || ask("/healthz").status == 200);
+}

@@ -1,0 +1,153 @@
+//! What a node counts is told to Prometheus, with what happened in it.
+
+mod support;
+
+use std::collections::BTreeMap;
+
+use pombo::Stats;
+use pombo::message::Kind;
+use pombo::metrics::{FAMILIES, FamilyKind};
+use support::{Ask, Client, Node, Sent, eventually, nodes};
+
+/// The samples of a scrape, by name and labels as they are written.
+fn scrape(node: &Node) -> BTreeMap<String, f64> {
+    let answer = Ask::get("/metrics").to(node);
+    assert_eq!(answer.status, 200, "{answer:?}");
+    let samples = answer.body.lines().filter(|line| !line.starts_with('#'));
+    let sample = |line: &str| {
+        let (name, value) = line.rsplit_once(' ')?;
+        Some((name.to_owned(), value.parse().ok()?))
+    };
+    samples.map(|line| sample(line).unwrap_or_else(|| panic!("{line:?} is no sample"))).collect()
+}
+
+/// The sum of a histogram's counts over its labels.
+fn counted(scrape: &BTreeMap<String, f64>, name: &str) -> f64 {
+    scrape.iter().filter(|(key, _)| key.split('{').next() == Some(&format!("{name}_count"))).map(|(_, n)| n).sum()
+}
+
+#[test]
+fn every_family_of_the_tables_is_told_and_no_other() {
+    let node = nodes().with_control().start(2);
+    let told = Ask::get("/metrics").to(&node).body;
+    let mut told: Vec<_> = told.lines().filter_map(|line| line.strip_prefix("# TYPE ")?.split(' ').next()).collect();
+    let mut expected: Vec<_> =
+        Stats::ALL.iter().map(|metric| metric.family).chain(FAMILIES.iter().map(|family| family.name)).collect();
+    expected.sort_unstable();
+    expected.dedup();
+    told.sort_unstable();
+    assert_eq!(told, expected);
+    let info = FAMILIES.iter().filter(|family| family.kind == FamilyKind::Info);
+    assert_eq!(info.map(|family| family.name).collect::<Vec<_>>(), ["pombo_build"]);
+}
+
+#[test]
+fn pushes_are_told_by_what_became_of_them() {
+    nodes().with_control().each(|node| {
+        let _alice = node.log_in("alice");
+        Ask::post("/v1/push/alice").text("1").to(node);
+        Ask::post("/v1/push/nobody").text("2").to(node);
+        Ask::post("/v1/push").json(&serde_json::json!({"uids": ["alice", "all"], "text": "3"})).to(node);
+        let batch = "{\"uid\":\"alice\",\"text\":\"4\"}\n{\"uid\":\"nobody\",\"text\":\"5\"}\n{}\n";
+        let mut caller = node.dial_control();
+        assert_eq!(Ask::post("/v1/batch").body("application/x-ndjson", batch).over(&mut caller).status, 200);
+        // Its lines are answered while it goes on, behind the head of the answer.
+        eventually("the batch is over", || scrape(node)["pombo_pushes_total{outcome=\"delivered\"}"] == 3.0);
+        Ask::post("/v1/broadcast").text("6").to(node);
+        // Not one of them is a message.
+        assert_eq!(Ask::post("/v1/push/all").text("7").to(node).status, 422);
+        assert_eq!(Ask::get("/v1/nothing").to(node).status, 404);
+        assert_eq!(Ask::get("/elsewhere").to(node).status, 404);
+        let scrape = scrape(node);
+        for (name, expected) in [
+            ("pombo_pushes_total{outcome=\"delivered\"}", 3.0),
+            ("pombo_pushes_total{outcome=\"offline\"}", 2.0),
+            ("pombo_pushes_total{outcome=\"refused\"}", 2.0),
+            ("pombo_pushes_total{outcome=\"shed\"}", 0.0),
+            ("pombo_pushes_total{outcome=\"unknown\"}", 0.0),
+            ("pombo_api_problems_total{problem=\"uid\"}", 1.0),
+            ("pombo_api_problems_total{problem=\"not-found\"}", 2.0),
+            ("pombo_api_problems_total{problem=\"malformed\"}", 0.0),
+            // Two of one, a list, a batch, and a broadcast.
+            ("pombo_push_seconds_count", 5.0),
+        ] {
+            assert_eq!(scrape.get(name), Some(&expected), "{name}");
+        }
+    });
+}
+
+#[test]
+fn lines_of_the_text_port_are_told() {
+    let node = nodes().with_control().with(|config| config.text = Some("127.0.0.1:0".parse().expect("an address")));
+    let node = node.start(1);
+    let mut text = Client::dial(node.control_addresses().text.as_ref().expect("it has one"));
+    text.send_bytes(b"{\"uid\":\"nobody\"}\nnobody\n{}\n{\"uid\":");
+    text.finish_sending();
+    text.expect_bytes(b"fail\nfail\nfail\nfail\n");
+    let scrape = scrape(&node);
+    assert_eq!(scrape["pombo_text_refused_total"], 3.0);
+    assert_eq!(scrape["pombo_pushes_total{outcome=\"offline\"}"], 1.0);
+}
+
+#[test]
+fn mail_between_shards_is_told_with_its_waits() {
+    nodes().with_control().each_pair(|node, alice, bob| {
+        let (mut alice_client, mut bob_client) = (node.log_in(alice), node.log_in(bob));
+        let before = scrape(node);
+        alice_client.send(&Sent::text(format!("{bob}:hi")));
+        bob_client.expect_text("hi");
+        let after = scrape(node);
+        let crossed = node.handle().shard_of(alice) != node.handle().shard_of(bob);
+        let waits =
+            counted(&after, "pombo_shard_mail_wait_seconds") - counted(&before, "pombo_shard_mail_wait_seconds");
+        assert_eq!(waits, if crossed { 1.0 } else { 0.0 });
+        assert_eq!(after["pombo_mailbox_batches"], 0.0);
+        // The two answers to log-ins, and the message.
+        assert_eq!(after["pombo_frames_queued_total"], 3.0);
+        assert!(after["pombo_sends_total"] <= 3.0);
+    });
+}
+
+#[test]
+fn bytes_that_wait_for_a_slow_reader_are_told_until_they_are_gone() {
+    let small = |config: &mut pombo::Config| config.send_buffer_bytes = Some(4 << 10);
+    nodes().with_control().with(small).each(|node| {
+        let mut slow = node.log_in_with_small_buffer("slow");
+        assert_eq!(scrape(node)["pombo_outbox_bytes"], 0.0);
+        let message = vec![b'x'; 200 << 10];
+        for _ in 0..4 {
+            node.push("slow", Kind::Binary, message.clone());
+        }
+        eventually("most of it waits", || scrape(node)["pombo_outbox_bytes"] > f64::from(400 << 10));
+        assert!(scrape(node)["pombo_outbox_bytes"] <= f64::from(801 << 10));
+        for _ in 0..4 {
+            slow.expect_binary(&message);
+        }
+        eventually("nothing waits", || scrape(node)["pombo_outbox_bytes"] == 0.0);
+        // One that goes with bytes waiting takes them with it.
+        for _ in 0..4 {
+            node.push("slow", Kind::Binary, message.clone());
+        }
+        eventually("most of it waits again", || scrape(node)["pombo_outbox_bytes"] > 0.0);
+        drop(slow);
+        eventually("they went with it", || scrape(node)["pombo_outbox_bytes"] == 0.0);
+    });
+}
+
+#[test]
+#[cfg(target_os = "linux")]
+fn figures_of_the_process_are_told() {
+    let node = nodes().with_control().start(1);
+    let scrape = scrape(&node);
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).expect("after 1970").as_secs_f64();
+    let age = now - scrape["process_start_time_seconds"];
+    assert!((-2.0..86_400.0).contains(&age), "{age} s");
+    for name in ["process_resident_memory_bytes", "process_virtual_memory_bytes", "process_threads"] {
+        assert!(scrape[name] > 0.0, "{name}");
+    }
+    assert!(scrape["process_open_fds"] < scrape["process_max_fds"]);
+    assert_eq!(
+        scrape["pombo_connections_max"],
+        f64::from(u32::try_from(pombo::Config::default().connections_max).unwrap_or(u32::MAX))
+    );
+}
