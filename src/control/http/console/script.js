@@ -298,7 +298,7 @@ function renderTotals(latest) {
   };
   const silent = node.totals.silent;
   const lately = (now, before) => silent || now < before ? '\u00a0' : `${whole(now - before)} last minute`;
-  fill('sessions', whole(counts.sessions ?? null), silent ? `without ${many(silent, 'silent shard')}` : many(counts.uids || 0, 'uid'), silent > 0);
+  fill('sessions', whole(counts.sessions ?? null), silent ? `${many(silent, 'shard')} silent` : many(counts.uids || 0, 'uid'), silent > 0);
   fill('connections', whole(stats.connections), `of ${whole(stats.connections_max)}`);
   fill('out', rate(node.out), `${whole((counts.delivered || 0) + (counts.broadcast_deliveries || 0))} in all`);
   fill('in', rate(node.in), `${whole(counts.frames_in || 0)} in all`);
@@ -355,7 +355,7 @@ function table(id, title, isFixed) {
   head.firstChild.replaceChildren();
   const body = make(element, 'tbody'), known = new Map();
   body.id = id;
-  const none = isFixed ? null : make(card, 'p', 'hint', 'none so far');
+  const none = isFixed ? null : make(card, 'p', 'hint', '\u00a0');
   return (name, label, count, before) => {
     if (!known.has(name)) {
       if (!isFixed && count === 0) return;
@@ -378,6 +378,7 @@ const tables = {
 
 function renderCounts(latest) {
   const { counts, closes, refusals } = latest.node.totals, then = minuteAgo(latest);
+  for (const hint of $('counts').querySelectorAll('.hint')) write(hint, 'none so far');
   for (const [name, label] of CUT) tables.cut(name, label, counts[name] || 0, then.counts[name] || 0);
   for (const [name, label] of LOST) tables.lost(name, label, counts[name] || 0, then.counts[name] || 0);
   for (const code in closes) tables.closes(code, MEANINGS[code] ? `${code} ${MEANINGS[code]}` : code, closes[code], then.closes[code] || 0);
