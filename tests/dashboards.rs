@@ -167,7 +167,7 @@ fn alerts_ask_for_what_a_node_tells_and_each_is_tested() {
 
 #[test]
 fn alerts_are_those_of_the_docs() {
-    let document = text("docs/operations.md");
+    let document = text("docs/watching.md");
     let rows = document.lines().skip_while(|line| *line != "| alert | when | for | what it means |").skip(2);
     let rows = rows.take_while(|line| line.starts_with('|')).map(|row| {
         let row = row.replace("\\|", "\u{0}");

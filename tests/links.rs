@@ -21,6 +21,26 @@ fn every_relative_link_leads_somewhere() {
     assert!(broken.is_empty(), "links that lead nowhere:\n{}", broken.join("\n"));
 }
 
+/// Read one after the other, the pages are all of them, in the order of the README's table.
+#[test]
+fn every_page_leads_to_the_next() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let read = |path: &Path| fs::read_to_string(path).expect("documents are UTF-8");
+    let readme = read(&root.join("README.md"));
+    let table = readme.split("## Read on\n").nth(1).and_then(|rest| rest.split("\n## ").next()).expect("it is there");
+    let listed: Vec<&str> = table.lines().flat_map(links).map(|link| link.trim_start_matches("docs/")).collect();
+    let mut visited = vec![listed[0].to_owned()];
+    while visited.len() <= listed.len() {
+        let text = read(&root.join("docs").join(visited.last().expect("it has one")));
+        let next = text.trim_end().lines().last().filter(|line| line.starts_with("**Next:** "));
+        let Some(next) = next.and_then(|line| links(line).next()) else { break };
+        visited.push(next.to_owned());
+    }
+    assert_eq!(visited, listed);
+    let pages = documents(root).into_iter().filter(|path| path.starts_with(root.join("docs"))).count();
+    assert_eq!(listed.len(), pages, "each page of docs is in the README's table");
+}
+
 /// The documents at the top and in `docs`.
 fn documents(root: &Path) -> Vec<PathBuf> {
     let entries = [root.to_owned(), root.join("docs")].map(|folder| fs::read_dir(folder).expect("a folder"));

@@ -259,7 +259,7 @@ fn types_that_are_no_message_are_refused() {
 #[test]
 fn what_is_not_there_is_told() {
     let node = nodes().with_control().start(1);
-    Ask::get("/").to(&node).expect_problem(Problem::NotFound, "");
+    Ask::get("/v1").to(&node).expect_problem(Problem::NotFound, "");
     Ask::get("/v2/counts").to(&node).expect_problem(Problem::NotFound, "openapi.json");
     for (method, target, allow) in [
         ("GET", "/v1/push", "POST"),

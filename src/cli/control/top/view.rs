@@ -397,7 +397,7 @@ mod tests {
 
     #[test]
     fn shows_what_the_documentation_shows() {
-        let document = include_str!("../../../../docs/operations.md");
+        let document = include_str!("../../../../docs/watching.md");
         let mut blocks = document.split("```").filter_map(|block| block.strip_prefix("text\n"));
         let screenshot = blocks.find(|block| block.starts_with(" pombo ")).expect("it has a screenshot");
         check(&screen(), 80, 21, screenshot);
