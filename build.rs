@@ -1,4 +1,4 @@
-//! Tells the program which commit it is built from, and with which features, for `pombo --version`.
+//! Tells the program which commit it is built from, and with which features, for `pombo --version` and metrics.
 //!
 //! The commit is taken from `BUILD_COMMIT` if that is set (`<hash>` or `<hash> <date>`), else from what `cargo package`
 //! leaves in a source tarball, else from git if this folder is a checkout; without any of them it is left out.
@@ -17,7 +17,9 @@ fn main() {
     println!("cargo::rerun-if-env-changed=BUILD_COMMIT");
     let version = variable("CARGO_PKG_VERSION");
     let commit = told().or_else(packaged).or_else(checked_out);
-    let version = commit.map_or_else(|| version.clone(), |commit| format!("{version} ({commit})"));
+    let revision = commit.as_ref().and_then(|commit| commit.split(',').next()).unwrap_or_default();
+    println!("cargo::rustc-env=BUILD_REVISION={revision}");
+    let version = commit.as_ref().map_or_else(|| version.clone(), |commit| format!("{version} ({commit})"));
     println!("cargo::rustc-env=BUILD_VERSION={version}");
     println!("cargo::rustc-env=BUILD_FEATURES={}", features());
 }

@@ -195,7 +195,7 @@ pub struct Family {
     pub name: &'static str,
     /// How its values go on.
     pub kind: FamilyKind,
-    /// The label that tells its values apart, if it has several.
+    /// The label that tells its values apart, if it has several; an info's labels, with commas.
     pub label: Option<&'static str>,
     /// What it tells.
     pub help: &'static str,
@@ -210,7 +210,12 @@ pub const FAMILIES: &[Family] = {
     use FamilyKind::{Counter, Gauge, Histogram, Info};
     const SHARD: Option<&str> = Some("shard");
     &[
-        family("pombo_build", Info, Some("version"), "Version that runs"),
+        family(
+            "pombo_build",
+            Info,
+            Some("version,revision,features"),
+            "What runs: the version, its commit if that is known, the features it is built with",
+        ),
         family("pombo_closes", Counter, Some("code"), "Sessions closed, by close code"),
         family("pombo_refusals", Counter, Some("reason"), "Connections refused before they were sessions"),
         family("pombo_api_problems", Counter, Some("problem"), "Requests of the API answered with a problem"),

@@ -52,7 +52,9 @@ impl Scrape {
 impl Collector for Scrape {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
         let encoder = &mut encoder;
-        describe(encoder, "pombo_build")?.encode_info(&[("version", env!("CARGO_PKG_VERSION"))])?;
+        let (version, revision) = (env!("CARGO_PKG_VERSION"), env!("BUILD_REVISION"));
+        let build = [("version", version), ("revision", revision), ("features", env!("BUILD_FEATURES"))];
+        describe(encoder, "pombo_build")?.encode_info(&build)?;
         self.encode_sums(encoder)?;
         self.encode_closes(encoder)?;
         for (name, label, counts) in

@@ -26,7 +26,7 @@ impl World {
         let now = self.clock.now();
         let (settings, sessions_max) = (&self.plan.settings, self.places[index].facts_sessions_max);
         let Some(shard) = &mut self.places[index].shard else { return };
-        let (mut open, mut held, mut holders, mut online) = (0, 0, 0, HashSet::new());
+        let (mut open, mut held, mut accounted, mut holders, mut online) = (0, 0, 0, 0, HashSet::new());
         for &peer in &self.active {
             let peer = &mut self.peers[peer];
             let key = peer.wire.borrow().session;
@@ -41,6 +41,7 @@ impl World {
             let (Some(key), Some(session)) = (key, session) else { continue };
             assert!(session.hash == self.hashes[peer.uid] && session.login == peer.login, "another's session");
             held += session.held as usize;
+            accounted += session.outbox.as_ref().map_or(0, |outbox| outbox.accounted);
             let outbox = session.outbox.as_ref().map_or(0, |outbox| outbox.bytes());
             let begun = settings.message_bytes_max;
             if !session.flags.is_dirty && !session.flags.is_queued {
@@ -60,6 +61,7 @@ impl World {
         }
         assert_eq!((shard.registry.sessions(), shard.registry.len()), (open, online.len()), "registered, not alive");
         assert_eq!(shard.held, held, "what all hold is what each holds");
+        assert_eq!(shard.outbox_bytes, accounted, "what waits in all outboxes is what waits in each");
         assert!(held <= settings.memory_bytes_max || holders == 0, "{held} bytes are held");
         let waiting = shard.stalled.iter().flatten().count();
         let others = self.plan.shards - 1;
