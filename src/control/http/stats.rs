@@ -79,6 +79,8 @@ struct ShardCounts {
     closes: BTreeMap<String, u64>,
     /// How long turns took, without the wait in front of each.
     turn_time: Durations,
+    /// How long batches of mail waited for the shard, from when they were posted.
+    mail_wait: Durations,
 }
 
 /// How often something took how long.
@@ -106,6 +108,7 @@ impl From<&Stats> for ShardCounts {
             counts: Stats::ALL.iter().map(|metric| (metric.field, (metric.read)(stats))).collect(),
             closes: codes.zip(stats.closes).filter(|(_, count)| *count > 0).collect(),
             turn_time: (&stats.turn_time).into(),
+            mail_wait: (&stats.mail_wait).into(),
         }
     }
 }
