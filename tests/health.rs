@@ -2,14 +2,11 @@
 
 mod support;
 
-use std::fs;
-use std::io::{self, BufRead as _, BufReader, Write as _};
-use std::process::{Child, Stdio};
 use std::thread;
 use std::time::Duration;
 
 use pombo::{Listen, Problem};
-use support::{Ask, Client, Node, Program, Request, Response, Sent, eventually, interpreter, nodes};
+use support::{Ask, Client, Held, Node, Program, Request, Response, Sent, eventually, nodes};
 use tempfile::TempDir;
 
 #[track_caller]
@@ -121,56 +118,13 @@ fn a_node_without_descriptors_says_so_to_new_connections_as_well() {
     eventually("it is ready again", || ask("/readyz").status == 200);
 }
 
-/// Holds one thread of a process as a debugger does, until it is dropped.
-struct Held(Child);
-
-impl Held {
-    /// `None` where no debugger is to be had, or is not allowed.
-    fn thread(id: &str) -> Option<Self> {
-        const SCRIPT: &str = "import ctypes, os, sys\n\
-            libc = ctypes.CDLL(None, use_errno=True)\n\
-            libc.ptrace.argtypes = [ctypes.c_long, ctypes.c_int, ctypes.c_void_p, ctypes.c_void_p]\n\
-            SEIZE, INTERRUPT = 0x4206, 0x4207\n\
-            thread = int(sys.argv[1])\n\
-            if libc.ptrace(SEIZE, thread, None, None) or libc.ptrace(INTERRUPT, thread, None, None):\n\
-            \x20   sys.exit(os.strerror(ctypes.get_errno()))\n\
-            os.waitpid(thread, 0x40000000)\n\
-            print('held', flush=True)\n\
-            sys.stdin.read()\n";
-        let mut python = interpreter("python3")?;
-        python.args(["-c", SCRIPT, id]).stdin(Stdio::piped()).stdout(Stdio::piped());
-        let mut child = python.spawn().expect("Python starts");
-        let mut told = String::new();
-        BufReader::new(child.stdout.take().expect("a pipe")).read_line(&mut told).expect("text");
-        let held = Self(child);
-        if told == "held\n" {
-            return Some(held);
-        }
-        writeln!(io::stderr(), "skipped: no thread may be held here").ok();
-        None
-    }
-}
-
-impl Drop for Held {
-    fn drop(&mut self) {
-        // With its end the thread goes on.
-        self.0.kill().ok();
-        self.0.wait().ok();
-    }
-}
-
 #[test]
 #[cfg(target_os = "linux")]
 fn a_node_whose_shard_does_not_answer_says_which() {
     let (program, control, _folder) = program(0, 3);
     let ask = |path: &str| Ask::get(path).over(&mut Client::dial(&control));
     is_fine(&ask("/healthz"));
-    let threads = fs::read_dir(format!("/proc/{}/task", program.id())).expect("its threads");
-    let shard = threads
-        .filter_map(Result::ok)
-        .find(|thread| fs::read_to_string(thread.path().join("comm")).is_ok_and(|name| name.trim() == "pombo-shard-1"));
-    let shard = shard.expect("a thread of this name").file_name().into_string().expect("a number");
-    let Some(held) = Held::thread(&shard) else { return };
+    let Some(held) = Held::shard(program.id(), 1) else { return };
     is_not(&ask("/healthz"), &["shard 1 did not answer within 2s"]);
     is_fine(&ask("/readyz"));
     drop(held);

@@ -9,8 +9,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 
 use pombo::config::{DuplicateLogin, SlowConsumer};
-use pombo::{Config, Listen};
-use support::{Client, DEADLINE, Node, Nodes, eventually, interpreter, nodes, run};
+use pombo::{Config, Listen, Problem};
+use support::{Ask, Client, DEADLINE, Held, Node, Nodes, Program, eventually, interpreter, nodes, run};
 
 fn text_nodes<'a>() -> Nodes<'a> {
     nodes().with(|config: &mut Config| config.text = Some("127.0.0.1:0".parse().expect("an address")))
@@ -315,6 +315,29 @@ fn line_that_is_too_long_is_cut() {
         other.send_bytes(b"{\"uid\":\"alice\"}\n");
         other.expect_bytes(b"ok\n");
     });
+}
+
+/// Its line may be delivered yet: neither `ok` nor `fail` would be true. Over HTTP the same is told by a problem.
+#[test]
+#[cfg(target_os = "linux")]
+fn connection_ends_unanswered_when_a_shard_is_stuck() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let [text, control] = ["text", "control"].map(|name| format!("unix:{}", folder.path().join(name).display()));
+    let program = Program::start(&["--control", &control, "--text", &text, "--control-answer-timeout", "200ms"]);
+    let [text, control] = [text, control].map(|listen| listen.parse::<Listen>().expect("an address"));
+    let mut back_end = Client::dial(&text);
+    back_end.send_bytes(b"{\"uid\":\"nobody\"}\n");
+    back_end.expect_bytes(b"fail\n");
+    let Some(held) = Held::shard(program.id(), 0) else { return };
+    back_end.send_bytes(b"oops\n{\"uid\":\"nobody\"}\noops\n");
+    back_end.expect_bytes(b"fail\n");
+    back_end.expect_end();
+    let push = Ask::post("/v1/push/nobody").text("hi");
+    push.over(&mut Client::dial(&control)).expect_problem(Problem::ShardSilent, "may have done it");
+    let scrape = Ask::get("/metrics").over(&mut Client::dial(&control));
+    scrape.expect_problem(Problem::ShardSilent, "");
+    drop(held);
+    eventually("it answers again", || push.over(&mut Client::dial(&control)).status == 200);
 }
 
 /// More than have a place at a time.

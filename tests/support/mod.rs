@@ -8,6 +8,7 @@
 mod ask;
 mod client;
 mod frame;
+mod held;
 mod http;
 mod interpreter;
 mod node;
@@ -20,6 +21,7 @@ mod token;
 pub(crate) use ask::Ask;
 pub(crate) use client::Client;
 pub(crate) use frame::{Frame, Sent};
+pub(crate) use held::Held;
 pub(crate) use http::{Request, Response};
 pub(crate) use interpreter::{interpreter, run};
 pub(crate) use node::{Node, Nodes, nodes};
