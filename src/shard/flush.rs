@@ -64,9 +64,7 @@ impl<N: Network> Shard<N> {
     pub(super) fn flush(&mut self, now: Instant) {
         let mut slice = self.slice(now);
         loop {
-            while let Some(key) = self.dirty.pop_front() {
-                self.flush_session(key);
-                self.relieve();
+            while self.flush_dirty() {
                 self.breathe_out(&mut slice);
             }
             let log_end = self.log.end();
@@ -74,16 +72,27 @@ impl<N: Network> Shard<N> {
                 for key in 0..self.sessions.keys_end() {
                     self.flush_log(key);
                     self.relieve();
-                    self.breathe_out(&mut slice);
+                    self.breathe_amid(&mut slice);
                 }
             }
-            // Mail taken between slices may have made new work.
+            // What was taken in between slices may have made new work.
             if self.dirty.is_empty() && self.log.end() == log_end {
-                self.log.clear();
-                std::mem::swap(&mut self.dirty, &mut self.put_off);
-                return;
+                return self.log.clear();
             }
         }
+    }
+
+    /// Sends what is due to the next dirty session; says whether there was one.
+    #[inline]
+    pub(super) fn flush_dirty(&mut self) -> bool {
+        let Some(key) = self.dirty.pop_front() else { return false };
+        if self.sessions.get(key).is_some_and(|session| session.phase != Phase::Open) {
+            self.leaving.push_back(key);
+            return true;
+        }
+        self.flush_session(key);
+        self.relieve();
+        true
     }
 
     /// Sends the rest of the log to a session that has not taken all of it.
@@ -92,7 +101,11 @@ impl<N: Network> Shard<N> {
         let log_end = self.log.end();
         let Some(session) = self.sessions.get(key) else { return };
         if session.log_from != log_end {
-            self.flush_session(key);
+            match session.phase {
+                Phase::Open => self.flush_session(key),
+                // It left before these.
+                _ => session.log_from = log_end,
+            }
         }
     }
 
@@ -103,12 +116,6 @@ impl<N: Network> Shard<N> {
         session.flags.is_dirty = false;
         if session.phase != Phase::Open {
             session.log_from = log_end;
-            if self.farewells == 0 {
-                session.flags.is_dirty = true;
-                self.put_off.push_back(key);
-                return;
-            }
-            self.farewells -= 1;
         }
         while !self.sessions.get(key).is_none_or(|session| session.flags.is_blocked) {
             match self.send_once(key) {

@@ -57,6 +57,7 @@ pub use request::{Push, Request, SessionInfo, UidPage};
 pub use tls::Tls;
 pub use transport::{Poller, Stream};
 
+use self::close::FAREWELLS_PER_TURN;
 use self::flush::OutboxPool;
 use self::io::{Network, Readiness};
 use self::log::Log;
@@ -83,10 +84,6 @@ const TURN_DELIVERIES: usize = 128 << 10;
 const CONNECTION_BYTES: usize = 1 << 20;
 const TURN_BYTES: usize = 8 << 20;
 
-/// Steps towards the end of closing sessions that are made in a turn: thousands that leave at once cost as many calls of the
-/// kernel, and those who stay have their turn in between.
-const FAREWELLS_PER_TURN: usize = 64;
-
 /// The loop and its state, over sockets and clock of `N`.
 pub struct Shard<N: Network> {
     network: N,
@@ -111,13 +108,12 @@ pub struct Shard<N: Network> {
     now: Instant,
     /// `now` on the wheel.
     tick: Tick,
-    /// Sessions that may have something to receive or to decode.
+    /// Open sessions that may have something to receive or to decode.
     run: VecDeque<SessionKey>,
     /// Sessions with frames in their outbox since the last flush.
     dirty: VecDeque<SessionKey>,
-    /// What of [`FAREWELLS_PER_TURN`] is left, and the dirty sessions that closed past it; dirty again at the turn's end.
-    farewells: usize,
-    put_off: VecDeque<SessionKey>,
+    /// Sessions that close and have something to send, or to receive; see [`Shard::see_off`].
+    leaving: VecDeque<SessionKey>,
     /// By destination: sessions that filled its batch and wait for it to be posted.
     stalled: Vec<Vec<Stalled>>,
     budget: Budget,
@@ -234,8 +230,7 @@ impl<N: Network> Shard<N> {
             tick: Tick::default(),
             run: VecDeque::new(),
             dirty: VecDeque::new(),
-            farewells: 0,
-            put_off: VecDeque::new(),
+            leaving: VecDeque::new(),
             stalled,
             budget: Budget { deliveries: 0, bytes: 0 },
             amid: slice::AMID,
@@ -273,7 +268,6 @@ impl<N: Network> Shard<N> {
         self.wait();
         let begun = self.now;
         self.budget = Budget { deliveries: TURN_DELIVERIES, bytes: TURN_BYTES };
-        self.farewells = FAREWELLS_PER_TURN;
         self.amid = slice::AMID;
         self.take_in();
         self.take_handovers();
@@ -281,6 +275,7 @@ impl<N: Network> Shard<N> {
         let now = self.network.now();
         self.post(now);
         self.flush(now);
+        self.see_off(FAREWELLS_PER_TURN);
         let turn = self.sweep();
         self.sessions.end_turn();
         self.stats.turn_time.note(self.network.now().saturating_duration_since(begun));
@@ -371,12 +366,13 @@ impl<N: Network> Shard<N> {
         self.sessions.get(key).is_some_and(|session| session.phase == Phase::Open)
     }
 
-    /// Puts a session that can progress on the run list, once.
+    /// Puts a session that can progress on the run list, once; a closing one among those that leave.
     fn enqueue(&mut self, key: SessionKey) {
         let Some(session) = self.sessions.get(key) else { return };
         if !session.flags.is_queued && !session.flags.is_stalled && !session.flags.is_paused {
             session.flags.is_queued = true;
-            self.run.push_back(key);
+            let list = if session.phase == Phase::Open { &mut self.run } else { &mut self.leaving };
+            list.push_back(key);
         }
     }
 
@@ -384,6 +380,7 @@ impl<N: Network> Shard<N> {
     fn idle_for(&self) -> Option<Duration> {
         let waits = !self.run.is_empty()
             || !self.dirty.is_empty()
+            || !self.leaving.is_empty()
             || !self.handovers.is_empty()
             || !self.requests.is_empty()
             || self.mailbox.has_unread();

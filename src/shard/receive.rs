@@ -79,20 +79,17 @@ impl<N: Network> Shard<N> {
             let Some(key) = self.run.pop_front() else { return };
             let Some(session) = self.sessions.get(key) else { continue };
             // A stale entry: the key was freed and given to another session.
-            if !std::mem::take(&mut session.flags.is_queued) {
+            if !session.flags.is_queued {
                 continue;
             }
-            match (session.phase, session.unread.take()) {
-                (Phase::Open, Some(unread)) => self.resume(key, unread),
-                (Phase::Open, None) => self.receive(key),
-                _ if self.farewells == 0 => {
-                    self.enqueue(key);
-                    continue;
-                }
-                _ => {
-                    self.farewells -= 1;
-                    self.discard(key);
-                }
+            if session.phase != Phase::Open {
+                self.leaving.push_back(key);
+                continue;
+            }
+            session.flags.is_queued = false;
+            match session.unread.take() {
+                Some(unread) => self.resume(key, unread),
+                None => self.receive(key),
             }
             self.account(key);
             self.relieve();

@@ -57,6 +57,22 @@ impl<N: Network> Shard<N> {
         slice.end = self.network.now() + SLICE;
     }
 
+    /// Ends a slice of a broadcast's fan-out if its time is over: takes in what clients, callers and other shards have
+    /// brought since, within the turn's budget, and sends what comes of it. To thousands a broadcast takes tens of
+    /// milliseconds; who is not in a hurry to have it need not wait for it.
+    pub(super) fn breathe_amid(&mut self, slice: &mut Slice) {
+        if !self.is_over(slice) {
+            return;
+        }
+        self.poll(Some(Duration::ZERO));
+        self.take_requests_amid();
+        self.receive_ready();
+        self.take_mail();
+        self.post(self.now);
+        while self.flush_dirty() {}
+        slice.end = self.network.now() + SLICE;
+    }
+
     fn is_over(&self, slice: &mut Slice) -> bool {
         slice.sessions += 1;
         let delivered = slice.deliveries.saturating_sub(self.budget.deliveries);

@@ -214,6 +214,7 @@ impl<N: Network> Shard<N> {
         if is_over {
             // The last chance of what was closed just now; what is left then is counted.
             self.flush(self.now);
+            self.see_off(self.leaving.len());
             for key in 0..self.sessions.keys_end() {
                 self.remove(key);
             }

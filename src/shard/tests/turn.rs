@@ -151,6 +151,22 @@ fn requests_are_answered_amid_a_long_turn() {
     assert!(node.stats().frames_in < 60 * 6_500, "the flood must last longer than this test looks");
 }
 
+/// Messages to one waited for all of a broadcast to 15,000: 50 ms.
+#[test]
+fn messages_to_one_are_delivered_amid_a_broadcast_to_many() {
+    let mut node = Node::new(1, settings());
+    let all: Vec<_> = (0..400).map(|index| node.login(&format!("user{index}"))).collect();
+    // As many as one poll tells of: what the next one has sent is learnt amid the fan-out at the earliest.
+    all[0].send("all:to many");
+    all[1..256].iter().for_each(|client| client.send("nobody:there"));
+    all[256].send("user399:to one");
+    // Every look at the clock finds a slice to be over.
+    node.slow_down(Duration::from_millis(1));
+    node.turn(0);
+    assert_eq!((all[399].texts(), all[399].sends()), (vec!["to many".to_owned(), "to one".to_owned()], 1));
+    assert!(all[..399].iter().all(|client| client.texts() == ["to many"] && client.sends() == 1));
+}
+
 #[test]
 fn pushes_and_broadcasts_from_outside_are_answered() {
     let mut node = Node::new(1, settings());

@@ -408,7 +408,7 @@ impl World {
         self.places.iter_mut().for_each(|place| place.handovers = None);
     }
 
-    /// Lets time pass, in which clients that live read and answer.
+    /// Lets time pass, in which clients that live read and answer, and end when they were closed.
     pub(super) fn live_on(&mut self, time: Duration, steps: u32) {
         for _ in 0..steps {
             self.clock.pass(time / steps);
@@ -417,6 +417,9 @@ impl World {
                 let peer = &mut self.peers[self.active[at]];
                 if peer.manner != Manner::Vanished {
                     peer.bring(usize::MAX);
+                    if peer.closed.is_some() {
+                        peer.wire.borrow_mut().end();
+                    }
                 }
             }
             self.settle();
