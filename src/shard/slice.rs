@@ -11,8 +11,8 @@ use super::{Budget, CONNECTION_BYTES, CONNECTION_DELIVERIES, Shard};
 /// How long is worked at a stretch.
 const SLICE: Duration = Duration::from_millis(1);
 
-/// Sessions served, or deliveries made, between two looks at the clock.
-const SESSIONS_PER_LOOK: u32 = 16;
+/// Sessions served, or deliveries made, between two looks at the clock; few in tests, whose simulated nodes have a dozen.
+const SESSIONS_PER_LOOK: u32 = if cfg!(test) { 2 } else { 16 };
 const DELIVERIES_PER_LOOK: usize = 512;
 
 /// What requests may do amid a turn: as much as a connection in a whole one.
