@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use super::{Field, Notes, from_elsewhere};
+use super::{Field, Notes};
 use crate::attacks::peer::{End, Peer, ends};
 use crate::support::Sent;
 
@@ -25,18 +25,16 @@ fn flood(field: &Field, notes: &mut Notes, first: &[u8], unit: &[u8]) {
     }
     let end = Instant::now() + field.scale.flood;
     let mut sent = 0;
-    from_elsewhere(|| {
-        while Instant::now() < end {
-            for (index, peer) in peers.iter_mut().enumerate() {
-                let taken = peer.push(&chunk[at[index]..]);
-                at[index] = (at[index] + taken) % chunk.len();
-                sent += taken;
-                if index % 2 == 0 {
-                    peer.discard(&mut buffer).ok();
-                }
+    while Instant::now() < end {
+        for (index, peer) in peers.iter_mut().enumerate() {
+            let taken = peer.push(&chunk[at[index]..]);
+            at[index] = (at[index] + taken) % chunk.len();
+            sent += taken;
+            if index % 2 == 0 {
+                peer.discard(&mut buffer).ok();
             }
         }
-    });
+    }
     notes.see(format!("{} units", sent / unit.len()));
     // Half of them never read, and are resets; that is theirs to do.
     peers.into_iter().for_each(Peer::reset);

@@ -10,10 +10,7 @@ mod storms;
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
-use std::thread;
 use std::time::Duration;
-
-use rustix::process::setpriority_process;
 
 use super::peer::End;
 
@@ -112,19 +109,6 @@ impl Notes {
             }
         }
     }
-}
-
-/// Runs what on a machine of its own would take nothing of this one's cores: behind the node, and behind those who use it.
-fn from_elsewhere<T: Send>(run: impl FnOnce() -> T + Send) -> T {
-    const NICE: i32 = 10;
-    thread::scope(|threads| {
-        let running = threads.spawn(|| {
-            // Of this thread alone, and of the processes that it starts: Linux's priorities are those of threads.
-            setpriority_process(None, NICE).expect("anybody may step back");
-            run()
-        });
-        running.join().expect("an attacker does not panic")
-    })
 }
 
 const NONE: Attack = Attack { name: "", growth_max: None, is_tls: false, is_heard: false, run: |_, _| {} };

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
-use super::{Field, Notes, from_elsewhere};
+use super::{Field, Notes};
 use crate::attacks::peer::Peer;
 
 /// A new client is served within this while thousands are reset.
@@ -33,7 +33,7 @@ pub(super) fn resets(field: &Field, notes: &mut Notes) {
             served
         });
         let begun = Instant::now();
-        from_elsewhere(|| peers.into_iter().for_each(Peer::reset));
+        peers.into_iter().for_each(Peer::reset);
         let resetting = begun.elapsed();
         thread::sleep(Duration::from_millis(300));
         is_over.store(true, Ordering::SeqCst);
@@ -63,7 +63,7 @@ fn come_back(field: &Field, notes: &mut Notes, count: usize, is_bounded: bool) {
         let mut bench = Command::new(env!("CARGO_BIN_EXE_pombo"));
         bench.args(["bench", "connect", "--json", "--prefix", "back-", "-c", &count.to_string()]);
         bench.args(["--connecting", &connecting.to_string(), &field.address.to_string()]);
-        let output = from_elsewhere(|| bench.output()).expect("the program starts");
+        let output = bench.output().expect("the program starts");
         let report: Value = match serde_json::from_slice(&output.stdout) {
             Ok(report) if output.status.success() => report,
             _ => {
