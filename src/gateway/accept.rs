@@ -151,8 +151,9 @@ impl Shortage {
             None => {
                 self.times = Some((now, now));
                 // Relaxed: see `Shortages::count`.
-                self.all.0.fetch_add(1, Ordering::Relaxed);
-                warn!(error = %error, "cannot accept, connections wait; raise `ulimit -n` or lower connections_max");
+                if self.all.0.fetch_add(1, Ordering::Relaxed) == 0 {
+                    warn!(error = %error, "cannot accept, connections wait; raise `ulimit -n` or lower connections_max");
+                }
             }
         }
     }
@@ -167,8 +168,9 @@ impl Shortage {
                 sleep_until(last + OVER_AFTER).await;
                 self.times = None;
                 // Relaxed: see `Shortages::count`.
-                self.all.0.fetch_sub(1, Ordering::Relaxed);
-                info!(elapsed = ?since.elapsed(), "accepting again");
+                if self.all.0.fetch_sub(1, Ordering::Relaxed) == 1 {
+                    info!(elapsed = ?since.elapsed(), "accepting again");
+                }
             }
             None => std::future::pending().await,
         }
