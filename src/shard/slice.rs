@@ -64,8 +64,8 @@ impl<N: Network> Shard<N> {
     }
 
     /// Ends a slice of a broadcast's fan-out if its time is over: takes in what clients, callers and other shards have
-    /// brought since, within the turn's budget, and sends what comes of it. To thousands a broadcast takes tens of
-    /// milliseconds; who is not in a hurry to have it need not wait for it.
+    /// brought since, within the turn's budget, and sends what comes of it. A broadcast to thousands takes tens of
+    /// milliseconds, for which nobody else's messages are held up.
     pub(super) fn breathe_amid(&mut self, slice: &mut Slice) {
         if !self.is_over(slice) {
             return;
