@@ -49,6 +49,7 @@
 //! | [`frame`] | WebSocket frames, bytes in and messages out |
 //! | `listener` | sockets that are listened on |
 //! | `roots`, `service` | whom to trust over TLS as a client; the HTTP client that asks services |
+//! | `descriptors` | how many open files there may be, and room for them |
 //! | `backoff` | how long to wait before another attempt |
 //! | `trace` | the trace that a request belongs to |
 //! | [`uid`], [`message`], [`rights`] | the vocabulary |
@@ -68,6 +69,7 @@ mod backoff;
 pub mod cli;
 pub mod config;
 mod control;
+mod descriptors;
 mod dispatcher;
 pub mod frame;
 mod gateway;

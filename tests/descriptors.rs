@@ -87,3 +87,9 @@ fn who_gives_up_waiting_takes_no_descriptor() {
     assert!(began.elapsed() < DEADLINE / 2);
     program.expect_logged(OVER);
 }
+
+#[test]
+fn room_for_all_connections_is_made_at_the_start() {
+    let program = Program::start(&["--connections-max", "3000"]);
+    assert!(program.descriptor_room() >= 3000);
+}

@@ -24,6 +24,7 @@ const ROOMS: &[(&str, &[&str])] = &[
     ("metrics", &["frame"]),
     ("presence", &[]),
     ("backoff", &[]),
+    ("descriptors", &[]),
     ("trace", &[]),
     ("service", &["config", "roots"]),
     (
@@ -47,6 +48,7 @@ const ROOMS: &[(&str, &[&str])] = &[
         &[
             "backoff",
             "config",
+            "descriptors",
             "dispatcher",
             "drain",
             "frame",
@@ -67,6 +69,7 @@ const ROOMS: &[(&str, &[&str])] = &[
         &[
             "config",
             "control",
+            "descriptors",
             "dispatcher",
             "drain",
             "frame",
@@ -83,7 +86,22 @@ const ROOMS: &[(&str, &[&str])] = &[
             "uid",
         ],
     ),
-    ("cli", &["backoff", "config", "frame", "message", "metrics", "roots", "router", "server", "service", "uid"]),
+    (
+        "cli",
+        &[
+            "backoff",
+            "config",
+            "descriptors",
+            "frame",
+            "message",
+            "metrics",
+            "roots",
+            "router",
+            "server",
+            "service",
+            "uid",
+        ],
+    ),
 ];
 
 /// Longest file of `src`, without its tests, and longest function, in lines.

@@ -9,7 +9,6 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::PathBuf;
 use std::process::{self, ExitCode};
 
-use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tracing::{error, info, warn};
 
@@ -17,6 +16,7 @@ use super::flags::Flags;
 use super::log::Log;
 use super::{refuse, systemd, trim};
 use crate::config::{Auth, Config, Faults, Listen, Origins, Paths, load};
+use crate::descriptors;
 use crate::server::{Handle, PassedSockets, Server, StartError};
 
 /// Runs the server.
@@ -186,11 +186,7 @@ enum Asked {
 fn raise_descriptor_limit(config: &Config) {
     // Listeners, pollers, wakers, logs, the standard streams.
     const OTHERS: u64 = 64;
-    let mut limit = getrlimit(Resource::Nofile);
-    if setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, maximum: limit.maximum }).is_ok() {
-        limit.current = limit.maximum;
-    }
-    let Some(descriptors) = limit.current else { return };
+    let Some(descriptors) = descriptors::raise_limit() else { return };
     let needed = (config.connections_max as u64).saturating_add(OTHERS);
     if descriptors >= needed {
         return;

@@ -9,6 +9,7 @@ use prometheus_client::encoding::{DescriptorEncoder, MetricEncoder, NoLabelSet, 
 use prometheus_client::metrics::MetricType;
 use prometheus_client::registry::Registry;
 
+use crate::descriptors;
 use crate::frame::close;
 use crate::metrics::{FAMILIES, FamilyKind, Histogram, Metric, Stats};
 
@@ -158,7 +159,7 @@ fn encode_process(encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
     if let Ok(open) = process.fd_count() {
         describe(encoder, "process_open_fds")?.encode_gauge(&open)?;
     }
-    if let Some(most) = descriptors_max() {
+    if let Some(most) = descriptors::limit() {
         describe(encoder, "process_max_fds")?.encode_gauge(&most)?;
     }
     Ok(())
@@ -167,11 +168,6 @@ fn encode_process(encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
 #[cfg(not(target_os = "linux"))]
 fn encode_process(_: &mut DescriptorEncoder<'_>) -> fmt::Result {
     Ok(())
-}
-
-/// Returns how many descriptors the process may have; `None` when there is no bound.
-fn descriptors_max() -> Option<u64> {
-    rustix::process::getrlimit(rustix::process::Resource::Nofile).current
 }
 
 /// Begins one of [`FAMILIES`].

@@ -22,6 +22,7 @@ use crate::config::{Config, ControlSettings, Faults, GatewaySettings, Listen, Sl
 use crate::control::{
     Control, ControlListeners, ControlTokensError, Counts, HookEnds, HookError, Hooks, Spares, TokenSet,
 };
+use crate::descriptors;
 use crate::dispatcher::{Dispatcher, ShardDoor};
 pub use crate::gateway::CertificateError;
 use crate::gateway::{
@@ -169,6 +170,7 @@ impl Server {
     /// See [`StartError`].
     pub fn bind_with(config: Config, mut passed: PassedSockets) -> Result<Self, StartError> {
         config.check()?;
+        descriptors::make_room(config.connections_max);
         let authenticator = Authenticator::new(&config.gateway().auth)
             .map_err(|error| StartError::Keys { reason: error.to_string() })?;
         let certificate = match (&config.tls_certificate, &config.tls_key) {

@@ -156,6 +156,13 @@ impl Program {
         open.filter_map(|entry| number(entry.ok()?.file_name())).filter(|number| *number < end).count()
     }
 
+    /// For how many descriptors the kernel has room without growing its table (proc(5), `FDSize` of `status`).
+    pub(crate) fn descriptor_room(&self) -> usize {
+        let status = fs::read_to_string(format!("/proc/{}/status", self.child.id())).expect("the program runs");
+        let size = status.lines().find_map(|line| line.strip_prefix("FDSize:")).expect("proc(5) has it");
+        size.trim().parse().expect("a number")
+    }
+
     /// How much CPU time it has used (proc(5), fields 14 and 15 of `stat`).
     pub(crate) fn cpu_time(&self) -> Duration {
         let stat = fs::read_to_string(format!("/proc/{}/stat", self.child.id())).expect("the program runs");

@@ -14,6 +14,7 @@ use super::inside::Placement;
 use super::target::Target;
 use super::traffic::Targets;
 use super::wire::{CONNECTIONS_MAX, STAMP_BYTES};
+use crate::descriptors;
 
 /// Descriptors that are not connections: standard streams, the poller, files of `/proc`.
 const SPARE_DESCRIPTORS: u64 = 32;
@@ -390,18 +391,13 @@ pub(super) fn allow_page(path: &Path) -> Result<(), BenchError> {
         .map_err(|source| BenchError::Arguments(format!("cannot write the report to {path:?}: {}", source.kind())))
 }
 
-/// Raises the limit of open files to what the run needs.
+/// Raises the limit of open files to what the run needs, and makes room for them.
 fn allow_descriptors(needed: u64) -> Result<(), BenchError> {
-    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
-    let limit = getrlimit(Resource::Nofile);
-    if limit.current.is_none_or(|current| current >= needed) {
-        return Ok(());
-    }
-    if let Some(maximum) = limit.maximum.filter(|maximum| *maximum < needed) {
+    if let Some(limit) = descriptors::raise_limit().filter(|limit| *limit < needed) {
         return Err(BenchError::Arguments(format!(
-            "the run needs {needed} open files and the limit is {maximum}: use fewer --connections or raise `ulimit -n`"
+            "the run needs {needed} open files and the limit is {limit}: use fewer --connections or raise `ulimit -n`"
         )));
     }
-    setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, maximum: limit.maximum })
-        .map_err(|error| BenchError::Arguments(format!("cannot raise the limit of open files: {error}")))
+    descriptors::make_room(needed as usize);
+    Ok(())
 }
