@@ -9,15 +9,11 @@ use std::time::Duration;
 
 use listenfd::ListenFd;
 use socket2::{Domain, Protocol, SockRef, Socket, Type};
-use tracing::info;
 
 use crate::config::Listen;
 
-/// Connections that the kernel may hold for one socket of ours; it takes its own `somaxconn` if that is less.
+/// Connections that the kernel may hold for us; it takes its own `somaxconn` if that is less.
 const BACKLOG: i32 = 65_535;
-
-/// Most sockets that listen on one address. Other systems than Linux do not spread connections over them.
-const SOCKETS_MAX: usize = if cfg!(target_os = "linux") { 16 } else { 1 };
 
 /// A bound socket that is not accepted on yet.
 #[derive(Debug)]
@@ -137,29 +133,25 @@ pub(crate) enum Connection {
 }
 
 impl BoundListener {
-    /// Takes the socket that was passed for this address, or binds and listens; clients may connect from now on and wait
-    /// to be accepted. Several sockets, all on the address, where one of TCP can't hold `waiting` connections.
-    pub(crate) fn open(
-        listen: &Listen,
-        waiting: usize,
-        inherited: Inherited,
-        passed: &mut PassedSockets,
-    ) -> io::Result<Vec<Self>> {
-        let backlog = backlog();
-        let sockets = match (passed.take(listen), listen) {
-            (Some(socket), _) => vec![socket.into_listener(inherited)?],
-            (None, Listen::Tcp(address)) => {
-                let sockets = bind_tcp(*address, inherited, sockets_for(waiting, backlog))?.into_iter();
-                sockets.map(|socket| Self::Tcp(socket, Owner::Node)).collect()
-            }
-            // A client that finds no room here waits.
-            (None, Listen::Unix(path)) => return bind_unix(path).map(|socket| vec![socket]),
-        };
-        let backlog = backlog * sockets.len();
-        if backlog < waiting {
-            info!(%listen, backlog, waiting, "a storm of connections overflows the backlog, raise net.core.somaxconn");
+    /// Takes the socket that was passed for this address, or binds one and listens; clients may connect from now on and
+    /// wait to be accepted.
+    pub(crate) fn open(listen: &Listen, inherited: Inherited, passed: &mut PassedSockets) -> io::Result<Self> {
+        match passed.take(listen) {
+            Some(socket) => socket.into_listener(inherited),
+            None => Self::bind(listen, inherited),
         }
-        Ok(sockets)
+    }
+
+    fn bind(listen: &Listen, inherited: Inherited) -> io::Result<Self> {
+        match listen {
+            Listen::Tcp(address) => bind_tcp(*address, inherited).map(|listener| Self::Tcp(listener, Owner::Node)),
+            Listen::Unix(path) => {
+                remove_stale(path)?;
+                let listener = std::os::unix::net::UnixListener::bind(path)?;
+                listener.set_nonblocking(true)?;
+                Ok(Self::Unix(listener, SocketFile(Some(path.clone()))))
+            }
+        }
     }
 
     /// Returns the real address: the port is the kernel's choice where 0 was asked for.
@@ -237,45 +229,7 @@ impl Drop for SocketFile {
     }
 }
 
-/// Returns how many connections the kernel holds for one socket, as far as it tells.
-fn backlog() -> usize {
-    let somaxconn = fs::read_to_string("/proc/sys/net/core/somaxconn").ok();
-    let somaxconn = somaxconn.and_then(|text| text.trim().parse::<usize>().ok());
-    somaxconn.unwrap_or(usize::MAX).clamp(1, BACKLOG as usize)
-}
-
-/// Returns how many sockets of that `backlog` it takes to hold `waiting` connections; a quarter more, since the kernel
-/// spreads them by a hash.
-///
-/// A connection past the backlog is dropped, and tries again after a second: with Linux's 4,096 one socket is too few for a
-/// storm of reconnects.
-fn sockets_for(waiting: usize, backlog: usize) -> usize {
-    waiting.saturating_add(waiting / 4).div_ceil(backlog).clamp(1, SOCKETS_MAX)
-}
-
-/// Binds one address with so many sockets, over which the kernel spreads connections (`SO_REUSEPORT`, socket(7)).
-fn bind_tcp(address: SocketAddr, inherited: Inherited, sockets: usize) -> io::Result<Vec<std::net::TcpListener>> {
-    let first = tcp_socket(address, inherited)?;
-    // Shared only behind this: a port that another process has is an error.
-    first.bind(&address.into())?;
-    if sockets > 1 {
-        first.set_reuse_port(true)?;
-    }
-    first.listen(BACKLOG)?;
-    // The port is the kernel's choice where 0 was asked for.
-    let real = first.local_addr()?;
-    let mut listeners = vec![first.into()];
-    for _ in 1..sockets {
-        let next = tcp_socket(address, inherited)?;
-        next.set_reuse_port(true)?;
-        next.bind(&real)?;
-        next.listen(BACKLOG)?;
-        listeners.push(next.into());
-    }
-    Ok(listeners)
-}
-
-fn tcp_socket(address: SocketAddr, inherited: Inherited) -> io::Result<Socket> {
+fn bind_tcp(address: SocketAddr, inherited: Inherited) -> io::Result<std::net::TcpListener> {
     let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
     socket.set_nonblocking(true)?;
     // A restarted server must not wait for its predecessor's connections to time out.
@@ -285,14 +239,9 @@ fn tcp_socket(address: SocketAddr, inherited: Inherited) -> io::Result<Socket> {
         // "[::]:1234" and "0.0.0.0:1234" may both be listened on, as they are written.
         socket.set_only_v6(true)?;
     }
-    Ok(socket)
-}
-
-fn bind_unix(path: &Path) -> io::Result<BoundListener> {
-    remove_stale(path)?;
-    let listener = std::os::unix::net::UnixListener::bind(path)?;
-    listener.set_nonblocking(true)?;
-    Ok(BoundListener::Unix(listener, SocketFile(Some(path.to_owned()))))
+    socket.bind(&address.into())?;
+    socket.listen(BACKLOG)?;
+    Ok(socket.into())
 }
 
 /// Sets what accepted sockets inherit.
@@ -313,56 +262,4 @@ fn remove_stale(path: &Path) -> io::Result<()> {
         fs::remove_file(path)?;
     }
     Ok(())
-}
-
-#[cfg(test)]
-mod tests {
-    use std::io::ErrorKind;
-    use std::net::TcpStream;
-
-    use super::*;
-
-    #[test]
-    fn as_many_sockets_as_hold_a_storm() {
-        let cases = [
-            // (waiting, backlog, sockets)
-            (1, 1, 1),
-            (16_384, 65_535, 1),
-            (16_384, 4096, 5),
-            (1000, 4096, 1),
-            (16_384, 128, SOCKETS_MAX),
-            (usize::MAX, 65_535, SOCKETS_MAX),
-        ];
-        for (waiting, backlog, sockets) in cases {
-            let expected = sockets.min(SOCKETS_MAX);
-            assert_eq!(sockets_for(waiting, backlog), expected, "{waiting} on backlogs of {backlog}");
-        }
-    }
-
-    #[test]
-    fn sockets_share_an_address_with_each_other_alone() {
-        let any = Listen::Tcp(SocketAddr::from(([127, 0, 0, 1], 0)));
-        let open = |listen: &Listen, waiting| {
-            BoundListener::open(listen, waiting, Inherited::default(), &mut PassedSockets::default())
-        };
-        let sockets = open(&any, 2 * backlog()).expect("the kernel has a port");
-        assert_eq!(sockets.len(), 3.min(SOCKETS_MAX));
-        let address = sockets[0].address().expect("a bound socket has an address");
-        let Listen::Tcp(real) = address else { panic!("{address} is none of TCP") };
-        for waiting in [1, 2 * backlog()] {
-            let error = open(&address, waiting).expect_err("a port that is taken is an error");
-            assert_eq!(error.kind(), ErrorKind::AddrInUse);
-        }
-        let clients: Vec<_> = (0..300).map(|_| TcpStream::connect(real).expect("the backlog has room")).collect();
-        let mut accepted = 0;
-        for socket in &sockets {
-            let BoundListener::Tcp(listener, _) = socket else { panic!("{socket:?} is none of TCP") };
-            let before = accepted;
-            while listener.accept().is_ok() {
-                accepted += 1;
-            }
-            assert!(accepted > before, "a socket that gets no connection at all");
-        }
-        assert_eq!(accepted, clients.len());
-    }
 }

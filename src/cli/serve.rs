@@ -49,6 +49,7 @@ impl Serve {
         let colour = !variables.iter().any(|(name, value)| name == "NO_COLOR" && !value.is_empty());
         let log = Log::start(config.log_format, config.log_level, colour, variables);
         raise_descriptor_limit(&config);
+        check_backlog(&config);
 
         let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
             Ok(runtime) => runtime,
@@ -197,6 +198,17 @@ fn raise_descriptor_limit(config: &Config) {
     } else {
         let connections_max = config.connections_max;
         warn!(descriptors, connections_max, "open files are limited below connections_max, raise `ulimit -n`");
+    }
+}
+
+/// Tells if the kernel holds fewer connections for us to accept than may be under way: a storm of reconnects may come
+/// faster than it can be accepted, and each connection past the backlog waits a second before it tries again.
+fn check_backlog(config: &Config) {
+    let somaxconn = std::fs::read_to_string("/proc/sys/net/core/somaxconn").ok();
+    let Some(backlog) = somaxconn.and_then(|text| text.trim().parse::<usize>().ok()) else { return };
+    let handshakes_max = config.handshakes_max;
+    if backlog < handshakes_max {
+        info!(backlog, handshakes_max, "a storm of connections may overflow the backlog, raise net.core.somaxconn");
     }
 }
 

@@ -151,9 +151,8 @@ impl Shortage {
             None => {
                 self.times = Some((now, now));
                 // Relaxed: see `Shortages::count`.
-                if self.all.0.fetch_add(1, Ordering::Relaxed) == 0 {
-                    warn!(error = %error, "cannot accept, connections wait; raise `ulimit -n` or lower connections_max");
-                }
+                self.all.0.fetch_add(1, Ordering::Relaxed);
+                warn!(error = %error, "cannot accept, connections wait; raise `ulimit -n` or lower connections_max");
             }
         }
     }
@@ -168,9 +167,8 @@ impl Shortage {
                 sleep_until(last + OVER_AFTER).await;
                 self.times = None;
                 // Relaxed: see `Shortages::count`.
-                if self.all.0.fetch_sub(1, Ordering::Relaxed) == 1 {
-                    info!(elapsed = ?since.elapsed(), "accepting again");
-                }
+                self.all.0.fetch_sub(1, Ordering::Relaxed);
+                info!(elapsed = ?since.elapsed(), "accepting again");
             }
             None => std::future::pending().await,
         }

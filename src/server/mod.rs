@@ -191,19 +191,16 @@ impl Server {
         let mut listeners = Vec::new();
         let mut addresses = Vec::new();
         for listen in &config.listen {
-            let (address, sockets) = bind(listen, config.handshakes_max, inherited, &mut passed)?;
+            let (address, listener) = bind(listen, inherited, &mut passed)?;
             addresses.push(address);
-            listeners.extend(sockets);
+            listeners.push(listener);
         }
         // Answers that are not read end their connection.
         let inherited = Inherited { user_timeout: Some(config.control_idle_timeout), send_buffer_bytes: None };
-        let mut bind_one = |listen: &Option<Listen>| {
-            let Some(listen) = listen else { return Ok(None) };
-            let (address, mut sockets) = bind(listen, 1, inherited, &mut passed)?;
-            Ok::<_, StartError>(sockets.pop().map(|socket| (address, socket)))
-        };
-        let (control, http) = bind_one(&config.control)?.unzip();
-        let (text_address, text) = bind_one(&config.text)?.unzip();
+        let mut bind =
+            |listen: &Option<Listen>| listen.as_ref().map(|listen| bind(listen, inherited, &mut passed)).transpose();
+        let (control, http) = bind(&config.control)?.unzip();
+        let (text_address, text) = bind(&config.text)?.unzip();
         if let Some(listen) = passed.left().next() {
             return Err(StartError::Passed { listen: listen.clone() });
         }
@@ -297,17 +294,13 @@ impl Server {
     }
 }
 
-/// Opens the sockets for an address, with room for so many `waiting` connections; returns their real address, too.
+/// Opens a listener; returns its real address, too.
 fn bind(
     listen: &Listen,
-    waiting: usize,
     inherited: Inherited,
     passed: &mut PassedSockets,
-) -> Result<(Listen, Vec<BoundListener>), StartError> {
-    let bound = BoundListener::open(listen, waiting, inherited, passed).and_then(|sockets| {
-        let address = sockets.first().map_or_else(|| Ok(listen.clone()), BoundListener::address)?;
-        Ok((address, sockets))
-    });
+) -> Result<(Listen, BoundListener), StartError> {
+    let bound = BoundListener::open(listen, inherited, passed).and_then(|bound| Ok((bound.address()?, bound)));
     bound.map_err(|source| StartError::Listen { listen: listen.clone(), source })
 }
 

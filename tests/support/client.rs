@@ -380,7 +380,7 @@ impl Client {
 
     /// Tells whether something has been received, or the end, without waiting.
     #[track_caller]
-    pub(crate) fn has_received(&self) -> bool {
+    pub(crate) fn has_received(&mut self) -> bool {
         if self.at < self.received.len() {
             return true;
         }
