@@ -16,38 +16,6 @@ use crate::message::Payload;
 /// Pieces given to one send call.
 const PIECES_MAX: usize = 64;
 
-/// Memory that the pool of empty outboxes keeps, in bytes.
-const POOL_BYTES_MAX: usize = 512 << 10;
-
-/// Memory with which an emptied outbox is kept; one that grew beyond is let go.
-const POOLED_BYTES_MAX: usize = 16 << 10;
-
-/// Empty outboxes, lent to sessions while something waits for their sockets.
-#[derive(Debug, Default)]
-pub(super) struct OutboxPool {
-    #[expect(clippy::vec_box, reason = "sessions hold them boxed, so that an idle one has a pointer only")]
-    empty: Vec<Box<Outbox>>,
-    /// Memory they hold, in bytes.
-    bytes: usize,
-}
-
-impl OutboxPool {
-    pub(super) fn take(&mut self) -> Box<Outbox> {
-        let Some(outbox) = self.empty.pop() else { return Box::default() };
-        self.bytes -= outbox.retained();
-        outbox
-    }
-
-    fn put_back(&mut self, mut outbox: Box<Outbox>) {
-        outbox.clear();
-        let retained = outbox.retained();
-        if retained <= POOLED_BYTES_MAX && self.bytes + retained <= POOL_BYTES_MAX {
-            self.bytes += retained;
-            self.empty.push(outbox);
-        }
-    }
-}
-
 impl Outbox {
     /// Appends a run of the broadcast log.
     pub(super) fn append_run(&mut self, run: Run<'_>) -> bool {

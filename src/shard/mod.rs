@@ -28,6 +28,7 @@ pub mod log;
 mod memory;
 #[doc(hidden)]
 pub mod outbox;
+mod pool;
 mod rate;
 mod receive;
 mod recent;
@@ -58,9 +59,9 @@ pub use tls::Tls;
 pub use transport::{Poller, Stream};
 
 use self::close::FAREWELLS_PER_TURN;
-use self::flush::OutboxPool;
 use self::io::{Network, Readiness};
 use self::log::Log;
+use self::pool::OutboxPool;
 use self::recent::Recent;
 use self::registry::Registry;
 use self::session::{Phase, Sessions};
@@ -223,7 +224,7 @@ impl<N: Network> Shard<N> {
             registry: Registry::default(),
             recent: Recent::default(),
             log: Log::default(),
-            outboxes: OutboxPool::default(),
+            outboxes: OutboxPool::new(now),
             wheel: Wheel::new(now),
             yielding: Yielding::default(),
             now,

@@ -88,6 +88,7 @@ impl<N: Network> Shard<N> {
         due.shrink_to(1024);
         self.due = due;
         self.sum_up();
+        self.outboxes.trim(self.now);
         self.sweep_drain()
     }
 
