@@ -56,7 +56,7 @@ pub(super) struct Run {
     process: Option<Process>,
     logins: Logins,
     login_cost: GeneratorCost,
-    /// Before the first connection, and with all logged in.
+    /// Before the first connection, and with all logged in, at the end of what they are held idle for.
     memory: Option<[Memory; 2]>,
     /// From before the first connection to the last login.
     login_switches: (u64, u64),
@@ -194,13 +194,19 @@ impl Run {
         })
     }
 
-    /// Keeps the connections for `time`, answering pings.
+    /// Keeps the connections for `time`, answering pings; what they take counts as of its end.
     pub(super) fn hold(&mut self, time: Duration) -> Result<(), BenchError> {
+        if time.is_zero() {
+            return Ok(());
+        }
         let end = Instant::now() + time;
         while Instant::now() < end && self.generator.lost.is_none() {
             self.generator.turn(&mut Idle, LOOK.min(end.saturating_duration_since(Instant::now())))?;
             let left = end.saturating_duration_since(Instant::now()).as_secs_f64();
             self.progress.say(1.0 - left / time.as_secs_f64(), || format!("idle for {left:.0} s more"));
+        }
+        if let (Some(process), Some([_, idle])) = (&self.process, &mut self.memory) {
+            *idle = Memory::settled(process)?;
         }
         Ok(())
     }
