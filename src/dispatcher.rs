@@ -18,7 +18,7 @@ use crate::message::{Delivery, Kind};
 use crate::metrics::Stats;
 use crate::presence::{AsOf, Ledger};
 use crate::router;
-use crate::shard::{self, Request, SessionInfo, SessionKey, UidPage};
+use crate::shard::{self, Request, SessionInfo, UidPage};
 use crate::uid::{UidHash, UidHasher};
 
 /// Most messages, and most bytes of them, in one request to a shard.
@@ -83,7 +83,7 @@ pub struct Cursor {
     /// The shard.
     pub shard: usize,
     /// Its place there.
-    pub place: SessionKey,
+    pub place: u32,
 }
 
 /// Some of the uids that are online.

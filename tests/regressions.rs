@@ -261,3 +261,25 @@ fn a_reload_to_another_method_took_the_old_one_s_address_and_keys_away() {
         client.expect_login_reply();
     }
 }
+
+/// The cache of the last recipient was not forgotten on the path by which the rest of a long message is received, and the
+/// receiver's key had been given to the next who logged in: that user got the message.
+#[test]
+fn a_long_message_to_a_user_who_left_amid_it_reached_the_next_who_logged_in() {
+    let node = nodes().start(1);
+    for _ in 0..20 {
+        let [mut alice, mut bob, mut eve] = ["alice", "bob", "eve"].map(|uid| node.log_in(uid));
+        let frame = Sent::text(format!("bob:{}", "x".repeat(300_000))).bytes();
+        let (begun, rest) = frame.split_at(20_000);
+        alice.send_bytes(begun);
+        eve.send_text("bob:x");
+        bob.expect_text("x");
+        bob.vanish();
+        eventually("bob is gone", || node.push("bob", Kind::Text, "?") == Delivery::Offline);
+        let mut carol = node.log_in("carol");
+        alice.send_bytes(rest);
+        // Whoever gets the message has it in front of this one.
+        alice.send_text("carol:end");
+        carol.expect_text("end");
+    }
+}

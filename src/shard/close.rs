@@ -55,7 +55,7 @@ impl<N: Network> Shard<N> {
             self.stats.count_close(farewell.code);
             debug!(
                 shard = self.index,
-                session = key,
+                session = %key,
                 code = farewell.code,
                 reason = farewell.reason,
                 "session closing"
@@ -69,7 +69,7 @@ impl<N: Network> Shard<N> {
     pub(super) fn answer_close(&mut self, key: SessionKey, code: Option<u16>) {
         if self.leave(key, Unsent::Keep) {
             self.stats.closed_by_peer += 1;
-            debug!(shard = self.index, session = key, code, "session closed by its peer");
+            debug!(shard = self.index, session = %key, code, "session closed by its peer");
             self.stats.frames_out += 1;
             self.append(key, |outbox| match code {
                 Some(code) => outbox.push_close(code, ""),
@@ -80,13 +80,13 @@ impl<N: Network> Shard<N> {
 
     /// The peer sends no more: what is due to it goes out, then the session ends.
     pub(super) fn end_of_input(&mut self, key: SessionKey) {
-        let Some(session) = self.sessions.get(key) else { return };
+        let Some(session) = self.sessions.present(key) else { return };
         match session.phase {
             Phase::Lingering => self.remove(key),
             // Still sending; a failed connection shows at the next send, a silent one at the time-out.
             Phase::Closing => {}
             Phase::Open => {
-                debug!(shard = self.index, session = key, "session's peer has gone without a close frame");
+                debug!(shard = self.index, session = %key, "session's peer has gone without a close frame");
                 if self.leave(key, Unsent::Keep) {
                     self.stats.closed_by_peer += 1;
                     // Dirty even if nothing is due, so that the flush ends it.
@@ -99,17 +99,19 @@ impl<N: Network> Shard<N> {
     /// The connection has failed: the session is gone, and what was due to it is counted.
     pub(super) fn lose(&mut self, key: SessionKey, error: &io::Error) {
         self.stats.lost += 1;
-        debug!(shard = self.index, session = key, error = %error, "session lost");
+        debug!(shard = self.index, session = %key, error = %error, "session lost");
         self.remove(key);
     }
 
     /// Sends the end of sending, after the last frame.
     pub(super) fn finish(&mut self, key: SessionKey) {
-        let Some(session) = self.sessions.get(key) else { return };
+        let Some(session) = self.sessions.present(key) else { return };
         match session.socket.finish() {
             Ok(()) => {}
             // The flush comes back here when there is room.
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => return self.block(key),
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                return self.block(key).unwrap_or_else(|error| self.lose(key, &error));
+            }
             Err(error) => return self.lose(key, &error),
         }
         session.phase = Phase::Lingering;
@@ -123,11 +125,14 @@ impl<N: Network> Shard<N> {
     pub(super) fn see_off(&mut self, steps: usize) {
         for _ in 0..steps {
             let Some(key) = self.leaving.pop_front() else { return };
-            // A stale entry: the key was freed and given to another session.
-            let Some(session) = self.sessions.get(key).filter(|session| session.phase != Phase::Open) else { continue };
+            // It may have ended since it was put here.
+            let Some(session) = self.sessions.get(key) else { continue };
+            debug_assert_ne!(session.phase, Phase::Open, "an open session is among those that leave");
             if session.flags.is_dirty {
                 self.flush_session(key);
-            } else if std::mem::take(&mut session.flags.is_queued) {
+            }
+            // It may have ended with what was sent.
+            if self.sessions.get(key).is_some_and(|session| std::mem::take(&mut session.flags.is_queued)) {
                 self.discard(key);
                 self.account(key);
             }
@@ -138,10 +143,11 @@ impl<N: Network> Shard<N> {
     /// Receives and throws away.
     fn discard(&mut self, key: SessionKey) {
         let mut scratch = std::mem::take(&mut self.scratch);
-        if let Some(session) = self.sessions.get(key) {
+        if let Some(session) = self.sessions.present(key) {
             let received = session.socket.receive(&mut scratch);
-            let received = self.received(key, received, scratch.len());
-            if let (Some(length), Some(session)) = (received, self.sessions.get(key)) {
+            if let Some(length) = self.received(key, received, scratch.len())
+                && let Some(session) = self.sessions.present(key)
+            {
                 session.discarded = session.discarded.saturating_add(length as u32);
                 if session.discarded > DISCARD_BYTES_MAX {
                     self.remove(key);
@@ -156,7 +162,7 @@ impl<N: Network> Shard<N> {
     /// Takes an open session out of the registry and stops decoding it; says whether it was open.
     fn leave(&mut self, key: SessionKey, unsent: Unsent) -> bool {
         let (log_end, close_by) = (self.log.end(), self.tick.after(self.settings.close_timeout));
-        let Some(session) = self.sessions.get(key) else { return false };
+        let Some(session) = self.sessions.present(key) else { return false };
         if session.phase != Phase::Open {
             return false;
         }
@@ -167,12 +173,12 @@ impl<N: Network> Shard<N> {
             Unsent::Keep => {}
             Unsent::Drop => {
                 let unlogged = self.log.frames_from(log_from) as u64;
-                let outbox = self.sessions.get(key).and_then(|session| session.outbox.as_mut());
+                let outbox = self.sessions.present(key).and_then(|session| session.outbox.as_mut());
                 let dropped = outbox.map_or(0, |outbox| outbox.drop_all());
                 self.stats.shed_closed += unlogged + dropped;
             }
         }
-        let Some(session) = self.sessions.get(key) else { return false };
+        let Some(session) = self.sessions.present(key) else { return false };
         session.log_from = log_end;
         session.phase = Phase::Closing;
         session.reader = Default::default();
@@ -183,6 +189,7 @@ impl<N: Network> Shard<N> {
         session.flags.is_readable = true;
         self.enqueue(key);
         self.wake_at(key, close_by);
+        self.account(key);
         true
     }
 
@@ -199,7 +206,10 @@ impl<N: Network> Shard<N> {
 
     /// Drops a session, wherever in its life it is.
     pub(super) fn remove(&mut self, key: SessionKey) {
-        let Some(mut session) = self.sessions.remove(key) else { return };
+        let Some(mut session) = self.sessions.remove(key) else {
+            debug_assert!(false, "session {key} ends twice");
+            return;
+        };
         if session.phase == Phase::Open {
             self.unregister(session.hash, key);
             self.stats.shed_closed += self.log.frames_from(session.log_from) as u64;
@@ -210,6 +220,6 @@ impl<N: Network> Shard<N> {
         }
         self.held -= session.held as usize;
         self.network.remove(&mut session.socket);
-        debug!(shard = self.index, session = key, peer = session.peer.map(tracing::field::display), "session ended");
+        debug!(shard = self.index, session = %key, peer = session.peer.map(tracing::field::display), "session ended");
     }
 }

@@ -3,7 +3,7 @@
 use super::close::{Farewell, Unsent};
 use super::io::{Network, SessionKey};
 use super::session::Phase;
-use super::{Shard, journal, log};
+use super::{Cost, Shard, journal, log};
 use crate::config::SlowConsumer;
 use crate::frame::{HEADER_BYTES_MAX, Opcode, close};
 use crate::mailbox::Letter;
@@ -11,31 +11,46 @@ use crate::message::{Delivery, Kind, Payload, Shed};
 use crate::uid::UidHash;
 
 impl<N: Network> Shard<N> {
-    /// Delivers a message to the sessions of a uid that this shard owns.
+    /// Delivers a message to the sessions of a uid that this shard owns; returns what that cost, too.
     #[inline]
-    pub(super) fn deliver(&mut self, hash: UidHash, uid: &[u8], kind: Kind, payload: &Payload<'_>) -> Delivery {
+    pub(super) fn deliver(&mut self, hash: UidHash, uid: &[u8], kind: Kind, payload: &Payload<'_>) -> (Delivery, Cost) {
+        let cost = Cost { deliveries: 1, bytes: payload.as_slice().len() };
         match *self.registry.find(hash, uid) {
             [] => {
                 self.stats.offline += 1;
-                Delivery::Offline
+                (Delivery::Offline, cost)
             }
             [session] => {
                 journal::reached(1);
-                self.deliver_to(session, kind, payload)
+                (self.deliver_to(session, kind, payload), cost)
             }
             ref sessions => {
-                journal::reached(sessions.len());
                 let sessions = sessions.to_vec();
-                let mut delivery = Delivery::Offline;
-                for session in sessions {
-                    delivery = add(delivery, self.deliver_to(session, kind, payload));
-                }
-                delivery
+                (self.deliver_to_each(&sessions, kind, payload), cost.times(sessions.len()))
             }
         }
     }
 
-    /// Delivers a message to one session of a uid.
+    /// Delivers a message to all sessions of a uid.
+    fn deliver_to_each(&mut self, sessions: &[SessionKey], kind: Kind, payload: &Payload<'_>) -> Delivery {
+        journal::reached(sessions.len());
+        let mut delivery = Delivery::Offline;
+        for &session in sessions {
+            let next = if self.is_open(session) {
+                self.deliver_to(session, kind, payload)
+            } else {
+                // It was cut a moment ago, for what it holds.
+                self.stats.shed_closed += 1;
+                Delivery::Shed(Shed::Lost)
+            };
+            delivery = add(delivery, next);
+            // After each: together they may take many times what one message is.
+            self.relieve();
+        }
+        delivery
+    }
+
+    /// Delivers a message to one open session of a uid.
     #[inline]
     pub(super) fn deliver_to(&mut self, session: SessionKey, kind: Kind, payload: &Payload<'_>) -> Delivery {
         match self.push(session, kind.into(), payload) {
@@ -69,7 +84,7 @@ impl<N: Network> Shard<N> {
         for (hash, uid) in except {
             for session in self.registry.find(*hash, uid.as_bytes()).to_vec() {
                 // What it is due of the log so far moves to its outbox; then it skips what comes now.
-                if self.catch_up(session) && !left_out.contains(&session) {
+                if self.catch_up(session) {
                     left_out.push(session);
                 }
             }
@@ -78,7 +93,10 @@ impl<N: Network> Shard<N> {
         let log_end = self.log.end();
         let mut skipped = 0;
         for key in left_out {
-            if let Some(session) = self.sessions.get(key).filter(|session| session.phase == Phase::Open) {
+            let Some(session) = self.sessions.present(key) else { continue };
+            debug_assert_eq!(session.phase, Phase::Open, "catching up with others closes nobody");
+            // One whose uid is named twice skips it once.
+            if session.log_from != log_end {
                 session.log_from = log_end;
                 skipped += 1;
             }
@@ -106,16 +124,17 @@ impl<N: Network> Shard<N> {
         }
     }
 
-    fn take_letter(&mut self, letter: Letter<'_>) -> super::Cost {
+    fn take_letter(&mut self, letter: Letter<'_>) -> Cost {
         self.stats.mail_letters += 1;
         match letter {
             Letter::Unicast { hash, uid, kind, payload } => {
-                self.deliver(hash, uid, kind, &payload);
-                super::Cost { deliveries: 1, bytes: payload.as_slice().len() }
+                let (_, cost) = self.deliver(hash, uid, kind, &payload);
+                self.relieve();
+                cost
             }
             Letter::Broadcast { kind, payload } => {
                 let bytes = payload.as_slice().len();
-                super::Cost { deliveries: 1 + self.broadcast(kind, payload), bytes }
+                Cost { deliveries: 1 + self.broadcast(kind, payload), bytes }
             }
         }
     }
@@ -127,7 +146,8 @@ impl<N: Network> Shard<N> {
     #[inline]
     pub(super) fn push(&mut self, key: SessionKey, opcode: Opcode, payload: &Payload<'_>) -> Result<(), Shed> {
         let length = HEADER_BYTES_MAX + payload.as_slice().len();
-        let Some(session) = self.sessions.get(key) else { return Err(Shed::Lost) };
+        let Some(session) = self.sessions.present(key) else { return Err(Shed::Lost) };
+        debug_assert_eq!(session.phase, Phase::Open, "nothing is sent behind a close frame");
         let held = session.outbox.as_ref().map_or(0, |outbox| outbox.bytes());
         let is_next = session.log_from == self.log.end() && held + length <= self.settings.outbox_bytes_max;
         if !is_next {
@@ -151,23 +171,30 @@ impl<N: Network> Shard<N> {
     #[inline(never)]
     fn make_way(&mut self, key: SessionKey, length: usize) -> Result<(), Shed> {
         let (log_end, slow_consumers) = (self.log.end(), self.stats.slow_consumers);
-        let Some(session) = self.sessions.get(key) else { return Err(Shed::Lost) };
+        let Some(session) = self.sessions.present(key) else { return Err(Shed::Lost) };
         if session.log_from != log_end && !self.catch_up(key) {
             self.stats.shed_closed += 1;
             // The broadcasts in front of it may have been too much.
             let was_slow = self.stats.slow_consumers > slow_consumers;
             return Err(if was_slow { Shed::OutboxFull } else { Shed::Lost });
         }
-        let Some(session) = self.sessions.get(key) else { return Err(Shed::Lost) };
+        let Some(session) = self.sessions.present(key) else { return Err(Shed::Lost) };
         let held = session.outbox.as_ref().map_or(0, |outbox| outbox.bytes());
         if held + length <= self.settings.outbox_bytes_max { Ok(()) } else { self.make_room(key, length) }
     }
 
-    /// Gives `write` the session's outbox, from the pool if it has none, and marks the session dirty.
+    /// Gives `write` the session's outbox, from the pool if it has none; counts what was appended, and marks the session dirty.
     #[inline]
     pub(super) fn append(&mut self, key: SessionKey, write: impl FnOnce(&mut super::outbox::Outbox)) {
-        let Some(session) = self.sessions.get(key) else { return };
-        write(session.outbox.get_or_insert_with(|| self.outboxes.take()));
+        let Some(session) = self.sessions.present(key) else { return };
+        let outbox = session.outbox.get_or_insert_with(|| self.outboxes.take());
+        let before = outbox.bytes();
+        write(outbox);
+        let appended = outbox.bytes() - before;
+        outbox.accounted += appended;
+        session.held += appended as u32;
+        self.outbox_bytes += appended;
+        self.held += appended;
         if !session.flags.is_dirty {
             session.flags.is_dirty = true;
             self.dirty.push_back(key);
@@ -179,7 +206,7 @@ impl<N: Network> Shard<N> {
     /// Says whether the session is still open: there may be too much for it, or its socket may have failed.
     pub(super) fn catch_up(&mut self, key: SessionKey) -> bool {
         let (log_end, bytes_max) = (self.log.end(), self.settings.outbox_bytes_max);
-        let Some(session) = self.sessions.get(key) else { return false };
+        let Some(session) = self.sessions.present(key) else { return false };
         if session.phase != Phase::Open {
             session.log_from = log_end;
             return false;
@@ -198,7 +225,7 @@ impl<N: Network> Shard<N> {
     /// Copies the log up to `to` into the session's outbox, whatever its bound says.
     pub(super) fn take_log(&mut self, key: SessionKey, to: log::Position) {
         let log = std::mem::take(&mut self.log);
-        if let Some(session) = self.sessions.get(key) {
+        if let Some(session) = self.sessions.present(key) {
             let from = std::mem::replace(&mut session.log_from, to);
             self.append(key, |outbox| log.runs(from, to, |run| outbox.append_run(run)));
         }
@@ -212,8 +239,8 @@ impl<N: Network> Shard<N> {
     pub(super) fn make_room(&mut self, key: SessionKey, length: usize) -> Result<(), Shed> {
         let slow_consumers = self.stats.slow_consumers;
         self.flush_session(key);
+        // It may have been cut or lost just now.
         let Some(session) = self.sessions.get(key).filter(|session| session.phase == Phase::Open) else {
-            // It was cut or lost just now.
             self.stats.shed_closed += 1;
             let was_slow = self.stats.slow_consumers > slow_consumers;
             return Err(if was_slow { Shed::OutboxFull } else { Shed::Lost });
@@ -235,11 +262,11 @@ impl<N: Network> Shard<N> {
                 while !fits(outbox.bytes()) && outbox.drop_oldest() {
                     self.stats.shed_oldest += 1;
                 }
-                if fits(outbox.bytes()) {
+                let has_room = fits(outbox.bytes());
+                self.account(key);
+                if has_room {
                     return Ok(());
                 }
-                // Nothing is appended whose flush would look it up.
-                self.account(key);
             }
         }
         self.stats.shed_newest += 1;
@@ -250,7 +277,7 @@ impl<N: Network> Shard<N> {
     /// everything else, and of several the latest only (RFC 6455, section 5.5.3).
     pub(super) fn pong(&mut self, key: SessionKey, payload: &[u8]) {
         let log_end = self.log.end();
-        let Some(session) = self.sessions.get(key) else { return };
+        let Some(session) = self.sessions.present(key) else { return };
         if session.flags.has_pong
             && let Some(outbox) = &mut session.outbox
         {

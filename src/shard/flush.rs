@@ -9,6 +9,7 @@ use super::io::{Interest, Network, SessionKey, Socket};
 use super::log::{Log, Position, Run};
 use super::outbox::Outbox;
 use super::session::Phase;
+use super::slice::Slice;
 use crate::config::SlowConsumer;
 use crate::frame::{Opcode, close};
 use crate::message::Payload;
@@ -29,45 +30,56 @@ impl Outbox {
 
 impl<N: Network> Shard<N> {
     /// Sends what is due to every session from `now` on, in slices; between them requests and mail are taken.
+    ///
+    /// Of the dirty sessions only those that are dirty now, each once: the next turn, which comes at once, has those that
+    /// become dirty amid this. Receivers that drain large outboxes do so as fast as they are sent to, and would keep all
+    /// others from their turn for as long as that lasts.
     pub(super) fn flush(&mut self, now: Instant) {
         let mut slice = self.slice(now);
-        loop {
-            while self.flush_dirty() {
-                self.breathe_out(&mut slice);
-            }
+        for _ in 0..self.dirty.len() {
+            self.flush_dirty();
+            self.serve_between_sends(&mut slice);
+        }
+        // Bounded by the turn's budget, of which every broadcast that is taken in amid this costs its receivers.
+        while !self.log.is_empty() {
             let log_end = self.log.end();
-            if !self.log.is_empty() {
-                for key in 0..self.sessions.keys_end() {
-                    self.flush_log(key);
-                    self.relieve();
-                    self.breathe_amid(&mut slice);
-                }
-            }
-            // What was taken in between slices may have made new work.
-            if self.dirty.is_empty() && self.log.end() == log_end {
-                return self.log.clear();
+            self.fan_out(&mut slice);
+            if self.log.end() == log_end {
+                self.log.clear();
             }
         }
     }
 
-    /// Sends what is due to the next dirty session; says whether there was one.
-    #[inline]
-    pub(super) fn flush_dirty(&mut self) -> bool {
-        let Some(key) = self.dirty.pop_front() else { return false };
-        if self.sessions.get(key).is_some_and(|session| session.phase != Phase::Open) {
-            self.leaving.push_back(key);
-            return true;
+    /// Sends the log to every session that has not taken all of it.
+    fn fan_out(&mut self, slice: &mut Slice) {
+        let mut place = 0;
+        while let Some(key) = self.sessions.next(place) {
+            place = key.place() + 1;
+            self.flush_log(key);
+            self.relieve();
+            self.serve_amid_fan_out(slice);
         }
-        self.flush_session(key);
-        self.relieve();
-        true
+    }
+
+    /// Sends what is due to the next dirty session.
+    #[inline]
+    pub(super) fn flush_dirty(&mut self) {
+        let Some(key) = self.dirty.pop_front() else { return };
+        // It may have ended since it became dirty.
+        let Some(session) = self.sessions.get(key) else { return };
+        if session.phase == Phase::Open {
+            self.flush_session(key);
+            self.relieve();
+        } else {
+            self.leaving.push_back(key);
+        }
     }
 
     /// Sends the rest of the log to a session that has not taken all of it.
     #[inline]
     fn flush_log(&mut self, key: SessionKey) {
         let log_end = self.log.end();
-        let Some(session) = self.sessions.get(key) else { return };
+        let Some(session) = self.sessions.present(key) else { return };
         if session.log_from != log_end {
             match session.phase {
                 Phase::Open => self.flush_session(key),
@@ -80,16 +92,20 @@ impl<N: Network> Shard<N> {
     /// Sends everything due to a session; what the socket refuses stays in the outbox, as far as the policy keeps it.
     pub(super) fn flush_session(&mut self, key: SessionKey) {
         let log_end = self.log.end();
-        let Some(session) = self.sessions.get(key) else { return };
+        let Some(session) = self.sessions.present(key) else { return };
         session.flags.is_dirty = false;
         if session.phase != Phase::Open {
             session.log_from = log_end;
         }
-        while !self.sessions.get(key).is_none_or(|session| session.flags.is_blocked) {
+        let mut may_send = !session.flags.is_blocked;
+        while may_send {
             match self.send_once(key) {
                 Sent::All => return self.emptied(key),
                 Sent::Piece => {}
-                Sent::Refused => self.block(key),
+                Sent::Refused => match self.block(key) {
+                    Ok(()) => may_send = false,
+                    Err(error) => return self.lose(key, &error),
+                },
                 Sent::Lost(error) => return self.lose(key, &error),
             }
         }
@@ -99,7 +115,7 @@ impl<N: Network> Shard<N> {
 
     /// Makes one send call with what is due.
     fn send_once(&mut self, key: SessionKey) -> Sent {
-        let Some(session) = self.sessions.get(key) else { return Sent::All };
+        let Some(session) = self.sessions.present(key) else { return Sent::All };
         let held = session.outbox.as_ref().map_or(0, |outbox| outbox.bytes());
         let due = held + (self.log.end() - session.log_from) as usize;
         if due == 0 && !session.socket.holds_back() {
@@ -139,13 +155,13 @@ impl<N: Network> Shard<N> {
     /// Goes on after all that was due was sent.
     #[inline]
     fn emptied(&mut self, key: SessionKey) {
-        let Some(session) = self.sessions.get(key) else { return };
+        let Some(session) = self.sessions.present(key) else { return };
         session.flags.has_pong = false;
         let outbox = session.outbox.take();
         if session.held > 0 {
             self.account(key);
         }
-        let Some(session) = self.sessions.get(key) else { return };
+        let Some(session) = self.sessions.present(key) else { return };
         if let Some(mut outbox) = outbox {
             self.outbox_bytes -= std::mem::take(&mut outbox.accounted);
             let late_pong = outbox.take_late_pong();
@@ -173,22 +189,23 @@ impl<N: Network> Shard<N> {
     }
 
     /// Notes that the socket takes nothing more, and asks to be told when it does.
-    pub(super) fn block(&mut self, key: SessionKey) {
+    ///
+    /// # Errors
+    /// When the poller refuses: then the session is lost, which is its caller's to do.
+    pub(super) fn block(&mut self, key: SessionKey) -> io::Result<()> {
         self.stats.sends_refused += 1;
-        let Some(session) = self.sessions.get(key) else { return };
+        let Some(session) = self.sessions.present(key) else { return Ok(()) };
         session.flags.is_blocked = true;
-        if !session.flags.is_watched {
-            session.flags.is_watched = true;
-            let watched = self.network.watch(&mut session.socket, key, Interest::ReadableAndWritable);
-            if let Err(error) = watched {
-                self.lose(key, &error);
-            }
+        if session.flags.is_watched {
+            return Ok(());
         }
+        session.flags.is_watched = true;
+        self.network.watch(&mut session.socket, key, Interest::ReadableAndWritable)
     }
 
     /// Takes up sending again: the socket has room.
     pub(super) fn unblock(&mut self, key: SessionKey) {
-        let Some(session) = self.sessions.get(key) else { return };
+        let Some(session) = self.sessions.present(key) else { return };
         session.flags.is_blocked = false;
         if (session.outbox.is_some() || session.socket.holds_back()) && !session.flags.is_dirty {
             session.flags.is_dirty = true;
@@ -199,7 +216,7 @@ impl<N: Network> Shard<N> {
     /// Copies what the socket refused of the log, frame by frame under the slow-consumer policy.
     fn keep_log(&mut self, key: SessionKey) {
         let log_end = self.log.end();
-        let Some(session) = self.sessions.get(key) else { return };
+        let Some(session) = self.sessions.present(key) else { return };
         if session.log_from == log_end {
             return;
         }
@@ -208,11 +225,11 @@ impl<N: Network> Shard<N> {
         let begun = (begun_to - session.log_from) as usize;
         if begun > 0 {
             self.take_log(key, begun_to);
-            if let Some(outbox) = self.sessions.get(key).and_then(|session| session.outbox.as_mut()) {
+            if let Some(outbox) = self.sessions.present(key).and_then(|session| session.outbox.as_mut()) {
                 outbox.fix(begun);
             }
         }
-        while let Some(session) = self.sessions.get(key)
+        while let Some(session) = self.sessions.present(key)
             && session.phase == Phase::Open
             && session.log_from != log_end
         {

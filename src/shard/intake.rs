@@ -45,7 +45,7 @@ impl<N: Network> Shard<N> {
         let meeting = self.meet(&uid, login);
         // A tick later than the one it falls into: never early.
         let expires = expires.map_or(Tick::NEVER, |at| self.wheel.tick(at).after(Duration::ZERO));
-        let key = self.sessions.insert(Session {
+        let key = self.sessions.insert(Box::new(Session {
             socket,
             reader: Default::default(),
             unread: (!unread.is_empty()).then(|| Box::new(Unread { bytes: unread, at: 0 })),
@@ -62,20 +62,21 @@ impl<N: Network> Shard<N> {
             close_by: self.tick,
             timer: Tick::NEVER,
             held: 0,
+            serial: 0,
             expires,
             discarded: 0,
             phase: Phase::Open,
             rights,
             flags: Flags::default(),
-        });
+        }));
         debug!(
             shard = self.index,
-            session = key,
+            session = %key,
             uid = uid.as_str(),
             peer = peer.map(tracing::field::display),
             "login"
         );
-        let Some(session) = self.sessions.get(key) else { return };
+        let Some(session) = self.sessions.present(key) else { return };
         if let Err(error) = self.network.add(&mut session.socket, key) {
             return self.lose(key, &error);
         }
@@ -130,7 +131,7 @@ impl<N: Network> Shard<N> {
             DuplicateLogin::Reject => Meeting::Refused(close::UID_TAKEN),
             DuplicateLogin::Replace => {
                 // Its login frame was read before the other's, however long it took since.
-                if held.iter().any(|&key| self.sessions.get(key).is_some_and(|other| other.login > login)) {
+                if held.iter().any(|&key| self.sessions.present(key).is_some_and(|other| other.login > login)) {
                     return Meeting::Refused(close::REPLACED);
                 }
                 Meeting::Replace(held)
@@ -139,7 +140,7 @@ impl<N: Network> Shard<N> {
     }
 
     fn enqueue_unread(&mut self, key: SessionKey) {
-        if self.sessions.get(key).is_some_and(|session| session.unread.is_some() || session.flags.is_readable) {
+        if self.sessions.present(key).is_some_and(|session| session.unread.is_some() || session.flags.is_readable) {
             self.enqueue(key);
         }
     }

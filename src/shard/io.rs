@@ -6,8 +6,7 @@
 use std::io::{self, IoSlice};
 use std::time::{Duration, Instant};
 
-/// Index of a session within its shard; used again only in a later turn than the one it was freed in.
-pub type SessionKey = u32;
+pub use super::sessions::SessionKey;
 
 /// A connected byte stream that never blocks.
 ///

@@ -1,8 +1,8 @@
 //! What sessions hold in memory, against this shard's part of `memory_bytes_max`.
 //!
-//! Counted are the parts of messages that have come, what was received and not decoded, and outboxes. A session's
-//! holdings are looked up where they change, once per read and per flush, never per message, and kept as one number
-//! beside it; the sum is a plain field of the shard. A payload that several outboxes share counts for each in full, as
+//! Counted are the parts of messages that have come, what was received and not decoded, and outboxes. An outbox is
+//! counted as it grows; everything else of a session is looked up once per read and per flush, never per message, and
+//! kept as one number beside it; the sum is a plain field of the shard. So the part is passed by one message at most. A payload that several outboxes share counts for each in full, as
 //! it may stay for any of them: the sum errs on the safe side.
 //!
 //! Past the part, the sessions that hold most are closed with 4009 until an eighth of it is free. Only then are
@@ -24,7 +24,7 @@ impl<S> Session<S> {
 }
 
 impl<N: Network> Shard<N> {
-    /// Takes note of what a session holds now.
+    /// Takes note of what a session holds now; one that has ended meanwhile holds nothing.
     #[inline]
     pub(super) fn account(&mut self, key: SessionKey) {
         let Some(session) = self.sessions.get(key) else { return };
@@ -40,7 +40,7 @@ impl<N: Network> Shard<N> {
 
     /// Cuts those who hold most while all of them together hold too much.
     ///
-    /// Not to be called while a message is on its way to several sessions: it may be any of them.
+    /// Not during fan-out, unless the caller looks whether each session is still open: this may close any of them.
     #[inline]
     pub(super) fn relieve(&mut self) {
         if self.held > self.settings.memory_bytes_max {
@@ -52,9 +52,13 @@ impl<N: Network> Shard<N> {
     fn cut_worst(&mut self) {
         let enough = self.settings.memory_bytes_max - self.settings.memory_bytes_max / 8;
         let mut holders = Vec::new();
-        for key in 0..self.sessions.keys_end() {
-            holders
-                .extend(self.sessions.get(key).filter(|session| session.held > 0).map(|session| (session.held, key)));
+        let mut place = 0;
+        while let Some(key) = self.sessions.next(place) {
+            place = key.place() + 1;
+            let held = self.sessions.present(key).map_or(0, |session| session.held);
+            if held > 0 {
+                holders.push((held, key));
+            }
         }
         holders.sort_unstable_by(|one, other| other.cmp(one));
         for (_, key) in holders {
@@ -67,7 +71,7 @@ impl<N: Network> Shard<N> {
 
     /// Closes a session for what it holds; one that has been told already has no more time to take it.
     fn cut(&mut self, key: SessionKey) {
-        let Some(session) = self.sessions.get(key) else { return };
+        let Some(session) = self.sessions.present(key) else { return };
         if session.phase != Phase::Open {
             return self.remove(key);
         }

@@ -21,6 +21,8 @@ mod deliver;
 mod flush;
 mod handover;
 mod intake;
+#[cfg(all(test, not(pombo_loom)))]
+mod invariants;
 pub mod io;
 mod journal;
 #[doc(hidden)]
@@ -31,11 +33,12 @@ pub mod outbox;
 mod pool;
 mod rate;
 mod receive;
-mod recent;
+mod recipient;
 #[doc(hidden)]
 pub mod registry;
 mod request;
 mod session;
+mod sessions;
 mod slice;
 mod sweep;
 #[cfg(all(test, not(pombo_loom)))]
@@ -53,8 +56,8 @@ use std::time::{Duration, Instant};
 use tracing::info;
 
 pub use handover::{Admission, Handover, LoginNumber, LoginNumbers, Permit, Share};
-pub use io::SessionKey;
 pub use request::{Push, Request, SessionInfo, UidPage};
+pub use sessions::SessionKey;
 pub use tls::Tls;
 pub use transport::{Poller, Stream};
 
@@ -62,9 +65,9 @@ use self::close::FAREWELLS_PER_TURN;
 use self::io::{Network, Readiness};
 use self::log::Log;
 use self::pool::OutboxPool;
-use self::recent::Recent;
 use self::registry::Registry;
-use self::session::{Phase, Sessions};
+use self::session::Phase;
+use self::sessions::Sessions;
 use self::sweep::{Drain, Summary};
 use self::wheel::{Tick, Wheel};
 use self::yielding::Yielding;
@@ -99,7 +102,6 @@ pub struct Shard<N: Network> {
 
     sessions: Sessions<N::Socket>,
     registry: Registry,
-    recent: Recent,
     log: Log,
     outboxes: OutboxPool,
     wheel: Wheel,
@@ -118,7 +120,7 @@ pub struct Shard<N: Network> {
     /// By destination: sessions that filled its batch and wait for it to be posted.
     stalled: Vec<Vec<Stalled>>,
     budget: Budget,
-    /// What requests may do between slices of this turn.
+    /// Budget left in this turn for requests that are served between its slices.
     amid: Budget,
     /// What all sessions hold, each as of its last [`Shard::account`]; see [`memory`].
     held: usize,
@@ -136,8 +138,6 @@ pub struct Shard<N: Network> {
 #[derive(Clone, Copy, Debug)]
 struct Stalled {
     session: SessionKey,
-    /// Tells it from a later session with the same key.
-    login: LoginNumber,
     stall: Stall,
 }
 
@@ -162,6 +162,13 @@ struct Budget {
 struct Cost {
     deliveries: usize,
     bytes: usize,
+}
+
+impl Cost {
+    /// Returns the cost of the same for so many receivers.
+    fn times(self, receivers: usize) -> Self {
+        Self { deliveries: self.deliveries.saturating_mul(receivers), bytes: self.bytes.saturating_mul(receivers) }
+    }
 }
 
 impl Budget {
@@ -222,7 +229,6 @@ impl<N: Network> Shard<N> {
             presence,
             sessions: Sessions::new(),
             registry: Registry::default(),
-            recent: Recent::default(),
             log: Log::default(),
             outboxes: OutboxPool::new(now),
             wheel: Wheel::new(now),
@@ -278,7 +284,6 @@ impl<N: Network> Shard<N> {
         self.flush(now);
         self.see_off(FAREWELLS_PER_TURN);
         let turn = self.sweep();
-        self.sessions.end_turn();
         self.stats.turn_time.note(self.network.now().saturating_duration_since(begun));
         turn
     }
@@ -350,6 +355,7 @@ impl<N: Network> Shard<N> {
 
     fn note(&mut self, readiness: Readiness) {
         let key = readiness.session;
+        // The poller may tell of a session that has ended since.
         let Some(session) = self.sessions.get(key) else { return };
         if readiness.is_readable || readiness.is_read_closed {
             session.flags.is_readable = true;
@@ -361,7 +367,7 @@ impl<N: Network> Shard<N> {
         }
     }
 
-    /// Whether a session is logged in and not closing.
+    /// Whether a session is logged in, and has neither ended nor begun to close.
     #[inline]
     fn is_open(&mut self, key: SessionKey) -> bool {
         self.sessions.get(key).is_some_and(|session| session.phase == Phase::Open)
@@ -369,7 +375,7 @@ impl<N: Network> Shard<N> {
 
     /// Puts a session that can progress on the run list, once; a closing one among those that leave.
     fn enqueue(&mut self, key: SessionKey) {
-        let Some(session) = self.sessions.get(key) else { return };
+        let Some(session) = self.sessions.present(key) else { return };
         if !session.flags.is_queued && !session.flags.is_stalled && !session.flags.is_paused {
             session.flags.is_queued = true;
             let list = if session.phase == Phase::Open { &mut self.run } else { &mut self.leaving };
@@ -407,10 +413,8 @@ impl<N: Network> Shard<N> {
         self.stats.shed_shard_gone += lost as u64;
         self.stalled = stalled;
         for stalled in resumed {
-            let Some(session) = self.sessions.get(stalled.session).filter(|session| session.login == stalled.login)
-            else {
-                continue;
-            };
+            // It may have ended while it waited.
+            let Some(session) = self.sessions.get(stalled.session) else { continue };
             match (stalled.stall, self.mailbox.first_full()) {
                 (Stall::Broadcast, Some(full)) => self.stalled[full].push(stalled),
                 _ => {

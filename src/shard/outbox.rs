@@ -7,7 +7,7 @@
 use std::collections::VecDeque;
 use std::io::IoSlice;
 
-use bytes::{Buf, Bytes};
+use bytes::Bytes;
 
 use crate::frame::{self, HEADER_BYTES_MAX, Opcode};
 use crate::mailbox::SHARE_FROM;
@@ -25,7 +25,7 @@ pub struct Outbox {
     fixed: usize,
     /// Of the fixed bytes, those at the front that are the rest of a data frame begun.
     begun: usize,
-    /// Bytes that were sent of the chunk at the front, and whose memory is still there.
+    /// Bytes in all chunks that were sent or dropped, and whose memory is still there.
     gone: usize,
     /// The latest ping's payload, if its pong waits until everything else was sent.
     late_pong: Option<Vec<u8>>,
@@ -34,26 +34,31 @@ pub struct Outbox {
 }
 
 #[derive(Debug)]
-enum Chunk {
-    /// Frames, or their headers; the bytes before `sent` have gone.
-    Copied { bytes: Vec<u8>, sent: usize },
+struct Chunk {
+    content: Content,
+    /// How many bytes at the front were sent or dropped; they keep their memory as long as the chunk is there.
+    gone: usize,
+}
+
+#[derive(Debug)]
+enum Content {
+    /// Frames, or their headers.
+    Copied(Vec<u8>),
     /// The payload of the frame whose header ends the chunk before it.
     Shared(Bytes),
 }
 
 impl Chunk {
-    fn as_slice(&self) -> &[u8] {
-        match self {
-            Self::Copied { bytes, sent } => &bytes[*sent..],
-            Self::Shared(bytes) => bytes,
-        }
+    fn new(content: Content) -> Self {
+        Self { content, gone: 0 }
     }
 
-    /// Skips `count` bytes at the front.
-    fn skip(&mut self, count: usize) {
-        match self {
-            Self::Copied { sent, .. } => *sent += count,
-            Self::Shared(bytes) => bytes.advance(count),
+    /// Returns what is unsent.
+    #[inline]
+    fn as_slice(&self) -> &[u8] {
+        match &self.content {
+            Content::Copied(bytes) => &bytes[self.gone..],
+            Content::Shared(bytes) => &bytes[self.gone..],
         }
     }
 }
@@ -125,7 +130,7 @@ impl Outbox {
     /// Appends the payload, or the rest of it, of the frame whose header was appended last.
     pub(crate) fn append_shared(&mut self, payload: Bytes) {
         self.bytes += payload.len();
-        self.chunks.push_back(Chunk::Shared(payload));
+        self.chunks.push_back(Chunk::new(Content::Shared(payload)));
     }
 
     /// Notes that the first `count` unsent bytes, just appended to an empty outbox, belong to a data frame begun.
@@ -163,7 +168,7 @@ impl Outbox {
             count -= self.fixed;
             let fixed = std::mem::take(&mut self.fixed);
             self.begun = 0;
-            self.skip_front(fixed);
+            self.skip(0, fixed);
             if count == 0 {
                 return;
             }
@@ -173,7 +178,7 @@ impl Outbox {
         }
         self.fixed -= count;
         self.begun = self.begun.saturating_sub(count);
-        self.skip_front(count);
+        self.skip(0, count);
     }
 
     /// Drops the oldest whole unsent data frame; says whether there was one.
@@ -188,16 +193,7 @@ impl Outbox {
                 self.fixed += extent.length;
                 continue;
             }
-            self.bytes -= extent.length;
-            let mut left = extent.length;
-            while left > 0 {
-                let step = left.min(self.chunks[first].as_slice().len());
-                self.chunks[first].skip(step);
-                left -= step;
-                if self.chunks[first].as_slice().is_empty() {
-                    self.chunks.remove(first);
-                }
-            }
+            self.skip(first, extent.length);
             return true;
         }
     }
@@ -222,9 +218,9 @@ impl Outbox {
     pub(crate) fn clear(&mut self) {
         self.chunks.truncate(1);
         match self.chunks.front_mut() {
-            Some(Chunk::Copied { bytes, sent }) => {
+            Some(Chunk { content: Content::Copied(bytes), gone }) => {
                 bytes.clear();
-                *sent = 0;
+                *gone = 0;
             }
             _ => self.chunks.clear(),
         }
@@ -234,21 +230,43 @@ impl Outbox {
     /// Returns the memory an empty outbox holds, in bytes.
     pub(crate) fn retained(&self) -> usize {
         let chunk = match self.chunks.front() {
-            Some(Chunk::Copied { bytes, .. }) => bytes.capacity(),
+            Some(Chunk { content: Content::Copied(bytes), .. }) => bytes.capacity(),
             _ => 0,
         };
         chunk + self.chunks.capacity() * size_of::<Chunk>() + size_of::<Self>()
+    }
+
+    /// Asserts what must always hold of an outbox in which something waits.
+    #[cfg(test)]
+    pub(crate) fn check(&self) {
+        assert_eq!(
+            self.chunks.iter().map(|chunk| chunk.as_slice().len()).sum::<usize>(),
+            self.bytes,
+            "bytes are counted"
+        );
+        assert!(self.begun <= self.fixed && self.fixed <= self.bytes, "{} begun, {} fixed", self.begun, self.fixed);
+        assert_eq!(self.chunks.iter().map(|chunk| chunk.gone).sum::<usize>(), self.gone, "what is gone is counted");
+        // Behind what may be cut, frame follows frame: each with a header that tells where the next begins.
+        let mut content: Vec<u8> = Vec::new();
+        self.chunks.iter().for_each(|chunk| content.extend(chunk.as_slice()));
+        let mut rest = &content[self.fixed..];
+        while let Some(extent) = frame::extent(rest) {
+            assert!(extent.length <= rest.len(), "the last frame is cut");
+            rest = &rest[extent.length..];
+        }
+        assert!(rest.is_empty(), "{} bytes are no frame", rest.len());
     }
 
     /// Returns the chunk to append `length` bytes to.
     #[inline]
     fn tail(&mut self, length: usize) -> &mut Vec<u8> {
         match self.chunks.back() {
-            Some(Chunk::Copied { bytes, .. }) if bytes.is_empty() || bytes.len() + length <= CHUNK_BYTES => {}
-            _ => self.chunks.push_back(Chunk::Copied { bytes: Vec::new(), sent: 0 }),
+            Some(Chunk { content: Content::Copied(bytes), .. })
+                if bytes.is_empty() || bytes.len() + length <= CHUNK_BYTES => {}
+            _ => self.chunks.push_back(Chunk::new(Content::Copied(Vec::new()))),
         }
         match self.chunks.back_mut() {
-            Some(Chunk::Copied { bytes, .. }) => bytes,
+            Some(Chunk { content: Content::Copied(bytes), .. }) => bytes,
             _ => unreachable!("a copied chunk was just made sure of"),
         }
     }
@@ -258,17 +276,18 @@ impl Outbox {
         frame::extent(self.chunks[index].as_slice()).expect("a header is never cut over two chunks")
     }
 
-    /// Skips sent bytes at the front.
-    fn skip_front(&mut self, mut count: usize) {
+    /// Skips bytes that were sent or dropped, at the front of chunk `index` and those behind it; an empty chunk goes.
+    fn skip(&mut self, index: usize, mut count: usize) {
         self.bytes -= count;
         while count > 0 {
-            let step = count.min(self.chunks[0].as_slice().len());
-            self.chunks[0].skip(step);
+            let chunk = &mut self.chunks[index];
+            let step = count.min(chunk.as_slice().len());
+            chunk.gone += step;
             self.gone += step;
             count -= step;
-            if self.chunks[0].as_slice().is_empty() {
-                self.chunks.pop_front();
-                self.gone = 0;
+            if chunk.as_slice().is_empty() {
+                self.gone -= chunk.gone;
+                self.chunks.remove(index);
             }
         }
     }
@@ -280,9 +299,11 @@ impl Outbox {
         while left > 0 {
             let held = self.chunks[index].as_slice().len();
             if held > left {
+                // Its bytes move to a chunk of their own; the memory that they had stays with the rest.
                 let bytes = self.chunks[index].as_slice()[..left].to_vec();
-                self.chunks[index].skip(left);
-                self.chunks.insert(index, Chunk::Copied { bytes, sent: 0 });
+                self.chunks[index].gone += left;
+                self.gone += left;
+                self.chunks.insert(index, Chunk::new(Content::Copied(bytes)));
                 return index + 1;
             }
             left -= held;

@@ -8,7 +8,7 @@
 use super::Shard;
 use super::close::{Farewell, Unsent};
 use super::io::{Network, SessionKey};
-use super::session::Session;
+use super::session::{Phase, Session};
 use super::wheel::{TICK, Tick};
 use crate::config::SessionSettings;
 use crate::frame::close;
@@ -120,6 +120,7 @@ impl<N: Network> Shard<N> {
     ///
     /// `is_all` says that nothing is left of what was received.
     pub(super) fn charge(&mut self, key: SessionKey, messages: u64, is_all: bool) {
+        // It may have been closed, or cut, by what it sent.
         let Some(session) = self.sessions.get(key) else { return };
         let Some(meter) = &mut session.meter else { return };
         meter.messages.spend(messages);
@@ -137,7 +138,7 @@ impl<N: Network> Shard<N> {
 
     /// Looks after a session that is paused for its rate.
     pub(super) fn check_pause(&mut self, key: SessionKey) -> Paused {
-        let Some(session) = self.sessions.get(key) else { return Paused::Closed };
+        let Some(session) = self.sessions.present(key) else { return Paused::Closed };
         let Some(meter) = &mut session.meter else { return Paused::Over };
         let ready = meter.fill(&self.settings, self.tick);
         let closed_at = meter.over_since.after(self.settings.rate_patience);
@@ -159,10 +160,15 @@ impl<N: Network> Shard<N> {
         Paused::Over
     }
 
-    /// Gives every session a meter, or takes it away, as the settings now say.
+    /// Gives every open session a meter, or takes it away, as the settings now say.
     pub(super) fn reset_meters(&mut self) {
-        for key in 0..self.sessions.keys_end() {
-            let Some(session) = self.sessions.get(key) else { continue };
+        let mut place = 0;
+        while let Some(key) = self.sessions.next(place) {
+            place = key.place() + 1;
+            let Some(session) = self.sessions.present(key) else { continue };
+            if session.phase != Phase::Open {
+                continue;
+            }
             session.meter = Meter::new(&self.settings, self.tick);
             if std::mem::take(&mut session.flags.is_paused) && session.can_go_on() {
                 self.enqueue(key);

@@ -77,8 +77,9 @@ impl<N: Network> Shard<N> {
                 return;
             }
             let Some(key) = self.run.pop_front() else { return };
+            // It may have ended since it was put here.
             let Some(session) = self.sessions.get(key) else { continue };
-            // A stale entry: the key was freed and given to another session.
+            // As one of those that leave it may have had its step already.
             if !session.flags.is_queued {
                 continue;
             }
@@ -93,7 +94,7 @@ impl<N: Network> Shard<N> {
             }
             self.account(key);
             self.relieve();
-            self.breathe_in(&mut slice);
+            self.serve_between_reads(&mut slice);
         }
     }
 
@@ -105,6 +106,7 @@ impl<N: Network> Shard<N> {
     /// Decodes what was received in an earlier turn.
     fn resume(&mut self, key: SessionKey, mut unread: Box<Unread>) {
         let stop = self.decode(key, &mut unread.bytes, &mut unread.at);
+        // It may have ended by what it sent.
         let Some(session) = self.sessions.get(key) else { return };
         if stop == Stop::End {
             if session.flags.is_readable {
@@ -120,7 +122,7 @@ impl<N: Network> Shard<N> {
 
     /// Receives once and decodes it.
     fn receive(&mut self, key: SessionKey) {
-        let Some(session) = self.sessions.get(key) else { return };
+        let Some(session) = self.sessions.present(key) else { return };
         if let Some((buffer, _)) = session.reader.direct() {
             let space = buffer.capacity() - buffer.len();
             let received = session.socket.receive_onto(buffer);
@@ -140,7 +142,7 @@ impl<N: Network> Shard<N> {
     /// Takes note of a receive call into `space` bytes: returns how many came, if any.
     pub(super) fn received(&mut self, key: SessionKey, received: io::Result<usize>, space: usize) -> Option<usize> {
         let tick = self.tick;
-        let session = self.sessions.get(key)?;
+        let session = self.sessions.present(key)?;
         match received {
             Ok(0) => {
                 session.flags.is_readable = false;
@@ -180,15 +182,17 @@ impl<N: Network> Shard<N> {
     /// Goes on after a receive call straight into a message's buffer.
     fn received_onto(&mut self, key: SessionKey, received: io::Result<usize>, space: usize) {
         let Some(length) = self.received(key, received, space) else {
-            // The reader must hear of it all the same, before it is used again.
+            // The reader must hear of it all the same, before it is used again; unless the session has ended.
             if let Some(session) = self.sessions.get(key) {
                 session.reader.direct_done(usize::MAX).ok();
             }
             return;
         };
-        let Some(session) = self.sessions.get(key) else { return };
+        let Some(session) = self.sessions.present(key) else { return };
         let rights = session.rights;
         let mut reader = std::mem::take(&mut session.reader);
+        // A message that it completes is its receivers' from now on, and must not count twice.
+        self.account(key);
         let message_bytes_max = self.settings.message_bytes_max;
         let step = guard(|| classify(reader.direct_done(message_bytes_max), length));
         let mut budget = Budget { deliveries: CONNECTION_DELIVERIES, bytes: CONNECTION_BYTES };
@@ -201,6 +205,7 @@ impl<N: Network> Shard<N> {
 
     /// Keeps the bytes that were not decoded, and puts the session where it can go on.
     fn keep_rest(&mut self, key: SessionKey, rest: &[u8], stop: Stop) {
+        // It may have ended by what it sent.
         let Some(session) = self.sessions.get(key) else { return };
         if !rest.is_empty() && stop != Stop::Closed {
             session.unread = Some(Box::new(Unread { bytes: rest.to_vec(), at: 0 }));
@@ -212,9 +217,14 @@ impl<N: Network> Shard<N> {
 
     /// Decodes `bytes` from `at` on and does what each frame asks for.
     fn decode(&mut self, key: SessionKey, bytes: &mut [u8], at: &mut usize) -> Stop {
-        let Some(session) = self.sessions.get(key) else { return Stop::Closed };
+        let Some(session) = self.sessions.present(key) else { return Stop::Closed };
         let rights = session.rights;
         let mut reader = std::mem::take(&mut session.reader);
+        if reader.bytes_held() > 0 {
+            // As in `received_onto`.
+            self.account(key);
+        }
+        let Some(session) = self.sessions.present(key) else { return Stop::Closed };
         let message_bytes_max = self.settings.message_bytes_max;
         let mut budget = Budget { deliveries: CONNECTION_DELIVERIES, bytes: CONNECTION_BYTES };
         let is_metered = session.meter.is_some();
@@ -224,7 +234,6 @@ impl<N: Network> Shard<N> {
         }
         let before = self.stats.frames_in;
         let mut was_between = false;
-        self.recent.forget();
         let stop = loop {
             if *at == bytes.len() {
                 break Stop::End;
@@ -257,10 +266,8 @@ impl<N: Network> Shard<N> {
     /// Puts the reader back into its session, and a deadline to a message that has begun.
     fn give_back(&mut self, key: SessionKey, reader: Reader) {
         let tick = self.tick;
-        let Some(session) = self.sessions.get(key) else { return };
-        if session.phase != Phase::Open {
-            return;
-        }
+        // It may have ended, or begun to close, by what it sent.
+        let Some(session) = self.sessions.get(key).filter(|session| session.phase == Phase::Open) else { return };
         let is_mid_message = reader.is_mid_message();
         session.reader = reader;
         if is_mid_message && !session.flags.is_mid_message {
@@ -315,7 +322,7 @@ impl<N: Network> Shard<N> {
             }
             Step::Panicked => {
                 self.stats.panics += 1;
-                error!(shard = self.index, session = key, "a session's code panicked, the session ends");
+                error!(shard = self.index, session = %key, "a session's code panicked, the session ends");
                 let farewell = Farewell::of(close::INTERNAL_ERROR);
                 self.close(key, farewell, Unsent::Keep);
                 return Some(Stop::Closed);
@@ -323,7 +330,8 @@ impl<N: Network> Shard<N> {
         }
         budget.spend(cost);
         self.budget.spend(cost);
-        // It may have been closed by what it sent to itself.
+        self.relieve();
+        // It may have been cut just now, or closed by what it sent to itself.
         if self.is_open(key) { stop } else { Some(Stop::Closed) }
     }
 
@@ -387,9 +395,8 @@ impl<N: Network> Shard<N> {
                 journal::unicast();
                 let uid = &message.as_slice()[..colon];
                 let cost = Cost { deliveries: 1, bytes };
-                if let Some(session) = self.recent.find(uid)
-                    && self.is_open(session)
-                {
+                if let Some(session) = self.registry.last_recipient(uid) {
+                    debug_assert_eq!(*self.registry.find(self.hasher.hash(uid), uid), [session]);
                     journal::reached(1);
                     self.deliver_to(session, kind, &payload);
                     return (cost, None);
@@ -401,13 +408,12 @@ impl<N: Network> Shard<N> {
                 let hash = self.hasher.hash(uid);
                 let to = router::shard_of(hash, self.mailbox.shard_count());
                 if to == self.index {
-                    if let [session] = *self.registry.find(hash, uid) {
-                        self.recent.set(uid, session);
+                    if let Some(session) = self.registry.find_only(hash, uid) {
                         journal::reached(1);
                         self.deliver_to(session, kind, &payload);
-                    } else {
-                        self.deliver(hash, uid, kind, &payload);
+                        return (cost, None);
                     }
+                    let (_, cost) = self.deliver(hash, uid, kind, &payload);
                     return (cost, None);
                 }
                 match self.mailbox.unicast(to, hash, uid, kind, &payload) {
@@ -420,10 +426,10 @@ impl<N: Network> Shard<N> {
 
     /// Makes a session wait until the batch that it filled was posted.
     fn stall(&mut self, key: SessionKey, full: usize, stall: Stall) -> Stop {
-        if let Some(session) = self.sessions.get(key) {
+        if let Some(session) = self.sessions.present(key) {
             session.flags.is_stalled = true;
             self.stats.mail_stalls += 1;
-            self.stalled[full].push(Stalled { session: key, login: session.login, stall });
+            self.stalled[full].push(Stalled { session: key, stall });
         }
         Stop::Stalled
     }

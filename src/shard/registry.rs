@@ -7,7 +7,8 @@
 use hashbrown::HashTable;
 use hashbrown::hash_table::Entry;
 
-use super::io::SessionKey;
+use super::recipient::LastRecipient;
+use super::sessions::SessionKey;
 use crate::uid::{Uid, UidHash};
 
 /// Map from uid to sessions; a uid without sessions is not in it.
@@ -16,6 +17,8 @@ pub struct Registry {
     table: HashTable<User>,
     /// Sessions of all uids.
     sessions: usize,
+    /// Forgotten with every change of the table.
+    last_recipient: LastRecipient,
 }
 
 /// A uid that is logged in.
@@ -64,6 +67,20 @@ impl Registry {
         self.find_by(hash, |user| user.hash == hash && user.uid.as_bytes() == uid)
     }
 
+    /// Returns the only session of `uid`, if it was the last that [`Registry::find_only`] found.
+    #[inline]
+    pub(crate) fn last_recipient(&self, uid: &[u8]) -> Option<SessionKey> {
+        self.last_recipient.find(uid)
+    }
+
+    /// Returns the session of `uid` if it has exactly one, and remembers it for [`Registry::last_recipient`].
+    #[inline]
+    pub(crate) fn find_only(&mut self, hash: UidHash, uid: &[u8]) -> Option<SessionKey> {
+        let [session] = *self.find(hash, uid) else { return None };
+        self.last_recipient.set(uid, session);
+        Some(session)
+    }
+
     /// Returns the uid with this hash whose oldest session is `session`.
     pub(crate) fn oldest_of(&self, hash: UidHash, session: SessionKey) -> Option<&str> {
         let is_oldest = |user: &User| user.hash == hash && user.sessions.as_slice().first() == Some(&session);
@@ -73,6 +90,7 @@ impl Registry {
     /// Adds `session` as the newest of `uid`; says whether it is its first.
     pub fn insert(&mut self, uid: &Uid, session: SessionKey) -> bool {
         self.sessions += 1;
+        self.last_recipient.forget();
         let hash = uid.hash();
         let same = |user: &User| user.hash == hash && *user.uid == *uid.as_str();
         match self.table.entry(hash.0, same, |user| user.hash.0) {
@@ -90,13 +108,53 @@ impl Registry {
     /// Removes `session` from the uid with this hash that holds it.
     pub(crate) fn remove(&mut self, hash: UidHash, session: SessionKey) -> Removed<'_> {
         let holds = |user: &User| user.hash == hash && user.sessions.as_slice().contains(&session);
+        // Before the look-up, which borrows the table; moving the sessions of others changes nothing of them.
+        self.shrink();
         let Ok(mut user) = self.table.find_entry(hash.0, holds) else { return Removed::Nothing };
         self.sessions -= 1;
+        self.last_recipient.forget();
         let is_oldest = user.get().sessions.as_slice().first() == Some(&session);
         if user.get_mut().sessions.remove(session) {
             return Removed::Last(user.remove().0.uid);
         }
         if is_oldest { Removed::Oldest(&user.into_mut().uid) } else { Removed::Younger }
+    }
+
+    /// Gives back what the table needed at a peak that is over; costs a move of all uids for each time it has halved thrice.
+    fn shrink(&mut self) {
+        if self.table.capacity() > 1024 && self.table.len() < self.table.capacity() / 8 {
+            self.table.shrink_to(2 * self.table.len(), |user| user.hash.0);
+        }
+    }
+
+    /// Returns the memory of the table, in bytes, without that of long uids' names.
+    #[cfg(test)]
+    pub(crate) fn table_bytes(&self) -> usize {
+        self.table.allocation_size()
+    }
+
+    /// Whether `session` is registered for a uid with this hash.
+    #[cfg(test)]
+    pub(crate) fn holds(&self, hash: UidHash, session: SessionKey) -> bool {
+        self.table.find(hash.0, |user| user.hash == hash && user.sessions.as_slice().contains(&session)).is_some()
+    }
+
+    /// Asserts what must always hold of the registry.
+    #[cfg(test)]
+    pub(crate) fn check(&self) {
+        assert_eq!(self.table.iter().map(|user| user.sessions.as_slice().len()).sum::<usize>(), self.sessions);
+        for user in &self.table {
+            let sessions = user.sessions.as_slice();
+            assert!(!sessions.is_empty(), "{} has no session", user.uid);
+            assert!(
+                (1..sessions.len()).all(|at| !sessions[..at].contains(&sessions[at])),
+                "{} has one twice",
+                user.uid
+            );
+            if let Some(last) = self.last_recipient(user.uid.as_bytes()) {
+                assert_eq!(sessions, [last], "{} is remembered with another session", user.uid);
+            }
+        }
     }
 
     #[inline]
@@ -157,8 +215,9 @@ mod tests {
         #[test]
         fn agrees_with_a_naive_map(steps in proptest::collection::vec((0_u8..12, 0_u32..20, any::<bool>()), 0..200)) {
             let hasher = UidHasher::fixed(5);
-            let (mut registry, mut naive) = (Registry::default(), BTreeMap::<u8, Vec<u32>>::new());
-            for (name, session, insert) in steps {
+            let (mut registry, mut naive) = (Registry::default(), BTreeMap::<u8, Vec<SessionKey>>::new());
+            for (name, place, insert) in steps {
+                let session = SessionKey::new(place, place);
                 let uid = uid(&hasher, &name.to_string());
                 let held = naive.entry(name).or_default();
                 if insert && !held.contains(&session) {
@@ -176,15 +235,40 @@ mod tests {
                     held.retain(|&other| other != session);
                 }
                 naive.retain(|_, held| !held.is_empty());
+                registry.check();
                 prop_assert_eq!(registry.len(), naive.len());
                 prop_assert_eq!(registry.sessions(), naive.values().map(Vec::len).sum::<usize>());
                 for name in 0..12 {
                     let text = name.to_string();
-                    let found = registry.find(hasher.hash(text.as_bytes()), text.as_bytes());
-                    prop_assert_eq!(found, naive.get(&name).map_or(&[][..], |held| &held[..]));
+                    let (hash, expected) = (hasher.hash(text.as_bytes()), naive.get(&name).map_or(&[][..], |held| &held[..]));
+                    prop_assert_eq!(registry.find(hash, text.as_bytes()), expected);
+                    let only = if let [only] = *expected { Some(only) } else { None };
+                    prop_assert!(registry.last_recipient(text.as_bytes()).is_none_or(|last| only == Some(last)));
+                    prop_assert_eq!(registry.find_only(hash, text.as_bytes()), only);
+                    prop_assert_eq!(registry.last_recipient(text.as_bytes()), only);
                 }
             }
         }
+    }
+
+    #[test]
+    fn a_peak_gives_its_memory_back() {
+        let hasher = UidHasher::fixed(5);
+        let mut registry = Registry::default();
+        let uids: Vec<_> = (0..18_000).map(|index: u32| (uid(&hasher, &index.to_string()), index)).collect();
+        let peak = |registry: &mut Registry| {
+            uids.iter().for_each(|(uid, index)| {
+                registry.insert(uid, SessionKey::new(*index, *index));
+            });
+            registry.table_bytes()
+        };
+        let full = peak(&mut registry);
+        uids[100..].iter().for_each(|(uid, index)| {
+            registry.remove(uid.hash(), SessionKey::new(*index, *index));
+        });
+        assert!(registry.table_bytes() < full / 16, "{} of {full} bytes", registry.table_bytes());
+        assert_eq!(registry.find(uids[7].0.hash(), b"7"), [SessionKey::new(7, 7)]);
+        registry.check();
     }
 
     /// The router's and the table's bits of the hash must not overlap: when they did, one shard of 64
@@ -197,7 +281,7 @@ mod tests {
         for index in 0_u32..640_000 {
             let text = format!("user-{index}");
             if shard_of(hasher.hash(text.as_bytes()), 64) == 11 {
-                registry.insert(&uid(&hasher, &text), index);
+                registry.insert(&uid(&hasher, &text), SessionKey::new(index, index));
                 held.push(text);
             }
         }

@@ -10,7 +10,7 @@ use std::time::Duration;
 use bytes::Bytes;
 
 use super::close::{Farewell, Unsent};
-use super::io::{Network, SessionKey};
+use super::io::Network;
 use super::sweep::Drain;
 use super::{Cost, Shard};
 use crate::config::SessionSettings;
@@ -61,7 +61,7 @@ pub enum Request {
     /// Tells a page of the uids that are online.
     Uids {
         /// Where the page begins: 0, or where the page before it ended.
-        from: SessionKey,
+        from: u32,
         /// Most uids on it.
         most: usize,
         /// Takes the page.
@@ -124,7 +124,7 @@ pub struct UidPage {
     /// The uids, in no order.
     pub uids: Vec<Box<str>>,
     /// Where the next page begins; `None` when this is the last.
-    pub next: Option<SessionKey>,
+    pub next: Option<u32>,
 }
 
 impl<N: Network> Shard<N> {
@@ -167,7 +167,7 @@ impl<N: Network> Shard<N> {
             Request::Reload(settings) => self.reload(settings),
             Request::Drain { time_out } => {
                 if self.drain.is_none() {
-                    self.drain = Some(Drain::new(self.now, time_out, self.sessions.keys_end()));
+                    self.drain = Some(Drain::new(self.now, time_out, self.sessions.places_end()));
                 }
             }
         }
@@ -184,11 +184,14 @@ impl<N: Network> Shard<N> {
     }
 
     fn take_push(&mut self, Push { hash, uid, kind, payload }: Push) -> Delivery {
-        self.budget.spend(Cost { deliveries: 1, bytes: payload.len() });
         let is_offline = self.registry.find(hash, uid.as_bytes()).is_empty();
         if is_offline || self.fits_an_outbox(&payload) {
-            return self.deliver(hash, uid.as_bytes(), kind, &Payload::Shared(payload));
+            let (delivery, cost) = self.deliver(hash, uid.as_bytes(), kind, &Payload::Shared(payload));
+            self.budget.spend(cost);
+            self.relieve();
+            return delivery;
         }
+        self.budget.spend(Cost { deliveries: 1, bytes: payload.len() });
         self.stats.shed_newest += 1;
         Delivery::Shed(Shed::TooLong)
     }
@@ -201,7 +204,8 @@ impl<N: Network> Shard<N> {
             self.stats.shed_newest += 1;
             0
         };
-        self.budget.spend(Cost { deliveries: 1 + sessions, bytes });
+        self.budget.spend(Cost { deliveries: 1 + sessions + except.len(), bytes });
+        self.relieve();
         sessions
     }
 
@@ -209,27 +213,26 @@ impl<N: Network> Shard<N> {
         let keys = self.registry.find(hash, uid.as_bytes());
         let sessions = &mut self.sessions;
         let known = keys.iter().filter_map(|&key| {
-            let session = sessions.get(key)?;
+            let session = sessions.present(key)?;
             Some(SessionInfo { age: self.tick.since(session.since), peer: session.peer })
         });
         known.collect()
     }
 
     /// Walks over the places of sessions, which do not move; the registry's do whenever it grows.
-    fn page(&mut self, from: SessionKey, most: usize) -> UidPage {
+    fn page(&mut self, from: u32, most: usize) -> UidPage {
         self.budget.spend(Cost { deliveries: PAGE_DELIVERIES, bytes: 0 });
         let mut page = UidPage::default();
-        let end = self.sessions.keys_end();
-        let last = end.min(from.saturating_add(SESSIONS_PER_PAGE as SessionKey));
-        for key in from..last {
-            if page.uids.len() == most {
-                page.next = Some(key);
-                return page;
+        let (mut place, mut looked_at) = (from, 0);
+        while let Some(key) = self.sessions.next(place) {
+            if page.uids.len() == most || looked_at == SESSIONS_PER_PAGE {
+                page.next = Some(key.place());
+                break;
             }
-            let Some(hash) = self.sessions.get(key).map(|session| session.hash) else { continue };
+            (place, looked_at) = (key.place() + 1, looked_at + 1);
+            let Some(hash) = self.sessions.present(key).map(|session| session.hash) else { continue };
             page.uids.extend(self.registry.oldest_of(hash, key).map(Box::from));
         }
-        page.next = (last < end).then_some(last);
         page
     }
 

@@ -1,9 +1,8 @@
-//! One logged-in connection, and the place where a shard keeps all of its own.
+//! One logged-in connection.
 
 use std::net::SocketAddr;
 
 use super::handover::{LoginNumber, Permit};
-use super::io::SessionKey;
 use super::log::Position;
 use super::outbox::Outbox;
 use super::rate::Meter;
@@ -43,6 +42,8 @@ pub(crate) struct Session<S> {
     pub(crate) timer: Tick,
     /// Memory it holds, as last accounted for.
     pub(crate) held: u32,
+    /// The serial number of its key; [`super::sessions::Sessions::insert`] draws it.
+    pub(crate) serial: u32,
     /// When its credential's time is over.
     pub(crate) expires: Tick,
     /// While closing: bytes received and thrown away.
@@ -97,63 +98,6 @@ pub(crate) struct Unread {
     pub(crate) bytes: Vec<u8>,
     /// Where decoding goes on.
     pub(crate) at: usize,
-}
-
-/// A shard's sessions by key. A key that was freed is used again only after [`Sessions::end_turn`].
-#[derive(Debug)]
-pub(crate) struct Sessions<S> {
-    places: Vec<Option<Box<Session<S>>>>,
-    free: Vec<SessionKey>,
-    freed_this_turn: Vec<SessionKey>,
-    count: usize,
-}
-
-impl<S> Sessions<S> {
-    pub(crate) fn new() -> Self {
-        Self { places: Vec::new(), free: Vec::new(), freed_this_turn: Vec::new(), count: 0 }
-    }
-
-    /// Returns how many sessions there are, closing ones included.
-    pub(crate) fn len(&self) -> usize {
-        self.count
-    }
-
-    /// Returns a number above every key in use.
-    pub(crate) fn keys_end(&self) -> SessionKey {
-        self.places.len() as SessionKey
-    }
-
-    #[inline]
-    pub(crate) fn get(&mut self, key: SessionKey) -> Option<&mut Session<S>> {
-        self.places.get_mut(key as usize)?.as_deref_mut()
-    }
-
-    pub(crate) fn insert(&mut self, session: Session<S>) -> SessionKey {
-        self.count += 1;
-        let session = Some(Box::new(session));
-        if let Some(key) = self.free.pop() {
-            self.places[key as usize] = session;
-            return key;
-        }
-        self.places.push(session);
-        self.places.len() as SessionKey - 1
-    }
-
-    pub(crate) fn remove(&mut self, key: SessionKey) -> Option<Box<Session<S>>> {
-        let session = self.places.get_mut(key as usize)?.take()?;
-        self.count -= 1;
-        self.freed_this_turn.push(key);
-        Some(session)
-    }
-
-    /// Makes the keys freed in this turn available.
-    pub(crate) fn end_turn(&mut self) {
-        self.free.append(&mut self.freed_this_turn);
-        // After a storm nothing of it is kept.
-        if self.count == 0 && self.places.capacity() > 1024 {
-            *self = Self::new();
-        }
-    }
 }
 
 #[cfg(test)]

@@ -19,7 +19,7 @@ const SLICES_PER_MAIL: u32 = 4;
 const SESSIONS_PER_LOOK: u32 = if cfg!(test) { 2 } else { 16 };
 const DELIVERIES_PER_LOOK: usize = 512;
 
-/// What requests may do amid a turn: as much as a connection in a whole one.
+/// Budget of a turn for requests that are served between slices: as much as one connection has.
 pub(super) const AMID: Budget = Budget { deliveries: CONNECTION_DELIVERIES, bytes: CONNECTION_BYTES };
 
 /// A stretch of work.
@@ -40,7 +40,7 @@ impl<N: Network> Shard<N> {
     }
 
     /// Ends a slice of receiving if its time is over: answers requests.
-    pub(super) fn breathe_in(&mut self, slice: &mut Slice) {
+    pub(super) fn serve_between_reads(&mut self, slice: &mut Slice) {
         if self.is_over(slice) {
             self.take_requests_amid();
             slice.end = self.network.now() + SLICE;
@@ -48,7 +48,7 @@ impl<N: Network> Shard<N> {
     }
 
     /// Ends a slice of sending if its time is over: answers requests, and now and then takes mail within the turn's budget.
-    pub(super) fn breathe_out(&mut self, slice: &mut Slice) {
+    pub(super) fn serve_between_sends(&mut self, slice: &mut Slice) {
         if !self.is_over(slice) {
             return;
         }
@@ -64,9 +64,9 @@ impl<N: Network> Shard<N> {
     }
 
     /// Ends a slice of a broadcast's fan-out if its time is over: takes in what clients, callers and other shards have
-    /// brought since, within the turn's budget, and sends what comes of it. A broadcast to thousands takes tens of
-    /// milliseconds, for which nobody else's messages are held up.
-    pub(super) fn breathe_amid(&mut self, slice: &mut Slice) {
+    /// brought since, within the turn's budget, and sends what comes of it, for as long as a slice. A broadcast to thousands
+    /// takes tens of milliseconds, for which nobody else's messages are held up; and these hold it up for no longer.
+    pub(super) fn serve_amid_fan_out(&mut self, slice: &mut Slice) {
         if !self.is_over(slice) {
             return;
         }
@@ -75,7 +75,13 @@ impl<N: Network> Shard<N> {
         self.receive_ready();
         self.take_mail();
         self.post(self.now);
-        while self.flush_dirty() {}
+        let mut others = self.slice(self.now);
+        for _ in 0..self.dirty.len() {
+            self.flush_dirty();
+            if self.is_over(&mut others) {
+                break;
+            }
+        }
         slice.end = self.network.now() + SLICE;
     }
 

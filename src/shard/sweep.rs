@@ -39,15 +39,15 @@ impl Summary {
 pub(super) struct Drain {
     since: Instant,
     time_out: Duration,
-    /// Keys below this had been given when the drain began.
-    keys_end: SessionKey,
-    /// Keys below this have been told.
-    told: SessionKey,
+    /// Every session was in a place below this when the drain began.
+    places_end: u32,
+    /// Sessions in places below this have been told.
+    told: u32,
 }
 
 impl Drain {
-    pub(super) fn new(now: Instant, time_out: Duration, keys_end: SessionKey) -> Self {
-        Self { since: now, time_out, keys_end, told: 0 }
+    pub(super) fn new(now: Instant, time_out: Duration, places_end: u32) -> Self {
+        Self { since: now, time_out, places_end, told: 0 }
     }
 
     /// Returns how often to look: often enough that the closes are spread evenly.
@@ -55,15 +55,15 @@ impl Drain {
         (self.time_out / 200).clamp(Duration::from_millis(1), Duration::from_millis(50))
     }
 
-    /// Returns up to which key sessions should have been told at `now`: all, from half of the time on.
-    fn due(&self, now: Instant) -> SessionKey {
+    /// Returns up to which place sessions should have been told at `now`: all, from half of the time on.
+    fn due(&self, now: Instant) -> u32 {
         let half = self.time_out / 2;
         let elapsed = now.saturating_duration_since(self.since);
         if elapsed >= half {
-            return SessionKey::MAX;
+            return u32::MAX;
         }
         // The first at once: with one session there is nothing to spread.
-        1 + (f64::from(self.keys_end) * elapsed.as_secs_f64() / half.as_secs_f64()) as SessionKey
+        1 + (f64::from(self.places_end) * elapsed.as_secs_f64() / half.as_secs_f64()) as u32
     }
 
     fn is_over(&self, now: Instant) -> bool {
@@ -80,7 +80,7 @@ impl<N: Network> Shard<N> {
             self.poll_all();
         }
         for (tick, key) in due.drain(..) {
-            // Stale unless it is what the session waits for.
+            // It may have ended since, or wait for another tick.
             if self.sessions.get(key).is_some_and(|session| session.timer == tick) {
                 self.check(key);
             }
@@ -126,7 +126,7 @@ impl<N: Network> Shard<N> {
 
     /// Makes sure that the session is looked at by `at`.
     pub(super) fn wake_at(&mut self, key: SessionKey, at: Tick) {
-        let Some(session) = self.sessions.get(key) else { return };
+        let Some(session) = self.sessions.present(key) else { return };
         if at < session.timer {
             session.timer = self.wheel.put(at, key);
         }
@@ -135,7 +135,7 @@ impl<N: Network> Shard<N> {
     /// Does what a session's deadlines ask for, and puts it down for the next.
     fn check(&mut self, key: SessionKey) {
         let (tick, settings) = (self.tick, self.settings.clone());
-        let Some(session) = self.sessions.get(key) else { return };
+        let Some(session) = self.sessions.present(key) else { return };
         session.timer = Tick::NEVER;
         if session.phase != Phase::Open {
             if session.close_by <= tick {
@@ -202,11 +202,13 @@ impl<N: Network> Shard<N> {
     fn sweep_drain(&mut self) -> Turn {
         let Some(drain) = &mut self.drain else { return Turn::Done };
         let from = drain.told;
-        let to = drain.due(self.now).min(self.sessions.keys_end());
-        drain.told = to.max(from);
+        let to = drain.due(self.now).max(from);
+        drain.told = to;
         let is_over = drain.is_over(self.now);
         let farewell = self.drained();
-        for key in from..to {
+        let mut place = from;
+        while let Some(key) = self.sessions.next(place).filter(|key| key.place() < to) {
+            place = key.place() + 1;
             self.close(key, farewell, Unsent::Keep);
         }
         let is_empty = self.sessions.len() == 0;
@@ -216,7 +218,7 @@ impl<N: Network> Shard<N> {
             // The last chance of what was closed just now; what is left then is counted.
             self.flush(self.now);
             self.see_off(self.leaving.len());
-            for key in 0..self.sessions.keys_end() {
+            while let Some(key) = self.sessions.next(0) {
                 self.remove(key);
             }
         }

@@ -24,6 +24,13 @@ const EVENTS_MAX: usize = 1024;
 /// Stands for the waker among the tokens, which are session keys otherwise.
 const WAKER: Token = Token(usize::MAX);
 
+/// A token holds a whole key.
+const _: () = assert!(usize::BITS >= u64::BITS, "pombo needs a machine with 64-bit words");
+
+fn token(session: SessionKey) -> Token {
+    Token(session.to_bits() as usize)
+}
+
 /// A client's stream.
 #[derive(Debug)]
 pub enum Stream {
@@ -142,7 +149,7 @@ impl Network for Poller {
         }
         for event in self.events.iter().filter(|event| event.token() != WAKER) {
             ready.push(Readiness {
-                session: event.token().0 as SessionKey,
+                session: SessionKey::from_bits(event.token().0 as u64),
                 is_readable: event.is_readable() || event.is_error(),
                 is_writable: event.is_writable(),
                 is_read_closed: event.is_read_closed() || event.is_error(),
@@ -152,7 +159,7 @@ impl Network for Poller {
     }
 
     fn add(&mut self, socket: &mut Stream, session: SessionKey) -> io::Result<()> {
-        self.registry().register(socket.source(), Token(session as usize), mio::Interest::READABLE)
+        self.registry().register(socket.source(), token(session), mio::Interest::READABLE)
     }
 
     fn watch(&mut self, socket: &mut Stream, session: SessionKey, interest: Interest) -> io::Result<()> {
@@ -160,7 +167,7 @@ impl Network for Poller {
             Interest::Readable => mio::Interest::READABLE,
             Interest::ReadableAndWritable => mio::Interest::READABLE | mio::Interest::WRITABLE,
         };
-        self.registry().reregister(socket.source(), Token(session as usize), interest)
+        self.registry().reregister(socket.source(), token(session), interest)
     }
 
     fn remove(&mut self, socket: &mut Stream) {

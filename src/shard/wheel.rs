@@ -15,7 +15,7 @@ pub(crate) const TICK: Duration = Duration::from_millis(50);
 const PLACES: usize = 1024;
 
 /// Ticks since the wheel was made.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) struct Tick(pub(crate) u32);
 
 #[derive(Debug)]
@@ -67,6 +67,12 @@ impl Wheel {
         }
     }
 
+    /// Returns what is on the wheel.
+    #[cfg(test)]
+    pub(crate) fn entries(&self) -> impl Iterator<Item = (Tick, SessionKey)> {
+        self.places.iter().flatten().copied()
+    }
+
     /// Returns how long nothing comes up; `None` when nothing waits.
     pub(crate) fn idle_for(&self, now: Instant) -> Option<Duration> {
         if self.waiting == 0 {
@@ -104,28 +110,32 @@ impl Tick {
 mod tests {
     use super::*;
 
-    fn due(wheel: &mut Wheel, now: u32) -> Vec<SessionKey> {
+    fn due(wheel: &mut Wheel, now: u32) -> Vec<u32> {
         let mut due = Vec::new();
         wheel.take_due(Tick(now), &mut due);
-        due.into_iter().map(|(_, session)| session).collect()
+        due.into_iter().map(|(_, session)| session.place()).collect()
+    }
+
+    fn put(wheel: &mut Wheel, at: u32, place: u32) -> Tick {
+        wheel.put(Tick(at), SessionKey::new(place, 7))
     }
 
     #[test]
     fn sessions_come_up_in_order_and_once() {
         let mut wheel = Wheel::new(Instant::now());
-        assert_eq!(wheel.put(Tick(5), 1), Tick(5));
-        assert_eq!(wheel.put(Tick(2), 2), Tick(2));
+        assert_eq!(put(&mut wheel, 5, 1), Tick(5));
+        assert_eq!(put(&mut wheel, 2, 2), Tick(2));
         assert_eq!(due(&mut wheel, 1), [0; 0]);
         assert_eq!(due(&mut wheel, 6), [2, 1]);
         assert_eq!(due(&mut wheel, 5000), [0; 0]);
-        assert_eq!(wheel.put(Tick(3), 3), Tick(5001), "the past comes up at once");
+        assert_eq!(put(&mut wheel, 3, 3), Tick(5001), "the past comes up at once");
         assert_eq!(due(&mut wheel, 5001), [3]);
     }
 
     #[test]
     fn what_lies_past_the_horizon_comes_up_early_to_be_put_back() {
         let mut wheel = Wheel::new(Instant::now());
-        assert_eq!(wheel.put(Tick(10_000), 1), Tick(PLACES as u32 - 1));
+        assert_eq!(put(&mut wheel, 10_000, 1), Tick(PLACES as u32 - 1));
         assert_eq!(due(&mut wheel, 2000), [1]);
     }
 
@@ -134,7 +144,7 @@ mod tests {
         let start = Instant::now();
         let mut wheel = Wheel::new(start);
         assert_eq!(wheel.idle_for(start), None);
-        wheel.put(Tick(3), 1);
+        put(&mut wheel, 3, 1);
         assert_eq!(wheel.idle_for(start), Some(TICK * 4));
         assert_eq!(wheel.idle_for(start + TICK * 9), Some(Duration::ZERO));
     }

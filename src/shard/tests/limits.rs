@@ -83,7 +83,9 @@ fn one_pong_waits_for_a_peer_that_does_not_read_and_then_the_latest() {
     for index in 0..100 {
         bob.send_frame(PING, &[index; 125]);
         node.round();
-        let held = node.shards[0].sessions.get(0).and_then(|session| session.outbox.as_ref().map(|o| o.bytes()));
+        let sessions = &mut node.shards[0].sessions;
+        let key = sessions.next(0).expect("bob is logged in");
+        let held = sessions.get(key).and_then(|session| session.outbox.as_ref().map(|o| o.bytes()));
         assert_eq!(held, Some(127), "one pong");
     }
     bob.give_room(usize::MAX);

@@ -275,9 +275,11 @@ impl Node {
 
     /// Turns one shard once.
     pub(super) fn turn(&mut self, shard: usize) {
-        if !self.has_ended[shard] && self.shards[shard].turn() == Turn::Last {
-            self.has_ended[shard] = true;
+        if self.has_ended[shard] {
+            return;
         }
+        self.has_ended[shard] = self.shards[shard].turn() == Turn::Last;
+        self.shards[shard].check_invariants();
     }
 
     /// Turns every shard once; says whether one had something to do.

@@ -2,6 +2,7 @@
 
 mod budget;
 mod flow;
+mod keys;
 mod life;
 mod limits;
 mod memory;

@@ -71,7 +71,7 @@ impl Caller {
     /// Asks something, unless there is no room for the question.
     pub(super) fn ask(&mut self, random: &mut Rng, plan: &Plan, places: &[Place], hashes: &[UidHash]) {
         let shard = random.usize(..places.len());
-        let uid = random.usize(..UIDS.len());
+        let uid = random.usize(..plan.uids);
         match random.u32(..16) {
             0..5 => self.ask_push(random, plan, &places[shard], hashes),
             5..8 => self.ask_broadcast(random, plan, places, hashes),
@@ -166,7 +166,7 @@ impl Caller {
         self.note(place, Request::Push { pushes, answer: sender }, Asked::Push { answer, is_too_long });
     }
 
-    fn ask_page(&mut self, place: &Place, from: SessionKey, most: usize) {
+    fn ask_page(&mut self, place: &Place, from: u32, most: usize) {
         let (sender, answer) = flume::bounded(1);
         if place.request(Request::Uids { from, most, answer: sender }) {
             self.asked.entry(place.index).or_default().push(Asked::Uids(answer));

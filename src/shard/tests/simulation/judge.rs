@@ -26,6 +26,7 @@ impl World {
         let now = self.clock.now();
         let (settings, sessions_max) = (&self.plan.settings, self.places[index].facts_sessions_max);
         let Some(shard) = &mut self.places[index].shard else { return };
+        shard.check_invariants();
         let (mut open, mut held, mut accounted, mut holders, mut online) = (0, 0, 0, 0, HashSet::new());
         for &peer in &self.active {
             let peer = &mut self.peers[peer];

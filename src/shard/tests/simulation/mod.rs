@@ -6,8 +6,8 @@
 //! After every turn the shard's insides are compared with its clients; a client judges every byte that it gets; in the
 //! end the counts must account for every message. See `docs/reliability.md`.
 //!
-//! A failure tells its seed: `POMBO_SEED=17 cargo test --lib simulation` runs that one again. Seeds that once failed
-//! are kept in `seeds.txt`, and run first.
+//! A failure tells its seed: `POMBO_SEED=17 cargo test --lib simulation` runs that one again. `200..1000` runs
+//! several. Seeds that once failed are kept in `seeds.txt`, and run first.
 
 mod caller;
 mod judge;
@@ -17,6 +17,7 @@ mod peer;
 mod plan;
 mod world;
 
+use std::ops::Range;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::thread;
 
@@ -101,10 +102,14 @@ fn once_failed() -> impl Iterator<Item = u64> {
     lines.filter(|line| !line.is_empty()).map(|line| line.parse().expect("a seed on each line of seeds.txt"))
 }
 
-/// Returns the seed that was asked for, if one was.
-fn asked_for() -> Option<u64> {
-    let seed = std::env::var("POMBO_SEED").ok()?;
-    Some(seed.parse().unwrap_or_else(|_| panic!("POMBO_SEED is {seed:?}, expected a number")))
+/// Returns the seeds that were asked for, if any were: `17`, or `200..1000`.
+fn asked_for() -> Option<Range<u64>> {
+    let asked = std::env::var("POMBO_SEED").ok()?;
+    let (from, to) = asked.split_once("..").unwrap_or((&asked, ""));
+    let from: Option<u64> = from.parse().ok();
+    let to = if to.is_empty() { from.map(|from| from + 1) } else { to.parse().ok() };
+    let seeds = from.zip(to).map(|(from, to)| from..to);
+    Some(seeds.unwrap_or_else(|| panic!("POMBO_SEED is {asked:?}, expected a number, or two: 200..1000")))
 }
 
 /// Fails unless everything has happened that the simulation is for.
@@ -118,8 +123,8 @@ fn check_coverage(stats: &Stats) {
 
 #[test]
 fn a_few_seeds_keep_every_promise() {
-    if let Some(seed) = asked_for() {
-        run_all([seed].into_iter());
+    if let Some(seeds) = asked_for() {
+        run_all(seeds);
         return;
     }
     run_all(once_failed());

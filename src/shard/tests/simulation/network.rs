@@ -104,8 +104,10 @@ pub(super) struct SimulatedNetwork {
     faults: Faults,
     clock: Rc<Clock>,
     ready: Ready,
-    /// By session.
+    /// By the place of their session.
     wires: Vec<Option<Rc<RefCell<Wire>>>>,
+    /// The session that ended last: a poller may tell of it yet.
+    ended: Option<SessionKey>,
 }
 
 impl Wire {
@@ -312,7 +314,14 @@ impl Socket for SimulatedSocket {
 
 impl SimulatedNetwork {
     pub(super) fn new(clock: &Rc<Clock>, faults: Faults, random: &mut Rng) -> Self {
-        Self { random: random.fork(), faults, clock: Rc::clone(clock), ready: Rc::default(), wires: Vec::new() }
+        Self {
+            random: random.fork(),
+            faults,
+            clock: Rc::clone(clock),
+            ready: Rc::default(),
+            wires: Vec::new(),
+            ended: None,
+        }
     }
 
     /// Whether a poll would tell of something.
@@ -335,8 +344,11 @@ impl Network for SimulatedNetwork {
             keys.rotate_left(middle);
         }
         for session in keys.drain(..) {
-            let Some(Some(wire)) = self.wires.get(session as usize) else { continue };
+            let Some(Some(wire)) = self.wires.get(session.place() as usize) else { continue };
             let mut wire = wire.borrow_mut();
+            if wire.session != Some(session) {
+                continue;
+            }
             wire.is_listed = false;
             let is_readable = std::mem::take(&mut wire.is_readable);
             let is_writable = wire.is_watched && std::mem::take(&mut wire.is_writable);
@@ -348,10 +360,10 @@ impl Network for SimulatedNetwork {
         // Its memory is used again.
         *self.ready.borrow_mut() = keys;
         if !self.wires.is_empty() && is_one_in(&mut self.random, self.faults.spurious) {
-            let session = self.random.usize(..self.wires.len());
-            if let Some(wire) = &self.wires[session] {
-                let is_writable = wire.borrow().is_watched;
-                let session = session as SessionKey;
+            let place = self.random.usize(..self.wires.len());
+            let session = self.wires[place].as_ref().map_or(self.ended, |wire| wire.borrow().session);
+            if let Some(session) = session {
+                let is_writable = self.wires[place].as_ref().is_none_or(|wire| wire.borrow().is_watched);
                 ready.push(Readiness { session, is_readable: true, is_writable, is_read_closed: false });
             }
         }
@@ -362,7 +374,7 @@ impl Network for SimulatedNetwork {
         if is_one_in(&mut self.random, self.faults.refusal) {
             return Err(io::ErrorKind::OutOfMemory.into());
         }
-        let place = session as usize;
+        let place = session.place() as usize;
         if self.wires.len() <= place {
             self.wires.resize(place + 1, None);
         }
@@ -394,7 +406,8 @@ impl Network for SimulatedNetwork {
         let mut wire = socket.0.borrow_mut();
         wire.is_removed = true;
         if let Some(session) = wire.session.take() {
-            self.wires[session as usize] = None;
+            self.wires[session.place() as usize] = None;
+            self.ended = Some(session);
         }
     }
 }

@@ -5,11 +5,15 @@ use std::time::Duration;
 use fastrand::Rng;
 
 use super::network::{Faults, is_one_in};
+use super::world::UIDS;
 use crate::config::{Config, DrainCode, DuplicateLogin, SessionSettings, SlowConsumer};
 use crate::mailbox::SHARE_FROM;
 
 /// Longest uid among those that log in, and what a command and a frame add to a message.
 const AROUND_A_MESSAGE: usize = 64;
+
+/// From this length on the rest of a message is received straight into its buffer, if enough of it came before.
+const LONG_FROM: usize = 82_000;
 
 pub(super) struct Plan {
     pub(super) shards: usize,
@@ -24,6 +28,12 @@ pub(super) struct Plan {
     pub(super) connections_max: usize,
     /// Messages that a client says at once.
     pub(super) burst_max: usize,
+    /// How many of [`super::world::UIDS`] log in, and are written to; with few of them, uids meet again and again.
+    pub(super) uids: usize,
+    /// Whether a third of all messages are long ones, of [`LONG_FROM`] bytes or more.
+    pub(super) has_long: bool,
+    /// Whether connections come and fail as often as callers ask for something.
+    pub(super) is_restless: bool,
     /// Whether the settings change on the way.
     pub(super) reloads: bool,
     /// Whether the drain begins amid the load.
@@ -33,11 +43,12 @@ pub(super) struct Plan {
 impl Plan {
     pub(super) fn new(random: &mut Rng) -> Self {
         let length_max = match random.u32(..40) {
-            0 => 150_000,
-            1..8 => 9_000,
-            8..16 => SHARE_FROM + 40,
+            0..20 => 140_000,
+            20..25 => 9_000,
+            25..30 => SHARE_FROM + 40,
             _ => 300,
         };
+        let has_long = length_max > LONG_FROM;
         let message_bytes_max = length_max + AROUND_A_MESSAGE;
         let outbox_bytes_max = message_bytes_max + 14 + random.usize(..3 * message_bytes_max);
         let settings = SessionSettings {
@@ -66,7 +77,10 @@ impl Plan {
             look: Duration::from_micros(if random.bool() { random.u64(..300) } else { 0 }),
             length_max,
             connections_max: random.usize(2..15),
-            burst_max: if is_one_in(random, 4) { 30 } else { 3 },
+            burst_max: if !has_long && is_one_in(random, 2) { 30 } else { 3 },
+            uids: [2, 4, UIDS.len()][random.usize(..3)],
+            has_long,
+            is_restless: random.bool(),
             reloads: is_one_in(random, 4),
             drains_early: random.bool(),
         };
@@ -92,6 +106,9 @@ impl Plan {
     /// Draws the length of a message.
     pub(super) fn length(&self, random: &mut Rng) -> usize {
         let near_the_bounds_of_headers_and_sharing = [125, 126, 127, SHARE_FROM - 1, SHARE_FROM, SHARE_FROM + 1];
+        if self.has_long && is_one_in(random, 3) {
+            return random.usize(LONG_FROM..=self.length_max);
+        }
         let length = match random.u32(..20) {
             0 => 0,
             1 => random.usize(..=self.length_max),

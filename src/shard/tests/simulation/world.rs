@@ -169,6 +169,9 @@ impl World {
             810..860 => self.pass(),
             860..900 => self.log_in(),
             900..920 => self.hand_over(),
+            920..935 if self.plan.is_restless => self.go_wrong(),
+            935..950 if self.plan.is_restless => self.log_in(),
+            950..965 if self.plan.has_long => self.swap_amid_a_message(),
             920..975 => self.caller.ask(&mut self.random, &self.plan, &self.places, &self.hashes),
             975..990 => self.go_wrong(),
             990..993 => self.reload(),
@@ -245,7 +248,11 @@ impl World {
         for _ in 0..self.random.usize(1..=self.plan.burst_max) {
             self.say(peer);
         }
-        let bytes = if self.random.u32(..4) > 0 { usize::MAX } else { self.random.usize(..200) };
+        let bytes = match self.random.u32(..8) {
+            0..4 => usize::MAX,
+            4..6 => self.random.usize(..=self.peers[peer].unbrought()),
+            _ => self.random.usize(..200),
+        };
         self.peers[peer].bring(bytes);
     }
 
@@ -253,7 +260,7 @@ impl World {
         let random = &mut self.random;
         let speaker = &mut self.peers[peer];
         let length = self.plan.length(random);
-        let uid = random.usize(..UIDS.len());
+        let uid = random.usize(..self.plan.uids);
         match random.u32(..200) {
             0..130 => speaker.send(random, peer, UIDS[uid], uid, length),
             130..160 => speaker.send(random, peer, "all", EVERYBODY, length),
@@ -271,9 +278,35 @@ impl World {
         }
     }
 
+    /// Lets somebody log in, and perhaps the receiver fail, while a message is on its way to that receiver, of which the rest
+    /// comes then; perhaps others write to the same receiver before.
+    fn swap_amid_a_message(&mut self) {
+        let Some(sender) = self.some_peer().filter(|&sender| self.peers[sender].has_begun()) else { return };
+        let receiver = self.peers[sender].last_to;
+        self.peers[sender].is_held_up = true;
+        if let Some(other) = self.some_peer().filter(|&other| other != sender && receiver < UIDS.len()) {
+            self.peers[other].send(&mut self.random, other, UIDS[receiver], receiver, 20);
+            self.peers[other].bring(usize::MAX);
+            self.settle();
+        }
+        let leaver = self.active.iter().copied().find(|&leaver| self.peers[leaver].uid == receiver);
+        if let Some(leaver) = leaver.filter(|&leaver| leaver != sender && self.random.bool()) {
+            self.peers[leaver].wire.borrow_mut().fail();
+            self.settle();
+        }
+        self.log_in();
+        self.settle();
+        self.peers[sender].is_held_up = false;
+        self.peers[sender].bring(usize::MAX);
+    }
+
     fn bring(&mut self) {
         let Some(peer) = self.some_peer() else { return };
-        let bytes = if self.random.bool() { self.random.usize(..40) } else { SCRATCH_BYTES };
+        let bytes = match self.random.u32(..4) {
+            0..2 => self.random.usize(..40),
+            2 => self.random.usize(..=self.peers[peer].unbrought()),
+            _ => SCRATCH_BYTES,
+        };
         self.peers[peer].bring(bytes);
     }
 
@@ -306,7 +339,7 @@ impl World {
         if self.active.len() + self.under_way.len() >= self.plan.connections_max {
             return;
         }
-        let (number, uid) = (self.peers.len(), self.random.usize(..UIDS.len()));
+        let (number, uid) = (self.peers.len(), self.random.usize(..self.plan.uids));
         let wire = Wire::new(&self.clock, self.plan.faults, &mut self.random);
         let manner = if self.random.u32(..3) > 0 { Manner::Attentive } else { Manner::Slow };
         let (shard, login) = (shard_of(self.hashes[uid], self.places.len()), self.logins.draw());

@@ -1,0 +1,86 @@
+//! What must hold of a shard between two turns, as one assertion for each promise; the tests call it after every turn.
+//!
+//! The invariants of a part stand with that part: [`super::sessions::Sessions::check`], [`super::registry::Registry::check`],
+//! [`super::outbox::Outbox::check`]. Here is what binds them together: the flags of a session and the lists that it is on.
+
+use std::collections::HashSet;
+
+use super::Shard;
+use super::io::{Network, Socket};
+use super::session::Phase;
+use super::sessions::SessionKey;
+use super::wheel::Tick;
+
+impl<N: Network> Shard<N> {
+    /// Asserts everything that holds between two turns.
+    ///
+    /// # Panics
+    /// When something does not hold, with what it is.
+    pub(super) fn check_invariants(&mut self) {
+        self.sessions.check();
+        self.registry.check();
+        assert!(self.log.is_empty(), "the log is empty between turns");
+        let on = |list: &std::collections::VecDeque<SessionKey>| list.iter().copied().collect::<HashSet<_>>();
+        let (run, dirty, leaving) = (on(&self.run), on(&self.dirty), on(&self.leaving));
+        let stalled: HashSet<_> = self.stalled.iter().flatten().map(|stalled| stalled.session).collect();
+        let timers: HashSet<_> = self.wheel.entries().collect();
+        let (mut held, mut outbox_bytes, mut open) = (0, 0, 0);
+        let mut place = 0;
+        while let Some(key) = self.sessions.next(place) {
+            place = key.place() + 1;
+            let log_end = self.log.end();
+            let session = self.sessions.present(key).expect("it was found just now");
+            let flags = session.flags;
+            let is_open = session.phase == Phase::Open;
+            // Whoever has something to do is on a list that brings it back.
+            assert!(
+                !flags.is_queued || run.contains(&key) || leaving.contains(&key),
+                "queued and on no list: {flags:?}"
+            );
+            assert!(
+                !flags.is_dirty || dirty.contains(&key) || leaving.contains(&key),
+                "dirty and on no list: {flags:?}"
+            );
+            assert!(!leaving.contains(&key) || !is_open, "an open session is among those that leave");
+            assert!(!flags.is_stalled || stalled.contains(&key), "stalled, and nobody wakes it: {flags:?}");
+            assert!(!(flags.is_stalled || flags.is_paused) || is_open, "{:?} and held back: {flags:?}", session.phase);
+            assert!(
+                session.timer == Tick::NEVER || timers.contains(&(session.timer, key)),
+                "its timer is not on the wheel"
+            );
+            assert_ne!(session.timer, Tick::NEVER, "every session has a deadline");
+            let may_go_on = flags.is_readable || session.unread.is_some();
+            let is_brought_back = flags.is_queued || flags.is_stalled || flags.is_paused;
+            assert!(!may_go_on || is_brought_back, "something to read, and on no list: {flags:?}");
+            // An outbox is there while something waits, and then somebody sends it.
+            match &session.outbox {
+                Some(outbox) => {
+                    outbox.check();
+                    let is_sent = flags.is_dirty || (flags.is_blocked && flags.is_watched);
+                    assert!(is_sent, "something waits, and nobody sends it: {flags:?}");
+                    outbox_bytes += outbox.accounted;
+                    assert_eq!(outbox.accounted, outbox.bytes(), "what waits is counted");
+                }
+                None => assert!(!flags.has_pong, "a pong waits in no outbox"),
+            }
+            assert!(!session.socket.holds_back() || flags.is_dirty || flags.is_watched, "bytes are held back for ever");
+            assert_eq!(session.held, session.holdings(), "what it holds is counted: {flags:?}, {:?}", session.phase);
+            held += session.held as usize;
+            match session.phase {
+                Phase::Open => {
+                    open += 1;
+                    assert_eq!(session.log_from, log_end, "an open session has taken the log");
+                    assert!(self.registry.holds(session.hash, key), "an open session is not registered");
+                }
+                Phase::Closing | Phase::Lingering => {
+                    assert!(session.unread.is_none() && session.meter.is_none(), "it is not read any more");
+                    assert!(!self.registry.holds(session.hash, key), "a closing session is registered");
+                    assert!(session.phase == Phase::Closing || session.outbox.is_none(), "sent behind the end");
+                }
+            }
+        }
+        assert_eq!(self.registry.sessions(), open, "every registered session is open");
+        assert_eq!(self.held, held, "what all hold is what each holds");
+        assert_eq!(self.outbox_bytes, outbox_bytes, "what waits in all outboxes is what waits in each");
+    }
+}
