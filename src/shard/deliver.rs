@@ -195,6 +195,7 @@ impl<N: Network> Shard<N> {
         session.held += appended as u32;
         self.outbox_bytes += appended;
         self.held += appended;
+        journal::held(self.held);
         if !session.flags.is_dirty {
             session.flags.is_dirty = true;
             self.dirty.push_back(key);

@@ -9,6 +9,7 @@ mod switch {
     pub(in crate::shard) fn unicast() {}
     pub(in crate::shard) fn broadcast() {}
     pub(in crate::shard) fn reached(_sessions: usize) {}
+    pub(in crate::shard) fn held(_bytes: usize) {}
 }
 
 #[cfg(test)]
@@ -26,10 +27,12 @@ mod switch {
         pub(in crate::shard) reached: u64,
         /// Those, once for each of the sessions.
         pub(in crate::shard) tried: u64,
+        /// Most bytes that the sessions of a shard held at any moment.
+        pub(in crate::shard) held_max: usize,
     }
 
     thread_local! {
-        static COUNT: Cell<Count> = const { Cell::new(Count { unicasts: 0, broadcasts: 0, reached: 0, tried: 0 }) };
+        static COUNT: Cell<Count> = const { Cell::new(Count { unicasts: 0, broadcasts: 0, reached: 0, tried: 0, held_max: 0 }) };
     }
 
     fn add(change: impl FnOnce(&mut Count)) {
@@ -48,6 +51,10 @@ mod switch {
 
     pub(in crate::shard) fn broadcast() {
         add(|count| count.broadcasts += 1);
+    }
+
+    pub(in crate::shard) fn held(bytes: usize) {
+        add(|count| count.held_max = count.held_max.max(bytes));
     }
 
     pub(in crate::shard) fn reached(sessions: usize) {

@@ -48,15 +48,16 @@ impl OutboxPool {
         }
     }
 
-    /// Lets go, once in a while, of what nobody has needed since the last time.
-    pub(super) fn trim(&mut self, now: Instant) {
+    /// Lets go, once in a while, of what nobody has needed since the last time; says whether it was time for that.
+    pub(super) fn trim(&mut self, now: Instant) -> bool {
         if now < self.trimmed + TRIM_INTERVAL {
-            return;
+            return false;
         }
         self.bytes -= self.empty.drain(..self.unused).map(|outbox| outbox.retained()).sum::<usize>();
         self.empty.shrink_to(self.empty.len().max(1024));
         self.unused = self.empty.len();
         self.trimmed = now;
+        true
     }
 }
 

@@ -122,7 +122,7 @@ impl Registry {
 
     /// Gives back what the table needed at a peak that is over; costs a move of all uids for each time it has halved thrice.
     fn shrink(&mut self) {
-        if self.table.capacity() > 1024 && self.table.len() < self.table.capacity() / 8 {
+        if self.table.capacity() > 64 && self.table.len() < self.table.capacity() / 8 {
             self.table.shrink_to(2 * self.table.len(), |user| user.hash.0);
         }
     }

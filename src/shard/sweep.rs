@@ -21,6 +21,9 @@ const SUMMARY_INTERVAL: Duration = Duration::from_secs(1);
 /// Sockets that a poll tells of when there are more, or at least as many as this.
 const READY_AT_LEAST: usize = 256;
 
+/// Entries for which an empty list keeps its memory.
+const LIST_LENGTH_KEPT: usize = 64;
+
 /// What was last logged about shed messages.
 #[derive(Debug)]
 pub(super) struct Summary {
@@ -88,7 +91,9 @@ impl<N: Network> Shard<N> {
         due.shrink_to(1024);
         self.due = due;
         self.sum_up();
-        self.outboxes.trim(self.now);
+        if self.outboxes.trim(self.now) {
+            self.trim_lists();
+        }
         self.sweep_drain()
     }
 
@@ -109,6 +114,20 @@ impl<N: Network> Shard<N> {
         for _ in 0..2 + self.sessions.len() / READY_AT_LEAST {
             if self.poll(Some(Duration::ZERO)) == 0 {
                 return;
+            }
+        }
+    }
+
+    /// Lets go of what lists needed at a peak that is over.
+    fn trim_lists(&mut self) {
+        for list in [&mut self.run, &mut self.dirty, &mut self.leaving] {
+            if list.len() < list.capacity() / 8 {
+                list.shrink_to((2 * list.len()).max(LIST_LENGTH_KEPT));
+            }
+        }
+        for list in &mut self.stalled {
+            if list.len() < list.capacity() / 8 {
+                list.shrink_to((2 * list.len()).max(LIST_LENGTH_KEPT));
             }
         }
     }

@@ -4,9 +4,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::memory::{BINARY, CLOSE, Client, Node, TEXT, close_code, frames, masked, settings};
-use crate::config::{SessionSettings, SlowConsumer};
-use crate::frame::close;
-use crate::shard::Request;
+use crate::config::{DuplicateLogin, SessionSettings, SlowConsumer};
+use crate::frame::{HEADER_BYTES_MAX, close};
+use crate::shard::{Request, journal};
 
 const KIB: usize = 1 << 10;
 
@@ -144,4 +144,27 @@ fn a_smaller_part_holds_from_the_reload_on() {
     small.send_bytes(b"x");
     node.settle();
     assert_eq!((code(&large), code(&small)), (Some(close::MEMORY), None));
+}
+
+/// Outboxes were looked up at their flush: a message to all sessions of a uid passed the budget many times over.
+#[test]
+fn a_message_to_many_sessions_keeps_within_the_budget() {
+    const SESSIONS: usize = 50;
+    let share =
+        SessionSettings { duplicate_login: DuplicateLogin::Share, uid_sessions_max: SESSIONS, ..part_of(1024 * KIB) };
+    for shards in [1, 2] {
+        let mut node = Node::new(shards, share.clone());
+        let bob = node.uid_on(0, "bob");
+        let sessions: Vec<_> = (0..SESSIONS).map(|_| node.login(&bob)).collect();
+        sessions.iter().for_each(|session| session.give_room(0));
+        let alice = node.login(&node.uid_on(shards - 1, "alice"));
+        journal::take();
+        alice.send(&format!("{bob}:{}", "x".repeat(100 * KIB)));
+        node.settle();
+        let stats = node.stats();
+        assert!(stats.memory_held <= 1024 * KIB as u64, "{} bytes", stats.memory_held);
+        let peak = journal::take().held_max;
+        assert!(peak <= 1124 * KIB + HEADER_BYTES_MAX, "{peak} bytes were held for a moment");
+        assert!(stats.memory_cuts > 0 && stats.delivered + stats.shed_closed >= SESSIONS as u64, "{stats:?}");
+    }
 }

@@ -4,12 +4,12 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
-use super::memory::{BINARY, Node, TEXT, masked, settings};
+use super::memory::{BINARY, Client, Node, PING, PONG, TEXT, masked, settings};
 use crate::config::{DuplicateLogin, SessionSettings};
 use crate::frame::close;
 use crate::message::{Delivery, Kind};
 use crate::shard::receive::PANIC_PAYLOAD;
-use crate::shard::{CONNECTION_DELIVERIES, Push, Request};
+use crate::shard::{CONNECTION_DELIVERIES, Push, Request, SessionKey, TURN_BYTES, TURN_DELIVERIES};
 
 #[test]
 fn all_that_is_due_to_a_socket_goes_in_one_send() {
@@ -249,4 +249,125 @@ fn messages_to_one_and_another_in_turns_reach_whom_they_are_for() {
             assert_eq!(receiver.texts(), expected, "{}", receiver.uid);
         }
     }
+}
+
+/// The flush went on as long as blocked receivers became writable meanwhile: nobody was read or adopted until all of them
+/// had everything.
+#[test]
+fn receivers_that_drain_large_outboxes_hold_nobody_up() {
+    const RECEIVERS: usize = 1000;
+    let mut node = Node::new(1, settings());
+    let (alice, bob) = (node.login("alice"), node.login("bob"));
+    let receivers = node.log_in_many(RECEIVERS);
+    let message = "x".repeat(50_000);
+    for receiver in &receivers {
+        receiver.give_room(0);
+        alice.send(&format!("{}:{message}", receiver.uid));
+    }
+    node.settle();
+    receivers.iter().for_each(|receiver| receiver.read_slowly(100));
+    // Each look at the clock ends a slice, between which the shard polls.
+    node.slow_down(Duration::from_millis(1));
+    let newcomer = node.hand_over("newcomer", node.draw(), &[]);
+    bob.send_frame(PING, b"there?");
+    for _ in 0..3 {
+        node.turn(0);
+    }
+    assert_eq!(bob.take(), [(PONG, b"there?".to_vec())]);
+    assert_eq!(newcomer.texts(), [""], "the answer to the login");
+    let waiting = receivers.iter().filter(|receiver| receiver.wire.borrow().output.len() < message.len()).count();
+    assert_eq!(waiting, RECEIVERS, "they are still at it");
+    receivers.iter().for_each(|receiver| receiver.read_slowly(usize::MAX));
+    node.slow_down(Duration::ZERO);
+    node.settle();
+    assert!(receivers.iter().all(|receiver| receiver.texts() == [message.as_str()]));
+}
+
+/// A message to many sessions cost its sender what one to a single session costs, on each of its ways.
+#[test]
+fn a_message_costs_what_it_reaches() {
+    const SESSIONS: usize = 100;
+    let share = SessionSettings { duplicate_login: DuplicateLogin::Share, uid_sessions_max: SESSIONS, ..settings() };
+    let mut node = Node::new(2, share);
+    let bob = node.uid_on(0, "bob");
+    let sessions: Vec<_> = (0..SESSIONS).map(|_| node.login(&bob)).collect();
+    let (here, there) = (node.login(&node.uid_on(0, "here")), node.login(&node.uid_on(1, "there")));
+    let spent = |node: &mut Node, way: &str| {
+        node.turn(1);
+        node.turn(0);
+        let budget = node.shards[0].budget;
+        assert_eq!(TURN_DELIVERIES - budget.deliveries, SESSIONS, "{way}");
+        assert_eq!(TURN_BYTES - budget.bytes, SESSIONS * 5, "{way}");
+        assert!(sessions.iter().all(|session| session.texts() == ["hello"]), "{way}");
+    };
+    here.send(&format!("{bob}:hello"));
+    spent(&mut node, "from a client of the same shard");
+    there.send(&format!("{bob}:hello"));
+    spent(&mut node, "by mail");
+    let (answer, answered) = flume::bounded(1);
+    let hash = node.hasher.hash(bob.as_bytes());
+    let push = Push { hash, uid: bob.as_str().into(), kind: Kind::Text, payload: Bytes::from_static(b"hello") };
+    node.request(0, Request::Push { pushes: vec![push], answer });
+    node.turn(0);
+    // The request itself is one.
+    assert_eq!(TURN_DELIVERIES - node.shards[0].budget.deliveries, SESSIONS + 1);
+    assert_eq!(answered.recv(), Ok(vec![Delivery::Delivered { sessions: SESSIONS }]));
+}
+
+/// Leaving out took the square of those who were left out, and nothing of the turn's budget.
+#[test]
+fn leaving_out_many_costs_the_budget_each_of_them() {
+    const LEFT_OUT: usize = 2000;
+    let mut node = Node::new(1, settings());
+    let alice = node.login("alice");
+    let left_out = node.log_in_many(LEFT_OUT);
+    let named = |client: &Client| (node.hasher.hash(client.uid.as_bytes()), client.uid.as_str().into());
+    // Each is named twice, and left out once.
+    let except = left_out.iter().chain(&left_out).map(named).collect();
+    let (answer, answered) = flume::bounded(1);
+    node.request(0, Request::Broadcast { kind: Kind::Text, payload: Bytes::from_static(b"hi"), except, answer });
+    node.turn(0);
+    assert_eq!(answered.recv(), Ok(1));
+    let spent = TURN_DELIVERIES - node.shards[0].budget.deliveries;
+    assert!(spent >= 2 * LEFT_OUT, "{spent} of the budget for {LEFT_OUT} named twice");
+    assert_eq!(alice.texts(), ["hi"]);
+    assert!(left_out.iter().all(|client| client.take().is_empty()));
+}
+
+/// What was needed at a peak was kept as long as one session stayed, and each broadcast walked all places ever used.
+#[test]
+fn after_a_peak_memory_and_walks_are_those_of_who_stays() {
+    const PEAK: usize = 4000;
+    const STAY: usize = 50;
+    let mut node = Node::new(1, settings());
+    let clients = node.log_in_many(PEAK);
+    // All at once have something to receive, something to send, and something to leave for.
+    clients.iter().for_each(|client| client.send_frame(PING, b""));
+    node.settle();
+    let tables = |node: &Node| {
+        let shard = &node.shards[0];
+        let lists = [&shard.run, &shard.dirty, &shard.leaving];
+        let lists: usize = lists.iter().map(|list| list.capacity() * size_of::<SessionKey>()).sum();
+        shard.sessions.table_bytes() + shard.registry.table_bytes() + lists
+    };
+    let peak = tables(&node);
+    let stays = |index: usize| index.is_multiple_of(PEAK / STAY);
+    let gone = clients.iter().enumerate().filter(|(index, _)| !stays(*index));
+    gone.for_each(|(_, client)| client.fail());
+    node.settle();
+    node.pass(Duration::from_secs(2));
+    node.settle();
+    assert_eq!(node.stats().sessions as usize, STAY);
+    let after = tables(&node);
+    // A session that stays keeps the places around it: a group of 64 pointers.
+    assert!(after <= STAY * (64 * 8 + 100) + 8192, "{after} of {peak} bytes for {STAY} sessions");
+    let stay: Vec<_> = clients.iter().enumerate().filter(|(index, _)| stays(*index)).collect();
+    stay.iter().for_each(|(_, client)| drop(client.take()));
+    stay[0].1.send("all:hi");
+    node.settle();
+    assert!(stay.iter().all(|(_, client)| client.texts() == ["hi"]));
+    // Newcomers take the places in front.
+    let newcomer = node.login("newcomer");
+    assert_eq!(node.shards[0].sessions.next(1).map(SessionKey::place), Some(1));
+    drop(newcomer);
 }

@@ -43,8 +43,6 @@ pub(super) struct Peer {
     pub(super) sent: usize,
     /// Whether the network keeps what it says, for now.
     pub(super) is_held_up: bool,
-    /// Whom its last message is for.
-    pub(super) last_to: usize,
     /// Whether it has broken the protocol, or a limit.
     pub(super) is_at_fault: bool,
     /// Whether it has said that it closes, and how.
@@ -99,7 +97,6 @@ impl Peer {
             said_in_parts: false,
             sent: 0,
             is_held_up: false,
-            last_to: EVERYBODY,
             is_at_fault: false,
             said_close: None,
             pings: 0,
@@ -131,7 +128,6 @@ impl Peer {
 
     /// Sends a message to a uid or everybody, in one frame or several, with pings among them.
     pub(super) fn send(&mut self, random: &mut Rng, peer: usize, name: &str, to: usize, length: usize) {
-        self.last_to = to;
         let mut message = [name.as_bytes(), b":"].concat();
         // An empty one, and one of a byte, say nothing of themselves.
         if length > 0 {
@@ -202,11 +198,6 @@ impl Peer {
     /// Returns how many bytes were said and not brought yet.
     pub(super) fn unbrought(&self) -> usize {
         self.outgoing.len() - self.brought
-    }
-
-    /// Whether some of what it said was brought, and some was not.
-    pub(super) fn has_begun(&self) -> bool {
-        self.brought > 0 && self.unbrought() > 0
     }
 
     /// Takes what is said and was not brought yet, up to `bytes`: it came right behind the login.

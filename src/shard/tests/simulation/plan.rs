@@ -13,7 +13,7 @@ use crate::mailbox::SHARE_FROM;
 const AROUND_A_MESSAGE: usize = 64;
 
 /// From this length on the rest of a message is received straight into its buffer, if enough of it came before.
-const LONG_FROM: usize = 82_000;
+pub(super) const LONG_FROM: usize = 82_000;
 
 pub(super) struct Plan {
     pub(super) shards: usize,

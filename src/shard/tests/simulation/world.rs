@@ -11,7 +11,7 @@ use super::caller::Caller;
 use super::message::EVERYBODY;
 use super::network::{Clock, SimulatedNetwork, SimulatedSocket, UNLIMITED, Wire, is_one_in};
 use super::peer::{Manner, Peer};
-use super::plan::Plan;
+use super::plan::{LONG_FROM, Plan};
 use crate::config::{DuplicateLogin, SessionSettings, SlowConsumer};
 use crate::mailbox::{self, Bell};
 use crate::metrics::Stats;
@@ -278,13 +278,18 @@ impl World {
         }
     }
 
-    /// Lets somebody log in, and perhaps the receiver fail, while a message is on its way to that receiver, of which the rest
-    /// comes then; perhaps others write to the same receiver before.
+    /// Has a client begin a long message; others write to the same receiver, who may fail, and somebody logs in; then comes
+    /// the rest.
     fn swap_amid_a_message(&mut self) {
-        let Some(sender) = self.some_peer().filter(|&sender| self.peers[sender].has_begun()) else { return };
-        let receiver = self.peers[sender].last_to;
+        let Some(sender) = self.some_peer().filter(|&sender| self.peers[sender].has_said_all()) else { return };
+        let receiver = self.random.usize(..self.plan.uids);
+        let length = self.random.usize(LONG_FROM..=self.plan.length_max);
+        self.peers[sender].send(&mut self.random, sender, UIDS[receiver], receiver, length);
+        let begun = self.random.usize(..=self.peers[sender].unbrought());
+        self.peers[sender].bring(begun);
         self.peers[sender].is_held_up = true;
-        if let Some(other) = self.some_peer().filter(|&other| other != sender && receiver < UIDS.len()) {
+        self.settle();
+        if let Some(other) = self.some_peer().filter(|&other| other != sender) {
             self.peers[other].send(&mut self.random, other, UIDS[receiver], receiver, 20);
             self.peers[other].bring(usize::MAX);
             self.settle();
