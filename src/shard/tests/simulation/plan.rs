@@ -12,8 +12,9 @@ use crate::mailbox::SHARE_FROM;
 /// Longest uid among those that log in, and what a command and a frame add to a message.
 const AROUND_A_MESSAGE: usize = 64;
 
-/// From this length on the rest of a message is received straight into its buffer, if enough of it came before.
-pub(super) const LONG_FROM: usize = 82_000;
+/// From this length on the end of a message may be received straight into its buffer: that takes more than 64 KiB to come,
+/// and as much that came before.
+pub(super) const LONG_FROM: usize = 140_000;
 
 pub(super) struct Plan {
     pub(super) shards: usize,
@@ -43,7 +44,7 @@ pub(super) struct Plan {
 impl Plan {
     pub(super) fn new(random: &mut Rng) -> Self {
         let length_max = match random.u32(..40) {
-            0..20 => 140_000,
+            0..20 => 300_000,
             20..25 => 9_000,
             25..30 => SHARE_FROM + 40,
             _ => 300,

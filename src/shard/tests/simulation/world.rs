@@ -278,8 +278,8 @@ impl World {
         }
     }
 
-    /// Has a client begin a long message; others write to the same receiver, who may fail, and somebody logs in; then comes
-    /// the rest.
+    /// Has a client begin a long message; another writes to the same receiver, who may fail, and somebody logs in; then comes
+    /// the rest. The network keeps what all others say meanwhile.
     fn swap_amid_a_message(&mut self) {
         let Some(sender) = self.some_peer().filter(|&sender| self.peers[sender].has_said_all()) else { return };
         let receiver = self.random.usize(..self.plan.uids);
@@ -287,12 +287,18 @@ impl World {
         self.peers[sender].send(&mut self.random, sender, UIDS[receiver], receiver, length);
         let begun = self.random.usize(..=self.peers[sender].unbrought());
         self.peers[sender].bring(begun);
-        self.peers[sender].is_held_up = true;
+        let held_up = self.active.clone();
+        let hold_up = |world: &mut Self, is_held_up| {
+            held_up.iter().for_each(|&peer| world.peers[peer].is_held_up = is_held_up);
+        };
+        hold_up(self, true);
         self.settle();
-        if let Some(other) = self.some_peer().filter(|&other| other != sender) {
+        if let Some(other) = self.some_peer().filter(|&other| other != sender && self.peers[other].has_said_all()) {
+            self.peers[other].is_held_up = false;
             self.peers[other].send(&mut self.random, other, UIDS[receiver], receiver, 20);
             self.peers[other].bring(usize::MAX);
             self.settle();
+            self.peers[other].is_held_up = true;
         }
         let leaver = self.active.iter().copied().find(|&leaver| self.peers[leaver].uid == receiver);
         if let Some(leaver) = leaver.filter(|&leaver| leaver != sender && self.random.bool()) {
@@ -303,6 +309,8 @@ impl World {
         self.settle();
         self.peers[sender].is_held_up = false;
         self.peers[sender].bring(usize::MAX);
+        self.settle();
+        hold_up(self, false);
     }
 
     fn bring(&mut self) {
