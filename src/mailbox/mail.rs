@@ -78,15 +78,17 @@ impl Mail {
     }
 
     /// Appends a message to one uid of at most [`crate::uid::BYTES_MAX`] bytes; a longer one can't be anybody's.
-    pub(crate) fn unicast(&mut self, hash: UidHash, uid: &[u8], kind: Kind, payload: &Payload<'_>) {
+    ///
+    /// Returns the weight that the message adds, in bytes.
+    pub(crate) fn unicast(&mut self, hash: UidHash, uid: &[u8], kind: Kind, payload: &Payload<'_>) -> usize {
         debug_assert!(uid.len() <= crate::uid::BYTES_MAX);
         self.bytes.extend_from_slice(uid);
-        self.push(hash, uid.len() as u16, kind, payload);
+        self.push(hash, uid.len() as u16, kind, payload)
     }
 
-    /// Appends a message to everybody.
-    pub(crate) fn broadcast(&mut self, kind: Kind, payload: &Payload<'_>) {
-        self.push(UidHash(0), EVERYBODY, kind, payload);
+    /// Appends a message to everybody; returns the weight that it adds, in bytes.
+    pub(crate) fn broadcast(&mut self, kind: Kind, payload: &Payload<'_>) -> usize {
+        self.push(UidHash(0), EVERYBODY, kind, payload)
     }
 
     /// Takes the oldest message; `None` when all are taken.
@@ -119,7 +121,7 @@ impl Mail {
         self.next = (0, 0);
     }
 
-    fn push(&mut self, hash: UidHash, uid_length: u16, kind: Kind, payload: &Payload<'_>) {
+    fn push(&mut self, hash: UidHash, uid_length: u16, kind: Kind, payload: &Payload<'_>) -> usize {
         let body = match payload {
             Payload::Shared(bytes) if bytes.len() >= SHARE_FROM => Body::Shared(bytes.clone()),
             other => {
@@ -129,8 +131,10 @@ impl Mail {
             }
         };
         let inline = if uid_length == EVERYBODY { 0 } else { usize::from(uid_length) };
-        self.weight += size_of::<Record>() + inline + payload.as_slice().len();
+        let weight = size_of::<Record>() + inline + payload.as_slice().len();
+        self.weight += weight;
         self.records.push(Record { hash, body, uid_length, kind });
+        weight
     }
 }
 

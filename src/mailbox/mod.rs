@@ -12,9 +12,10 @@
 //!       └──────── returns of p ◀──emptied arena, ──────┘
 //!                                 a wake if p sleeps with mail in hand
 //! ```
-//! What can't be posted stays with its producer, in order; the bound says from which size on the
-//! connections that fill it must wait. Taking mail never makes mail, so shards that flood each
-//! other can't dead-lock. The wake protocol is `doorbell`'s.
+//! What can't be posted stays with its producer, in order. A batch that has reached its bound is full and takes
+//! no further message: its sender keeps the message and waits. So a batch holds its bound and one message at
+//! most, however many senders there are, and one more where a broadcast had to wait (see [`Mailbox::broadcast`]).
+//! Taking mail never makes mail, so shards that flood each other can't dead-lock. The wake protocol is `doorbell`'s.
 
 mod doorbell;
 mod mail;
@@ -39,13 +40,13 @@ use crate::uid::UidHash;
 /// In production this is `mio::Waker::wake`, an eventfd write.
 pub type Wake = Arc<dyn Fn() -> io::Result<()> + Send + Sync>;
 
-/// Whether a producer may go on filling a batch.
+/// Whether a batch takes a message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[must_use]
 pub enum Room {
-    /// The batch is below its bound.
+    /// The batch is below its bound: it takes a message.
     Left,
-    /// The batch is at its bound: whoever filled it must wait until it was posted.
+    /// The batch has reached its bound: it takes no message until it was posted.
     Full,
 }
 
@@ -70,7 +71,14 @@ pub struct Mailbox {
     peers: Vec<Peer>,
     /// Batches not empty and not posted yet.
     in_hand: usize,
-    /// From which weight on a gathering batch is full, in bytes (`mailbox_bytes_max`).
+    /// Weight of the batches in hand, all together.
+    held: usize,
+    /// Weight of the batches in flight from this shard, all together.
+    in_flight: usize,
+    /// While a broadcast waits: the destination that it waits for; those below have had room since it came. As many as
+    /// there are shards when all have had room. See [`Mailbox::broadcast`].
+    awaited: Option<usize>,
+    /// From which weight on a batch is full, in bytes (`mailbox_bytes_max`).
     bytes_max: usize,
     /// How much memory an emptied arena keeps, in bytes.
     retained_max: usize,
@@ -108,6 +116,8 @@ struct Peer {
     gathering: Mail,
     /// The arena for the next batch; absent while a batch is in flight.
     spare: Option<Mail>,
+    /// Weight of the batch in flight; zero when none is.
+    in_flight: usize,
 }
 
 impl Bell {
@@ -137,8 +147,8 @@ impl Bell {
 
 /// Makes the mailboxes of a node, one per shard, wired to each other; `bells` are the shards' in order.
 ///
-/// `bytes_max` is the bound of a batch in bytes: up to twice that waits between a producer and a
-/// destination (one batch in flight, one gathering), and one message more per connection that filled it.
+/// A batch of at least `bytes_max` bytes is full. Between a producer and a destination wait two batches at most: one in
+/// flight, and one in hand.
 pub fn wire(bells: &[Bell], bytes_max: usize) -> Vec<Mailbox> {
     let count = bells.len();
     // All arenas of a shard together keep about two MiB, however many shards there are.
@@ -158,9 +168,13 @@ pub fn wire(bells: &[Bell], bytes_max: usize) -> Vec<Mailbox> {
                     bell: bells[peer].clone(),
                     gathering: Mail::default(),
                     spare: Some(Mail::default()),
+                    in_flight: 0,
                 })
                 .collect(),
             in_hand: 0,
+            held: 0,
+            in_flight: 0,
+            awaited: None,
             bytes_max,
             retained_max,
             bell: bells[shard].clone(),
@@ -174,45 +188,67 @@ impl Mailbox {
         self.peers.len()
     }
 
-    /// Gathers a message to one uid for the shard that owns it.
+    /// Gathers a message to one uid for the shard that owns it, unless the batch is full.
+    ///
+    /// [`Room::Full`] says that the message was not taken: its sender waits until the batch was posted.
     pub fn unicast(&mut self, to: usize, hash: UidHash, uid: &[u8], kind: Kind, payload: &Payload<'_>) -> Room {
         debug_assert_ne!(to, self.shard);
         let gathering = &mut self.peers[to].gathering;
+        if gathering.weight() >= self.bytes_max {
+            return Room::Full;
+        }
         self.in_hand += usize::from(gathering.is_empty());
-        gathering.unicast(hash, uid, kind, payload);
-        self.room(to)
+        self.held += gathering.unicast(hash, uid, kind, payload);
+        Room::Left
     }
 
-    /// Gathers a message to everybody for every other shard.
-    pub fn broadcast(&mut self, kind: Kind, payload: Payload<'_>) {
+    /// Gathers a message to everybody for every other shard, or for none when a batch is full.
+    ///
+    /// [`Room::Full`] says that the message was not taken: its sender waits, and asks again after each post. A broadcast
+    /// that waits needs room once at each destination, not at all of them in the same moment: other senders could fill
+    /// one batch whenever another is posted, for ever. So a batch may get one broadcast above its bound, and no second
+    /// one before it was posted.
+    pub fn broadcast(&mut self, kind: Kind, payload: &Payload<'_>) -> Room {
         if self.peers.len() == 1 {
-            return;
+            return Room::Left;
         }
-        let payload = match payload {
-            large if large.as_slice().len() >= SHARE_FROM => Payload::Shared(large.into_shared()),
-            small => small,
-        };
+        if let Some(full) = self.first_full() {
+            self.awaited = Some(full);
+            return Room::Full;
+        }
+        self.awaited = None;
         for (to, peer) in self.peers.iter_mut().enumerate() {
             if to != self.shard {
                 self.in_hand += usize::from(peer.gathering.is_empty());
-                peer.gathering.broadcast(kind, &payload);
+                self.held += peer.gathering.broadcast(kind, payload);
             }
         }
+        Room::Left
     }
 
-    /// Returns how many bytes of mail are in hand, for all shards together.
+    /// Says whether [`Mailbox::broadcast`] would take a message.
+    pub(crate) fn takes_broadcast(&self) -> bool {
+        self.first_full().is_none()
+    }
+
+    /// Returns the first destination that a broadcast must wait for.
+    fn first_full(&self) -> Option<usize> {
+        (self.awaited.unwrap_or(0)..self.peers.len()).find(|&to| self.room(to) == Room::Full)
+    }
+
+    /// Returns the weight of the mail in hand, for all shards together, in bytes.
     pub fn held(&self) -> usize {
-        self.peers.iter().map(|peer| peer.gathering.weight()).sum()
+        self.held
     }
 
-    /// Says whether more may be gathered for the shard `to`.
+    /// Returns the weight of the mail that this shard has sent and nobody has read to its end: in hand, and in flight.
+    pub(crate) fn memory(&self) -> usize {
+        self.held + self.in_flight
+    }
+
+    /// Says whether the batch for the shard `to` takes a message.
     pub fn room(&self, to: usize) -> Room {
         if self.peers[to].gathering.weight() >= self.bytes_max { Room::Full } else { Room::Left }
-    }
-
-    /// Returns the first destination whose batch is full.
-    pub fn first_full(&self) -> Option<usize> {
-        (0..self.peers.len()).find(|&to| self.room(to) == Room::Full)
     }
 
     /// Returns how many batches wait to be taken, the one being read among them.
@@ -226,7 +262,9 @@ impl Mailbox {
     /// messages are lost because their shard has ended.
     pub fn post(&mut self, now: Instant, mut posted: impl FnMut(usize)) -> usize {
         while let Ok((from, mail)) = self.returns.try_recv() {
-            self.peers[from].spare = Some(mail);
+            let peer = &mut self.peers[from];
+            self.in_flight -= std::mem::take(&mut peer.in_flight);
+            peer.spare = Some(mail);
         }
         let mut lost = 0;
         if self.in_hand == 0 {
@@ -238,9 +276,15 @@ impl Mailbox {
             }
             let Some(spare) = peer.spare.take() else { continue };
             let mail = std::mem::replace(&mut peer.gathering, spare);
+            let weight = mail.weight();
             self.in_hand -= 1;
+            self.held -= weight;
             match peer.inbox.try_send(Batch { from: self.shard, posted: Some(now), mail }) {
-                Ok(()) => peer.bell.ring(),
+                Ok(()) => {
+                    peer.in_flight = weight;
+                    self.in_flight += weight;
+                    peer.bell.ring();
+                }
                 // The shard has drained and gone: its uids are offline.
                 Err(ring::TrySendError::Disconnected(batch)) => {
                     lost += batch.mail.len();
@@ -250,7 +294,17 @@ impl Mailbox {
             }
             posted(to);
         }
+        // What was posted has room now, and may have none when the broadcast's turn comes.
+        if self.awaited.is_some() {
+            self.awaited = self.first_full().or(Some(self.peers.len()));
+        }
         lost
+    }
+
+    /// Says whether a batch in hand could be posted at once: only one for a shard that has ended, or one that came
+    /// into hand since the last post.
+    pub(crate) fn can_post(&self) -> bool {
+        self.in_hand > 0 && self.peers.iter().any(|peer| peer.spare.is_some() && !peer.gathering.is_empty())
     }
 
     /// Takes the batch to read on with, oldest first; `None` when there is none. Pair it with [`Mailbox::put_back`].
@@ -337,6 +391,10 @@ mod tests {
         mailbox.unicast(to, UidHash(0), b"u", Kind::Text, &Payload::Borrowed(text.as_bytes()))
     }
 
+    fn broadcast(mailbox: &mut Mailbox) -> Room {
+        mailbox.broadcast(Kind::Text, &Payload::Borrowed(b"all"))
+    }
+
     fn drain(mailbox: &mut Mailbox) -> Vec<String> {
         let text = |letter: Letter<'_>| match letter {
             Letter::Unicast { payload, .. } | Letter::Broadcast { payload, .. } => {
@@ -369,20 +427,56 @@ mod tests {
         assert_eq!((posted, drain(b)), (vec![1], vec!["2".to_owned(), "3".to_owned()]));
     }
 
+    /// Each sender added a message of its own to a full batch before it waited.
     #[test]
-    fn a_batch_at_its_bound_is_full_until_posted() {
+    fn a_full_batch_takes_no_message_until_it_was_posted() {
         let (mut node, _) = node(3, 100);
         let a = &mut node[0];
         while send(a, 2, "x") == Room::Left {}
-        assert_eq!((a.room(1), a.room(2), a.first_full()), (Room::Left, Room::Full, Some(2)));
+        assert_eq!((a.room(1), a.room(2), a.takes_broadcast()), (Room::Left, Room::Full, false));
+        let held = a.held();
+        assert_eq!(send(a, 2, "x"), Room::Full);
+        assert_eq!(broadcast(a), Room::Full);
+        assert_eq!((a.held(), a.memory()), (held, held));
         a.post(Instant::now(), |_| {});
-        assert_eq!(a.first_full(), None);
+        assert_eq!((a.takes_broadcast(), a.held(), a.memory()), (true, 0, held));
+        assert_eq!(broadcast(a), Room::Left);
+        drain(&mut node[2]);
+        node[0].post(Instant::now(), |_| {});
+        drain(&mut node[1]);
+        drain(&mut node[2]);
+        node[0].post(Instant::now(), |_| {});
+        assert_eq!((node[0].held(), node[0].memory()), (0, 0));
+    }
+
+    /// It would wait for ever where one batch is filled whenever another is posted.
+    #[test]
+    fn a_broadcast_that_waits_needs_room_once_at_each_destination() {
+        let (mut node, _) = node(3, 10);
+        let a = &mut node[0];
+        for to in [1, 2] {
+            // One is in flight, and one in hand is full.
+            assert_eq!(send(a, to, "in flight"), Room::Left);
+            a.post(Instant::now(), |_| {});
+            assert_eq!(send(a, to, "in hand"), Room::Left);
+        }
+        assert_eq!((broadcast(a), a.awaited), (Room::Full, Some(1)));
+        for emptied in [1, 2] {
+            assert!(!node[0].takes_broadcast());
+            drain(&mut node[emptied]);
+            node[0].post(Instant::now(), |_| {});
+            assert_eq!(node[0].awaited, Some(emptied + 1));
+            assert_eq!(send(&mut node[0], emptied, "another's"), Room::Left);
+        }
+        let a = &mut node[0];
+        assert_eq!(broadcast(a), Room::Left, "each has had room");
+        assert_eq!((broadcast(a), a.awaited), (Room::Full, Some(1)), "but once");
     }
 
     #[test]
     fn a_broadcast_reaches_every_other_shard() {
         let (mut node, _) = node(3, 100);
-        node[1].broadcast(Kind::Text, Payload::Borrowed(b"all"));
+        assert_eq!(broadcast(&mut node[1]), Room::Left);
         node[1].post(Instant::now(), |_| {});
         assert_eq!(node.iter_mut().map(drain).map(|got| got.len()).collect::<Vec<_>>(), [1, 0, 1]);
     }
@@ -417,13 +511,13 @@ mod tests {
     #[test]
     fn a_batch_in_flight_to_a_shard_that_ends_comes_back() {
         let (mut node, _) = node(2, 1);
-        assert_eq!(send(&mut node[0], 1, "1"), Room::Full);
+        assert_eq!(send(&mut node[0], 1, "1"), Room::Left);
         node[0].post(Instant::now(), |_| {});
         assert_eq!(node[1].abandon(), 1);
         node.pop();
-        assert_eq!(send(&mut node[0], 1, "2"), Room::Full);
+        assert_eq!(send(&mut node[0], 1, "2"), Room::Left);
         assert_eq!(node[0].post(Instant::now(), |_| {}), 1);
-        assert_eq!(node[0].first_full(), None);
+        assert!(node[0].takes_broadcast());
     }
 
     #[test]
@@ -431,9 +525,10 @@ mod tests {
         let (mut node, _) = node(2, 1);
         node.pop();
         for _ in 0..3 {
+            assert_eq!(send(&mut node[0], 1, "x"), Room::Left);
             assert_eq!(send(&mut node[0], 1, "x"), Room::Full);
             node[0].post(Instant::now(), |_| {});
-            assert_eq!(node[0].first_full(), None);
+            assert!(node[0].takes_broadcast());
         }
     }
 }

@@ -48,7 +48,7 @@ impl<N: Network> Shard<N> {
         let key = self.sessions.insert(Session {
             socket,
             reader: Default::default(),
-            unread: (!unread.is_empty()).then(|| Box::new(Unread { bytes: unread, at: 0 })),
+            unread: (!unread.is_empty()).then(|| Box::new(Unread { bytes: unread, ..Unread::default() })),
             meter: Meter::new(&self.settings, self.tick),
             outbox: None,
             log_from: self.log.end(),

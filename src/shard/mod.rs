@@ -37,6 +37,7 @@ pub mod registry;
 mod request;
 mod session;
 mod slice;
+mod stall;
 mod sweep;
 #[cfg(all(test, not(pombo_loom)))]
 mod tests;
@@ -65,6 +66,7 @@ use self::pool::OutboxPool;
 use self::recent::Recent;
 use self::registry::Registry;
 use self::session::{Phase, Sessions};
+use self::stall::Stalls;
 use self::sweep::{Drain, Summary};
 use self::wheel::{Tick, Wheel};
 use self::yielding::Yielding;
@@ -115,8 +117,8 @@ pub struct Shard<N: Network> {
     dirty: VecDeque<SessionKey>,
     /// Sessions that close and have something to send, or to receive; see [`Shard::see_off`].
     leaving: VecDeque<SessionKey>,
-    /// By destination: sessions that filled its batch and wait for it to be posted.
-    stalled: Vec<Vec<Stalled>>,
+    /// Sessions whose message has no room in the mail.
+    stalled: Stalls,
     budget: Budget,
     /// What requests may do between slices of this turn.
     amid: Budget,
@@ -130,24 +132,6 @@ pub struct Shard<N: Network> {
     drain: Option<Drain>,
     stats: Stats,
     summary: Summary,
-}
-
-/// A session that filled a batch.
-#[derive(Clone, Copy, Debug)]
-struct Stalled {
-    session: SessionKey,
-    /// Tells it from a later session with the same key.
-    login: LoginNumber,
-    stall: Stall,
-}
-
-/// What a session that filled a batch has to wait for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Stall {
-    /// Room at the one destination that it wrote to.
-    Unicast,
-    /// Room at every destination.
-    Broadcast,
 }
 
 /// What may still be done, in a turn or for a connection, before others have their turn.
@@ -210,7 +194,7 @@ impl<N: Network> Shard<N> {
     pub fn new(network: N, parts: Parts<N::Socket>) -> Self {
         let Parts { index, hasher, settings, mailbox, handovers, requests, presence } = parts;
         let now = network.now();
-        let stalled = (0..mailbox.shard_count()).map(|_| Vec::new()).collect();
+        let stalled = Stalls::new(mailbox.shard_count());
         Self {
             network,
             hasher,
@@ -382,6 +366,7 @@ impl<N: Network> Shard<N> {
         let waits = !self.run.is_empty()
             || !self.dirty.is_empty()
             || !self.leaving.is_empty()
+            || (self.stalled.has_broadcasts() && self.mailbox.takes_broadcast())
             || !self.handovers.is_empty()
             || !self.requests.is_empty()
             || self.mailbox.has_unread();
@@ -392,32 +377,6 @@ impl<N: Network> Shard<N> {
         match &self.drain {
             Some(drain) => Some(sweep.map_or(drain.step(), |sweep| sweep.min(drain.step()))),
             None => sweep,
-        }
-    }
-
-    /// Posts the mail in hand as of `now`; sessions that waited for room go on.
-    fn post(&mut self, now: Instant) {
-        let mut stalled = std::mem::take(&mut self.stalled);
-        let (mut resumed, mut batches) = (Vec::new(), 0);
-        let lost = self.mailbox.post(now, |to| {
-            batches += 1;
-            resumed.append(&mut stalled[to]);
-        });
-        self.stats.mail_batches += batches;
-        self.stats.shed_shard_gone += lost as u64;
-        self.stalled = stalled;
-        for stalled in resumed {
-            let Some(session) = self.sessions.get(stalled.session).filter(|session| session.login == stalled.login)
-            else {
-                continue;
-            };
-            match (stalled.stall, self.mailbox.first_full()) {
-                (Stall::Broadcast, Some(full)) => self.stalled[full].push(stalled),
-                _ => {
-                    session.flags.is_stalled = false;
-                    self.enqueue(stalled.session);
-                }
-            }
         }
     }
 }

@@ -4,6 +4,7 @@ mod budget;
 mod flow;
 mod life;
 mod limits;
+mod mail;
 mod memory;
 mod simulation;
 mod turn;

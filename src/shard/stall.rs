@@ -1,0 +1,185 @@
+//! Sessions that wait for room in the mail to another shard.
+//!
+//! A message is decoded before its destination is known. When the batch for that destination is full, the message stays
+//! with its session, counted in what the session holds, and the session is not read until the message was taken. Each
+//! destination has a queue: after each post the oldest message goes first, so that nobody who sends much is served
+//! before somebody who waits. Broadcasts have a queue of their own, since they need room at every destination.
+
+use std::collections::VecDeque;
+use std::time::Instant;
+
+use bytes::Bytes;
+
+use super::handover::LoginNumber;
+use super::io::{Network, SessionKey};
+use super::session::{Session, Unread, Waiting};
+use super::{Cost, Shard, journal};
+use crate::mailbox::Room;
+use crate::message::Payload;
+
+/// Entries of sessions that have gone which a queue may keep, beside one for each session.
+const STALE_MAX: usize = 64;
+
+/// The queues of a shard.
+#[derive(Debug)]
+pub(super) struct Stalls {
+    /// By destination: sessions whose message goes there.
+    unicasts: Vec<VecDeque<Stalled>>,
+    /// Sessions whose message goes to every shard.
+    broadcasts: VecDeque<Stalled>,
+    /// Destinations of the last post; kept for its memory, empty in between.
+    posted: Vec<usize>,
+}
+
+/// A session that waits; stale when the session has been closed.
+#[derive(Clone, Copy, Debug)]
+struct Stalled {
+    session: SessionKey,
+    /// Tells it from a later session with the same key.
+    login: LoginNumber,
+}
+
+/// What a session waits for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Stall {
+    /// Room for its message at this destination.
+    Unicast { to: usize },
+    /// Room for its message at every destination.
+    Broadcast,
+}
+
+impl Stalls {
+    pub(super) fn new(shard_count: usize) -> Self {
+        Self {
+            unicasts: (0..shard_count).map(|_| VecDeque::new()).collect(),
+            broadcasts: VecDeque::new(),
+            posted: Vec::new(),
+        }
+    }
+
+    /// Returns how many entries there are, stale ones included.
+    #[cfg(test)]
+    pub(super) fn len(&self) -> usize {
+        self.unicasts.iter().map(VecDeque::len).sum::<usize>() + self.broadcasts.len()
+    }
+
+    pub(super) fn has_broadcasts(&self) -> bool {
+        !self.broadcasts.is_empty()
+    }
+
+    fn queue(&mut self, stall: Stall) -> &mut VecDeque<Stalled> {
+        match stall {
+            Stall::Unicast { to } => &mut self.unicasts[to],
+            Stall::Broadcast => &mut self.broadcasts,
+        }
+    }
+}
+
+impl<N: Network> Shard<N> {
+    /// Keeps a message that was not taken, and its session from being read, until there is room.
+    #[cold]
+    pub(super) fn stall(&mut self, key: SessionKey, stall: Stall, message: Waiting) {
+        let Some(session) = self.sessions.get(key) else { return };
+        let unread = session.unread.get_or_insert_default();
+        debug_assert!(unread.waiting.is_none(), "a session that waits is not read");
+        unread.waiting = Some(message);
+        session.flags.is_stalled = true;
+        let stalled = Stalled { session: key, login: session.login };
+        self.stats.mail_stalls += 1;
+        // It counts when it is taken.
+        self.stats.frames_in -= 1;
+        let (most, sessions) = (2 * self.sessions.len() + STALE_MAX, &mut self.sessions);
+        let queue = self.stalled.queue(stall);
+        if queue.len() >= most {
+            queue.retain(|stalled| {
+                sessions.get(stalled.session).is_some_and(|session| stalled.message_of(session).is_some())
+            });
+        }
+        queue.push_back(stalled);
+    }
+
+    /// Posts the mail in hand as of `now`; messages that waited for room take the place of what was posted.
+    pub(super) fn post(&mut self, now: Instant) {
+        loop {
+            let mut posted = std::mem::take(&mut self.stalled.posted);
+            let lost = self.mailbox.post(now, |to| posted.push(to));
+            self.stats.mail_batches += posted.len() as u64;
+            self.stats.shed_shard_gone += lost as u64;
+            for to in posted.drain(..) {
+                self.take_waiting(Stall::Unicast { to });
+            }
+            self.stalled.posted = posted;
+            self.take_waiting(Stall::Broadcast);
+            // What waited for a shard that has ended is in hand now, and nothing would come back from there.
+            if !self.mailbox.can_post() {
+                break;
+            }
+        }
+        self.relieve();
+    }
+
+    /// Takes the messages of a queue, oldest first, as long as there is room.
+    fn take_waiting(&mut self, stall: Stall) {
+        let mut is_first = true;
+        while let Some(&stalled) = self.stalled.queue(stall).front() {
+            let session = self.sessions.get(stalled.session);
+            if let Some(Waiting { hash, kind, message, payload_at }) = session.and_then(|s| stalled.message_of(s)) {
+                let (hash, kind, message, payload_at) = (*hash, *kind, message.clone(), *payload_at);
+                let payload = Payload::Shared(message.slice(payload_at..));
+                let room = match stall {
+                    Stall::Unicast { to } => self.mailbox.unicast(to, hash, &message[..payload_at - 1], kind, &payload),
+                    // One in each turn at least; more wait until the log was sent.
+                    Stall::Broadcast if self.log.is_full() && !is_first => Room::Full,
+                    Stall::Broadcast => self.mailbox.broadcast(kind, &payload),
+                };
+                match (room, stall) {
+                    (Room::Full, _) => return,
+                    (Room::Left, Stall::Unicast { .. }) => journal::unicast(),
+                    (Room::Left, Stall::Broadcast) => {
+                        journal::broadcast();
+                        let deliveries = self.broadcast(kind, payload);
+                        self.budget.spend(Cost { deliveries, bytes: 0 });
+                    }
+                }
+                self.go_on(stalled.session);
+                is_first = false;
+            }
+            self.stalled.queue(stall).pop_front();
+        }
+    }
+
+    /// Lets a session whose message was taken be read again.
+    fn go_on(&mut self, key: SessionKey) {
+        self.stats.frames_in += 1;
+        let Some(session) = self.sessions.get(key) else { return };
+        session.flags.is_stalled = false;
+        if let Some(unread) = &mut session.unread {
+            unread.waiting = None;
+        }
+        session.unread.take_if(|unread| unread.at == unread.bytes.len());
+        let (is_all, can_go_on) = (session.unread.is_none(), session.can_go_on());
+        self.charge(key, 1, is_all);
+        if can_go_on {
+            self.enqueue(key);
+        }
+        self.account(key);
+    }
+}
+
+impl Stalled {
+    /// Returns the message that waits in `session`, unless that is another or waits no more.
+    fn message_of<S>(self, session: &Session<S>) -> Option<&Waiting> {
+        session
+            .unread
+            .as_deref()
+            .filter(|_| session.login == self.login)
+            .and_then(|Unread { waiting, .. }| waiting.as_ref())
+    }
+}
+
+impl Waiting {
+    /// Returns the memory that it holds, in bytes.
+    pub(super) fn bytes(&self) -> usize {
+        Bytes::len(&self.message)
+    }
+}
