@@ -16,6 +16,9 @@
 //! no further message: its sender keeps the message and waits. So a batch holds its bound and one message at
 //! most, however many senders there are, and one more where a broadcast had to wait (see [`Mailbox::broadcast`]).
 //! Taking mail never makes mail, so shards that flood each other can't dead-lock. The wake protocol is `doorbell`'s.
+//!
+//! A shard that ends says so and then empties its ring. A producer that has posted and finds that the shard has ended
+//! empties the ring, too: whichever of them comes last, each batch is counted once, and its arena goes back.
 
 mod doorbell;
 mod mail;
@@ -28,7 +31,7 @@ use std::time::Instant;
 
 use crossbeam_channel as ring;
 
-pub(crate) use doorbell::{Doorbell, Sleep};
+pub(crate) use doorbell::{Doorbell, Ring, Sleep};
 use mail::Mail;
 pub use mail::{Letter, SHARE_FROM};
 
@@ -61,13 +64,11 @@ pub struct Bell {
 pub struct Mailbox {
     /// This shard's index.
     shard: usize,
-    /// Batches for this shard.
-    inbox: ring::Receiver<Batch>,
     /// The batch being read; kept over turns when a turn's budget runs out.
     reading: Option<Batch>,
     /// Arenas that come back from their destinations, emptied.
     returns: ring::Receiver<(usize, Mail)>,
-    /// The other shards, by index; this shard's own place is never used.
+    /// The shards, by index; this shard sends nothing to itself.
     peers: Vec<Peer>,
     /// Batches not empty and not posted yet.
     in_hand: usize,
@@ -107,9 +108,11 @@ impl Batch {
     }
 }
 
-/// Another shard as seen by one producer.
+/// A shard as seen by one producer, or by itself.
 struct Peer {
     inbox: ring::Sender<Batch>,
+    /// The other end of `inbox`: for the shard itself, and for those who find that it has ended.
+    taken: ring::Receiver<Batch>,
     returns: ring::Sender<(usize, Mail)>,
     bell: Bell,
     /// What was sent to it since the last post.
@@ -128,9 +131,17 @@ impl Bell {
 
     /// Wakes the shard if it sleeps; call it after the work was put where the shard will look.
     pub fn ring(&self) {
-        if self.doorbell.ring() {
+        // A shard that has ended lets go of its channels, and whoever asked it learns that there.
+        let _ = self.ring_or_end();
+    }
+
+    /// Wakes the shard if it sleeps; says whether it has ended.
+    fn ring_or_end(&self) -> Ring {
+        let ring = self.doorbell.ring();
+        if ring == Ring::Wake {
             self.wake();
         }
+        ring
     }
 
     fn ring_for_room(&self) {
@@ -158,12 +169,12 @@ pub fn wire(bells: &[Bell], bytes_max: usize) -> Vec<Mailbox> {
     (0..count)
         .map(|shard| Mailbox {
             shard,
-            inbox: inboxes[shard].1.clone(),
             reading: None,
             returns: returns[shard].1.clone(),
             peers: (0..count)
                 .map(|peer| Peer {
                     inbox: inboxes[peer].0.clone(),
+                    taken: inboxes[peer].1.clone(),
                     returns: returns[peer].0.clone(),
                     bell: bells[peer].clone(),
                     gathering: Mail::default(),
@@ -253,7 +264,7 @@ impl Mailbox {
 
     /// Returns how many batches wait to be taken, the one being read among them.
     pub fn waiting(&self) -> usize {
-        usize::from(self.reading.is_some()) + self.inbox.len()
+        usize::from(self.reading.is_some()) + self.peers[self.shard].taken.len()
     }
 
     /// Posts every batch whose destination has none in flight, as of `now`: one slot and at most one wake each.
@@ -261,36 +272,28 @@ impl Mailbox {
     /// Calls `posted` with each such destination; whoever waited for room there may go on. Returns how many
     /// messages are lost because their shard has ended.
     pub fn post(&mut self, now: Instant, mut posted: impl FnMut(usize)) -> usize {
-        while let Ok((from, mail)) = self.returns.try_recv() {
-            let peer = &mut self.peers[from];
-            self.in_flight -= std::mem::take(&mut peer.in_flight);
-            peer.spare = Some(mail);
-        }
+        self.take_returns();
         let mut lost = 0;
         if self.in_hand == 0 {
             return lost;
         }
-        for (to, peer) in self.peers.iter_mut().enumerate() {
+        for to in 0..self.peers.len() {
+            let peer = &mut self.peers[to];
             if peer.gathering.is_empty() {
                 continue;
             }
             let Some(spare) = peer.spare.take() else { continue };
             let mail = std::mem::replace(&mut peer.gathering, spare);
-            let weight = mail.weight();
             self.in_hand -= 1;
-            self.held -= weight;
-            match peer.inbox.try_send(Batch { from: self.shard, posted: Some(now), mail }) {
-                Ok(()) => {
-                    peer.in_flight = weight;
-                    self.in_flight += weight;
-                    peer.bell.ring();
-                }
-                // The shard has drained and gone: its uids are offline.
-                Err(ring::TrySendError::Disconnected(batch)) => {
-                    lost += batch.mail.len();
-                    peer.spare = Some(Mail::default());
-                }
-                Err(ring::TrySendError::Full(_)) => unreachable!("one batch in flight per producer"),
+            self.held -= mail.weight();
+            self.in_flight += mail.weight();
+            peer.in_flight = mail.weight();
+            let batch = Batch { from: self.shard, posted: Some(now), mail };
+            peer.inbox.try_send(batch).expect("one batch is in flight per producer, and this mailbox holds both ends");
+            if peer.bell.ring_or_end() == Ring::Ended {
+                // Its uids are offline.
+                lost += self.empty(to);
+                self.take_returns();
             }
             posted(to);
         }
@@ -301,15 +304,33 @@ impl Mailbox {
         lost
     }
 
-    /// Says whether a batch in hand could be posted at once: only one for a shard that has ended, or one that came
-    /// into hand since the last post.
+    /// Takes back the arenas of batches that were read.
+    fn take_returns(&mut self) {
+        while let Ok((from, mail)) = self.returns.try_recv() {
+            let peer = &mut self.peers[from];
+            self.in_flight -= std::mem::take(&mut peer.in_flight);
+            peer.spare = Some(mail);
+        }
+    }
+
+    /// Empties the ring of a shard that has ended; returns how many messages were in it. All arenas go back.
+    fn empty(&self, shard: usize) -> usize {
+        let mut lost = 0;
+        while let Ok(batch) = self.peers[shard].taken.try_recv() {
+            lost += batch.mail.len();
+            self.give_back(shard, batch, 0);
+        }
+        lost
+    }
+
+    /// Says whether a batch in hand could be posted at once: after a post only one for a shard that has ended.
     pub(crate) fn can_post(&self) -> bool {
         self.in_hand > 0 && self.peers.iter().any(|peer| peer.spare.is_some() && !peer.gathering.is_empty())
     }
 
     /// Takes the batch to read on with, oldest first; `None` when there is none. Pair it with [`Mailbox::put_back`].
     pub fn next_batch(&mut self) -> Option<Batch> {
-        self.reading.take().or_else(|| self.inbox.try_recv().ok())
+        self.reading.take().or_else(|| self.peers[self.shard].taken.try_recv().ok())
     }
 
     /// Takes back a batch: one that was read to its end returns to its producer, another is read on next time.
@@ -318,11 +339,15 @@ impl Mailbox {
             self.reading = Some(batch);
             return;
         }
-        let Batch { from, mut mail, .. } = batch;
-        mail.clear(self.retained_max);
+        self.give_back(self.shard, batch, self.retained_max);
+    }
+
+    /// Gives the arena of a batch for `shard` back to its producer, emptied; it keeps `retained_max` bytes of memory.
+    fn give_back(&self, shard: usize, Batch { from, mut mail, .. }: Batch, retained_max: usize) {
+        mail.clear(retained_max);
         let peer = &self.peers[from];
         // A producer that has gone needs no arena; a ring of `count` places holds one per destination.
-        if peer.returns.try_send((self.shard, mail)).is_ok() {
+        if peer.returns.try_send((shard, mail)).is_ok() {
             peer.bell.ring_for_room();
         }
     }
@@ -330,20 +355,24 @@ impl Mailbox {
     /// Gives up all mail, as the last act of a shard; returns how many messages nobody will read or post.
     ///
     /// The arenas go back: a producer without one would wait for it for ever, instead of learning that this shard
-    /// has gone.
+    /// has gone. What is posted from now on, its producer takes back.
     pub(crate) fn abandon(&mut self) -> usize {
-        let mut lost = self.peers.iter().map(|peer| peer.gathering.len()).sum();
-        while let Some(mut batch) = self.next_batch() {
-            lost += batch.mail.len();
-            batch.mail.clear(0);
-            self.put_back(batch);
+        self.bell.doorbell.end();
+        let mut lost: usize = self.peers.iter().map(|peer| peer.gathering.len()).sum();
+        for peer in &mut self.peers {
+            peer.gathering.clear(0);
         }
-        lost
+        (self.in_hand, self.held) = (0, 0);
+        if let Some(batch) = self.reading.take() {
+            lost += batch.mail.len();
+            self.give_back(self.shard, batch, 0);
+        }
+        lost + self.empty(self.shard)
     }
 
     /// Says whether letters wait that are this shard's to read.
     pub(crate) fn has_unread(&self) -> bool {
-        self.reading.is_some() || !self.inbox.is_empty()
+        self.reading.is_some() || !self.peers[self.shard].taken.is_empty()
     }
 
     /// Says whether letters wait, or whether a batch in hand could be posted.
@@ -366,9 +395,17 @@ impl Mailbox {
     }
 }
 
+impl Drop for Mailbox {
+    /// A shard that goes without having abandoned its mail lets nobody wait for it.
+    fn drop(&mut self) {
+        self.abandon();
+    }
+}
+
 #[cfg(all(test, not(pombo_loom)))]
 mod tests {
     use std::sync::atomic::{AtomicUsize, Ordering};
+    use std::thread;
 
     use super::*;
 
@@ -518,6 +555,60 @@ mod tests {
         assert_eq!(send(&mut node[0], 1, "2"), Room::Left);
         assert_eq!(node[0].post(Instant::now(), |_| {}), 1);
         assert!(node[0].takes_broadcast());
+    }
+
+    /// A batch that was posted behind the shard's last look was in a ring that nobody read: its producer waited for it for
+    /// ever, and its messages were not counted.
+    #[test]
+    fn a_batch_posted_behind_the_last_look_of_a_shard_that_ends_comes_back() {
+        let (mut node, _) = node(3, 1);
+        for sender in [0, 2] {
+            assert_eq!(send(&mut node[sender], 1, "in flight"), Room::Left);
+        }
+        node[0].post(Instant::now(), |_| {});
+        assert_eq!(node[1].abandon(), 1);
+        // The shard's thread is not over yet: its end of the ring is still there.
+        assert_eq!(node[2].post(Instant::now(), |_| {}), 1);
+        for sender in [0, 2] {
+            assert_eq!(send(&mut node[sender], 1, "behind"), Room::Left);
+            assert_eq!(node[sender].post(Instant::now(), |_| {}), 1);
+            assert_eq!((node[sender].takes_broadcast(), node[sender].memory()), (true, 0));
+        }
+    }
+
+    /// Many shards post while one ends, in whatever order the machine makes of it: no message is lost uncounted.
+    #[test]
+    fn every_message_to_a_shard_that_ends_is_counted_once() {
+        const BATCHES: usize = 200;
+        for round in 0..50 {
+            let (mut node, _) = node(4, 1);
+            let mut ending = node.pop().expect("four were wired");
+            let posting: Vec<_> = node
+                .into_iter()
+                .map(|mut mailbox| {
+                    thread::spawn(move || {
+                        let (mut sent, mut lost) = (0, 0);
+                        while sent < BATCHES {
+                            sent += usize::from(send(&mut mailbox, 3, "x") == Room::Left);
+                            lost += mailbox.post(Instant::now(), |_| {});
+                            thread::yield_now();
+                        }
+                        while mailbox.memory() > 0 {
+                            lost += mailbox.post(Instant::now(), |_| {});
+                            thread::yield_now();
+                        }
+                        lost
+                    })
+                })
+                .collect();
+            let mut seen = 0;
+            while seen <= round {
+                seen += drain(&mut ending).len();
+            }
+            seen += ending.abandon();
+            let lost: usize = posting.into_iter().map(|shard| shard.join().expect("no panic")).sum();
+            assert_eq!(seen + lost, 3 * BATCHES);
+        }
     }
 
     #[test]

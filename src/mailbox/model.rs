@@ -7,7 +7,8 @@
 //! atomics are weaker: a slot's stamp is a release store and an acquire load, a place is taken with both, all
 //! else is relaxed, nothing is sequentially consistent. The two sides go through the steps of [`super::Mailbox`]:
 //! push, ring, take, give the arena back, ring for room, lie down, look once more, sleep. The eventfd is loom's
-//! `Notify`. A lost wake leaves somebody asleep for ever, which loom reports as a deadlock.
+//! `Notify`. A lost wake leaves somebody asleep for ever, which loom reports as a deadlock. A model of its own has a
+//! shard that ends while others post to it: each batch is taken by one of them.
 //!
 //! Two producers, one consumer, capacity two: one batch in flight for each producer. The small models are
 //! explored without a bound, the whole protocol with at most `PREEMPTIONS_MAX` switches away from a thread that
@@ -22,7 +23,7 @@ use loom::sync::Notify;
 use loom::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use loom::thread;
 
-use super::{Doorbell, Sleep};
+use super::{Doorbell, Ring as Rung, Sleep};
 use crate::sync::{Fence, leave_out};
 
 /// Producers, and places in a ring: one batch in flight for each.
@@ -100,10 +101,12 @@ impl Sleeper {
         Self { doorbell: Doorbell::new(), eventfd: Notify::new(), sleeps: Count::new(0), wakes: Count::new(0) }
     }
 
-    fn ring(&self) {
-        if self.doorbell.ring() {
+    fn ring(&self) -> Rung {
+        let rung = self.doorbell.ring();
+        if rung == Rung::Wake {
             self.wake();
         }
+        rung
     }
 
     fn ring_for_room(&self) {
@@ -170,7 +173,7 @@ impl Node {
 
     fn post(&self, producer: usize, batch: usize) {
         self.inbox.push(batch * PRODUCERS + producer);
-        self.consumer.ring();
+        assert_ne!(self.consumer.ring(), Rung::Ended);
     }
 
     /// Takes batches until as many have come from each producer as `expected` says, and the node closes.
@@ -201,8 +204,68 @@ impl Node {
     fn close(&self) {
         // Relaxed: pairs with the load in `consume`, ordered by the bell's fence.
         self.closing.store(true, Ordering::Relaxed);
-        self.consumer.ring();
+        assert_ne!(self.consumer.ring(), Rung::Ended);
     }
+}
+
+/// A shard that ends, and a ring that several may empty.
+///
+/// Each producer has a slot for its one batch: a batch is stored with release, looked for with acquire, and taken by
+/// one swap. Which of several batches comes first is of no matter here.
+struct Ending {
+    doorbell: Doorbell,
+    slots: [AtomicUsize; PRODUCERS],
+    /// How often a batch of each producer was taken, by whoever did; not modelled, so of std.
+    taken: [Count; PRODUCERS],
+}
+
+impl Ending {
+    fn new() -> Self {
+        let slots = [AtomicUsize::new(0), AtomicUsize::new(0)];
+        Self { doorbell: Doorbell::new(), slots, taken: [Count::new(0), Count::new(0)] }
+    }
+
+    /// Posts a batch, and takes back what is in the ring of a shard that has ended.
+    fn post(&self, producer: usize) {
+        // Release: pairs with the load and the swap in `empty`.
+        self.slots[producer].store(1, Ordering::Release);
+        if self.doorbell.ring() == Rung::Ended {
+            self.empty();
+        }
+    }
+
+    /// The last act of a shard.
+    fn end(&self) {
+        self.doorbell.end();
+        self.empty();
+    }
+
+    fn empty(&self) {
+        for (slot, taken) in self.slots.iter().zip(&self.taken) {
+            // Acquire: pairs with the store in `post`; so does the swap, which makes one the taker.
+            if slot.load(Ordering::Acquire) == 1 && slot.swap(0, Ordering::AcqRel) == 1 {
+                taken.fetch_add(1, SeqCst);
+            }
+        }
+    }
+}
+
+/// Explores a shard that ends while two others post to it, without the fence `left_out`.
+fn check_end(left_out: Option<Fence>) {
+    leave_out(left_out);
+    Builder::new().check(|| {
+        let ending = Arc::new(Ending::new());
+        let posting = [0, 1].map(|producer| {
+            let ending = Arc::clone(&ending);
+            thread::spawn(move || ending.post(producer))
+        });
+        ending.end();
+        for producer in posting {
+            producer.join().expect("loom reports panics itself");
+        }
+        let taken = [0, 1].map(|producer: usize| ending.taken[producer].load(SeqCst));
+        assert_eq!(taken, [1, 1], "each batch is taken once");
+    });
 }
 
 /// Explores `model` with a node, without the fence `left_out`, within `preemptions_max`.
@@ -304,4 +367,21 @@ fn room_is_lost_without_the_sleeper_s_fence() {
 #[should_panic(expected = "deadlock")]
 fn the_close_is_lost_without_the_sleeper_s_fence() {
     check(Some(Fence::Sleep), None, close);
+}
+
+#[test]
+fn no_batch_is_left_behind_by_a_shard_that_ends() {
+    check_end(None);
+}
+
+#[test]
+#[should_panic(expected = "each batch is taken once")]
+fn a_batch_is_left_behind_without_the_publisher_s_fence() {
+    check_end(Some(Fence::Publish));
+}
+
+#[test]
+#[should_panic(expected = "each batch is taken once")]
+fn a_batch_is_left_behind_without_the_fence_of_the_end() {
+    check_end(Some(Fence::End));
 }
