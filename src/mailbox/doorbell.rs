@@ -20,6 +20,10 @@
 //!   flag ended? empty the ring          empty the ring
 //! ```
 //! At least one side sees the other, and a batch is taken out of the ring once.
+//!
+//! What comes from outside the shards comes by queues with locks in them. Whoever puts something into one raises a
+//! second flag, the news, before the bell is rung; the shard looks into those queues only when it took that flag down.
+//! So a turn that has no news takes no lock.
 
 use crate::sync::{AtomicU8, Fence, Ordering, fence};
 
@@ -54,11 +58,35 @@ pub(crate) enum Ring {
 pub(crate) struct Doorbell {
     /// Raised by the sleeper; lowered by the sleeper, or by the one producer that then wakes it. `ENDED` is the last.
     state: AtomicU8,
+    /// 1 when something was put into a queue from outside since the shard last took this down.
+    news: AtomicU8,
 }
 
 impl Doorbell {
     pub(crate) fn new() -> Self {
-        Self { state: AtomicU8::new(AWAKE) }
+        Self { state: AtomicU8::new(AWAKE), news: AtomicU8::new(0) }
+    }
+
+    /// Says, after something was put into a queue from outside, that the shard must look there; wakes nobody.
+    pub(crate) fn announce(&self) {
+        // Release: pairs with the swap in `take_news`. A swap, so that who announces later hands on what those before
+        // it have put there.
+        self.news.swap(1, Ordering::Release);
+    }
+
+    /// Whether something was announced that the shard has not come to yet.
+    #[inline]
+    pub(crate) fn has_news(&self) -> bool {
+        // Relaxed: before a sleep it is ordered by the fence in `lie_down`, which pairs with the one in `ring`; awake, the
+        // shard sees it a turn later at worst.
+        self.news.load(Ordering::Relaxed) != 0
+    }
+
+    /// Takes the flag of the news down; says whether it was up. The shard must then empty its queues from outside.
+    #[inline]
+    pub(crate) fn take_news(&self) -> bool {
+        // Acquire: pairs with the swap in `announce`: what was put into the queues before is seen there.
+        self.has_news() && self.news.swap(0, Ordering::Acquire) != 0
     }
 
     /// Raises the flag. The sleeper must then look at all its queues once more, and may sleep only if all are empty.

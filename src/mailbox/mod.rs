@@ -129,10 +129,23 @@ impl Bell {
         Self { doorbell: Arc::new(Doorbell::new()), wake }
     }
 
-    /// Wakes the shard if it sleeps; call it after the work was put where the shard will look.
+    /// Has the shard look into its queues from outside, and wakes it if it sleeps; call it after something was put there.
     pub fn ring(&self) {
+        self.doorbell.announce();
         // A shard that has ended lets go of its channels, and whoever asked it learns that there.
         let _ = self.ring_or_end();
+    }
+
+    /// Has the shard look into its queues from outside in its next turn; wakes it not.
+    pub(crate) fn announce(&self) {
+        self.doorbell.announce();
+    }
+
+    /// Wakes the shard if it sleeps and has not come to what was announced.
+    pub(crate) fn ring_if_unheard(&self) {
+        if self.doorbell.has_news() {
+            self.ring();
+        }
     }
 
     /// Wakes the shard if it sleeps; says whether it has ended.
@@ -380,13 +393,23 @@ impl Mailbox {
         self.has_unread() || (self.in_hand > 0 && !self.returns.is_empty())
     }
 
-    /// Raises this shard's flag and looks once more: says whether it may sleep.
-    ///
-    /// `idle` looks at the shard's other queues. Pair it with [`Mailbox::get_up`].
-    pub fn lie_down(&self, idle: impl FnOnce() -> bool) -> bool {
+    /// Whether something was put into a queue from outside that this shard has not come to; see [`Bell::ring`].
+    #[inline]
+    pub fn has_news(&self) -> bool {
+        self.bell.doorbell.has_news()
+    }
+
+    /// As [`Mailbox::has_news`], once: the shard must empty its queues from outside then.
+    #[inline]
+    pub fn take_news(&self) -> bool {
+        self.bell.doorbell.take_news()
+    }
+
+    /// Raises this shard's flag and looks once more: says whether it may sleep. Pair it with [`Mailbox::get_up`].
+    pub fn lie_down(&self) -> bool {
         let sleep = if self.in_hand > 0 { Sleep::UntilWorkOrRoom } else { Sleep::UntilWork };
         self.bell.doorbell.lie_down(sleep);
-        !self.has_work() && idle()
+        !self.has_work() && !self.has_news()
     }
 
     /// Lowers this shard's flag: it is awake and will look at its queues by itself.
@@ -523,13 +546,13 @@ mod tests {
         let (mut node, wakes) = node(2, 1 << 20);
         let count = |shard: usize| wakes[shard].load(Ordering::Relaxed);
         let [a, b] = &mut node[..] else { unreachable!() };
-        assert!(b.lie_down(|| true));
+        assert!(b.lie_down());
         let (_, _) = (send(a, 1, "1"), send(a, 1, "2"));
         a.post(Instant::now(), |_| {});
         assert_eq!(count(1), 1);
-        assert!(!b.lie_down(|| true), "there is mail");
+        assert!(!b.lie_down(), "there is mail");
         b.get_up();
-        assert!(a.lie_down(|| true), "nothing in hand");
+        assert!(a.lie_down(), "nothing in hand");
         drain(b);
         assert_eq!(count(0), 0, "the room is not waited for");
         a.get_up();
@@ -537,10 +560,10 @@ mod tests {
             let _ = send(a, 1, text);
             a.post(Instant::now(), |_| {});
         }
-        assert!(a.lie_down(|| true), "one batch in hand, none came back");
+        assert!(a.lie_down(), "one batch in hand, none came back");
         assert_eq!(drain(b), ["3"]);
         assert_eq!(count(0), 1, "room was waited for");
-        assert!(!a.lie_down(|| true), "the batch in hand can go");
+        assert!(!a.lie_down(), "the batch in hand can go");
     }
 
     /// A batch in flight to a shard that ended never came back: what was sent there next waited for it for ever,

@@ -7,8 +7,9 @@
 //! atomics are weaker: a slot's stamp is a release store and an acquire load, a place is taken with both, all
 //! else is relaxed, nothing is sequentially consistent. The two sides go through the steps of [`super::Mailbox`]:
 //! push, ring, take, give the arena back, ring for room, lie down, look once more, sleep. The eventfd is loom's
-//! `Notify`. A lost wake leaves somebody asleep for ever, which loom reports as a deadlock. A model of its own has a
-//! shard that ends while others post to it: each batch is taken by one of them.
+//! `Notify`. A lost wake leaves somebody asleep for ever, which loom reports as a deadlock. Two more models
+//! have a shard that ends while others post to it, each batch being taken by one of them, and a shard that looks into its
+//! queues from outside only when there are news.
 //!
 //! Two producers, one consumer, capacity two: one batch in flight for each producer. The small models are
 //! explored without a bound, the whole protocol with at most `PREEMPTIONS_MAX` switches away from a thread that
@@ -250,6 +251,79 @@ impl Ending {
     }
 }
 
+/// A shard, and those who bring it something from outside.
+///
+/// The queues are stood in for by a slot for each who brings. They are relaxed, though the real ones have a lock inside:
+/// the news alone must carry what was put there.
+struct Outside {
+    shard: Sleeper,
+    slots: [AtomicUsize; PRODUCERS],
+}
+
+impl Outside {
+    fn bring(&self, producer: usize) {
+        // Relaxed: the news publish it.
+        self.slots[producer].store(1, Ordering::Relaxed);
+        self.shard.doorbell.announce();
+        assert_ne!(self.shard.ring(), Rung::Ended);
+    }
+
+    /// As the gateway does, which announces at once and wakes a moment later.
+    fn bring_and_wake_later(&self, producer: usize) {
+        // Relaxed: the news publish it.
+        self.slots[producer].store(1, Ordering::Relaxed);
+        self.shard.doorbell.announce();
+        if self.shard.doorbell.has_news() {
+            self.shard.doorbell.announce();
+            assert_ne!(self.shard.ring(), Rung::Ended);
+        }
+    }
+
+    /// Takes turns until all of `expected` was brought; looks into the queues only when there are news.
+    fn serve(&self, expected: usize) {
+        let mut taken = 0;
+        loop {
+            if self.shard.doorbell.take_news() {
+                for slot in &self.slots {
+                    // Relaxed: the news that were taken have ordered it after the stores.
+                    if slot.load(Ordering::Relaxed) == 1 {
+                        slot.store(0, Ordering::Relaxed);
+                        taken += 1;
+                    }
+                }
+            }
+            if taken == expected {
+                return;
+            }
+            self.shard.poll(Sleep::UntilWork, || !self.shard.doorbell.has_news());
+        }
+    }
+}
+
+/// Explores a shard to which `producers` bring something, without the fence `left_out`, within `preemptions_max`.
+fn check_news(left_out: Option<Fence>, producers: usize, preemptions_max: Option<usize>) {
+    leave_out(left_out);
+    let mut builder = Builder::new();
+    builder.preemption_bound = builder.preemption_bound.or(preemptions_max);
+    builder.check(move || {
+        let slots = [AtomicUsize::new(0), AtomicUsize::new(0)];
+        let outside = Arc::new(Outside { shard: Sleeper::new(), slots });
+        let bringing: Vec<_> = (0..producers)
+            .map(|producer| {
+                let outside = Arc::clone(&outside);
+                thread::spawn(move || match producer {
+                    0 => outside.bring_and_wake_later(producer),
+                    _ => outside.bring(producer),
+                })
+            })
+            .collect();
+        outside.serve(producers);
+        for producer in bringing {
+            producer.join().expect("loom reports panics itself");
+        }
+    });
+}
+
 /// Explores a shard that ends while two others post to it, without the fence `left_out`.
 fn check_end(left_out: Option<Fence>) {
     leave_out(left_out);
@@ -384,4 +458,22 @@ fn a_batch_is_left_behind_without_the_publisher_s_fence() {
 #[should_panic(expected = "each batch is taken once")]
 fn a_batch_is_left_behind_without_the_fence_of_the_end() {
     check_end(Some(Fence::End));
+}
+
+#[test]
+fn news_wake_a_sleeper_and_carry_what_was_brought() {
+    check_news(None, 1, None);
+    check_news(None, 2, Some(PREEMPTIONS_MAX));
+}
+
+#[test]
+#[should_panic(expected = "deadlock")]
+fn news_are_lost_without_the_publisher_s_fence() {
+    check_news(Some(Fence::Publish), 1, None);
+}
+
+#[test]
+#[should_panic(expected = "deadlock")]
+fn news_are_lost_without_the_sleeper_s_fence() {
+    check_news(Some(Fence::Sleep), 1, None);
 }

@@ -34,8 +34,9 @@ enum Meeting {
 impl<N: Network> Shard<N> {
     /// Takes logged-in connections as sessions.
     pub(super) fn take_handovers(&mut self) {
+        self.heed_news();
         for _ in 0..HANDOVERS_PER_TURN {
-            let Ok(handover) = self.handovers.try_recv() else { return };
+            let Some(handover) = self.handovers.take() else { return };
             self.adopt(handover);
         }
     }

@@ -11,7 +11,8 @@
 //!                        └──▶ mail to other shards
 //! ```
 //! Everything here is touched by this one thread from hand-over to close; nothing is locked or shared
-//! but the rings of the mailbox and the two channels from outside. It never waits for anything but
+//! but the rings of the mailbox and the two queues from outside, which a turn without news from there does not
+//! touch (see `inlet`). It never waits for anything but
 //! its poller, and never for another shard. It does no I/O of its own: see [`io`].
 //!
 //! Three rooms are public for `benches/pieces.rs` alone, and hidden: they are no part of the library.
@@ -20,6 +21,7 @@ mod close;
 mod deliver;
 mod flush;
 mod handover;
+mod inlet;
 mod intake;
 pub mod io;
 mod journal;
@@ -60,6 +62,7 @@ pub use tls::Tls;
 pub use transport::{Poller, Stream};
 
 use self::close::FAREWELLS_PER_TURN;
+use self::inlet::Inlet;
 use self::io::{Network, Readiness};
 use self::log::Log;
 use self::pool::OutboxPool;
@@ -94,8 +97,8 @@ pub struct Shard<N: Network> {
     settings: Arc<SessionSettings>,
     index: usize,
     mailbox: Mailbox,
-    handovers: flume::Receiver<Handover<N::Socket>>,
-    requests: flume::Receiver<Request>,
+    handovers: Inlet<Handover<N::Socket>>,
+    requests: Inlet<Request>,
     /// Who is told which uids come and go, if anybody.
     presence: Option<Teller>,
 
@@ -201,8 +204,8 @@ impl<N: Network> Shard<N> {
             settings,
             index,
             mailbox,
-            handovers,
-            requests,
+            handovers: Inlet::new(handovers),
+            requests: Inlet::new(requests),
             presence,
             sessions: Sessions::new(),
             registry: Registry::default(),
@@ -311,7 +314,7 @@ impl<N: Network> Shard<N> {
             }
         }
         let mut time_out = self.idle_for();
-        if !self.mailbox.lie_down(|| self.handovers.is_empty() && self.requests.is_empty()) {
+        if !self.mailbox.lie_down() {
             time_out = Some(Duration::ZERO);
         }
         self.poll(time_out);
@@ -361,14 +364,24 @@ impl<N: Network> Shard<N> {
         }
     }
 
+    /// Has the queues from outside looked into, if something was put there.
+    #[inline]
+    fn heed_news(&mut self) {
+        if self.mailbox.take_news() {
+            self.handovers.note();
+            self.requests.note();
+        }
+    }
+
     /// Returns how long there is nothing to do unless somebody brings something; `None`: for ever.
     fn idle_for(&self) -> Option<Duration> {
         let waits = !self.run.is_empty()
             || !self.dirty.is_empty()
             || !self.leaving.is_empty()
             || (self.stalled.has_broadcasts() && self.mailbox.takes_broadcast())
-            || !self.handovers.is_empty()
-            || !self.requests.is_empty()
+            || self.handovers.may_hold()
+            || self.requests.may_hold()
+            || self.mailbox.has_news()
             || self.mailbox.has_unread();
         if waits {
             return Some(Duration::ZERO);

@@ -58,7 +58,7 @@ impl Stalls {
     }
 
     /// Returns how many entries there are, stale ones included.
-    #[cfg(test)]
+    #[cfg(all(test, not(pombo_loom)))]
     pub(super) fn len(&self) -> usize {
         self.unicasts.iter().map(VecDeque::len).sum::<usize>() + self.broadcasts.len()
     }
