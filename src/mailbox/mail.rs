@@ -95,8 +95,7 @@ impl Mail {
     pub(crate) fn take(&mut self) -> Option<Letter<'_>> {
         let (index, start) = self.next;
         let record = self.records.get(index)?;
-        let uid_length = if record.uid_length == EVERYBODY { 0 } else { usize::from(record.uid_length) };
-        let body_start = start + uid_length;
+        let body_start = start + record.uid_bytes();
         let (payload, end) = match &record.body {
             Body::Inline(length) => {
                 let end = body_start + *length as usize;
@@ -121,6 +120,23 @@ impl Mail {
         self.next = (0, 0);
     }
 
+    /// Fails unless the weight is what the records say, and reading goes on at the front of one of them or at the end.
+    ///
+    /// Looks at every record.
+    pub(crate) fn check(&self) {
+        let at = |index: usize| self.records[..index].iter().map(Record::inline_bytes).sum::<usize>();
+        debug_assert_eq!(self.weight, self.records.iter().map(Record::weight).sum::<usize>());
+        debug_assert_eq!(self.bytes.len(), at(self.records.len()));
+        debug_assert!(self.next.0 <= self.records.len());
+        debug_assert_eq!(self.next.1, at(self.next.0));
+    }
+
+    /// Returns the weight without the `count` youngest messages, in bytes.
+    pub(crate) fn weight_without_last(&self, count: usize) -> usize {
+        let last = self.records.iter().rev().take(count).map(Record::weight);
+        self.weight - last.sum::<usize>()
+    }
+
     fn push(&mut self, hash: UidHash, uid_length: u16, kind: Kind, payload: &Payload<'_>) -> usize {
         let body = match payload {
             Payload::Shared(bytes) if bytes.len() >= SHARE_FROM => Body::Shared(bytes.clone()),
@@ -130,11 +146,32 @@ impl Mail {
                 Body::Inline(u32::try_from(bytes.len()).expect("message_bytes_max is below 4 GiB"))
             }
         };
-        let inline = if uid_length == EVERYBODY { 0 } else { usize::from(uid_length) };
-        let weight = size_of::<Record>() + inline + payload.as_slice().len();
+        let record = Record { hash, body, uid_length, kind };
+        let weight = record.weight();
         self.weight += weight;
-        self.records.push(Record { hash, body, uid_length, kind });
+        self.records.push(record);
         weight
+    }
+}
+
+impl Record {
+    /// Returns how many bytes of the arena are this message's uid.
+    fn uid_bytes(&self) -> usize {
+        if self.uid_length == EVERYBODY { 0 } else { usize::from(self.uid_length) }
+    }
+
+    /// Returns how many bytes of the arena are this message's.
+    fn inline_bytes(&self) -> usize {
+        self.uid_bytes() + if let Body::Inline(length) = self.body { length as usize } else { 0 }
+    }
+
+    /// Returns the memory that this message stands for, in bytes.
+    fn weight(&self) -> usize {
+        let payload = match &self.body {
+            Body::Inline(length) => *length as usize,
+            Body::Shared(bytes) => bytes.len(),
+        };
+        size_of::<Self>() + self.uid_bytes() + payload
     }
 }
 

@@ -412,6 +412,36 @@ impl Mailbox {
         !self.has_work() && !self.has_news()
     }
 
+    /// Fails unless what is kept beside the batches says the same as the batches.
+    ///
+    /// Looks at every shard; in this crate's unit tests, at every message in hand as well.
+    pub(crate) fn check(&self) {
+        let weights = self.peers.iter().map(|peer| (peer.gathering.weight(), peer.in_flight));
+        let (held, in_flight) = weights.fold((0, 0), |sum, weights| (sum.0 + weights.0, sum.1 + weights.1));
+        debug_assert_eq!((self.held, self.in_flight), (held, in_flight), "weights in hand and in flight");
+        let in_hand = self.peers.iter().filter(|peer| !peer.gathering.is_empty()).count();
+        debug_assert_eq!(self.in_hand, in_hand, "batches in hand");
+        debug_assert!(self.awaited.is_none_or(|awaited| awaited <= self.peers.len()));
+        debug_assert!(
+            self.reading.as_ref().is_none_or(|batch| !batch.mail.is_empty()),
+            "a batch read to its end is kept"
+        );
+        for (to, peer) in self.peers.iter().enumerate() {
+            let Peer { gathering, spare, in_flight, .. } = peer;
+            debug_assert_eq!(spare.is_none(), *in_flight > 0, "an arena is a spare or in flight, for shard {to}");
+            debug_assert!(spare.as_ref().is_none_or(|spare| spare.is_empty() && spare.weight() == 0));
+            // The message that made it full, and one broadcast.
+            debug_assert!(
+                gathering.weight_without_last(2) < self.bytes_max,
+                "a full batch for shard {to} took a message"
+            );
+            debug_assert!(to != self.shard || (gathering.is_empty() && *in_flight == 0), "a shard has mail for itself");
+            if cfg!(test) {
+                gathering.check();
+            }
+        }
+    }
+
     /// Lowers this shard's flag: it is awake and will look at its queues by itself.
     pub fn get_up(&self) {
         self.bell.doorbell.get_up();
@@ -448,11 +478,15 @@ mod tests {
     }
 
     fn send(mailbox: &mut Mailbox, to: usize, text: &str) -> Room {
-        mailbox.unicast(to, UidHash(0), b"u", Kind::Text, &Payload::Borrowed(text.as_bytes()))
+        let room = mailbox.unicast(to, UidHash(0), b"u", Kind::Text, &Payload::Borrowed(text.as_bytes()));
+        mailbox.check();
+        room
     }
 
     fn broadcast(mailbox: &mut Mailbox) -> Room {
-        mailbox.broadcast(Kind::Text, &Payload::Borrowed(b"all"))
+        let room = mailbox.broadcast(Kind::Text, &Payload::Borrowed(b"all"));
+        mailbox.check();
+        room
     }
 
     fn drain(mailbox: &mut Mailbox) -> Vec<String> {
@@ -467,6 +501,7 @@ mod tests {
                 all.push(text(letter));
             }
             mailbox.put_back(batch);
+            mailbox.check();
         }
         all
     }

@@ -266,6 +266,9 @@ impl<N: Network> Shard<N> {
         self.see_off(FAREWELLS_PER_TURN);
         let turn = self.sweep();
         self.sessions.end_turn();
+        if cfg!(debug_assertions) {
+            self.mailbox.check();
+        }
         self.stats.turn_time.note(self.network.now().saturating_duration_since(begun));
         turn
     }

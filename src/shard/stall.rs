@@ -148,6 +148,38 @@ impl<N: Network> Shard<N> {
         }
     }
 
+    /// Fails unless everybody who waits is in a queue once, with a message, and nobody waits for room that there is.
+    #[cfg(all(test, not(pombo_loom)))]
+    pub(super) fn check_stalls(&mut self) {
+        let mut waiting = 0;
+        for to in 0..self.mailbox.shard_count() {
+            waiting += self.check_queue(Stall::Unicast { to }, self.mailbox.room(to));
+        }
+        let room = if self.mailbox.takes_broadcast() && !self.log.is_full() { Room::Left } else { Room::Full };
+        waiting += self.check_queue(Stall::Broadcast, room);
+        let mut stalled = 0;
+        for key in 0..self.sessions.keys_end() {
+            let Some(session) = self.sessions.get(key) else { continue };
+            let has_message = session.unread.as_ref().is_some_and(|unread| unread.waiting.is_some());
+            assert_eq!(session.flags.is_stalled, has_message, "who waits, waits with a message");
+            stalled += usize::from(has_message);
+        }
+        assert_eq!(waiting, stalled, "who waits is in a queue once");
+    }
+
+    /// Returns how many sessions wait in a queue for which there is `room`.
+    #[cfg(all(test, not(pombo_loom)))]
+    fn check_queue(&mut self, stall: Stall, room: Room) -> usize {
+        let queue = self.stalled.queue(stall).clone();
+        let sessions = &mut self.sessions;
+        let waits = |stalled: &&Stalled| {
+            sessions.get(stalled.session).is_some_and(|session| stalled.message_of(session).is_some())
+        };
+        let waiting = queue.iter().filter(waits).count();
+        assert!(waiting == 0 || room == Room::Full, "{waiting} sessions wait for room that there is: {stall:?}");
+        waiting
+    }
+
     /// Lets a session whose message was taken be read again.
     fn go_on(&mut self, key: SessionKey) {
         self.stats.frames_in += 1;

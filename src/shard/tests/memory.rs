@@ -291,6 +291,7 @@ impl Node {
         if !self.has_ended[shard] && self.shards[shard].turn() == Turn::Last {
             self.has_ended[shard] = true;
         }
+        self.shards[shard].check_stalls();
     }
 
     /// Turns every shard once; says whether one had something to do.

@@ -62,6 +62,7 @@ impl World {
         assert_eq!((shard.registry.sessions(), shard.registry.len()), (open, online.len()), "registered, not alive");
         assert_eq!(shard.held, held, "what all hold is what each holds");
         assert_eq!(shard.outbox_bytes, accounted, "what waits in all outboxes is what waits in each");
+        shard.check_stalls();
         let all = held + shard.mailbox.memory();
         assert!(all <= settings.memory_bytes_max || holders == 0, "{held} bytes are held, and {all} with the mail");
         let waiting = shard.stalled.len();
