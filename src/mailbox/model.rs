@@ -324,21 +324,26 @@ fn check_news(left_out: Option<Fence>, producers: usize, preemptions_max: Option
     });
 }
 
-/// Explores a shard that ends while two others post to it, without the fence `left_out`.
-fn check_end(left_out: Option<Fence>) {
+/// Explores a shard that ends while `producers` post to it, without the fence `left_out`, within `preemptions_max`.
+fn check_end(left_out: Option<Fence>, producers: usize, preemptions_max: Option<usize>) {
     leave_out(left_out);
-    Builder::new().check(|| {
+    let mut builder = Builder::new();
+    builder.preemption_bound = builder.preemption_bound.or(preemptions_max);
+    builder.check(move || {
         let ending = Arc::new(Ending::new());
-        let posting = [0, 1].map(|producer| {
-            let ending = Arc::clone(&ending);
-            thread::spawn(move || ending.post(producer))
-        });
+        let posting: Vec<_> = (0..producers)
+            .map(|producer| {
+                let ending = Arc::clone(&ending);
+                thread::spawn(move || ending.post(producer))
+            })
+            .collect();
         ending.end();
         for producer in posting {
             producer.join().expect("loom reports panics itself");
         }
-        let taken = [0, 1].map(|producer: usize| ending.taken[producer].load(SeqCst));
-        assert_eq!(taken, [1, 1], "each batch is taken once");
+        for taken in &ending.taken[..producers] {
+            assert_eq!(taken.load(SeqCst), 1, "each batch is taken once");
+        }
     });
 }
 
@@ -445,19 +450,20 @@ fn the_close_is_lost_without_the_sleeper_s_fence() {
 
 #[test]
 fn no_batch_is_left_behind_by_a_shard_that_ends() {
-    check_end(None);
+    check_end(None, 1, None);
+    check_end(None, 2, Some(PREEMPTIONS_MAX));
 }
 
 #[test]
 #[should_panic(expected = "each batch is taken once")]
 fn a_batch_is_left_behind_without_the_publisher_s_fence() {
-    check_end(Some(Fence::Publish));
+    check_end(Some(Fence::Publish), 1, None);
 }
 
 #[test]
 #[should_panic(expected = "each batch is taken once")]
 fn a_batch_is_left_behind_without_the_fence_of_the_end() {
-    check_end(Some(Fence::End));
+    check_end(Some(Fence::End), 1, None);
 }
 
 #[test]
