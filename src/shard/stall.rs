@@ -17,6 +17,9 @@ use super::{Cost, Shard, journal};
 use crate::mailbox::Room;
 use crate::message::Payload;
 
+/// Entries for which an empty queue keeps memory.
+const RETAINED_MAX: usize = 1024;
+
 /// Entries of sessions that have gone which a queue may keep, beside one for each session.
 const STALE_MAX: usize = 64;
 
@@ -145,6 +148,11 @@ impl<N: Network> Shard<N> {
                 is_first = false;
             }
             self.stalled.queue(stall).pop_front();
+        }
+        // A storm's memory is let go.
+        let queue = self.stalled.queue(stall);
+        if queue.capacity() > RETAINED_MAX {
+            queue.shrink_to(RETAINED_MAX);
         }
     }
 

@@ -406,7 +406,7 @@ impl World {
                 && let Some(shard) = &mut place.shard
             {
                 shard.heed_news();
-                shard.requests.take();
+                assert!(shard.requests.take().is_some(), "a shard does not look into a full queue");
             }
         }
     }
