@@ -381,7 +381,8 @@ impl<N: Network> Shard<N> {
             Recipient::Everybody => {
                 // One copy for this shard's log and the others' mail.
                 let payload = if bytes < SHARE_FROM { payload } else { Payload::Shared(payload.into_shared()) };
-                if self.mailbox.broadcast(kind, &payload) == Room::Full {
+                // Behind those who wait already, even if there is room since.
+                if self.stalled.has_broadcasts() || self.mailbox.broadcast(kind, &payload) == Room::Full {
                     let message = payload.into_shared();
                     self.stall(key, Stall::Broadcast, Waiting { hash: UidHash(0), kind, message, payload_at: 0 });
                     return (Cost { deliveries: 1, bytes }, Some(Stop::Stalled));
