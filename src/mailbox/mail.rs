@@ -146,10 +146,11 @@ impl Mail {
                 Body::Inline(u32::try_from(bytes.len()).expect("message_bytes_max is below 4 GiB"))
             }
         };
-        let record = Record { hash, body, uid_length, kind };
-        let weight = record.weight();
+        let uid_bytes = if uid_length == EVERYBODY { 0 } else { usize::from(uid_length) };
+        // As `Record::weight`, which looks at the body once more.
+        let weight = size_of::<Record>() + uid_bytes + payload.as_slice().len();
         self.weight += weight;
-        self.records.push(record);
+        self.records.push(Record { hash, body, uid_length, kind });
         weight
     }
 }
