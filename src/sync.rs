@@ -3,7 +3,7 @@
 //! Only [`crate::mailbox::Doorbell`] takes its atomics from here. The model is built with
 //! `RUSTFLAGS="--cfg pombo_loom"`: a cfg of our own, because tokio reacts to `--cfg loom`.
 
-/// The two fences of the wake protocol, by place.
+/// The fences of the wake protocol, by place.
 ///
 /// Named so that the model can leave one out and show that the wake is then lost.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -12,6 +12,8 @@ pub(crate) enum Fence {
     Publish,
     /// Between raising the sleeper's flag and looking for work once more.
     Sleep,
+    /// Between saying that a shard has ended and looking for mail for the last time.
+    End,
 }
 
 #[cfg(not(pombo_loom))]

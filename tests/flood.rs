@@ -155,6 +155,62 @@ fn messages_longer_than_a_mailbox() {
     });
 }
 
+/// Each connection was read until it had added a message of its own to a batch that was full.
+#[test]
+fn largest_messages_of_many_connections_keep_the_bound_of_mail() {
+    const SENDERS: usize = 48;
+    const MESSAGES: usize = 3;
+    const MESSAGE_BYTES: usize = 256 * KIB;
+    let node = nodes()
+        .with(|config| {
+            config.mailbox_bytes_max = 64 * KIB;
+            config.message_bytes_max = MESSAGE_BYTES;
+            config.outbox_bytes_max = 128 << 20;
+        })
+        .start(2);
+    let mut bob = node.log_in(&node.uid_on(1, "bob"));
+    let to = node.uid_on(1, "bob");
+    let is_over = AtomicBool::new(false);
+    let most = thread::scope(|threads| {
+        for sender in 0..SENDERS {
+            let (node, to) = (&node, &to);
+            threads.spawn(move || {
+                let mut client = node.log_in(&node.uid_on(0, &format!("sender{sender}-")));
+                for serial in 0..MESSAGES {
+                    let head = format!("{to}:{sender} {serial} ");
+                    client.send_text(head.clone() + &"x".repeat(MESSAGE_BYTES - head.len()));
+                }
+                client.expect_silence();
+            });
+        }
+        let (node, is_over) = (&node, &is_over);
+        let sampling = threads.spawn(move || {
+            let mut most = 0;
+            while !is_over.load(Ordering::Relaxed) {
+                most = most.max(node.stats().mail_bytes);
+            }
+            most
+        });
+        let mut next = [0; SENDERS];
+        for _ in 0..SENDERS * MESSAGES {
+            let frame = bob.receive();
+            let mut words = frame.as_text().splitn(3, ' ').map(str::parse::<usize>);
+            let (Some(Ok(sender)), Some(Ok(serial))) = (words.next(), words.next()) else { panic!("no numbers") };
+            assert_eq!(serial, next[sender], "of sender {sender}");
+            next[sender] += 1;
+        }
+        is_over.store(true, Ordering::Relaxed);
+        sampling.join().expect("no panic")
+    });
+    let bound = 64 * KIB + MESSAGE_BYTES + 500;
+    assert!(most <= bound as u64, "{most} bytes of mail in hand, expected at most {bound}");
+    let stats = node.stats();
+    assert!(stats.mail_stalls > 0);
+    // Silence is expected with a message of each to itself.
+    let delivered = (SENDERS * (MESSAGES + 1)) as u64;
+    assert_eq!((stats.delivered, stats.shed_newest + stats.shed_closed), (delivered, 0));
+}
+
 /// Nobody waits for anybody: what a receiver can't take in time is shed, and all that was sent is accounted for.
 fn all_at_once(policy: SlowConsumer) {
     const ROUNDS: usize = 20;

@@ -431,9 +431,10 @@ pub struct Config {
     /// bytes are the longest header of a frame. Range: a size of 128 to 2GiB. Default: `2MiB`.
     pub outbox_bytes_max: usize,
 
-    /// Most bytes that sessions hold, in parts of messages and outboxes; each shard has its part of it.
+    /// Most bytes that sessions and mail hold, in parts of messages and outboxes; each shard has its part of it.
     ///
-    /// Past its part, a shard closes the sessions that hold most with 4009. Not in it are the kernel's buffers and what
+    /// Past its part, a shard closes the sessions that hold most with 4009. Mail counts, and is not dropped: leave room
+    /// for twice `mailbox_bytes_max` for each pair of shards. Not in it are the kernel's buffers and what
     /// an idle session costs. A payload that waits for several sessions counts for each. The memory is the machine's, or
     /// that of the control group if less. Range: a size of 1MiB to 16384GiB. Default: half of the memory that the process
     /// may use.
@@ -452,10 +453,10 @@ pub struct Config {
     /// `drop-oldest`. Default: `disconnect`.
     pub slow_consumer: SlowConsumer,
 
-    /// Most bytes of mail in flight from one shard to another.
+    /// Bytes from which on a batch of mail to another shard is full; two batches wait at most.
     ///
-    /// The control thread counts as one more shard. More smooths bursts between shards; all mailboxes together may
-    /// hold this times the square of the shards. Range: a size of 1KiB to 1GiB. Default: `1MiB`.
+    /// One of them is in flight, one in hand. A full batch takes no message: sessions that send there wait. Beside these
+    /// bytes a batch may hold the message that made it full, and one broadcast. More smooths bursts between shards. Range: a size of 1KiB to 1GiB. Default: `1MiB`.
     pub mailbox_bytes_max: usize,
 
     /// Time between two pings to a session; one silent for two of them is closed.

@@ -202,7 +202,7 @@ pub static SETTINGS: &[Setting] = settings! {
         gateway_threads: Count(1, 64), Restart, default "a quarter of the cores, at least 1",
             "Threads that accept, upgrade and log in connections";
         mailbox_bytes_max: Size(KIB, GIB), Restart,
-            "Most bytes of mail in flight from one shard to another";
+            "Bytes from which on a batch of mail to another shard is full; two batches wait at most";
     }
     "Admission and login" {
         connections_max: Count(1, 100_000_000), Live,
@@ -267,7 +267,7 @@ pub static SETTINGS: &[Setting] = settings! {
         outbox_bytes_max: Size(128, 2 * GIB), Live,
             "Most bytes waiting for one session that its socket has not taken; at least message_bytes_max + 14";
         memory_bytes_max: Size(MIB, 16_384 * GIB), Live, default "half of the memory that the process may use",
-            "Most bytes that sessions hold, in parts of messages and outboxes; each shard has its part of it";
+            "Most bytes that sessions and mail hold, in parts of messages and outboxes; each shard has its part of it";
         send_buffer_bytes: Size(4 * KIB, 256 * MIB), Restart,
             "Size of the kernel's send buffer for each connection; auto leaves it to the kernel";
         slow_consumer: Word::<SlowConsumer>::ANY, Live, "What happens to a session whose outbox is full";

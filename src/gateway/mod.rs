@@ -282,11 +282,10 @@ impl Gateway {
         let handover = Handover { socket, unread: received, uid, rights, expires, login, peer, permit };
         // Fails only when the shard has drained; the connection ends with it then.
         door.handovers.send_async(handover).await.map_err(|_| Refusal::Draining)?;
+        door.bell.announce();
         // In a storm the other logins that are ready go first, and the shard is woken once for all of them.
         yield_now().await;
-        if !door.handovers.is_empty() {
-            door.bell.ring();
-        }
+        door.bell.ring_if_unheard();
         Ok(())
     }
 

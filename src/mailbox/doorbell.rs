@@ -10,12 +10,27 @@
 //! sleeper sees the work (store buffering is what they exclude). Without either, both can look
 //! too early and the wake is lost; the loom model, `model.rs`, fails then. The doorbell decides who must
 //! wake; the wake itself (one eventfd write) is the caller's, and comes at most once per sleep.
+//!
+//! The end of a shard goes the same way, so that no batch is left in a ring that nobody will read:
+//!
+//! ```text
+//!   producer                            shard that ends
+//!   publish to the ring                 flag = ended
+//!   fence(SeqCst)          ──╳──        fence(SeqCst)
+//!   flag ended? empty the ring          empty the ring
+//! ```
+//! At least one side sees the other, and a batch is taken out of the ring once.
+//!
+//! What comes from outside the shards comes by queues with locks in them. Whoever puts something into one raises a
+//! second flag, the news, before the bell is rung; the shard looks into those queues only when it took that flag down.
+//! So a turn that has no news takes no lock.
 
 use crate::sync::{AtomicU8, Fence, Ordering, fence};
 
 const AWAKE: u8 = 0;
 const ASLEEP: u8 = 1;
 const ASLEEP_WITH_MAIL: u8 = 2;
+const ENDED: u8 = 3;
 
 /// What else than work may end the sleep.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -26,16 +41,52 @@ pub(crate) enum Sleep {
     UntilWorkOrRoom,
 }
 
+/// What a producer has to do after it published work.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[must_use]
+pub(crate) enum Ring {
+    /// Nothing: the shard is awake, or somebody else wakes it.
+    Heard,
+    /// Wake the shard.
+    Wake,
+    /// Take the work back: the shard has ended and may not have seen it.
+    Ended,
+}
+
 /// The sleeper's flag; one per shard, shared with everybody who gives it work.
 #[derive(Debug)]
 pub(crate) struct Doorbell {
-    /// Raised by the sleeper; lowered by the sleeper, or by the one producer that then wakes it.
+    /// Raised by the sleeper; lowered by the sleeper, or by the one producer that then wakes it. `ENDED` is the last.
     state: AtomicU8,
+    /// 1 when something was put into a queue from outside since the shard last took this down.
+    news: AtomicU8,
 }
 
 impl Doorbell {
     pub(crate) fn new() -> Self {
-        Self { state: AtomicU8::new(AWAKE) }
+        Self { state: AtomicU8::new(AWAKE), news: AtomicU8::new(0) }
+    }
+
+    /// Says, after something was put into a queue from outside, that the shard must look there; wakes nobody.
+    pub(crate) fn announce(&self) {
+        // Release: pairs with the swap in `take_news`. A swap, so that who announces later hands on what those before
+        // it have put there.
+        self.news.swap(1, Ordering::Release);
+    }
+
+    /// Whether something was announced that the shard has not come to yet.
+    #[inline]
+    pub(crate) fn has_news(&self) -> bool {
+        // Relaxed: before a sleep it is ordered by the fence in `lie_down`, which pairs with the one in `ring`; awake, the
+        // shard sees it a turn later at worst.
+        self.news.load(Ordering::Relaxed) != 0
+    }
+
+    /// Takes the flag of the news down; says whether it was up. The shard must then empty its queues from outside.
+    #[inline]
+    pub(crate) fn take_news(&self) -> bool {
+        // Acquire: pairs with the swap in `announce`: what was put into the queues before is seen there.
+        self.has_news() && self.news.swap(0, Ordering::Acquire) != 0
     }
 
     /// Raises the flag. The sleeper must then look at all its queues once more, and may sleep only if all are empty.
@@ -55,13 +106,27 @@ impl Doorbell {
         self.state.store(AWAKE, Ordering::Relaxed);
     }
 
-    /// Says, after work was published, whether the caller must wake the sleeper.
-    #[must_use]
-    pub(crate) fn ring(&self) -> bool {
+    /// Says that the shard has ended. It must then empty its ring for the last time.
+    pub(crate) fn end(&self) {
+        // Relaxed: the fence orders it against the look at the ring; pairs with the load in `ring`.
+        self.state.store(ENDED, Ordering::Relaxed);
+        fence(Fence::End);
+    }
+
+    /// Says, after work was published, what the caller has to do about it.
+    pub(crate) fn ring(&self) -> Ring {
         fence(Fence::Publish);
-        // Relaxed: ordered by the fence; pairs with the store in `lie_down`. The swap makes one caller the waker;
-        // the work itself is handed over by the ring's own release and acquire.
-        self.state.load(Ordering::Relaxed) != AWAKE && self.state.swap(AWAKE, Ordering::Relaxed) != AWAKE
+        // Relaxed: ordered by the fence; pairs with the stores in `lie_down` and `end`.
+        match self.state.load(Ordering::Relaxed) {
+            AWAKE => Ring::Heard,
+            ENDED => Ring::Ended,
+            // Relaxed: it makes one caller the waker; the work itself is handed over by the ring's own release and
+            // acquire. Where it fails, the sleeper got up, or ended, behind the fence, and sees the work.
+            asleep => match self.state.compare_exchange(asleep, AWAKE, Ordering::Relaxed, Ordering::Relaxed) {
+                Ok(_) => Ring::Wake,
+                Err(_) => Ring::Heard,
+            },
+        }
     }
 
     /// Says, after room was made, whether the caller must wake a sleeper that waits for room.
@@ -81,16 +146,19 @@ mod tests {
     #[test]
     fn only_one_ringer_wakes_and_only_a_sleeper_is_woken() {
         let bell = Doorbell::new();
-        assert!(!bell.ring());
+        assert_eq!(bell.ring(), Ring::Heard);
         bell.lie_down(Sleep::UntilWork);
         assert!(!bell.ring_for_room(), "it does not wait for room");
-        assert!(bell.ring());
-        assert!(!bell.ring(), "woken already");
+        assert_eq!(bell.ring(), Ring::Wake);
+        assert_eq!(bell.ring(), Ring::Heard, "woken already");
         bell.lie_down(Sleep::UntilWorkOrRoom);
         assert!(bell.ring_for_room());
         assert!(!bell.ring_for_room());
         bell.lie_down(Sleep::UntilWorkOrRoom);
         bell.get_up();
-        assert!(!bell.ring());
+        assert_eq!(bell.ring(), Ring::Heard);
+        bell.end();
+        assert_eq!((bell.ring(), bell.ring()), (Ring::Ended, Ring::Ended));
+        assert!(!bell.ring_for_room());
     }
 }

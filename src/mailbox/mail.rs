@@ -78,23 +78,24 @@ impl Mail {
     }
 
     /// Appends a message to one uid of at most [`crate::uid::BYTES_MAX`] bytes; a longer one can't be anybody's.
-    pub(crate) fn unicast(&mut self, hash: UidHash, uid: &[u8], kind: Kind, payload: &Payload<'_>) {
+    ///
+    /// Returns the weight that the message adds, in bytes.
+    pub(crate) fn unicast(&mut self, hash: UidHash, uid: &[u8], kind: Kind, payload: &Payload<'_>) -> usize {
         debug_assert!(uid.len() <= crate::uid::BYTES_MAX);
         self.bytes.extend_from_slice(uid);
-        self.push(hash, uid.len() as u16, kind, payload);
+        self.push(hash, uid.len() as u16, kind, payload)
     }
 
-    /// Appends a message to everybody.
-    pub(crate) fn broadcast(&mut self, kind: Kind, payload: &Payload<'_>) {
-        self.push(UidHash(0), EVERYBODY, kind, payload);
+    /// Appends a message to everybody; returns the weight that it adds, in bytes.
+    pub(crate) fn broadcast(&mut self, kind: Kind, payload: &Payload<'_>) -> usize {
+        self.push(UidHash(0), EVERYBODY, kind, payload)
     }
 
     /// Takes the oldest message; `None` when all are taken.
     pub(crate) fn take(&mut self) -> Option<Letter<'_>> {
         let (index, start) = self.next;
         let record = self.records.get(index)?;
-        let uid_length = if record.uid_length == EVERYBODY { 0 } else { usize::from(record.uid_length) };
-        let body_start = start + uid_length;
+        let body_start = start + record.uid_bytes();
         let (payload, end) = match &record.body {
             Body::Inline(length) => {
                 let end = body_start + *length as usize;
@@ -119,7 +120,24 @@ impl Mail {
         self.next = (0, 0);
     }
 
-    fn push(&mut self, hash: UidHash, uid_length: u16, kind: Kind, payload: &Payload<'_>) {
+    /// Fails unless the weight is what the records say, and reading goes on at the front of one of them or at the end.
+    ///
+    /// Looks at every record.
+    pub(crate) fn check(&self) {
+        let at = |index: usize| self.records[..index].iter().map(Record::inline_bytes).sum::<usize>();
+        debug_assert_eq!(self.weight, self.records.iter().map(Record::weight).sum::<usize>());
+        debug_assert_eq!(self.bytes.len(), at(self.records.len()));
+        debug_assert!(self.next.0 <= self.records.len());
+        debug_assert_eq!(self.next.1, at(self.next.0));
+    }
+
+    /// Returns the weight without the `count` youngest messages, in bytes.
+    pub(crate) fn weight_without_last(&self, count: usize) -> usize {
+        let last = self.records.iter().rev().take(count).map(Record::weight);
+        self.weight - last.sum::<usize>()
+    }
+
+    fn push(&mut self, hash: UidHash, uid_length: u16, kind: Kind, payload: &Payload<'_>) -> usize {
         let body = match payload {
             Payload::Shared(bytes) if bytes.len() >= SHARE_FROM => Body::Shared(bytes.clone()),
             other => {
@@ -128,9 +146,33 @@ impl Mail {
                 Body::Inline(u32::try_from(bytes.len()).expect("message_bytes_max is below 4 GiB"))
             }
         };
-        let inline = if uid_length == EVERYBODY { 0 } else { usize::from(uid_length) };
-        self.weight += size_of::<Record>() + inline + payload.as_slice().len();
+        let uid_bytes = if uid_length == EVERYBODY { 0 } else { usize::from(uid_length) };
+        // As `Record::weight`, which looks at the body once more.
+        let weight = size_of::<Record>() + uid_bytes + payload.as_slice().len();
+        self.weight += weight;
         self.records.push(Record { hash, body, uid_length, kind });
+        weight
+    }
+}
+
+impl Record {
+    /// Returns how many bytes of the arena are this message's uid.
+    fn uid_bytes(&self) -> usize {
+        if self.uid_length == EVERYBODY { 0 } else { usize::from(self.uid_length) }
+    }
+
+    /// Returns how many bytes of the arena are this message's.
+    fn inline_bytes(&self) -> usize {
+        self.uid_bytes() + if let Body::Inline(length) = self.body { length as usize } else { 0 }
+    }
+
+    /// Returns the memory that this message stands for, in bytes.
+    fn weight(&self) -> usize {
+        let payload = match &self.body {
+            Body::Inline(length) => *length as usize,
+            Body::Shared(bytes) => bytes.len(),
+        };
+        size_of::<Self>() + self.uid_bytes() + payload
     }
 }
 

@@ -12,9 +12,13 @@
 //!       └──────── returns of p ◀──emptied arena, ──────┘
 //!                                 a wake if p sleeps with mail in hand
 //! ```
-//! What can't be posted stays with its producer, in order; the bound says from which size on the
-//! connections that fill it must wait. Taking mail never makes mail, so shards that flood each
-//! other can't dead-lock. The wake protocol is `doorbell`'s.
+//! What can't be posted stays with its producer, in order. A batch that has reached its bound is full and takes
+//! no further message: its sender keeps the message and waits. So a batch holds its bound and one message at
+//! most, however many senders there are, and one more where a broadcast had to wait (see [`Mailbox::broadcast`]).
+//! Taking mail never makes mail, so shards that flood each other can't dead-lock. The wake protocol is `doorbell`'s.
+//!
+//! A shard that ends says so and then empties its ring. A producer that has posted and finds that the shard has ended
+//! empties the ring, too: whichever of them comes last, each batch is counted once, and its arena goes back.
 
 mod doorbell;
 mod mail;
@@ -27,7 +31,7 @@ use std::time::Instant;
 
 use crossbeam_channel as ring;
 
-pub(crate) use doorbell::{Doorbell, Sleep};
+pub(crate) use doorbell::{Doorbell, Ring, Sleep};
 use mail::Mail;
 pub use mail::{Letter, SHARE_FROM};
 
@@ -39,13 +43,13 @@ use crate::uid::UidHash;
 /// In production this is `mio::Waker::wake`, an eventfd write.
 pub type Wake = Arc<dyn Fn() -> io::Result<()> + Send + Sync>;
 
-/// Whether a producer may go on filling a batch.
+/// Whether a batch takes a message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[must_use]
 pub enum Room {
-    /// The batch is below its bound.
+    /// The batch is below its bound: it takes a message.
     Left,
-    /// The batch is at its bound: whoever filled it must wait until it was posted.
+    /// The batch has reached its bound: it takes no message until it was posted.
     Full,
 }
 
@@ -60,17 +64,22 @@ pub struct Bell {
 pub struct Mailbox {
     /// This shard's index.
     shard: usize,
-    /// Batches for this shard.
-    inbox: ring::Receiver<Batch>,
     /// The batch being read; kept over turns when a turn's budget runs out.
     reading: Option<Batch>,
     /// Arenas that come back from their destinations, emptied.
     returns: ring::Receiver<(usize, Mail)>,
-    /// The other shards, by index; this shard's own place is never used.
+    /// The shards, by index; this shard sends nothing to itself.
     peers: Vec<Peer>,
     /// Batches not empty and not posted yet.
     in_hand: usize,
-    /// From which weight on a gathering batch is full, in bytes (`mailbox_bytes_max`).
+    /// Weight of the batches in hand, all together.
+    held: usize,
+    /// Weight of the batches in flight from this shard, all together.
+    in_flight: usize,
+    /// While a broadcast waits: the destination that it waits for; those below have had room since it came. As many as
+    /// there are shards when all have had room. See [`Mailbox::broadcast`].
+    awaited: Option<usize>,
+    /// From which weight on a batch is full, in bytes (`mailbox_bytes_max`).
     bytes_max: usize,
     /// How much memory an emptied arena keeps, in bytes.
     retained_max: usize,
@@ -99,15 +108,19 @@ impl Batch {
     }
 }
 
-/// Another shard as seen by one producer.
+/// A shard as seen by one producer, or by itself.
 struct Peer {
     inbox: ring::Sender<Batch>,
+    /// The other end of `inbox`: for the shard itself, and for those who find that it has ended.
+    taken: ring::Receiver<Batch>,
     returns: ring::Sender<(usize, Mail)>,
     bell: Bell,
     /// What was sent to it since the last post.
     gathering: Mail,
     /// The arena for the next batch; absent while a batch is in flight.
     spare: Option<Mail>,
+    /// Weight of the batch in flight; zero when none is.
+    in_flight: usize,
 }
 
 impl Bell {
@@ -116,11 +129,32 @@ impl Bell {
         Self { doorbell: Arc::new(Doorbell::new()), wake }
     }
 
-    /// Wakes the shard if it sleeps; call it after the work was put where the shard will look.
+    /// Has the shard look into its queues from outside, and wakes it if it sleeps; call it after something was put there.
     pub fn ring(&self) {
-        if self.doorbell.ring() {
+        self.doorbell.announce();
+        // A shard that has ended lets go of its channels, and whoever asked it learns that there.
+        let _ = self.ring_or_end();
+    }
+
+    /// Has the shard look into its queues from outside in its next turn; wakes it not.
+    pub(crate) fn announce(&self) {
+        self.doorbell.announce();
+    }
+
+    /// Wakes the shard if it sleeps and has not come to what was announced.
+    pub(crate) fn ring_if_unheard(&self) {
+        if self.doorbell.has_news() {
+            self.ring();
+        }
+    }
+
+    /// Wakes the shard if it sleeps; says whether it has ended.
+    fn ring_or_end(&self) -> Ring {
+        let ring = self.doorbell.ring();
+        if ring == Ring::Wake {
             self.wake();
         }
+        ring
     }
 
     fn ring_for_room(&self) {
@@ -137,8 +171,8 @@ impl Bell {
 
 /// Makes the mailboxes of a node, one per shard, wired to each other; `bells` are the shards' in order.
 ///
-/// `bytes_max` is the bound of a batch in bytes: up to twice that waits between a producer and a
-/// destination (one batch in flight, one gathering), and one message more per connection that filled it.
+/// A batch of at least `bytes_max` bytes is full. Between a producer and a destination wait two batches at most: one in
+/// flight, and one in hand.
 pub fn wire(bells: &[Bell], bytes_max: usize) -> Vec<Mailbox> {
     let count = bells.len();
     // All arenas of a shard together keep about two MiB, however many shards there are.
@@ -148,19 +182,23 @@ pub fn wire(bells: &[Bell], bytes_max: usize) -> Vec<Mailbox> {
     (0..count)
         .map(|shard| Mailbox {
             shard,
-            inbox: inboxes[shard].1.clone(),
             reading: None,
             returns: returns[shard].1.clone(),
             peers: (0..count)
                 .map(|peer| Peer {
                     inbox: inboxes[peer].0.clone(),
+                    taken: inboxes[peer].1.clone(),
                     returns: returns[peer].0.clone(),
                     bell: bells[peer].clone(),
                     gathering: Mail::default(),
                     spare: Some(Mail::default()),
+                    in_flight: 0,
                 })
                 .collect(),
             in_hand: 0,
+            held: 0,
+            in_flight: 0,
+            awaited: None,
             bytes_max,
             retained_max,
             bell: bells[shard].clone(),
@@ -174,50 +212,72 @@ impl Mailbox {
         self.peers.len()
     }
 
-    /// Gathers a message to one uid for the shard that owns it.
+    /// Gathers a message to one uid for the shard that owns it, unless the batch is full.
+    ///
+    /// [`Room::Full`] says that the message was not taken: its sender waits until the batch was posted.
     pub fn unicast(&mut self, to: usize, hash: UidHash, uid: &[u8], kind: Kind, payload: &Payload<'_>) -> Room {
         debug_assert_ne!(to, self.shard);
         let gathering = &mut self.peers[to].gathering;
+        if gathering.weight() >= self.bytes_max {
+            return Room::Full;
+        }
         self.in_hand += usize::from(gathering.is_empty());
-        gathering.unicast(hash, uid, kind, payload);
-        self.room(to)
+        self.held += gathering.unicast(hash, uid, kind, payload);
+        Room::Left
     }
 
-    /// Gathers a message to everybody for every other shard.
-    pub fn broadcast(&mut self, kind: Kind, payload: Payload<'_>) {
+    /// Gathers a message to everybody for every other shard, or for none when a batch is full.
+    ///
+    /// [`Room::Full`] says that the message was not taken: its sender waits, and asks again after each post. A broadcast
+    /// that waits needs room once at each destination, not at all of them in the same moment: other senders could fill
+    /// one batch whenever another is posted, for ever. So a batch may get one broadcast above its bound, and no second
+    /// one before it was posted.
+    pub fn broadcast(&mut self, kind: Kind, payload: &Payload<'_>) -> Room {
         if self.peers.len() == 1 {
-            return;
+            return Room::Left;
         }
-        let payload = match payload {
-            large if large.as_slice().len() >= SHARE_FROM => Payload::Shared(large.into_shared()),
-            small => small,
-        };
+        if let Some(full) = self.first_full() {
+            self.awaited = Some(full);
+            return Room::Full;
+        }
+        self.awaited = None;
         for (to, peer) in self.peers.iter_mut().enumerate() {
             if to != self.shard {
                 self.in_hand += usize::from(peer.gathering.is_empty());
-                peer.gathering.broadcast(kind, &payload);
+                self.held += peer.gathering.broadcast(kind, payload);
             }
         }
+        Room::Left
     }
 
-    /// Returns how many bytes of mail are in hand, for all shards together.
+    /// Says whether [`Mailbox::broadcast`] would take a message.
+    pub(crate) fn takes_broadcast(&self) -> bool {
+        self.first_full().is_none()
+    }
+
+    /// Returns the first destination that a broadcast must wait for.
+    fn first_full(&self) -> Option<usize> {
+        (self.awaited.unwrap_or(0)..self.peers.len()).find(|&to| self.room(to) == Room::Full)
+    }
+
+    /// Returns the weight of the mail in hand, for all shards together, in bytes.
     pub fn held(&self) -> usize {
-        self.peers.iter().map(|peer| peer.gathering.weight()).sum()
+        self.held
     }
 
-    /// Says whether more may be gathered for the shard `to`.
+    /// Returns the weight of the mail that this shard has sent and nobody has read to its end: in hand, and in flight.
+    pub(crate) fn memory(&self) -> usize {
+        self.held + self.in_flight
+    }
+
+    /// Says whether the batch for the shard `to` takes a message.
     pub fn room(&self, to: usize) -> Room {
         if self.peers[to].gathering.weight() >= self.bytes_max { Room::Full } else { Room::Left }
     }
 
-    /// Returns the first destination whose batch is full.
-    pub fn first_full(&self) -> Option<usize> {
-        (0..self.peers.len()).find(|&to| self.room(to) == Room::Full)
-    }
-
     /// Returns how many batches wait to be taken, the one being read among them.
     pub fn waiting(&self) -> usize {
-        usize::from(self.reading.is_some()) + self.inbox.len()
+        usize::from(self.reading.is_some()) + self.peers[self.shard].taken.len()
     }
 
     /// Posts every batch whose destination has none in flight, as of `now`: one slot and at most one wake each.
@@ -225,37 +285,65 @@ impl Mailbox {
     /// Calls `posted` with each such destination; whoever waited for room there may go on. Returns how many
     /// messages are lost because their shard has ended.
     pub fn post(&mut self, now: Instant, mut posted: impl FnMut(usize)) -> usize {
-        while let Ok((from, mail)) = self.returns.try_recv() {
-            self.peers[from].spare = Some(mail);
-        }
+        self.take_returns();
         let mut lost = 0;
         if self.in_hand == 0 {
             return lost;
         }
-        for (to, peer) in self.peers.iter_mut().enumerate() {
+        for to in 0..self.peers.len() {
+            let peer = &mut self.peers[to];
             if peer.gathering.is_empty() {
                 continue;
             }
             let Some(spare) = peer.spare.take() else { continue };
             let mail = std::mem::replace(&mut peer.gathering, spare);
             self.in_hand -= 1;
-            match peer.inbox.try_send(Batch { from: self.shard, posted: Some(now), mail }) {
-                Ok(()) => peer.bell.ring(),
-                // The shard has drained and gone: its uids are offline.
-                Err(ring::TrySendError::Disconnected(batch)) => {
-                    lost += batch.mail.len();
-                    peer.spare = Some(Mail::default());
-                }
-                Err(ring::TrySendError::Full(_)) => unreachable!("one batch in flight per producer"),
+            self.held -= mail.weight();
+            self.in_flight += mail.weight();
+            peer.in_flight = mail.weight();
+            let batch = Batch { from: self.shard, posted: Some(now), mail };
+            peer.inbox.try_send(batch).expect("one batch is in flight per producer, and this mailbox holds both ends");
+            if peer.bell.ring_or_end() == Ring::Ended {
+                // Its uids are offline.
+                lost += self.empty(to);
+                self.take_returns();
             }
             posted(to);
+        }
+        // What was posted has room now, and may have none when the broadcast's turn comes.
+        if self.awaited.is_some() {
+            self.awaited = self.first_full().or(Some(self.peers.len()));
         }
         lost
     }
 
+    /// Takes back the arenas of batches that were read.
+    fn take_returns(&mut self) {
+        while let Ok((from, mail)) = self.returns.try_recv() {
+            let peer = &mut self.peers[from];
+            self.in_flight -= std::mem::take(&mut peer.in_flight);
+            peer.spare = Some(mail);
+        }
+    }
+
+    /// Empties the ring of a shard that has ended; returns how many messages were in it. All arenas go back.
+    fn empty(&self, shard: usize) -> usize {
+        let mut lost = 0;
+        while let Ok(batch) = self.peers[shard].taken.try_recv() {
+            lost += batch.mail.len();
+            self.give_back(shard, batch, 0);
+        }
+        lost
+    }
+
+    /// Says whether a batch in hand could be posted at once: after a post only one for a shard that has ended.
+    pub(crate) fn can_post(&self) -> bool {
+        self.in_hand > 0 && self.peers.iter().any(|peer| peer.spare.is_some() && !peer.gathering.is_empty())
+    }
+
     /// Takes the batch to read on with, oldest first; `None` when there is none. Pair it with [`Mailbox::put_back`].
     pub fn next_batch(&mut self) -> Option<Batch> {
-        self.reading.take().or_else(|| self.inbox.try_recv().ok())
+        self.reading.take().or_else(|| self.peers[self.shard].taken.try_recv().ok())
     }
 
     /// Takes back a batch: one that was read to its end returns to its producer, another is read on next time.
@@ -264,11 +352,15 @@ impl Mailbox {
             self.reading = Some(batch);
             return;
         }
-        let Batch { from, mut mail, .. } = batch;
-        mail.clear(self.retained_max);
+        self.give_back(self.shard, batch, self.retained_max);
+    }
+
+    /// Gives the arena of a batch for `shard` back to its producer, emptied; it keeps `retained_max` bytes of memory.
+    fn give_back(&self, shard: usize, Batch { from, mut mail, .. }: Batch, retained_max: usize) {
+        mail.clear(retained_max);
         let peer = &self.peers[from];
         // A producer that has gone needs no arena; a ring of `count` places holds one per destination.
-        if peer.returns.try_send((self.shard, mail)).is_ok() {
+        if peer.returns.try_send((shard, mail)).is_ok() {
             peer.bell.ring_for_room();
         }
     }
@@ -276,20 +368,24 @@ impl Mailbox {
     /// Gives up all mail, as the last act of a shard; returns how many messages nobody will read or post.
     ///
     /// The arenas go back: a producer without one would wait for it for ever, instead of learning that this shard
-    /// has gone.
+    /// has gone. What is posted from now on, its producer takes back.
     pub(crate) fn abandon(&mut self) -> usize {
-        let mut lost = self.peers.iter().map(|peer| peer.gathering.len()).sum();
-        while let Some(mut batch) = self.next_batch() {
-            lost += batch.mail.len();
-            batch.mail.clear(0);
-            self.put_back(batch);
+        self.bell.doorbell.end();
+        let mut lost: usize = self.peers.iter().map(|peer| peer.gathering.len()).sum();
+        for peer in &mut self.peers {
+            peer.gathering.clear(0);
         }
-        lost
+        (self.in_hand, self.held) = (0, 0);
+        if let Some(batch) = self.reading.take() {
+            lost += batch.mail.len();
+            self.give_back(self.shard, batch, 0);
+        }
+        lost + self.empty(self.shard)
     }
 
     /// Says whether letters wait that are this shard's to read.
     pub(crate) fn has_unread(&self) -> bool {
-        self.reading.is_some() || !self.inbox.is_empty()
+        self.reading.is_some() || !self.peers[self.shard].taken.is_empty()
     }
 
     /// Says whether letters wait, or whether a batch in hand could be posted.
@@ -297,13 +393,53 @@ impl Mailbox {
         self.has_unread() || (self.in_hand > 0 && !self.returns.is_empty())
     }
 
-    /// Raises this shard's flag and looks once more: says whether it may sleep.
-    ///
-    /// `idle` looks at the shard's other queues. Pair it with [`Mailbox::get_up`].
-    pub fn lie_down(&self, idle: impl FnOnce() -> bool) -> bool {
+    /// Whether something was put into a queue from outside that this shard has not come to; see [`Bell::ring`].
+    #[inline]
+    pub fn has_news(&self) -> bool {
+        self.bell.doorbell.has_news()
+    }
+
+    /// As [`Mailbox::has_news`], once: the shard must empty its queues from outside then.
+    #[inline]
+    pub fn take_news(&self) -> bool {
+        self.bell.doorbell.take_news()
+    }
+
+    /// Raises this shard's flag and looks once more: says whether it may sleep. Pair it with [`Mailbox::get_up`].
+    pub fn lie_down(&self) -> bool {
         let sleep = if self.in_hand > 0 { Sleep::UntilWorkOrRoom } else { Sleep::UntilWork };
         self.bell.doorbell.lie_down(sleep);
-        !self.has_work() && idle()
+        !self.has_work() && !self.has_news()
+    }
+
+    /// Fails unless what is kept beside the batches says the same as the batches.
+    ///
+    /// Looks at every shard; in this crate's unit tests, at every message in hand as well.
+    pub(crate) fn check(&self) {
+        let weights = self.peers.iter().map(|peer| (peer.gathering.weight(), peer.in_flight));
+        let (held, in_flight) = weights.fold((0, 0), |sum, weights| (sum.0 + weights.0, sum.1 + weights.1));
+        debug_assert_eq!((self.held, self.in_flight), (held, in_flight), "weights in hand and in flight");
+        let in_hand = self.peers.iter().filter(|peer| !peer.gathering.is_empty()).count();
+        debug_assert_eq!(self.in_hand, in_hand, "batches in hand");
+        debug_assert!(self.awaited.is_none_or(|awaited| awaited <= self.peers.len()));
+        debug_assert!(
+            self.reading.as_ref().is_none_or(|batch| !batch.mail.is_empty()),
+            "a batch read to its end is kept"
+        );
+        for (to, peer) in self.peers.iter().enumerate() {
+            let Peer { gathering, spare, in_flight, .. } = peer;
+            debug_assert_eq!(spare.is_none(), *in_flight > 0, "an arena is a spare or in flight, for shard {to}");
+            debug_assert!(spare.as_ref().is_none_or(|spare| spare.is_empty() && spare.weight() == 0));
+            // The message that made it full, and one broadcast.
+            debug_assert!(
+                gathering.weight_without_last(2) < self.bytes_max,
+                "a full batch for shard {to} took a message"
+            );
+            debug_assert!(to != self.shard || (gathering.is_empty() && *in_flight == 0), "a shard has mail for itself");
+            if cfg!(test) {
+                gathering.check();
+            }
+        }
     }
 
     /// Lowers this shard's flag: it is awake and will look at its queues by itself.
@@ -312,9 +448,17 @@ impl Mailbox {
     }
 }
 
+impl Drop for Mailbox {
+    /// A shard that goes without having abandoned its mail lets nobody wait for it.
+    fn drop(&mut self) {
+        self.abandon();
+    }
+}
+
 #[cfg(all(test, not(pombo_loom)))]
 mod tests {
     use std::sync::atomic::{AtomicUsize, Ordering};
+    use std::thread;
 
     use super::*;
 
@@ -334,7 +478,15 @@ mod tests {
     }
 
     fn send(mailbox: &mut Mailbox, to: usize, text: &str) -> Room {
-        mailbox.unicast(to, UidHash(0), b"u", Kind::Text, &Payload::Borrowed(text.as_bytes()))
+        let room = mailbox.unicast(to, UidHash(0), b"u", Kind::Text, &Payload::Borrowed(text.as_bytes()));
+        mailbox.check();
+        room
+    }
+
+    fn broadcast(mailbox: &mut Mailbox) -> Room {
+        let room = mailbox.broadcast(Kind::Text, &Payload::Borrowed(b"all"));
+        mailbox.check();
+        room
     }
 
     fn drain(mailbox: &mut Mailbox) -> Vec<String> {
@@ -349,6 +501,7 @@ mod tests {
                 all.push(text(letter));
             }
             mailbox.put_back(batch);
+            mailbox.check();
         }
         all
     }
@@ -369,20 +522,56 @@ mod tests {
         assert_eq!((posted, drain(b)), (vec![1], vec!["2".to_owned(), "3".to_owned()]));
     }
 
+    /// Each sender added a message of its own to a full batch before it waited.
     #[test]
-    fn a_batch_at_its_bound_is_full_until_posted() {
+    fn a_full_batch_takes_no_message_until_it_was_posted() {
         let (mut node, _) = node(3, 100);
         let a = &mut node[0];
         while send(a, 2, "x") == Room::Left {}
-        assert_eq!((a.room(1), a.room(2), a.first_full()), (Room::Left, Room::Full, Some(2)));
+        assert_eq!((a.room(1), a.room(2), a.takes_broadcast()), (Room::Left, Room::Full, false));
+        let held = a.held();
+        assert_eq!(send(a, 2, "x"), Room::Full);
+        assert_eq!(broadcast(a), Room::Full);
+        assert_eq!((a.held(), a.memory()), (held, held));
         a.post(Instant::now(), |_| {});
-        assert_eq!(a.first_full(), None);
+        assert_eq!((a.takes_broadcast(), a.held(), a.memory()), (true, 0, held));
+        assert_eq!(broadcast(a), Room::Left);
+        drain(&mut node[2]);
+        node[0].post(Instant::now(), |_| {});
+        drain(&mut node[1]);
+        drain(&mut node[2]);
+        node[0].post(Instant::now(), |_| {});
+        assert_eq!((node[0].held(), node[0].memory()), (0, 0));
+    }
+
+    /// It would wait for ever where one batch is filled whenever another is posted.
+    #[test]
+    fn a_broadcast_that_waits_needs_room_once_at_each_destination() {
+        let (mut node, _) = node(3, 10);
+        let a = &mut node[0];
+        for to in [1, 2] {
+            // One is in flight, and one in hand is full.
+            assert_eq!(send(a, to, "in flight"), Room::Left);
+            a.post(Instant::now(), |_| {});
+            assert_eq!(send(a, to, "in hand"), Room::Left);
+        }
+        assert_eq!((broadcast(a), a.awaited), (Room::Full, Some(1)));
+        for emptied in [1, 2] {
+            assert!(!node[0].takes_broadcast());
+            drain(&mut node[emptied]);
+            node[0].post(Instant::now(), |_| {});
+            assert_eq!(node[0].awaited, Some(emptied + 1));
+            assert_eq!(send(&mut node[0], emptied, "another's"), Room::Left);
+        }
+        let a = &mut node[0];
+        assert_eq!(broadcast(a), Room::Left, "each has had room");
+        assert_eq!((broadcast(a), a.awaited), (Room::Full, Some(1)), "but once");
     }
 
     #[test]
     fn a_broadcast_reaches_every_other_shard() {
         let (mut node, _) = node(3, 100);
-        node[1].broadcast(Kind::Text, Payload::Borrowed(b"all"));
+        assert_eq!(broadcast(&mut node[1]), Room::Left);
         node[1].post(Instant::now(), |_| {});
         assert_eq!(node.iter_mut().map(drain).map(|got| got.len()).collect::<Vec<_>>(), [1, 0, 1]);
     }
@@ -392,13 +581,13 @@ mod tests {
         let (mut node, wakes) = node(2, 1 << 20);
         let count = |shard: usize| wakes[shard].load(Ordering::Relaxed);
         let [a, b] = &mut node[..] else { unreachable!() };
-        assert!(b.lie_down(|| true));
+        assert!(b.lie_down());
         let (_, _) = (send(a, 1, "1"), send(a, 1, "2"));
         a.post(Instant::now(), |_| {});
         assert_eq!(count(1), 1);
-        assert!(!b.lie_down(|| true), "there is mail");
+        assert!(!b.lie_down(), "there is mail");
         b.get_up();
-        assert!(a.lie_down(|| true), "nothing in hand");
+        assert!(a.lie_down(), "nothing in hand");
         drain(b);
         assert_eq!(count(0), 0, "the room is not waited for");
         a.get_up();
@@ -406,10 +595,10 @@ mod tests {
             let _ = send(a, 1, text);
             a.post(Instant::now(), |_| {});
         }
-        assert!(a.lie_down(|| true), "one batch in hand, none came back");
+        assert!(a.lie_down(), "one batch in hand, none came back");
         assert_eq!(drain(b), ["3"]);
         assert_eq!(count(0), 1, "room was waited for");
-        assert!(!a.lie_down(|| true), "the batch in hand can go");
+        assert!(!a.lie_down(), "the batch in hand can go");
     }
 
     /// A batch in flight to a shard that ended never came back: what was sent there next waited for it for ever,
@@ -417,13 +606,67 @@ mod tests {
     #[test]
     fn a_batch_in_flight_to_a_shard_that_ends_comes_back() {
         let (mut node, _) = node(2, 1);
-        assert_eq!(send(&mut node[0], 1, "1"), Room::Full);
+        assert_eq!(send(&mut node[0], 1, "1"), Room::Left);
         node[0].post(Instant::now(), |_| {});
         assert_eq!(node[1].abandon(), 1);
         node.pop();
-        assert_eq!(send(&mut node[0], 1, "2"), Room::Full);
+        assert_eq!(send(&mut node[0], 1, "2"), Room::Left);
         assert_eq!(node[0].post(Instant::now(), |_| {}), 1);
-        assert_eq!(node[0].first_full(), None);
+        assert!(node[0].takes_broadcast());
+    }
+
+    /// A batch that was posted behind the shard's last look was in a ring that nobody read: its producer waited for it for
+    /// ever, and its messages were not counted.
+    #[test]
+    fn a_batch_posted_behind_the_last_look_of_a_shard_that_ends_comes_back() {
+        let (mut node, _) = node(3, 1);
+        for sender in [0, 2] {
+            assert_eq!(send(&mut node[sender], 1, "in flight"), Room::Left);
+        }
+        node[0].post(Instant::now(), |_| {});
+        assert_eq!(node[1].abandon(), 1);
+        // The shard's thread is not over yet: its end of the ring is still there.
+        assert_eq!(node[2].post(Instant::now(), |_| {}), 1);
+        for sender in [0, 2] {
+            assert_eq!(send(&mut node[sender], 1, "behind"), Room::Left);
+            assert_eq!(node[sender].post(Instant::now(), |_| {}), 1);
+            assert_eq!((node[sender].takes_broadcast(), node[sender].memory()), (true, 0));
+        }
+    }
+
+    /// Many shards post while one ends, in whatever order the machine makes of it: no message is lost uncounted.
+    #[test]
+    fn every_message_to_a_shard_that_ends_is_counted_once() {
+        const BATCHES: usize = 200;
+        for round in 0..50 {
+            let (mut node, _) = node(4, 1);
+            let mut ending = node.pop().expect("four were wired");
+            let posting: Vec<_> = node
+                .into_iter()
+                .map(|mut mailbox| {
+                    thread::spawn(move || {
+                        let (mut sent, mut lost) = (0, 0);
+                        while sent < BATCHES {
+                            sent += usize::from(send(&mut mailbox, 3, "x") == Room::Left);
+                            lost += mailbox.post(Instant::now(), |_| {});
+                            thread::yield_now();
+                        }
+                        while mailbox.memory() > 0 {
+                            lost += mailbox.post(Instant::now(), |_| {});
+                            thread::yield_now();
+                        }
+                        lost
+                    })
+                })
+                .collect();
+            let mut seen = 0;
+            while seen <= round {
+                seen += drain(&mut ending).len();
+            }
+            seen += ending.abandon();
+            let lost: usize = posting.into_iter().map(|shard| shard.join().expect("no panic")).sum();
+            assert_eq!(seen + lost, 3 * BATCHES);
+        }
     }
 
     #[test]
@@ -431,9 +674,10 @@ mod tests {
         let (mut node, _) = node(2, 1);
         node.pop();
         for _ in 0..3 {
+            assert_eq!(send(&mut node[0], 1, "x"), Room::Left);
             assert_eq!(send(&mut node[0], 1, "x"), Room::Full);
             node[0].post(Instant::now(), |_| {});
-            assert_eq!(node[0].first_full(), None);
+            assert!(node[0].takes_broadcast());
         }
     }
 }

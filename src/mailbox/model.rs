@@ -7,7 +7,9 @@
 //! atomics are weaker: a slot's stamp is a release store and an acquire load, a place is taken with both, all
 //! else is relaxed, nothing is sequentially consistent. The two sides go through the steps of [`super::Mailbox`]:
 //! push, ring, take, give the arena back, ring for room, lie down, look once more, sleep. The eventfd is loom's
-//! `Notify`. A lost wake leaves somebody asleep for ever, which loom reports as a deadlock.
+//! `Notify`. A lost wake leaves somebody asleep for ever, which loom reports as a deadlock. Two more models
+//! have a shard that ends while others post to it, each batch being taken by one of them, and a shard that looks into its
+//! queues from outside only when there are news.
 //!
 //! Two producers, one consumer, capacity two: one batch in flight for each producer. The small models are
 //! explored without a bound, the whole protocol with at most `PREEMPTIONS_MAX` switches away from a thread that
@@ -22,7 +24,7 @@ use loom::sync::Notify;
 use loom::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use loom::thread;
 
-use super::{Doorbell, Sleep};
+use super::{Doorbell, Ring as Rung, Sleep};
 use crate::sync::{Fence, leave_out};
 
 /// Producers, and places in a ring: one batch in flight for each.
@@ -100,10 +102,12 @@ impl Sleeper {
         Self { doorbell: Doorbell::new(), eventfd: Notify::new(), sleeps: Count::new(0), wakes: Count::new(0) }
     }
 
-    fn ring(&self) {
-        if self.doorbell.ring() {
+    fn ring(&self) -> Rung {
+        let rung = self.doorbell.ring();
+        if rung == Rung::Wake {
             self.wake();
         }
+        rung
     }
 
     fn ring_for_room(&self) {
@@ -170,7 +174,7 @@ impl Node {
 
     fn post(&self, producer: usize, batch: usize) {
         self.inbox.push(batch * PRODUCERS + producer);
-        self.consumer.ring();
+        assert_ne!(self.consumer.ring(), Rung::Ended);
     }
 
     /// Takes batches until as many have come from each producer as `expected` says, and the node closes.
@@ -201,8 +205,146 @@ impl Node {
     fn close(&self) {
         // Relaxed: pairs with the load in `consume`, ordered by the bell's fence.
         self.closing.store(true, Ordering::Relaxed);
-        self.consumer.ring();
+        assert_ne!(self.consumer.ring(), Rung::Ended);
     }
+}
+
+/// A shard that ends, and a ring that several may empty.
+///
+/// Each producer has a slot for its one batch: a batch is stored with release, looked for with acquire, and taken by
+/// one swap. Which of several batches comes first is of no matter here.
+struct Ending {
+    doorbell: Doorbell,
+    slots: [AtomicUsize; PRODUCERS],
+    /// How often a batch of each producer was taken, by whoever did; not modelled, so of std.
+    taken: [Count; PRODUCERS],
+}
+
+impl Ending {
+    fn new() -> Self {
+        let slots = [AtomicUsize::new(0), AtomicUsize::new(0)];
+        Self { doorbell: Doorbell::new(), slots, taken: [Count::new(0), Count::new(0)] }
+    }
+
+    /// Posts a batch, and takes back what is in the ring of a shard that has ended.
+    fn post(&self, producer: usize) {
+        // Release: pairs with the load and the swap in `empty`.
+        self.slots[producer].store(1, Ordering::Release);
+        if self.doorbell.ring() == Rung::Ended {
+            self.empty();
+        }
+    }
+
+    /// The last act of a shard.
+    fn end(&self) {
+        self.doorbell.end();
+        self.empty();
+    }
+
+    fn empty(&self) {
+        for (slot, taken) in self.slots.iter().zip(&self.taken) {
+            // Acquire: pairs with the store in `post`; so does the swap, which makes one the taker.
+            if slot.load(Ordering::Acquire) == 1 && slot.swap(0, Ordering::AcqRel) == 1 {
+                taken.fetch_add(1, SeqCst);
+            }
+        }
+    }
+}
+
+/// A shard, and those who bring it something from outside.
+///
+/// The queues are stood in for by a slot for each who brings. They are relaxed, though the real ones have a lock inside:
+/// the news alone must carry what was put there.
+struct Outside {
+    shard: Sleeper,
+    slots: [AtomicUsize; PRODUCERS],
+}
+
+impl Outside {
+    fn bring(&self, producer: usize) {
+        // Relaxed: the news publish it.
+        self.slots[producer].store(1, Ordering::Relaxed);
+        self.shard.doorbell.announce();
+        assert_ne!(self.shard.ring(), Rung::Ended);
+    }
+
+    /// As the gateway does, which announces at once and wakes a moment later.
+    fn bring_and_wake_later(&self, producer: usize) {
+        // Relaxed: the news publish it.
+        self.slots[producer].store(1, Ordering::Relaxed);
+        self.shard.doorbell.announce();
+        if self.shard.doorbell.has_news() {
+            self.shard.doorbell.announce();
+            assert_ne!(self.shard.ring(), Rung::Ended);
+        }
+    }
+
+    /// Takes turns until all of `expected` was brought; looks into the queues only when there are news.
+    fn serve(&self, expected: usize) {
+        let mut taken = 0;
+        loop {
+            if self.shard.doorbell.take_news() {
+                for slot in &self.slots {
+                    // Relaxed: the news that were taken have ordered it after the stores.
+                    if slot.load(Ordering::Relaxed) == 1 {
+                        slot.store(0, Ordering::Relaxed);
+                        taken += 1;
+                    }
+                }
+            }
+            if taken == expected {
+                return;
+            }
+            self.shard.poll(Sleep::UntilWork, || !self.shard.doorbell.has_news());
+        }
+    }
+}
+
+/// Explores a shard to which `producers` bring something, without the fence `left_out`, within `preemptions_max`.
+fn check_news(left_out: Option<Fence>, producers: usize, preemptions_max: Option<usize>) {
+    leave_out(left_out);
+    let mut builder = Builder::new();
+    builder.preemption_bound = builder.preemption_bound.or(preemptions_max);
+    builder.check(move || {
+        let slots = [AtomicUsize::new(0), AtomicUsize::new(0)];
+        let outside = Arc::new(Outside { shard: Sleeper::new(), slots });
+        let bringing: Vec<_> = (0..producers)
+            .map(|producer| {
+                let outside = Arc::clone(&outside);
+                thread::spawn(move || match producer {
+                    0 => outside.bring_and_wake_later(producer),
+                    _ => outside.bring(producer),
+                })
+            })
+            .collect();
+        outside.serve(producers);
+        for producer in bringing {
+            producer.join().expect("loom reports panics itself");
+        }
+    });
+}
+
+/// Explores a shard that ends while `producers` post to it, without the fence `left_out`, within `preemptions_max`.
+fn check_end(left_out: Option<Fence>, producers: usize, preemptions_max: Option<usize>) {
+    leave_out(left_out);
+    let mut builder = Builder::new();
+    builder.preemption_bound = builder.preemption_bound.or(preemptions_max);
+    builder.check(move || {
+        let ending = Arc::new(Ending::new());
+        let posting: Vec<_> = (0..producers)
+            .map(|producer| {
+                let ending = Arc::clone(&ending);
+                thread::spawn(move || ending.post(producer))
+            })
+            .collect();
+        ending.end();
+        for producer in posting {
+            producer.join().expect("loom reports panics itself");
+        }
+        for taken in &ending.taken[..producers] {
+            assert_eq!(taken.load(SeqCst), 1, "each batch is taken once");
+        }
+    });
 }
 
 /// Explores `model` with a node, without the fence `left_out`, within `preemptions_max`.
@@ -304,4 +446,40 @@ fn room_is_lost_without_the_sleeper_s_fence() {
 #[should_panic(expected = "deadlock")]
 fn the_close_is_lost_without_the_sleeper_s_fence() {
     check(Some(Fence::Sleep), None, close);
+}
+
+#[test]
+fn no_batch_is_left_behind_by_a_shard_that_ends() {
+    check_end(None, 1, None);
+    check_end(None, 2, Some(PREEMPTIONS_MAX));
+}
+
+#[test]
+#[should_panic(expected = "each batch is taken once")]
+fn a_batch_is_left_behind_without_the_publisher_s_fence() {
+    check_end(Some(Fence::Publish), 1, None);
+}
+
+#[test]
+#[should_panic(expected = "each batch is taken once")]
+fn a_batch_is_left_behind_without_the_fence_of_the_end() {
+    check_end(Some(Fence::End), 1, None);
+}
+
+#[test]
+fn news_wake_a_sleeper_and_carry_what_was_brought() {
+    check_news(None, 1, None);
+    check_news(None, 2, Some(PREEMPTIONS_MAX));
+}
+
+#[test]
+#[should_panic(expected = "deadlock")]
+fn news_are_lost_without_the_publisher_s_fence() {
+    check_news(Some(Fence::Publish), 1, None);
+}
+
+#[test]
+#[should_panic(expected = "deadlock")]
+fn news_are_lost_without_the_sleeper_s_fence() {
+    check_news(Some(Fence::Sleep), 1, None);
 }

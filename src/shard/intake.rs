@@ -34,8 +34,9 @@ enum Meeting {
 impl<N: Network> Shard<N> {
     /// Takes logged-in connections as sessions.
     pub(super) fn take_handovers(&mut self) {
+        self.heed_news();
         for _ in 0..HANDOVERS_PER_TURN {
-            let Ok(handover) = self.handovers.try_recv() else { return };
+            let Some(handover) = self.handovers.take() else { return };
             self.adopt(handover);
         }
     }
@@ -48,7 +49,7 @@ impl<N: Network> Shard<N> {
         let key = self.sessions.insert(Box::new(Session {
             socket,
             reader: Default::default(),
-            unread: (!unread.is_empty()).then(|| Box::new(Unread { bytes: unread, at: 0 })),
+            unread: (!unread.is_empty()).then(|| Box::new(Unread { bytes: unread, ..Unread::default() })),
             meter: Meter::new(&self.settings, self.tick),
             outbox: None,
             log_from: self.log.end(),

@@ -19,10 +19,11 @@ impl<N: Network> Shard<N> {
     pub(super) fn check_invariants(&mut self) {
         self.sessions.check();
         self.registry.check();
+        self.mailbox.check();
+        self.check_stalls();
         assert!(self.log.is_empty(), "the log is empty between turns");
         let on = |list: &std::collections::VecDeque<SessionKey>| list.iter().copied().collect::<HashSet<_>>();
         let (run, dirty, leaving) = (on(&self.run), on(&self.dirty), on(&self.leaving));
-        let stalled: HashSet<_> = self.stalled.iter().flatten().map(|stalled| stalled.session).collect();
         let timers: HashSet<_> = self.wheel.entries().collect();
         let (mut held, mut outbox_bytes, mut open) = (0, 0, 0);
         let mut place = 0;
@@ -42,7 +43,6 @@ impl<N: Network> Shard<N> {
                 "dirty and on no list: {flags:?}"
             );
             assert!(!leaving.contains(&key) || !is_open, "an open session is among those that leave");
-            assert!(!flags.is_stalled || stalled.contains(&key), "stalled, and nobody wakes it: {flags:?}");
             assert!(!(flags.is_stalled || flags.is_paused) || is_open, "{:?} and held back: {flags:?}", session.phase);
             assert!(
                 session.timer == Tick::NEVER || timers.contains(&(session.timer, key)),

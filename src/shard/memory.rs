@@ -1,25 +1,32 @@
 //! What sessions hold in memory, against this shard's part of `memory_bytes_max`.
 //!
-//! Counted are the parts of messages that have come, what was received and not decoded, and outboxes. An outbox is
-//! counted as it grows; everything else of a session is looked up once per read and per flush, never per message, and
-//! kept as one number beside it; the sum is a plain field of the shard. So the part is passed by one message at most. A payload that several outboxes share counts for each in full, as
+//! Counted are the parts of messages that have come, what was received and not decoded, a message that waits for room in
+//! the mail, outboxes, and the shard's mail to others, from its gathering until it was read. An outbox is counted as it
+//! grows; everything else of a session is looked up once per read and per flush, never per message, and kept as one number
+//! beside it; the sum is a plain field of the shard. So the part is passed by one message at most. A payload that several outboxes share counts for each in full, as
 //! it may stay for any of them: the sum errs on the safe side.
 //!
-//! Past the part, the sessions that hold most are closed with 4009 until an eighth of it is free. Only then are
+//! Past the part, the sessions that hold most are closed with 4009 until an eighth of it is free; what is in the mail stays. Only then are
 //! sessions compared, so that the cost of that is spread over as many bytes.
 
 use super::Shard;
 use super::close::{Farewell, Unsent};
 use super::io::{Network, SessionKey};
-use super::session::{Phase, Session};
+use super::session::{Phase, Session, Unread, Waiting};
 use crate::frame::close;
 
 impl<S> Session<S> {
     /// Returns the memory that comes and goes with what the peer sends and does not read, in bytes.
     pub(super) fn holdings(&self) -> u32 {
-        let unread = self.unread.as_ref().map_or(0, |unread| unread.bytes.capacity());
+        let unread = self.unread.as_ref().map_or(0, |unread| unread.holdings());
         let outbox = self.outbox.as_ref().map_or(0, |outbox| outbox.held());
         u32::try_from(self.reader.bytes_held() + unread + outbox).unwrap_or(u32::MAX)
+    }
+}
+
+impl Unread {
+    fn holdings(&self) -> usize {
+        self.bytes.capacity() + self.waiting.as_ref().map_or(0, Waiting::bytes)
     }
 }
 
@@ -38,12 +45,12 @@ impl<N: Network> Shard<N> {
         self.held = self.held - before as usize + holdings as usize;
     }
 
-    /// Cuts those who hold most while all of them together hold too much.
+    /// Cuts those who hold most while all of them, and the mail, together hold too much.
     ///
     /// Not during fan-out, unless the caller looks whether each session is still open: this may close any of them.
     #[inline]
     pub(super) fn relieve(&mut self) {
-        if self.held > self.settings.memory_bytes_max {
+        if self.held + self.mailbox.memory() > self.settings.memory_bytes_max {
             self.cut_worst();
         }
     }
@@ -62,7 +69,7 @@ impl<N: Network> Shard<N> {
         }
         holders.sort_unstable_by(|one, other| other.cmp(one));
         for (_, key) in holders {
-            if self.held <= enough {
+            if self.held + self.mailbox.memory() <= enough {
                 break;
             }
             self.cut(key);

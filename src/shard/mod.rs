@@ -11,7 +11,8 @@
 //!                        └──▶ mail to other shards
 //! ```
 //! Everything here is touched by this one thread from hand-over to close; nothing is locked or shared
-//! but the rings of the mailbox and the two channels from outside. It never waits for anything but
+//! but the rings of the mailbox and the two queues from outside, which a turn without news from there does not
+//! touch (see `inlet`). It never waits for anything but
 //! its poller, and never for another shard. It does no I/O of its own: see [`io`].
 //!
 //! Three rooms are public for `benches/pieces.rs` alone, and hidden: they are no part of the library.
@@ -20,6 +21,7 @@ mod close;
 mod deliver;
 mod flush;
 mod handover;
+mod inlet;
 mod intake;
 #[cfg(all(test, not(pombo_loom)))]
 mod invariants;
@@ -40,6 +42,7 @@ mod request;
 mod session;
 mod sessions;
 mod slice;
+mod stall;
 mod sweep;
 #[cfg(all(test, not(pombo_loom)))]
 mod tests;
@@ -62,12 +65,14 @@ pub use tls::Tls;
 pub use transport::{Poller, Stream};
 
 use self::close::FAREWELLS_PER_TURN;
+use self::inlet::Inlet;
 use self::io::{Network, Readiness};
 use self::log::Log;
 use self::pool::OutboxPool;
 use self::registry::Registry;
 use self::session::Phase;
 use self::sessions::Sessions;
+use self::stall::Stalls;
 use self::sweep::{Drain, Summary};
 use self::wheel::{Tick, Wheel};
 use self::yielding::Yielding;
@@ -95,8 +100,8 @@ pub struct Shard<N: Network> {
     settings: Arc<SessionSettings>,
     index: usize,
     mailbox: Mailbox,
-    handovers: flume::Receiver<Handover<N::Socket>>,
-    requests: flume::Receiver<Request>,
+    handovers: Inlet<Handover<N::Socket>>,
+    requests: Inlet<Request>,
     /// Who is told which uids come and go, if anybody.
     presence: Option<Teller>,
 
@@ -117,8 +122,8 @@ pub struct Shard<N: Network> {
     dirty: VecDeque<SessionKey>,
     /// Sessions that close and have something to send, or to receive; see [`Shard::see_off`].
     leaving: VecDeque<SessionKey>,
-    /// By destination: sessions that filled its batch and wait for it to be posted.
-    stalled: Vec<Vec<Stalled>>,
+    /// Sessions whose message has no room in the mail.
+    stalled: Stalls,
     budget: Budget,
     /// Budget left in this turn for requests that are served between its slices.
     amid: Budget,
@@ -132,22 +137,6 @@ pub struct Shard<N: Network> {
     drain: Option<Drain>,
     stats: Stats,
     summary: Summary,
-}
-
-/// A session that filled a batch.
-#[derive(Clone, Copy, Debug)]
-struct Stalled {
-    session: SessionKey,
-    stall: Stall,
-}
-
-/// What a session that filled a batch has to wait for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Stall {
-    /// Room at the one destination that it wrote to.
-    Unicast,
-    /// Room at every destination.
-    Broadcast,
 }
 
 /// What may still be done, in a turn or for a connection, before others have their turn.
@@ -217,15 +206,15 @@ impl<N: Network> Shard<N> {
     pub fn new(network: N, parts: Parts<N::Socket>) -> Self {
         let Parts { index, hasher, settings, mailbox, handovers, requests, presence } = parts;
         let now = network.now();
-        let stalled = (0..mailbox.shard_count()).map(|_| Vec::new()).collect();
+        let stalled = Stalls::new(mailbox.shard_count());
         Self {
             network,
             hasher,
             settings,
             index,
             mailbox,
-            handovers,
-            requests,
+            handovers: Inlet::new(handovers),
+            requests: Inlet::new(requests),
             presence,
             sessions: Sessions::new(),
             registry: Registry::default(),
@@ -284,6 +273,9 @@ impl<N: Network> Shard<N> {
         self.flush(now);
         self.see_off(FAREWELLS_PER_TURN);
         let turn = self.sweep();
+        if cfg!(debug_assertions) {
+            self.mailbox.check();
+        }
         self.stats.turn_time.note(self.network.now().saturating_duration_since(begun));
         turn
     }
@@ -332,7 +324,7 @@ impl<N: Network> Shard<N> {
             }
         }
         let mut time_out = self.idle_for();
-        if !self.mailbox.lie_down(|| self.handovers.is_empty() && self.requests.is_empty()) {
+        if !self.mailbox.lie_down() {
             time_out = Some(Duration::ZERO);
         }
         self.poll(time_out);
@@ -383,13 +375,24 @@ impl<N: Network> Shard<N> {
         }
     }
 
+    /// Has the queues from outside looked into, if something was put there.
+    #[inline]
+    fn heed_news(&mut self) {
+        if self.mailbox.take_news() {
+            self.handovers.note();
+            self.requests.note();
+        }
+    }
+
     /// Returns how long there is nothing to do unless somebody brings something; `None`: for ever.
     fn idle_for(&self) -> Option<Duration> {
         let waits = !self.run.is_empty()
             || !self.dirty.is_empty()
             || !self.leaving.is_empty()
-            || !self.handovers.is_empty()
-            || !self.requests.is_empty()
+            || (self.stalled.has_broadcasts() && self.mailbox.takes_broadcast())
+            || self.handovers.may_hold()
+            || self.requests.may_hold()
+            || self.mailbox.has_news()
             || self.mailbox.has_unread();
         if waits {
             return Some(Duration::ZERO);
@@ -398,30 +401,6 @@ impl<N: Network> Shard<N> {
         match &self.drain {
             Some(drain) => Some(sweep.map_or(drain.step(), |sweep| sweep.min(drain.step()))),
             None => sweep,
-        }
-    }
-
-    /// Posts the mail in hand as of `now`; sessions that waited for room go on.
-    fn post(&mut self, now: Instant) {
-        let mut stalled = std::mem::take(&mut self.stalled);
-        let (mut resumed, mut batches) = (Vec::new(), 0);
-        let lost = self.mailbox.post(now, |to| {
-            batches += 1;
-            resumed.append(&mut stalled[to]);
-        });
-        self.stats.mail_batches += batches;
-        self.stats.shed_shard_gone += lost as u64;
-        self.stalled = stalled;
-        for stalled in resumed {
-            // It may have ended while it waited.
-            let Some(session) = self.sessions.get(stalled.session) else { continue };
-            match (stalled.stall, self.mailbox.first_full()) {
-                (Stall::Broadcast, Some(full)) => self.stalled[full].push(stalled),
-                _ => {
-                    session.flags.is_stalled = false;
-                    self.enqueue(stalled.session);
-                }
-            }
         }
     }
 }

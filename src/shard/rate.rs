@@ -179,7 +179,7 @@ impl<N: Network> Shard<N> {
 
 impl<S> Session<S> {
     /// Whether there may be something to receive or to decode.
-    fn can_go_on(&self) -> bool {
+    pub(super) fn can_go_on(&self) -> bool {
         self.unread.is_some() || self.flags.is_readable
     }
 }

@@ -8,8 +8,9 @@ use tracing::error;
 
 use super::close::{Farewell, Unsent};
 use super::io::{Network, SessionKey, Socket};
-use super::session::{Phase, Unread};
-use super::{Budget, CONNECTION_BYTES, CONNECTION_DELIVERIES, Cost, Shard, Stall, Stalled, journal};
+use super::session::{Phase, Unread, Waiting};
+use super::stall::Stall;
+use super::{Budget, CONNECTION_BYTES, CONNECTION_DELIVERIES, Cost, Shard, journal};
 use crate::frame::{self, Event, Reader, Violation, close};
 use crate::mailbox::{Room, SHARE_FROM};
 use crate::message::{Kind, Payload};
@@ -17,7 +18,7 @@ use crate::protocol::Protocol;
 use crate::protocol::plain::{self, Recipient};
 use crate::rights::Rights;
 use crate::router;
-use crate::uid;
+use crate::uid::{self, UidHash};
 
 /// A message that makes the per-session code panic, for the tests, and in no release build: nothing that a peer can send
 /// does.
@@ -62,7 +63,7 @@ enum Stop {
     End,
     /// A budget is spent; others have their turn first.
     Budget,
-    /// The session filled a mailbox and waits until it was posted.
+    /// There was no room for a message in the mail: the session waits with it.
     Stalled,
     /// The session isn't open any more.
     Closed,
@@ -114,6 +115,8 @@ impl<N: Network> Shard<N> {
             }
             return;
         }
+        // A message that has no room was put there meanwhile.
+        unread.waiting = session.unread.take().and_then(|unread| unread.waiting);
         session.unread = (stop != Stop::Closed).then_some(unread);
         if stop == Stop::Budget {
             self.enqueue(key);
@@ -208,7 +211,8 @@ impl<N: Network> Shard<N> {
         // It may have ended by what it sent.
         let Some(session) = self.sessions.get(key) else { return };
         if !rest.is_empty() && stop != Stop::Closed {
-            session.unread = Some(Box::new(Unread { bytes: rest.to_vec(), at: 0 }));
+            // A message that has no room may be there.
+            session.unread.get_or_insert_default().bytes = rest.to_vec();
         }
         if stop != Stop::Stalled && (session.unread.is_some() || session.flags.is_readable) {
             self.enqueue(key);
@@ -383,31 +387,36 @@ impl<N: Network> Shard<N> {
         let bytes = payload.as_slice().len();
         match recipient {
             Recipient::Everybody => {
-                journal::broadcast();
                 // One copy for this shard's log and the others' mail.
                 let payload = if bytes < SHARE_FROM { payload } else { Payload::Shared(payload.into_shared()) };
-                let deliveries = 1 + self.broadcast(kind, payload.clone());
-                self.mailbox.broadcast(kind, payload);
-                let stop = self.mailbox.first_full().map(|full| self.stall(key, full, Stall::Broadcast));
-                (Cost { deliveries, bytes }, stop)
+                // Behind those who wait already, even if there is room since.
+                if self.stalled.has_broadcasts() || self.mailbox.broadcast(kind, &payload) == Room::Full {
+                    let message = payload.into_shared();
+                    self.stall(key, Stall::Broadcast, Waiting { hash: UidHash(0), kind, message, payload_at: 0 });
+                    return (Cost { deliveries: 1, bytes }, Some(Stop::Stalled));
+                }
+                journal::broadcast();
+                (Cost { deliveries: 1 + self.broadcast(kind, payload), bytes }, None)
             }
             Recipient::Uid => {
-                journal::unicast();
                 let uid = &message.as_slice()[..colon];
                 let cost = Cost { deliveries: 1, bytes };
                 if let Some(session) = self.registry.last_recipient(uid) {
                     debug_assert_eq!(*self.registry.find(self.hasher.hash(uid), uid), [session]);
+                    journal::unicast();
                     journal::reached(1);
                     self.deliver_to(session, kind, &payload);
                     return (cost, None);
                 }
                 if uid.len() > uid::BYTES_MAX {
+                    journal::unicast();
                     self.stats.offline += 1;
                     return (cost, None);
                 }
                 let hash = self.hasher.hash(uid);
                 let to = router::shard_of(hash, self.mailbox.shard_count());
                 if to == self.index {
+                    journal::unicast();
                     if let Some(session) = self.registry.find_only(hash, uid) {
                         journal::reached(1);
                         self.deliver_to(session, kind, &payload);
@@ -416,22 +425,15 @@ impl<N: Network> Shard<N> {
                     let (_, cost) = self.deliver(hash, uid, kind, &payload);
                     return (cost, None);
                 }
-                match self.mailbox.unicast(to, hash, uid, kind, &payload) {
-                    Room::Left => (cost, None),
-                    Room::Full => (cost, Some(self.stall(key, to, Stall::Unicast))),
+                if self.mailbox.unicast(to, hash, uid, kind, &payload) == Room::Full {
+                    let message = message.into_shared();
+                    self.stall(key, Stall::Unicast { to }, Waiting { hash, kind, message, payload_at: colon + 1 });
+                    return (cost, Some(Stop::Stalled));
                 }
+                journal::unicast();
+                (cost, None)
             }
         }
-    }
-
-    /// Makes a session wait until the batch that it filled was posted.
-    fn stall(&mut self, key: SessionKey, full: usize, stall: Stall) -> Stop {
-        if let Some(session) = self.sessions.present(key) {
-            session.flags.is_stalled = true;
-            self.stats.mail_stalls += 1;
-            self.stalled[full].push(Stalled { session: key, stall });
-        }
-        Stop::Stalled
     }
 }
 

@@ -130,6 +130,7 @@ pub struct UidPage {
 impl<N: Network> Shard<N> {
     /// Answers requests from outside the message path, within the turn's budget.
     pub(super) fn take_requests(&mut self) {
+        self.heed_news();
         for _ in 0..REQUESTS_PER_TURN {
             if self.is_saturated() || !self.take_request() {
                 return;
@@ -139,7 +140,7 @@ impl<N: Network> Shard<N> {
 
     /// Answers the oldest request; says whether there was one.
     pub(super) fn take_request(&mut self) -> bool {
-        let Ok(request) = self.requests.try_recv() else { return false };
+        let Some(request) = self.requests.take() else { return false };
         // Whatever it asks for: a flood of questions is work, too.
         self.budget.spend(Cost { deliveries: 1, bytes: 0 });
         match request {

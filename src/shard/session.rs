@@ -2,12 +2,15 @@
 
 use std::net::SocketAddr;
 
+use bytes::Bytes;
+
 use super::handover::{LoginNumber, Permit};
 use super::log::Position;
 use super::outbox::Outbox;
 use super::rate::Meter;
 use super::wheel::Tick;
 use crate::frame::Reader;
+use crate::message::Kind;
 use crate::rights::Rights;
 use crate::uid::UidHash;
 
@@ -98,6 +101,21 @@ pub(crate) struct Unread {
     pub(crate) bytes: Vec<u8>,
     /// Where decoding goes on.
     pub(crate) at: usize,
+    /// A message that was decoded before these bytes, and not taken; see [`super::stall`].
+    pub(crate) waiting: Option<Waiting>,
+}
+
+/// A message for which there was no room in the mail.
+#[derive(Debug)]
+pub(crate) struct Waiting {
+    /// Of its recipient; nobody's if it is for everybody.
+    pub(crate) hash: UidHash,
+    /// How it goes on the wire.
+    pub(crate) kind: Kind,
+    /// The payload, and the uid and a colon in front of it unless it is for everybody.
+    pub(crate) message: Bytes,
+    /// Where in `message` the payload begins.
+    pub(crate) payload_at: usize,
 }
 
 #[cfg(test)]

@@ -96,7 +96,8 @@ impl<N: Network> Shard<N> {
     }
 
     fn take_requests_amid(&mut self) {
-        if self.requests.is_empty() {
+        self.heed_news();
+        if !self.requests.may_hold() {
             return;
         }
         let turn = std::mem::replace(&mut self.budget, self.amid);

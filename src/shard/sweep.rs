@@ -125,11 +125,6 @@ impl<N: Network> Shard<N> {
                 list.shrink_to((2 * list.len()).max(LIST_LENGTH_KEPT));
             }
         }
-        for list in &mut self.stalled {
-            if list.len() < list.capacity() / 8 {
-                list.shrink_to((2 * list.len()).max(LIST_LENGTH_KEPT));
-            }
-        }
     }
 
     /// Logs what was shed since the last time: a line a second at most, however much it is.
@@ -232,7 +227,7 @@ impl<N: Network> Shard<N> {
         }
         let is_empty = self.sessions.len() == 0;
         // The gateway lets go of its end when no login is under way any more.
-        let no_more = self.handovers.is_disconnected() && self.handovers.is_empty();
+        let no_more = self.handovers.is_over();
         if is_over {
             // The last chance of what was closed just now; what is left then is counted.
             self.flush(self.now);

@@ -3,6 +3,9 @@
 //! A session waits in one place for the earliest of its deadlines; what the deadlines are is the
 //! session's business. Entries are never taken out early: one that comes up and is no longer its
 //! session's next is ignored by the caller. Hearing from a peer therefore touches no timer.
+//!
+//! A bit for each place says whether anything waits there: a shard looks for the next deadline two or three times
+//! before each sleep, and finds it in a few words instead of up to a thousand lists.
 
 use std::time::{Duration, Instant};
 
@@ -13,6 +16,9 @@ pub(crate) const TICK: Duration = Duration::from_millis(50);
 
 /// Places on the wheel; later deadlines wait at the far end and are put back from there.
 const PLACES: usize = 1024;
+
+/// Words that hold a bit for each place.
+const WORDS: usize = PLACES / 64;
 
 /// Ticks since the wheel was made.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -25,13 +31,21 @@ pub(crate) struct Wheel {
     next: Tick,
     /// Sessions by the tick at which to look at them, modulo `PLACES`.
     places: Vec<Vec<(Tick, SessionKey)>>,
+    /// A bit for each place that is not empty.
+    taken: [u64; WORDS],
     /// Entries on the whole wheel.
     waiting: usize,
 }
 
 impl Wheel {
     pub(crate) fn new(now: Instant) -> Self {
-        Self { start: now, next: Tick(0), places: (0..PLACES).map(|_| Vec::new()).collect(), waiting: 0 }
+        Self {
+            start: now,
+            next: Tick(0),
+            places: (0..PLACES).map(|_| Vec::new()).collect(),
+            taken: [0; WORDS],
+            waiting: 0,
+        }
     }
 
     /// Returns the tick that `instant` falls into.
@@ -44,7 +58,9 @@ impl Wheel {
     pub(crate) fn put(&mut self, at: Tick, session: SessionKey) -> Tick {
         let horizon = Tick(self.next.0 + PLACES as u32 - 1);
         let at = at.clamp(self.next, horizon);
-        self.places[at.0 as usize % PLACES].push((at, session));
+        let place = at.0 as usize % PLACES;
+        self.places[place].push((at, session));
+        self.taken[place / 64] |= 1 << (place % 64);
         self.waiting += 1;
         at
     }
@@ -56,7 +72,9 @@ impl Wheel {
                 self.next = Tick(now.0 + 1);
                 return;
             }
-            let place = &mut self.places[self.next.0 as usize % PLACES];
+            let index = self.next.0 as usize % PLACES;
+            let place = &mut self.places[index];
+            self.taken[index / 64] &= !(1 << (index % 64));
             self.waiting -= place.len();
             due.append(place);
             // A storm's memory is let go.
@@ -78,10 +96,21 @@ impl Wheel {
         if self.waiting == 0 {
             return None;
         }
-        let ahead =
-            (0..PLACES as u32).find(|ahead| !self.places[(self.next.0 + ahead) as usize % PLACES].is_empty())?;
-        let up = self.start + TICK * (self.next.0 + ahead + 1);
+        let up = self.start + TICK * (self.next.0 + self.ahead()? + 1);
         Some(up.saturating_duration_since(now))
+    }
+
+    /// Returns how many ticks behind the next one the first lies at which something waits.
+    fn ahead(&self) -> Option<u32> {
+        let next = self.next.0 as usize % PLACES;
+        let (word, bit) = (next / 64, next % 64);
+        // The word of the next place comes twice: its upper bits first, and its lower ones last.
+        let upper = self.taken[word] >> bit;
+        if upper != 0 {
+            return Some(upper.trailing_zeros());
+        }
+        let index = (1..=WORDS).find(|index| self.taken[(word + index) % WORDS] != 0)?;
+        Some((index * 64 - bit) as u32 + self.taken[(word + index) % WORDS].trailing_zeros())
     }
 }
 
@@ -147,6 +176,28 @@ mod tests {
         put(&mut wheel, 3, 1);
         assert_eq!(wheel.idle_for(start), Some(TICK * 4));
         assert_eq!(wheel.idle_for(start + TICK * 9), Some(Duration::ZERO));
+    }
+
+    /// The bits say what the lists say, wherever on the wheel the next tick is.
+    #[test]
+    fn the_next_deadline_is_the_first_of_all() {
+        let mut random = fastrand::Rng::with_seed(7);
+        let mut wheel = Wheel::new(Instant::now());
+        let mut now = 0;
+        for session in 0..20_000 {
+            let expected =
+                (0..PLACES as u32).find(|ahead| !wheel.places[(wheel.next.0 + ahead) as usize % PLACES].is_empty());
+            assert_eq!(wheel.ahead(), expected);
+            let ticks = 1 << random.u32(..12);
+            match random.u32(..4) {
+                0 => {
+                    now += random.u32(..ticks);
+                    due(&mut wheel, now);
+                }
+                _ if wheel.waiting > 3 => {}
+                _ => _ = put(&mut wheel, now + random.u32(..ticks), session),
+            }
+        }
     }
 
     #[test]

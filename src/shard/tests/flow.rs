@@ -134,7 +134,7 @@ fn shards_that_flood_each_other_at_the_smallest_bound_deliver_everything() {
         assert_eq!(arrived, 12 * 270 + 12 * 30 * 12);
         let stats = node.stats();
         assert_eq!((stats.offline, stats.delivered), (0, 12 * 270));
-        assert!(node.shards.iter().all(|shard| shard.stalled.iter().all(Vec::is_empty)));
+        assert!(node.shards.iter().all(|shard| shard.stalled.len() == 0));
     }
 }
 

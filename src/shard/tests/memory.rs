@@ -180,6 +180,7 @@ pub(super) struct Node {
     clock: Rc<Clock>,
     handovers: Vec<flume::Sender<Handover<MemorySocket>>>,
     requests: Vec<flume::Sender<Request>>,
+    bells: Vec<Bell>,
     pub(super) hasher: UidHasher,
     admission: Admission,
     logins: LoginNumbers,
@@ -227,6 +228,7 @@ impl Node {
             clock,
             handovers: handover_senders,
             requests: request_senders,
+            bells,
             hasher,
             admission: Admission::default(),
             logins: LoginNumbers::default(),
@@ -262,6 +264,7 @@ impl Node {
             permit: self.admission.admit(usize::MAX).expect("there is no bound"),
         };
         self.handovers[self.shard_of(uid)].send(handover).expect("the shard is there");
+        self.bells[self.shard_of(uid)].ring();
         Client { uid: uid.to_owned(), wire }
     }
 
@@ -290,7 +293,17 @@ impl Node {
     }
 
     pub(super) fn request(&self, shard: usize, request: Request) {
+        self.request_silently(shard, request);
+        self.bells[shard].ring();
+    }
+
+    /// Puts a request where the shard would find it if it looked, and says nothing.
+    pub(super) fn request_silently(&self, shard: usize, request: Request) {
         self.requests[shard].send(request).expect("the shard is there");
+    }
+
+    pub(super) fn ring(&self, shard: usize) {
+        self.bells[shard].ring();
     }
 
     /// Turns one shard once.

@@ -5,6 +5,7 @@ mod flow;
 mod keys;
 mod life;
 mod limits;
+mod mail;
 mod memory;
 mod simulation;
 mod turn;

@@ -167,6 +167,33 @@ fn messages_to_one_are_delivered_amid_a_broadcast_to_many() {
     assert!(all[..399].iter().all(|client| client.texts() == ["to many"] && client.sends() == 1));
 }
 
+/// The queues from outside have locks in them, and each turn took several. Now a shard looks there only when it was told:
+/// what nobody told it of is not found, however many turns route messages.
+#[test]
+fn a_turn_without_news_takes_no_lock() {
+    let mut node = Node::new(2, settings());
+    let [alice, bob] = [0, 1].map(|shard| node.login(&node.uid_on(shard, "user")));
+    let (answer, answered) = flume::bounded(1);
+    node.request_silently(0, Request::Stats { answer });
+    for _ in 0..50 {
+        alice.send(&format!("{}:hi", bob.uid));
+        alice.send("all:ho");
+        bob.send(&format!("{}:hi", alice.uid));
+        node.settle();
+        assert_eq!((alice.texts().len(), bob.texts().len()), (2, 2));
+        node.pass(Duration::from_secs(1));
+    }
+    assert_eq!(node.shards[0].requests.len(), 1, "a turn looked into the queue");
+    node.ring(0);
+    node.settle();
+    assert!(answered.try_recv().is_ok());
+    // And again: it is found empty, and left alone.
+    let (answer, answered) = flume::bounded(1);
+    node.request_silently(0, Request::Stats { answer });
+    (0..10).for_each(|_| _ = node.round());
+    assert!(answered.try_recv().is_err());
+}
+
 #[test]
 fn pushes_and_broadcasts_from_outside_are_answered() {
     let mut node = Node::new(1, settings());

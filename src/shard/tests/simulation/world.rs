@@ -41,6 +41,7 @@ pub(super) struct Place {
     /// Absent when it has ended.
     pub(super) shard: Option<Shard<SimulatedNetwork>>,
     requests: flume::Sender<Request>,
+    bell: Bell,
     handovers: Option<flume::Sender<Handover<SimulatedSocket>>>,
     /// Most sessions that a uid may have had so far.
     pub(super) facts_sessions_max: usize,
@@ -82,7 +83,9 @@ impl Place {
 
     /// Asks; says whether there was room.
     pub(super) fn request(&self, request: Request) -> bool {
-        self.requests.try_send(request).is_ok()
+        let has_room = self.requests.try_send(request).is_ok();
+        self.bell.ring();
+        has_room
     }
 
     /// Returns the oldest session of each uid that is online here.
@@ -122,6 +125,7 @@ impl World {
                 shard_count: plan.shards,
                 shard: Some(Shard::new(network, parts)),
                 requests: request_sender,
+                bell: bells[index].clone(),
                 handovers: Some(handover_sender),
                 facts_sessions_max: 1,
                 ended: None,
@@ -392,8 +396,10 @@ impl World {
             permit: self.admission.admit(usize::MAX).expect("there is no bound"),
         };
         // A shard that has no room or has ended lets the connection go, as the gateway does.
-        let Some(handovers) = &self.places[peer.shard].handovers else { return };
+        let place = &self.places[peer.shard];
+        let Some(handovers) = &place.handovers else { return };
         if handovers.try_send(handover).is_ok() {
+            place.bell.ring();
             self.active.push(number);
         }
     }
@@ -440,10 +446,13 @@ impl World {
     /// Has every shard drain.
     pub(super) fn drain(&mut self) {
         self.facts.is_draining = true;
-        for place in &self.places {
+        for place in &mut self.places {
             // Whoever asks waits for room.
-            while !place.request(Request::Drain { time_out: DRAIN_TIME }) && place.shard.is_some() {
-                place.shard.as_ref().map(|shard| shard.requests.try_recv());
+            while !place.request(Request::Drain { time_out: DRAIN_TIME })
+                && let Some(shard) = &mut place.shard
+            {
+                shard.heed_news();
+                assert!(shard.requests.take().is_some(), "a shard does not look into a full queue");
             }
         }
     }

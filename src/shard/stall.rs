@@ -1,0 +1,210 @@
+//! Sessions that wait for room in the mail to another shard.
+//!
+//! A message is decoded before its destination is known. When the batch for that destination is full, the message stays
+//! with its session, counted in what the session holds, and the session is not read until the message was taken. Each
+//! destination has a queue: after each post the oldest message goes first, so that nobody who sends much is served
+//! before somebody who waits. Broadcasts have a queue of their own, since they need room at every destination.
+
+use std::collections::VecDeque;
+use std::time::Instant;
+
+use bytes::Bytes;
+
+use super::io::{Network, SessionKey};
+use super::session::{Session, Unread, Waiting};
+use super::{Cost, Shard, journal};
+use crate::mailbox::Room;
+use crate::message::Payload;
+
+/// Entries for which an empty queue keeps memory.
+const RETAINED_MAX: usize = 1024;
+
+/// Entries of sessions that have gone which a queue may keep, beside one for each session.
+const STALE_MAX: usize = 64;
+
+/// The queues of a shard.
+#[derive(Debug)]
+pub(super) struct Stalls {
+    /// By destination: sessions whose message goes there.
+    unicasts: Vec<VecDeque<SessionKey>>,
+    /// Sessions whose message goes to every shard.
+    broadcasts: VecDeque<SessionKey>,
+    /// Destinations of the last post; kept for its memory, empty in between.
+    posted: Vec<usize>,
+}
+
+/// What a session waits for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Stall {
+    /// Room for its message at this destination.
+    Unicast { to: usize },
+    /// Room for its message at every destination.
+    Broadcast,
+}
+
+impl Stalls {
+    pub(super) fn new(shard_count: usize) -> Self {
+        Self {
+            unicasts: (0..shard_count).map(|_| VecDeque::new()).collect(),
+            broadcasts: VecDeque::new(),
+            posted: Vec::new(),
+        }
+    }
+
+    /// Returns how many entries there are, stale ones included.
+    #[cfg(all(test, not(pombo_loom)))]
+    pub(super) fn len(&self) -> usize {
+        self.unicasts.iter().map(VecDeque::len).sum::<usize>() + self.broadcasts.len()
+    }
+
+    pub(super) fn has_broadcasts(&self) -> bool {
+        !self.broadcasts.is_empty()
+    }
+
+    fn queue(&mut self, stall: Stall) -> &mut VecDeque<SessionKey> {
+        match stall {
+            Stall::Unicast { to } => &mut self.unicasts[to],
+            Stall::Broadcast => &mut self.broadcasts,
+        }
+    }
+}
+
+impl<N: Network> Shard<N> {
+    /// Keeps a message that was not taken, and its session from being read, until there is room.
+    #[cold]
+    pub(super) fn stall(&mut self, key: SessionKey, stall: Stall, message: Waiting) {
+        let Some(session) = self.sessions.present(key) else { return };
+        let unread = session.unread.get_or_insert_default();
+        debug_assert!(unread.waiting.is_none(), "a session that waits is not read");
+        unread.waiting = Some(message);
+        session.flags.is_stalled = true;
+        self.stats.mail_stalls += 1;
+        // It counts when it is taken.
+        self.stats.frames_in -= 1;
+        let (most, sessions) = (2 * self.sessions.len() + STALE_MAX, &mut self.sessions);
+        let queue = self.stalled.queue(stall);
+        if queue.len() >= most {
+            queue.retain(|&key| sessions.get(key).is_some_and(|session| session.waiting().is_some()));
+        }
+        queue.push_back(key);
+    }
+
+    /// Posts the mail in hand as of `now`; messages that waited for room take the place of what was posted.
+    pub(super) fn post(&mut self, now: Instant) {
+        loop {
+            let mut posted = std::mem::take(&mut self.stalled.posted);
+            let lost = self.mailbox.post(now, |to| posted.push(to));
+            self.stats.mail_batches += posted.len() as u64;
+            self.stats.shed_shard_gone += lost as u64;
+            for to in posted.drain(..) {
+                self.take_waiting(Stall::Unicast { to });
+            }
+            self.stalled.posted = posted;
+            self.take_waiting(Stall::Broadcast);
+            // What waited for a shard that has ended is in hand now, and nothing would come back from there.
+            if !self.mailbox.can_post() {
+                break;
+            }
+        }
+        self.relieve();
+    }
+
+    /// Takes the messages of a queue, oldest first, as long as there is room.
+    fn take_waiting(&mut self, stall: Stall) {
+        let mut is_first = true;
+        while let Some(&key) = self.stalled.queue(stall).front() {
+            // It may have ended, or begun to close, while it waited.
+            let session = self.sessions.get(key);
+            if let Some(Waiting { hash, kind, message, payload_at }) = session.and_then(|session| session.waiting()) {
+                let (hash, kind, message, payload_at) = (*hash, *kind, message.clone(), *payload_at);
+                let payload = Payload::Shared(message.slice(payload_at..));
+                let room = match stall {
+                    Stall::Unicast { to } => self.mailbox.unicast(to, hash, &message[..payload_at - 1], kind, &payload),
+                    // One in each turn at least; more wait until the log was sent.
+                    Stall::Broadcast if self.log.is_full() && !is_first => Room::Full,
+                    Stall::Broadcast => self.mailbox.broadcast(kind, &payload),
+                };
+                match (room, stall) {
+                    (Room::Full, _) => return,
+                    (Room::Left, Stall::Unicast { .. }) => journal::unicast(),
+                    (Room::Left, Stall::Broadcast) => {
+                        journal::broadcast();
+                        let deliveries = self.broadcast(kind, payload);
+                        self.budget.spend(Cost { deliveries, bytes: 0 });
+                    }
+                }
+                self.go_on(key);
+                is_first = false;
+            }
+            self.stalled.queue(stall).pop_front();
+        }
+        // A storm's memory is let go.
+        let queue = self.stalled.queue(stall);
+        if queue.capacity() > RETAINED_MAX {
+            queue.shrink_to(RETAINED_MAX);
+        }
+    }
+
+    /// Fails unless everybody who waits is in a queue once, with a message, and nobody waits for room that there is.
+    #[cfg(all(test, not(pombo_loom)))]
+    pub(super) fn check_stalls(&mut self) {
+        let mut waiting = 0;
+        for to in 0..self.mailbox.shard_count() {
+            waiting += self.check_queue(Stall::Unicast { to }, self.mailbox.room(to));
+        }
+        let room = if self.mailbox.takes_broadcast() && !self.log.is_full() { Room::Left } else { Room::Full };
+        waiting += self.check_queue(Stall::Broadcast, room);
+        let mut stalled = 0;
+        let mut place = 0;
+        while let Some(key) = self.sessions.next(place) {
+            place = key.place() + 1;
+            let Some(session) = self.sessions.present(key) else { continue };
+            let has_message = session.waiting().is_some();
+            assert_eq!(session.flags.is_stalled, has_message, "who waits, waits with a message");
+            stalled += usize::from(has_message);
+        }
+        assert_eq!(waiting, stalled, "who waits is in a queue once");
+    }
+
+    /// Returns how many sessions wait in a queue for which there is `room`.
+    #[cfg(all(test, not(pombo_loom)))]
+    fn check_queue(&mut self, stall: Stall, room: Room) -> usize {
+        let queue = self.stalled.queue(stall).clone();
+        let sessions = &mut self.sessions;
+        let waits = |&&key: &&SessionKey| sessions.get(key).is_some_and(|session| session.waiting().is_some());
+        let waiting = queue.iter().filter(waits).count();
+        assert!(waiting == 0 || room == Room::Full, "{waiting} sessions wait for room that there is: {stall:?}");
+        waiting
+    }
+
+    /// Lets a session whose message was taken be read again.
+    fn go_on(&mut self, key: SessionKey) {
+        self.stats.frames_in += 1;
+        let Some(session) = self.sessions.present(key) else { return };
+        session.flags.is_stalled = false;
+        if let Some(unread) = &mut session.unread {
+            unread.waiting = None;
+        }
+        session.unread.take_if(|unread| unread.at == unread.bytes.len());
+        let (is_all, can_go_on) = (session.unread.is_none(), session.can_go_on());
+        self.charge(key, 1, is_all);
+        if can_go_on {
+            self.enqueue(key);
+        }
+        self.account(key);
+    }
+}
+
+impl<S> Session<S> {
+    /// Returns its message that waits for room, if one does.
+    fn waiting(&self) -> Option<&Waiting> {
+        self.unread.as_deref().and_then(|Unread { waiting, .. }| waiting.as_ref())
+    }
+}
+
+impl Waiting {
+    /// Returns the memory that it holds, in bytes.
+    pub(super) fn bytes(&self) -> usize {
+        Bytes::len(&self.message)
+    }
+}
