@@ -14,6 +14,7 @@ mod accept;
 mod counts;
 mod hooks;
 mod http;
+mod places;
 mod prometheus;
 mod text;
 mod tokens;

@@ -4,7 +4,7 @@
 //!   {"uid":"alice","percent":"88%"}   ─▶   ok      a session took the line, as it is
 //!   {"uid":"nobody"}                  ─▶   fail
 //! ```
-//! A task for each connection, which stays as long as its client likes. The lines of one read go to the shards together,
+//! A task for each connection, which stays as long as its client likes, and nobody else needs its place. The lines of one read go to the shards together,
 //! and their answers leave in one write; meanwhile nothing more is read, so who is behind with its answers, or sends
 //! faster than the shards take, is held up through TCP.
 
@@ -24,11 +24,12 @@ use tracing::debug;
 use self::line::receiver;
 use super::Control;
 use super::accept::{Duplex, accept};
+use super::places::{Place, Places};
 use crate::dispatcher::{Push, Unanswered};
 use crate::listener::Listener;
 use crate::message::{Delivery, Kind};
 
-/// Most connections at a time; more wait in the kernel's backlog.
+/// Most connections at a time; for another, the one that waits longest for its client is closed.
 const CONNECTIONS_MAX: usize = 1024;
 
 /// Room for one read: of a connection that is idle, and of one whose reads fill it.
@@ -54,10 +55,12 @@ pub(super) async fn serve(control: Control, listener: Listener, ending: watch::R
     let long_lines = Arc::new(Semaphore::new(LONG_LINES_MAX));
     let (open, ended) = (control.open.clone(), ending.clone());
     let spares = control.spares.clone();
-    accept(listener, None, CONNECTIONS_MAX, spares, &open, ending, move |stream, _peer| {
+    // Nobody probes this port.
+    accept(listener, None, Places::new(CONNECTIONS_MAX, 0), spares, &open, ending, move |stream, _peer, place| {
         let connection = Connection {
             control: control.clone(),
             stream,
+            place,
             ending: ended.clone(),
             received: BytesMut::new(),
             room: READ_BYTES,
@@ -77,6 +80,7 @@ pub(super) async fn serve(control: Control, listener: Listener, ending: watch::R
 struct Connection {
     control: Control,
     stream: Duplex,
+    place: Place,
     /// Tells by its sender's drop that the node ends.
     ending: watch::Receiver<()>,
     /// Received and not taken yet: the begin of a line, except between a read and [`gather`].
@@ -166,6 +170,10 @@ impl Connection {
     /// # Errors
     /// When the answers are not read in time; or when it can't be told what became of a line, which no answer would say.
     async fn push(&mut self, lines: Lines, next: Next) -> io::Result<()> {
+        if lines.asked.is_empty() && next == Next::Lines {
+            return Ok(());
+        }
+        self.place.serves();
         let mut deliveries = match lines.pushes.is_empty() {
             true => Vec::new(),
             false => self.control.counts.push_all(&self.control.dispatcher_in_time(), lines.pushes).await,
@@ -188,7 +196,8 @@ impl Connection {
         if next == Next::Cut {
             answers.extend_from_slice(b"fail\n");
         }
-        if answers.is_empty() { Ok(()) } else { self.answer(&answers).await }
+        self.place.awaits_request();
+        self.answer(&answers).await
     }
 
     async fn answer(&mut self, answers: &[u8]) -> io::Result<()> {
