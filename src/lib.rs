@@ -50,6 +50,7 @@
 //! | `listener` | sockets that are listened on |
 //! | `roots`, `service` | whom to trust over TLS as a client; the HTTP client that asks services |
 //! | `descriptors` | how many open files there may be, and room for them |
+//! | `clock` | the wall clock, which may show anything |
 //! | `backoff` | how long to wait before another attempt |
 //! | `trace` | the trace that a request belongs to |
 //! | [`uid`], [`message`], [`rights`] | the vocabulary |
@@ -67,6 +68,7 @@
 
 mod backoff;
 pub mod cli;
+mod clock;
 pub mod config;
 mod control;
 mod descriptors;
@@ -97,5 +99,5 @@ pub use dispatcher::{Cursor, KickError, Push, Uids};
 pub use gateway::fuzzing;
 pub use gateway::{Reason, Told};
 pub use metrics::Stats;
-pub use server::{ControlAddresses, Handle, PassedSockets, Server, StartError};
+pub use server::{ClockError, ControlAddresses, Handle, PassedSockets, Server, StartError};
 pub use shard::SessionInfo;

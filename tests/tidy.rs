@@ -24,6 +24,7 @@ const ROOMS: &[(&str, &[&str])] = &[
     ("metrics", &["frame"]),
     ("presence", &[]),
     ("backoff", &[]),
+    ("clock", &[]),
     ("descriptors", &[]),
     ("trace", &[]),
     ("service", &["config", "roots"]),
@@ -39,14 +40,15 @@ const ROOMS: &[(&str, &[&str])] = &[
     (
         "gateway",
         &[
-            "config", "drain", "frame", "listener", "mailbox", "message", "metrics", "protocol", "rights", "roots",
-            "router", "service", "shard", "trace", "uid",
+            "clock", "config", "drain", "frame", "listener", "mailbox", "message", "metrics", "protocol", "rights",
+            "roots", "router", "service", "shard", "trace", "uid",
         ],
     ),
     (
         "control",
         &[
             "backoff",
+            "clock",
             "config",
             "descriptors",
             "dispatcher",
@@ -67,6 +69,7 @@ const ROOMS: &[(&str, &[&str])] = &[
     (
         "server",
         &[
+            "clock",
             "config",
             "control",
             "descriptors",
@@ -90,6 +93,7 @@ const ROOMS: &[(&str, &[&str])] = &[
         "cli",
         &[
             "backoff",
+            "clock",
             "config",
             "descriptors",
             "frame",
@@ -276,6 +280,24 @@ fn nothing_locks_on_the_way_of_a_message() {
         for (number, line) in source.code().take(source.untested) {
             if ["Condvar", "Mutex", "OnceLock", "RwLock"].iter().any(|lock| line.contains(lock)) {
                 breach(number, "a lock on the way of a message: send mail to the state's owner");
+            }
+        }
+    });
+}
+
+/// Ways to read or write the time of day that panic at times which they were not made for.
+const CLOCK_READERS: &[&str] =
+    &["SystemTime::now", "UNIX_EPOCH", "UnixTime::now", "get_current_timestamp", "format_rfc3339"];
+
+#[test]
+fn one_room_reads_the_wall_clock() {
+    check(|source, breach| {
+        if source.room().is_none_or(|room| room == "clock") {
+            return;
+        }
+        for (number, line) in source.code().take(source.untested) {
+            for reader in CLOCK_READERS.iter().filter(|reader| line.contains(**reader)) {
+                breach(number, &format!("`{reader}` may panic, by what the clock shows: ask the room `clock`"));
             }
         }
     });

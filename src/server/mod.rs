@@ -18,6 +18,8 @@ use tokio::time::Instant;
 use tracing::error;
 
 pub use self::handle::Handle;
+use crate::clock;
+pub use crate::clock::ClockError;
 use crate::config::{Config, ControlSettings, Faults, GatewaySettings, Listen, SlowConsumer};
 use crate::control::{
     Control, ControlListeners, ControlTokensError, Counts, HookEnds, HookError, Hooks, Spares, TokenSet,
@@ -135,6 +137,9 @@ pub enum StartError {
     /// The tokens of other programs can't be used.
     #[error(transparent)]
     ControlTokens(#[from] ControlTokensError),
+    /// The wall clock shows a time that dates can't hold.
+    #[error(transparent)]
+    Clock(#[from] ClockError),
     /// A thread or a poller can't be made.
     #[error("cannot start: {0}")]
     System(#[from] io::Error),
@@ -170,6 +175,7 @@ impl Server {
     /// See [`StartError`].
     pub fn bind_with(config: Config, mut passed: PassedSockets) -> Result<Self, StartError> {
         config.check()?;
+        clock::check()?;
         descriptors::make_room(config.connections_max);
         let authenticator = Authenticator::new(&config.gateway().auth)
             .map_err(|error| StartError::Keys { reason: error.to_string() })?;

@@ -3,7 +3,7 @@
 //! Totals since the start and what is there now; who asks twice has the rates. Nothing is kept for it.
 
 use std::collections::BTreeMap;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use axum::extract::{Extension, State};
 use serde::Serialize;
@@ -15,6 +15,7 @@ use super::access::Right;
 use super::parameters::{Pairs, Parameters};
 use super::problem::Told;
 use super::reply::Reply;
+use crate::clock;
 use crate::control::tokens::Caller;
 use crate::dispatcher::Unanswered;
 use crate::frame::close;
@@ -144,7 +145,7 @@ pub(super) async fn stats(
     control.dispatcher.add_hook_counts(&mut hook);
     let is_draining = control.draining.borrow().is_some();
     Ok(Reply::json(&NodeStats {
-        at_ms: milliseconds(SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default()),
+        at_ms: milliseconds(clock::since_1970()),
         uptime_ms: milliseconds(control.started.elapsed()),
         version: env!("CARGO_PKG_VERSION"),
         state: if is_draining { NodeState::Draining } else { NodeState::Serving },
