@@ -21,7 +21,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio::time::{Instant, timeout, timeout_at};
 use tracing::debug;
 
-use self::line::receiver;
+use self::line::{is_of_another_protocol, receiver};
 use super::Control;
 use super::accept::{Duplex, accept};
 use super::places::{Place, Places};
@@ -100,6 +100,8 @@ enum Next {
     Lines,
     /// Nothing: a line is too long, or never ends, and gets the last `fail`.
     Cut,
+    /// Nothing: a line is of another protocol, and is not answered.
+    Foreign,
 }
 
 impl Connection {
@@ -133,7 +135,7 @@ impl Connection {
                 next = Next::Cut;
             }
             self.push(lines, next).await?;
-            if next == Next::Cut {
+            if next != Next::Lines {
                 return self.end().await;
             }
             if end.is_some() && self.long_line.take().is_some() {
@@ -179,7 +181,7 @@ impl Connection {
             false => self.control.counts.push_all(&self.control.dispatcher_in_time(), lines.pushes).await,
         }
         .into_iter();
-        let refused = lines.asked.iter().filter(|is_asked| !**is_asked).count() + usize::from(next == Next::Cut);
+        let refused = lines.asked.iter().filter(|is_asked| !**is_asked).count() + usize::from(next != Next::Lines);
         if refused > 0 {
             self.control.counts.note_text_refused(refused);
         }
@@ -195,6 +197,9 @@ impl Connection {
         }
         if next == Next::Cut {
             answers.extend_from_slice(b"fail\n");
+        }
+        if next == Next::Foreign {
+            debug!("text connection closed, its client speaks HTTP or another protocol");
         }
         self.place.awaits_request();
         self.answer(&answers).await
@@ -232,7 +237,7 @@ struct Lines {
     pushes: Vec<Push>,
 }
 
-/// Takes the lines in `received`, which ends with a line's end; up to the first that is too long.
+/// Takes the lines in `received`, which ends with a line's end; up to the first that is too long or of another protocol.
 fn gather(received: &[u8], line_bytes_max: usize) -> (Lines, Next) {
     let mut lines = Lines::default();
     let mut start = 0;
@@ -247,6 +252,9 @@ fn gather(received: &[u8], line_bytes_max: usize) -> (Lines, Next) {
             return (lines, Next::Cut);
         }
         let uid = receiver(line);
+        if uid.is_none() && is_of_another_protocol(line) {
+            return (lines, Next::Foreign);
+        }
         lines.asked.push(uid.is_some());
         if let Some(uid) = uid {
             lines.pushes.push(Push { uid, kind: Kind::Text, payload: Bytes::copy_from_slice(line) });
@@ -273,6 +281,13 @@ mod tests {
         check("{\"uid\":1}\n", &[true], &["{\"uid\":1}"], Next::Lines);
         check("{\"uid\":1}\r\n {\"uid\":2}\r\r\n", &[true, true], &["{\"uid\":1}", " {\"uid\":2}"], Next::Lines);
         check("\n\r\nx\n{\"uid\":1}\n", &[false, false, false, true], &["{\"uid\":1}"], Next::Lines);
+    }
+
+    #[test]
+    fn nothing_is_taken_behind_a_line_of_another_protocol() {
+        check("{\"uid\":1}\nGET / HTTP/1.1\r\n{\"uid\":2}\n", &[true], &["{\"uid\":1}"], Next::Foreign);
+        check("x\nHost: x\nx\n", &[false], &[], Next::Foreign);
+        check("{\"uid\":\" HTTP/\"}\n", &[true], &["{\"uid\":\" HTTP/\"}"], Next::Lines);
     }
 
     #[test]
