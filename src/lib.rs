@@ -98,6 +98,6 @@ pub use dispatcher::{Cursor, KickError, Push, Uids};
 #[doc(hidden)]
 pub use gateway::fuzzing;
 pub use gateway::{Reason, Told};
-pub use metrics::Stats;
+pub use metrics::{NodeCounts, Stats};
 pub use server::{ClockError, ControlAddresses, Handle, PassedSockets, Server, StartError};
 pub use shard::SessionInfo;

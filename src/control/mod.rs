@@ -38,7 +38,6 @@ use crate::config::ControlSettings;
 use crate::dispatcher::{Dispatcher, Unanswered};
 use crate::gateway::{Reason, Refusals, Shortages};
 use crate::listener::BoundListener;
-use crate::metrics::Stats;
 use crate::shard::Admission;
 
 /// How long connections may take to end, once nobody is left to push to.
@@ -99,7 +98,7 @@ impl Control {
         };
         let scrape = prometheus::Scrape {
             shards,
-            own: self.own_stats(),
+            own: self.counts.of_node(&self.dispatcher),
             connections: self.admission.count() as u64,
             connections_max,
             memory_bytes_max,
@@ -112,13 +111,6 @@ impl Control {
         let text = scrape.text();
         self.spares.fill();
         Ok(text)
-    }
-
-    /// Returns what was counted outside of the shards: by control, and by the hook.
-    fn own_stats(&self) -> Stats {
-        let mut stats = self.counts.stats();
-        self.dispatcher.add_hook_counts(&mut stats);
-        stats
     }
 
     /// Serves on all listeners until `served` is over, and then answers what was taken by then.

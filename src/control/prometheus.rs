@@ -11,7 +11,7 @@ use prometheus_client::registry::Registry;
 
 use crate::descriptors;
 use crate::frame::close;
-use crate::metrics::{FAMILIES, FamilyKind, Histogram, Metric, Stats};
+use crate::metrics::{FAMILIES, FamilyKind, Histogram, Metric, NodeCounts, Stats};
 
 /// How the answer is marked.
 pub(super) const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
@@ -24,8 +24,8 @@ type Read<T> = fn(&Stats) -> T;
 pub(super) struct Scrape {
     /// What each shard has counted, in their order.
     pub(super) shards: Vec<Stats>,
-    /// What the hook and control have counted.
-    pub(super) own: Stats,
+    /// What no shard counts.
+    pub(super) own: NodeCounts,
     /// Connections open now, logged in or not, and their bound.
     pub(super) connections: u64,
     pub(super) connections_max: u64,
@@ -82,20 +82,21 @@ impl Collector for Scrape {
 
 impl Scrape {
     fn encode_sums(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
-        let mut sum = self.own;
+        let mut sum = Stats::default();
         self.shards.iter().for_each(|stats| sum.add(stats));
-        for (place, first) in Stats::ALL.iter().enumerate() {
-            if Stats::ALL[..place].iter().any(|earlier| earlier.family == first.family) {
+        let shards = Stats::ALL.iter().map(|metric| Count::new(metric, &sum));
+        let counts: Vec<_> = shards.chain(NodeCounts::ALL.iter().map(|metric| Count::new(metric, &self.own))).collect();
+        for (place, first) in counts.iter().enumerate() {
+            if counts[..place].iter().any(|earlier| earlier.family == first.family) {
                 continue;
             }
             let kind = if first.is_gauge { MetricType::Gauge } else { MetricType::Counter };
-            let mut family = encoder.encode_descriptor(first.family, help(first), None, kind)?;
-            for metric in Stats::ALL.iter().filter(|metric| metric.family == first.family) {
-                let value = (metric.read)(&sum);
-                match metric.label {
-                    Some(label) => counter(&mut family.encode_family(&[label])?, value)?,
-                    None if metric.is_gauge => family.encode_gauge(&value)?,
-                    None => counter(&mut family, value)?,
+            let mut family = encoder.encode_descriptor(first.family, first.help(), None, kind)?;
+            for count in counts.iter().filter(|count| count.family == first.family) {
+                match count.label {
+                    Some(label) => counter(&mut family.encode_family(&[label])?, count.value)?,
+                    None if count.is_gauge => family.encode_gauge(&count.value)?,
+                    None => counter(&mut family, count.value)?,
                 }
             }
         }
@@ -194,18 +195,35 @@ fn counter(
     encoder.encode_counter::<NoLabelSet, _, u64>(&value, None)
 }
 
-/// A family of several counts is told by its own sentence.
-fn help(metric: &Metric) -> &'static str {
-    const FAMILIES: &[(&str, &str)] = &[
-        ("pombo_logins", "Logins that reached a shard, by outcome"),
-        ("pombo_deliveries", "Messages accepted for one session, by how they were sent"),
-        ("pombo_client_errors", "Messages of clients answered with an error, by reason"),
-        ("pombo_shed", "Messages dropped, by reason"),
-        ("pombo_hook_events", "Events for the service of the hook, by what became of them"),
-        ("pombo_pushes", "Messages of other programs to one uid each, by what became of them"),
-    ];
-    let of_family = FAMILIES.iter().find(|(family, _)| *family == metric.family);
-    of_family.map_or(metric.help.trim().trim_end_matches('.'), |(_, help)| help)
+/// A count of the shards or of the node, with what it is now.
+struct Count {
+    family: &'static str,
+    label: Option<(&'static str, &'static str)>,
+    help: &'static str,
+    is_gauge: bool,
+    value: u64,
+}
+
+impl Count {
+    fn new<C>(metric: &Metric<C>, counts: &C) -> Self {
+        let Metric { family, label, help, is_gauge, read, .. } = *metric;
+        Self { family, label, help, is_gauge, value: read(counts) }
+    }
+
+    /// A family of several counts is told by its own sentence.
+    fn help(&self) -> &'static str {
+        const FAMILIES: &[(&str, &str)] = &[
+            ("pombo_logins", "Logins that reached a shard, by outcome"),
+            ("pombo_deliveries", "Messages accepted for one session, by how they were sent"),
+            ("pombo_broadcasts", "Broadcasts, once each, by who sent them"),
+            ("pombo_client_errors", "Messages of clients answered with an error, by reason"),
+            ("pombo_shed", "Messages dropped, by reason"),
+            ("pombo_hook_events", "Events for the service of the hook, by what became of them"),
+            ("pombo_pushes", "Messages of other programs to one uid each, by what became of them"),
+        ];
+        let of_family = FAMILIES.iter().find(|(family, _)| *family == self.family);
+        of_family.map_or(self.help.trim().trim_end_matches('.'), |(_, help)| help)
+    }
 }
 
 /// Upper bounds in seconds, with how many took up to each and longer than the bound before.
@@ -225,7 +243,7 @@ mod tests {
         let mut stats = Stats { logins: 2, shed_newest: 3, ..Stats::default() };
         stats.count_close(close::SLOW_CONSUMER);
         stats.turn_time.note(Duration::from_micros(5));
-        let own = Stats { pushes_shed: 5, ..Stats::default() };
+        let own = NodeCounts { pushes_shed: 5, broadcasts_pushed: 6, ..NodeCounts::default() };
         let scrape = Scrape {
             shards: vec![stats, stats],
             own,
@@ -243,6 +261,8 @@ mod tests {
             "pombo_refusals_total{reason=\"full\"} 9",
             "pombo_api_problems_total{problem=\"uid\"} 8",
             "pombo_pushes_total{outcome=\"shed\"} 5",
+            "pombo_broadcasts_total{sender=\"program\"} 6",
+            "pombo_broadcasts_total{sender=\"client\"} 0",
             "pombo_connections 7",
             "pombo_shard_turn_seconds_count{shard=\"1\"} 1",
             "pombo_shard_turn_seconds_bucket{le=\"0.000016384\",shard=\"0\"} 1",
@@ -252,8 +272,9 @@ mod tests {
         ] {
             assert!(text.lines().any(|told| told == line), "{line} is missing in\n{text}");
         }
-        for metric in Stats::ALL {
-            assert!(text.contains(&format!("# HELP {} ", metric.family)), "{}", metric.family);
+        let families = Stats::ALL.iter().map(|metric| metric.family);
+        for family in families.chain(NodeCounts::ALL.iter().map(|metric| metric.family)) {
+            assert_eq!(text.matches(&format!("# HELP {family} ")).count(), 1, "{family}");
         }
         for family in FAMILIES {
             assert!(text.contains(&format!("# HELP {} ", family.name)), "{}", family.name);
@@ -262,8 +283,11 @@ mod tests {
 
     #[test]
     fn families_of_several_counts_have_a_sentence() {
-        for metric in Stats::ALL.iter().filter(|metric| metric.label.is_some()) {
-            assert_ne!(help(metric), metric.help.trim().trim_end_matches('.'), "{}", metric.family);
+        let (stats, own) = (Stats::default(), NodeCounts::default());
+        let shards = Stats::ALL.iter().map(|metric| Count::new(metric, &stats));
+        for count in shards.chain(NodeCounts::ALL.iter().map(|metric| Count::new(metric, &own))) {
+            let is_its_own = count.help() == count.help.trim().trim_end_matches('.');
+            assert_ne!(is_its_own, count.label.is_some(), "{}", count.family);
         }
     }
 }

@@ -92,6 +92,7 @@ struct Node {
     admission: Admission,
     logins: LoginNumbers,
     refusals: Refusals,
+    counts: Counts,
     /// Asks for the certificate to be read again.
     certificate: Option<Arc<Notify>>,
     /// Held open by every thread of the node; nothing is ever sent.
@@ -251,7 +252,7 @@ impl Server {
         let (settings, gateway_settings) = watch::channel(Arc::new(config.gateway()));
         let (drain_by, gateway_drain_by) = watch::channel(None);
         let (admission, logins, refusals) = (Admission::default(), LoginNumbers::default(), Refusals::new());
-        let shortages = Shortages::default();
+        let (shortages, counts) = (Shortages::default(), Counts::default());
         let tls = certificate.as_ref().map(Certificate::in_force);
         let gateway = Gateway {
             settings: gateway_settings,
@@ -277,7 +278,7 @@ impl Server {
             admission: admission.clone(),
             refusals: refusals.clone(),
             shortages,
-            counts: Counts::default(),
+            counts: counts.clone(),
             spares: Spares::default(),
             tls,
         };
@@ -293,6 +294,7 @@ impl Server {
                 admission,
                 logins,
                 refusals,
+                counts,
                 certificate: certificate_asked,
                 running,
             }),

@@ -376,6 +376,7 @@ impl<N: Network> Shard<N> {
         match recipient {
             Recipient::Everybody => {
                 journal::broadcast();
+                self.stats.broadcasts_sent += 1;
                 // One copy for this shard's log and the others' mail.
                 let payload = if bytes < SHARE_FROM { payload } else { Payload::Shared(payload.into_shared()) };
                 let deliveries = 1 + self.broadcast(kind, payload.clone());
