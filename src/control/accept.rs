@@ -24,7 +24,7 @@ const RETRY: Duration = Duration::from_millis(10);
 /// Time that a TLS handshake may take.
 const TLS_TIME: Duration = Duration::from_secs(10);
 
-/// Descriptors that control keeps for itself: for connections, and for what it reads.
+/// Descriptors that control keeps for connections.
 const SPARES: usize = 6;
 
 /// A stream as it comes to a task, whatever it runs over.

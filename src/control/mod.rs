@@ -15,6 +15,7 @@ mod counts;
 mod hooks;
 mod http;
 mod places;
+mod process;
 mod prometheus;
 mod text;
 mod tokens;
@@ -34,6 +35,7 @@ pub(crate) use self::tokens::TokenSet;
 pub(crate) use self::accept::Spares;
 pub(crate) use self::counts::Counts;
 pub(crate) use self::hooks::{HookEnds, HookError, Hooks};
+pub(crate) use self::process::Process;
 use crate::config::ControlSettings;
 use crate::dispatcher::{Dispatcher, Unanswered};
 use crate::gateway::{Reason, Refusals, Shortages};
@@ -73,6 +75,8 @@ pub(crate) struct Control {
     pub(crate) shortages: Shortages,
     /// What it counts itself.
     pub(crate) counts: Counts,
+    /// What the kernel tells of the process.
+    pub(crate) process: Process,
     /// Descriptors for when there are no others.
     pub(crate) spares: Spares,
     /// What TLS handshakes are made by; nothing where TCP listeners speak plainly.
@@ -102,15 +106,12 @@ impl Control {
             connections: self.admission.count() as u64,
             connections_max,
             memory_bytes_max,
+            process: self.process.figures(),
             starved_listeners: self.shortages.count() as u64,
             problems: self.counts.problems(),
             refusals,
         };
-        // Two, to read the process's figures by.
-        let _ = (self.spares.give(), self.spares.give());
-        let text = scrape.text();
-        self.spares.fill();
-        Ok(text)
+        Ok(scrape.text())
     }
 
     /// Serves on all listeners until `served` is over, and then answers what was taken by then.

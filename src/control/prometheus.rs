@@ -9,7 +9,7 @@ use prometheus_client::encoding::{DescriptorEncoder, MetricEncoder, NoLabelSet, 
 use prometheus_client::metrics::MetricType;
 use prometheus_client::registry::Registry;
 
-use crate::descriptors;
+use super::process::Figures;
 use crate::frame::close;
 use crate::metrics::{FAMILIES, FamilyKind, Histogram, Metric, NodeCounts, Stats};
 
@@ -31,6 +31,8 @@ pub(super) struct Scrape {
     pub(super) connections_max: u64,
     /// The bound of what sessions hold.
     pub(super) memory_bytes_max: u64,
+    /// What the kernel tells of the process.
+    pub(super) process: Figures,
     /// Listeners that can't accept now.
     pub(super) starved_listeners: u64,
     /// Each problem of the API, and how often it was the answer.
@@ -76,7 +78,7 @@ impl Collector for Scrape {
         }
         histogram(&mut describe(encoder, "pombo_push_seconds")?, &self.own.push_time)?;
         self.encode_shards(encoder)?;
-        encode_process(encoder)
+        encode_process(encoder, &self.process)
     }
 }
 
@@ -140,34 +142,26 @@ impl Scrape {
 }
 
 /// The kernel's figures of the process, under the names that all exporters use for them.
-#[cfg(target_os = "linux")]
-fn encode_process(encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
-    use procfs::CurrentSI as _;
-    // Not there in a container without /proc: then they are absent, and the rest is told.
-    let Ok(process) = procfs::process::Process::myself() else { return Ok(()) };
-    if let Ok(stat) = process.stat() {
-        let ticks = procfs::ticks_per_second() as f64;
-        counter(&mut describe(encoder, "process_cpu_seconds")?, (stat.utime + stat.stime) as f64 / ticks)?;
-        let resident = stat.rss * procfs::page_size();
-        describe(encoder, "process_resident_memory_bytes")?.encode_gauge(&resident)?;
-        describe(encoder, "process_virtual_memory_bytes")?.encode_gauge(&stat.vsize)?;
-        describe(encoder, "process_threads")?.encode_gauge(&stat.num_threads)?;
-        if let Ok(kernel) = procfs::KernelStats::current() {
-            let start = kernel.btime as f64 + stat.starttime as f64 / ticks;
-            describe(encoder, "process_start_time_seconds")?.encode_gauge(&start)?;
+fn encode_process(encoder: &mut DescriptorEncoder<'_>, figures: &Figures) -> fmt::Result {
+    if let Some(seconds) = figures.cpu_seconds {
+        counter(&mut describe(encoder, "process_cpu_seconds")?, seconds)?;
+    }
+    if let Some(seconds) = figures.start_seconds {
+        describe(encoder, "process_start_time_seconds")?.encode_gauge(&seconds)?;
+    }
+    if let Some(threads) = figures.threads {
+        describe(encoder, "process_threads")?.encode_gauge(&threads)?;
+    }
+    for (name, figure) in [
+        ("process_resident_memory_bytes", figures.resident_bytes),
+        ("process_virtual_memory_bytes", figures.virtual_bytes),
+        ("process_open_fds", figures.open_descriptors),
+        ("process_max_fds", figures.descriptors_max),
+    ] {
+        if let Some(figure) = figure {
+            describe(encoder, name)?.encode_gauge(&figure)?;
         }
     }
-    if let Ok(open) = process.fd_count() {
-        describe(encoder, "process_open_fds")?.encode_gauge(&open)?;
-    }
-    if let Some(most) = descriptors::limit() {
-        describe(encoder, "process_max_fds")?.encode_gauge(&most)?;
-    }
-    Ok(())
-}
-
-#[cfg(not(target_os = "linux"))]
-fn encode_process(_: &mut DescriptorEncoder<'_>) -> fmt::Result {
     Ok(())
 }
 
@@ -237,6 +231,7 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
+    use crate::control::process::Process;
 
     #[test]
     fn every_count_is_told_with_its_sum() {
@@ -250,6 +245,7 @@ mod tests {
             connections: 7,
             refusals: vec![("full", 9)],
             problems: vec![("uid", 8)],
+            process: Process::open().figures(),
             ..Scrape::default()
         };
         let text = scrape.text();

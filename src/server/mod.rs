@@ -22,7 +22,7 @@ use crate::clock;
 pub use crate::clock::ClockError;
 use crate::config::{Config, ControlSettings, Faults, GatewaySettings, Listen, SlowConsumer};
 use crate::control::{
-    Control, ControlListeners, ControlTokensError, Counts, HookEnds, HookError, Hooks, Spares, TokenSet,
+    Control, ControlListeners, ControlTokensError, Counts, HookEnds, HookError, Hooks, Process, Spares, TokenSet,
 };
 use crate::descriptors;
 use crate::dispatcher::{Dispatcher, ShardDoor};
@@ -279,6 +279,7 @@ impl Server {
             refusals: refusals.clone(),
             shortages,
             counts: counts.clone(),
+            process: Process::open(),
             spares: Spares::default(),
             tls,
         };
