@@ -51,6 +51,7 @@
 //! | `roots`, `service` | whom to trust over TLS as a client; the HTTP client that asks services |
 //! | `descriptors` | how many open files there may be, and room for them |
 //! | `clock` | the wall clock, which may show anything |
+//! | `vital` | tasks without which the node would be half a node |
 //! | `backoff` | how long to wait before another attempt |
 //! | `trace` | the trace that a request belongs to |
 //! | [`uid`], [`message`], [`rights`] | the vocabulary |
@@ -90,6 +91,7 @@ pub mod shard;
 mod sync;
 mod trace;
 pub mod uid;
+mod vital;
 
 pub use config::{Config, Listen};
 pub use control::{ControlTokensError, Problem};

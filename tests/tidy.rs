@@ -25,6 +25,7 @@ const ROOMS: &[(&str, &[&str])] = &[
     ("presence", &[]),
     ("backoff", &[]),
     ("clock", &[]),
+    ("vital", &[]),
     ("descriptors", &[]),
     ("trace", &[]),
     ("service", &["config", "roots"]),
@@ -41,7 +42,7 @@ const ROOMS: &[(&str, &[&str])] = &[
         "gateway",
         &[
             "clock", "config", "drain", "frame", "listener", "mailbox", "message", "metrics", "protocol", "rights",
-            "roots", "router", "service", "shard", "trace", "uid",
+            "roots", "router", "service", "shard", "trace", "uid", "vital",
         ],
     ),
     (
@@ -64,6 +65,7 @@ const ROOMS: &[(&str, &[&str])] = &[
             "shard",
             "trace",
             "uid",
+            "vital",
         ],
     ),
     (
@@ -87,6 +89,7 @@ const ROOMS: &[(&str, &[&str])] = &[
             "router",
             "shard",
             "uid",
+            "vital",
         ],
     ),
     (

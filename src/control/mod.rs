@@ -41,6 +41,7 @@ use crate::dispatcher::{Dispatcher, Unanswered};
 use crate::gateway::{Reason, Refusals, Shortages};
 use crate::listener::BoundListener;
 use crate::shard::Admission;
+use crate::vital::vital;
 
 /// How long connections may take to end, once nobody is left to push to.
 const END_TIME: Duration = Duration::from_secs(1);
@@ -125,13 +126,17 @@ impl Control {
         let (serving, ending) = watch::channel(());
         let http = match http {
             Some(listener) => {
-                tokio::spawn(tokens::keep(self.settings.clone(), self.tokens.clone()));
-                Some(tokio::spawn(http::serve(self.clone(), listener.into_listener()?, ending.clone())))
+                tokio::spawn(vital("control tokens", tokens::keep(self.settings.clone(), self.tokens.clone())));
+                let serve = http::serve(self.clone(), listener.into_listener()?, ending.clone());
+                Some(tokio::spawn(vital("control", serve)))
             }
             None => None,
         };
         let text = match text {
-            Some(listener) => Some(tokio::spawn(text::serve(self, listener.into_listener()?, ending))),
+            Some(listener) => {
+                let serve = text::serve(self, listener.into_listener()?, ending);
+                Some(tokio::spawn(vital("text port", serve)))
+            }
             None => None,
         };
         served.await;

@@ -36,6 +36,7 @@ use crate::mailbox::{self, Bell};
 use crate::presence::Teller;
 use crate::shard::{Admission, LoginNumbers, Parts, Poller, Shard};
 use crate::uid::UidHasher;
+use crate::vital::vital;
 
 /// How long the gateway's threads may take to end, once they have nothing to do any more.
 const RUNTIME_END: Duration = Duration::from_secs(1);
@@ -361,7 +362,7 @@ fn spawn_gateway(
         listeners.into_iter().map(BoundListener::into_listener).collect::<io::Result<Vec<_>>>()?
     };
     if let Some(certificate) = certificate {
-        runtime.spawn(certificate.keep());
+        runtime.spawn(vital("certificate", certificate.keep()));
     }
     spawn("pombo-gateway".to_owned(), move || {
         // On a worker, so that accepting costs no hop from this thread.
@@ -385,7 +386,7 @@ fn spawn_control(
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     spawn("pombo-control".to_owned(), move || {
         runtime.block_on(async {
-            let hooks = hooks.map(|hooks| tokio::spawn(hooks.run(control.settings.clone())));
+            let hooks = hooks.map(|hooks| tokio::spawn(vital("hook", hooks.run(control.settings.clone()))));
             // Nothing is ever sent.
             let run = control.run(listeners, served.recv_async()).await;
             run.expect("a bound listener moves to the runtime");
