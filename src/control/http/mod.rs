@@ -65,7 +65,7 @@ const HEAD_BYTES_MAX: usize = 64 << 10;
 const LINGER: Duration = Duration::from_secs(2);
 const LINGER_BYTES_MAX: u64 = 16 << 20;
 
-/// Places that are kept for probes.
+/// Places that are kept for probes; docs/operations.md names the number.
 const PROBE_PLACES: usize = 16;
 
 /// How long a connection stays open without a request when the node drains.
