@@ -6,6 +6,7 @@
 
 use std::future::Future;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use bytes::Bytes;
 use futures_util::future::join_all;
@@ -15,7 +16,7 @@ use crate::config::SessionSettings;
 use crate::frame::close;
 use crate::mailbox::Bell;
 use crate::message::{Delivery, Kind};
-use crate::metrics::Stats;
+use crate::metrics::{NodeCounts, Stats};
 use crate::presence::{AsOf, Ledger};
 use crate::router;
 use crate::shard::{self, Request, SessionInfo, UidPage};
@@ -37,6 +38,8 @@ pub(crate) struct Dispatcher {
     deadline: Option<Instant>,
     /// What the service of the hook was told, if there is one.
     ledger: Option<Arc<Ledger>>,
+    /// Broadcasts that some shard has taken, or may have.
+    broadcasts: Arc<AtomicU64>,
 }
 
 /// Why a shard has given no answer, and so whether it did what it was asked for.
@@ -111,7 +114,7 @@ pub enum KickError {
 
 impl Dispatcher {
     pub(crate) fn new(hasher: UidHasher, doors: Vec<ShardDoor>, ledger: Option<Arc<Ledger>>) -> Self {
-        Self { hasher, doors: doors.into(), deadline: None, ledger }
+        Self { hasher, doors: doors.into(), deadline: None, ledger, broadcasts: Arc::default() }
     }
 
     /// Returns one that waits until `deadline` at most; to be called, and used, in a tokio runtime with a clock.
@@ -181,6 +184,11 @@ impl Dispatcher {
                 Err(unanswered) => broadcast.unanswered.push(unanswered),
             }
         }
+        let was_not_taken = |unanswered: &&Unanswered| **unanswered != Unanswered::Silent;
+        if broadcast.unanswered.iter().filter(was_not_taken).count() < self.doors.len() {
+            // Relaxed: a statistic.
+            self.broadcasts.fetch_add(1, Ordering::Relaxed);
+        }
         broadcast
     }
 
@@ -226,10 +234,12 @@ impl Dispatcher {
         join_all((0..self.doors.len()).map(|shard| self.ask(shard, |answer| Request::Stats { answer }))).await
     }
 
-    /// Adds what the hook has counted.
-    pub(crate) fn add_hook_counts(&self, stats: &mut Stats) {
+    /// Adds what was counted on the way to the shards, and what the hook has counted.
+    pub(crate) fn add_counts(&self, counts: &mut NodeCounts) {
+        // Relaxed: a statistic.
+        counts.broadcasts_pushed = self.broadcasts.load(Ordering::Relaxed);
         let Some(ledger) = &self.ledger else { return };
-        [stats.hook_events, stats.hook_lost, stats.hook_failures] = ledger.counts();
+        [counts.hook_events, counts.hook_lost, counts.hook_failures] = ledger.counts();
     }
 
     /// Hands every shard settings that hold from its next turn on.

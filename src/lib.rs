@@ -50,6 +50,8 @@
 //! | `listener` | sockets that are listened on |
 //! | `roots`, `service` | whom to trust over TLS as a client; the HTTP client that asks services |
 //! | `descriptors` | how many open files there may be, and room for them |
+//! | `clock` | the wall clock, which may show anything |
+//! | `vital` | tasks without which the node would be half a node |
 //! | `backoff` | how long to wait before another attempt |
 //! | `trace` | the trace that a request belongs to |
 //! | [`uid`], [`message`], [`rights`] | the vocabulary |
@@ -67,6 +69,7 @@
 
 mod backoff;
 pub mod cli;
+mod clock;
 pub mod config;
 mod control;
 mod descriptors;
@@ -88,6 +91,7 @@ pub mod shard;
 mod sync;
 mod trace;
 pub mod uid;
+mod vital;
 
 pub use config::{Config, Listen};
 pub use control::{ControlTokensError, Problem};
@@ -96,6 +100,6 @@ pub use dispatcher::{Cursor, KickError, Push, Uids};
 #[doc(hidden)]
 pub use gateway::fuzzing;
 pub use gateway::{Reason, Told};
-pub use metrics::Stats;
-pub use server::{ControlAddresses, Handle, PassedSockets, Server, StartError};
+pub use metrics::{NodeCounts, Stats};
+pub use server::{ClockError, ControlAddresses, Handle, PassedSockets, Server, StartError};
 pub use shard::SessionInfo;

@@ -5,10 +5,10 @@
 
 use crate::frame::close;
 
-/// One count, as it is told to other programs.
+/// One count, as it is told to other programs; `C` has it.
 #[derive(Clone, Copy, Debug)]
-pub struct Metric {
-    /// The field of [`Stats`].
+pub struct Metric<C = Stats> {
+    /// The field of `C`.
     pub field: &'static str,
     /// Its family's name; a counter's has `_total` behind it where it is told.
     pub family: &'static str,
@@ -19,48 +19,38 @@ pub struct Metric {
     /// Whether it is what there is now, and does not only grow.
     pub is_gauge: bool,
     /// Reads it.
-    pub read: fn(&Stats) -> u64,
+    pub read: fn(&C) -> u64,
 }
 
-macro_rules! metrics {
-    ($($(#[doc = $help:literal])+ $kind:ident $field:ident => $family:literal $({ $label:ident = $value:literal })?;)*) => {
-        /// Counts of one shard since it started, or their sum over the shards of a node.
-        ///
-        /// Gauges are what is there now; everything else only grows. Units are in the names, or messages where there is none.
+macro_rules! counts {
+    (
+        $(#[doc = $about:literal])+
+        struct $name:ident { $($(#[doc = $more_help:literal])+ $more:ident: $type:ty,)* }
+        $($(#[doc = $help:literal])+ $kind:ident $field:ident => $family:literal $({ $label:ident = $value:literal })?;)*
+    ) => {
+        $(#[doc = $about])+
         #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
         #[non_exhaustive]
-        pub struct Stats {
+        pub struct $name {
             $($(#[doc = $help])+ pub $field: u64,)*
-            /// Sessions that were closed with each of [`close::ALL`]'s codes, in their order; others are in the last place.
-            pub closes: [u64; close::ALL.len() + 1],
-            /// How long the turns took that did something, without the wait in front of each.
-            pub turn_time: Histogram,
-            /// How long batches of mail waited, from when they were posted to the poll before they were taken.
-            pub mail_wait: Histogram,
-            /// How long pushes of other programs took, from when control had them to their answer.
-            pub push_time: Histogram,
+            $($(#[doc = $more_help])+ pub $more: $type,)*
         }
 
-        impl Stats {
+        impl $name {
             /// Every count.
-            pub const ALL: &'static [Metric] = &[$(Metric {
+            pub const ALL: &'static [Metric<Self>] = &[$(Metric {
                 field: stringify!($field),
                 family: $family,
-                label: metrics!(@label $($label $value)?),
+                label: counts!(@label $($label $value)?),
                 help: concat!($($help),+),
-                is_gauge: metrics!(@$kind),
-                read: |stats| stats.$field,
+                is_gauge: counts!(@$kind),
+                read: |counts| counts.$field,
             },)*];
 
-            /// Adds another shard's counts.
+            /// Adds the counts of another.
             pub fn add(&mut self, other: &Self) {
                 $(self.$field += other.$field;)*
-                for (count, more) in self.closes.iter_mut().zip(other.closes) {
-                    *count += more;
-                }
-                self.turn_time.add(&other.turn_time);
-                self.mail_wait.add(&other.mail_wait);
-                self.push_time.add(&other.push_time);
+                $(self.$more.add_up(&other.$more);)*
             }
         }
     };
@@ -70,7 +60,19 @@ macro_rules! metrics {
     (@label $label:ident $value:literal) => { Some((stringify!($label), $value)) };
 }
 
-metrics! {
+counts! {
+    /// Counts of one shard since it started, or their sum over the shards of a node.
+    ///
+    /// Gauges are what is there now; everything else only grows. Units are in the names, or messages where there is none.
+    /// What no shard counts is in [`NodeCounts`].
+    struct Stats {
+        /// Sessions that were closed with each of [`close::ALL`]'s codes, in their order; others are in the last place.
+        closes: [u64; close::ALL.len() + 1],
+        /// How long the turns took that did something, without the wait in front of each.
+        turn_time: Histogram,
+        /// How long batches of mail waited, from when they were posted to the poll before they were taken.
+        mail_wait: Histogram,
+    }
     /// Sessions logged in now.
     gauge sessions => "pombo_sessions";
     /// Uids with at least one session now.
@@ -85,8 +87,10 @@ metrics! {
     counter delivered => "pombo_deliveries" { kind = "unicast" };
     /// Unicasts to a uid that nobody was logged in under.
     counter offline => "pombo_offline";
-    /// Broadcasts taken, once per shard that has them from its own clients or callers.
-    counter broadcasts => "pombo_broadcasts";
+    /// Broadcasts of clients, once each: in the sender's shard.
+    counter broadcasts_sent => "pombo_broadcasts" { sender = "client" };
+    /// Broadcasts that a shard took for its sessions, whoever sent them: once for each shard.
+    counter broadcasts => "pombo_broadcasts_taken";
     /// Messages due to sessions by broadcasts.
     counter broadcast_deliveries => "pombo_deliveries" { kind = "broadcast" };
     /// Data messages without a colon, answered with an error.
@@ -131,12 +135,6 @@ metrics! {
     counter mail_batches => "pombo_mail_batches";
     /// Messages taken out of mail from other shards.
     counter mail_letters => "pombo_mail_letters";
-    /// Events that the service of the hook has taken.
-    counter hook_events => "pombo_hook_events" { outcome = "delivered" };
-    /// Events that the service of the hook is not told, since they were too many or too old.
-    counter hook_lost => "pombo_hook_events" { outcome = "lost" };
-    /// Attempts to give a batch to the service of the hook that failed.
-    counter hook_failures => "pombo_hook_failures";
     /// Frames received.
     counter frames_in => "pombo_frames_received";
     /// Frames put on their way to sessions: messages, answers, control frames; what was dropped again is counted as shed.
@@ -161,6 +159,22 @@ metrics! {
     counter mail_stalls => "pombo_mail_stalls";
     /// Batches of mail that wait to be taken now.
     gauge mailbox_batches => "pombo_mailbox_batches";
+}
+
+counts! {
+    /// Counts of a node that no shard has: what control, the program around the node and the hook did, since the start.
+    struct NodeCounts {
+        /// How long pushes of other programs took, from when control had them to their answer.
+        push_time: Histogram,
+    }
+    /// Broadcasts of other programs, and of the program around the node, once each.
+    counter broadcasts_pushed => "pombo_broadcasts" { sender = "program" };
+    /// Events that the service of the hook has taken.
+    counter hook_events => "pombo_hook_events" { outcome = "delivered" };
+    /// Events that the service of the hook is not told, since they were too many or too old.
+    counter hook_lost => "pombo_hook_events" { outcome = "lost" };
+    /// Attempts to give a batch to the service of the hook that failed.
+    counter hook_failures => "pombo_hook_failures";
     /// Messages of other programs, to one uid each, that a session took.
     counter pushes_delivered => "pombo_pushes" { outcome = "delivered" };
     /// Messages of other programs to a uid that nobody was logged in under.
@@ -171,7 +185,7 @@ metrics! {
     counter pushes_refused => "pombo_pushes" { outcome = "refused" };
     /// Messages of other programs that a shard has not answered in time: they may have been sent.
     counter pushes_unknown => "pombo_pushes" { outcome = "unknown" };
-    /// Lines of the text port that name no receiver, or are too long.
+    /// Lines of the text port that name no receiver, are too long, or are of another protocol.
     counter text_refused => "pombo_text_refused";
 }
 
@@ -188,7 +202,7 @@ pub enum FamilyKind {
     Info,
 }
 
-/// A family for Prometheus that is no sum of the counts in [`Stats::ALL`].
+/// A family for Prometheus that is none of [`Stats::ALL`] or [`NodeCounts::ALL`].
 #[derive(Clone, Copy, Debug)]
 pub struct Family {
     /// Its name, without what its kind adds.
@@ -272,6 +286,24 @@ impl Stats {
     }
 }
 
+/// What counts can be added to.
+trait AddUp {
+    fn add_up(&mut self, other: &Self);
+}
+
+impl<const N: usize> AddUp for [u64; N] {
+    fn add_up(&mut self, other: &Self) {
+        self.iter_mut().zip(other).for_each(|(count, more)| *count += more);
+    }
+}
+
+impl AddUp for Histogram {
+    fn add_up(&mut self, other: &Self) {
+        self.counts.add_up(&other.counts);
+        self.sum_ns += other.sum_ns;
+    }
+}
+
 /// How often something took how long: counts of durations up to each bound, in plain fields.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Histogram {
@@ -309,13 +341,6 @@ impl Histogram {
     pub fn count(&self) -> u64 {
         self.counts.iter().sum()
     }
-
-    fn add(&mut self, other: &Self) {
-        for (count, more) in self.counts.iter_mut().zip(other.counts) {
-            *count += more;
-        }
-        self.sum_ns += other.sum_ns;
-    }
 }
 
 #[cfg(test)]
@@ -340,16 +365,18 @@ mod tests {
     #[test]
     fn families_are_named_as_prometheus_wants_and_alike() {
         let mut families = BTreeMap::new();
-        for metric in Stats::ALL {
-            assert!(metric.family.starts_with("pombo_") && !metric.family.ends_with("_total"), "{}", metric.family);
-            let label = metric.label.map(|(label, _)| label);
-            let known = families.entry(metric.family).or_insert((metric.is_gauge, label));
-            assert_eq!(*known, (metric.is_gauge, label), "{}", metric.family);
+        let shards = Stats::ALL.iter().map(|metric| (metric.family, metric.label, metric.is_gauge));
+        let node = NodeCounts::ALL.iter().map(|metric| (metric.family, metric.label, metric.is_gauge));
+        let mut names: Vec<_> = shards.chain(node).collect();
+        for (family, label, is_gauge) in &names {
+            assert!(family.starts_with("pombo_") && !family.ends_with("_total"), "{family}");
+            let alike = (is_gauge, label.map(|(label, _)| label));
+            assert_eq!(*families.entry(family).or_insert(alike), alike, "{family}");
         }
-        let mut names: Vec<_> = Stats::ALL.iter().map(|metric| (metric.family, metric.label)).collect();
+        let count = names.len();
         names.sort_unstable();
         names.dedup();
-        assert_eq!(names.len(), Stats::ALL.len(), "two counts have one name");
+        assert_eq!(names.len(), count, "two counts have one name");
     }
 
     #[test]

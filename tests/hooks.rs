@@ -328,12 +328,13 @@ fn service_that_fails_or_hangs_is_told_again_in_order() {
         let alice = node.log_in("alice");
         let _bob = node.log_in("bob");
         drop(alice);
-        node.eventually("attempts fail", |stats| stats.hook_failures >= 3);
+        eventually("attempts fail", || node.handle().counts().hook_failures >= 3);
         receiver.set(Mood::Take);
         receiver.believes(&["bob"]);
         let alices = receiver.events().into_iter().filter(|event| event.ends_with("alice")).collect::<Vec<_>>();
         assert_eq!(alices, ["online alice", "offline alice"], "{mood:?}");
-        assert_eq!(node.eventually("all is taken", |stats| stats.hook_events == 4).hook_lost, 0);
+        eventually("all is taken", || node.handle().counts().hook_events == 4);
+        assert_eq!(node.handle().counts().hook_lost, 0);
         // The same batch came again, to the byte.
         receiver.with(|state| assert_eq!(state.requests[1].1, state.requests[2].1));
     }
@@ -350,10 +351,11 @@ fn what_does_not_fit_is_lost_counted_told_and_put_right() {
     eventually("it has started", || receiver.events() == ["node-started"]);
     receiver.set(Mood::Fail);
     let clients: Vec<_> = node.uids(20).iter().map(|uid| node.log_in(uid)).collect();
-    node.eventually("some are lost", |stats| stats.hook_lost >= 12);
+    let counts = || node.handle().counts();
+    eventually("some are lost", || counts().hook_lost >= 12);
     receiver.set(Mood::Take);
-    let stats = node.eventually("the rest is told", |stats| stats.hook_events + stats.hook_lost == 21);
-    eventually("it is told of the loss", || receiver.with(|state| state.lost == stats.hook_lost));
+    eventually("the rest is told", || counts().hook_events + counts().hook_lost == 21);
+    eventually("it is told of the loss", || receiver.with(|state| state.lost == counts().hook_lost));
     reconcile(&node, &receiver);
     receiver.with(|state| assert_eq!(state.online, node.uids(20).into_iter().collect()));
     for (left, client) in (0..clients.len()).rev().zip(clients) {
@@ -369,7 +371,7 @@ fn batch_that_is_never_taken_is_given_up() {
     eventually("it has started", || receiver.events() == ["node-started"]);
     receiver.set(Mood::Fail);
     let _alice = node.log_in("alice");
-    node.eventually("it is given up", |stats| stats.hook_lost == 1);
+    eventually("it is given up", || node.handle().counts().hook_lost == 1);
     receiver.set(Mood::Take);
     let _bob = node.log_in("bob");
     receiver.believes(&["bob"]);
@@ -385,8 +387,9 @@ fn storm_of_logins_is_told_in_few_batches() {
     eventually("all are online", || receiver.with(|state| state.online.len() == LOGINS));
     drop(clients);
     receiver.believes(&[]);
-    let stats = node.eventually("all are told", |stats| stats.hook_events == 2 * LOGINS as u64 + 1);
-    assert_eq!((stats.hook_lost, stats.hook_failures), (0, 0));
+    eventually("all are told", || node.handle().counts().hook_events == 2 * LOGINS as u64 + 1);
+    let counts = node.handle().counts();
+    assert_eq!((counts.hook_lost, counts.hook_failures), (0, 0));
     receiver.with(|state| assert!(state.batches.len() < LOGINS, "{} batches", state.batches.len()));
 }
 

@@ -4,9 +4,9 @@ mod support;
 
 use std::collections::BTreeMap;
 
-use pombo::Stats;
 use pombo::message::Kind;
 use pombo::metrics::{FAMILIES, FamilyKind};
+use pombo::{NodeCounts, Stats};
 use support::{Ask, Client, Node, Sent, eventually, nodes};
 
 /// The samples of a scrape, by name and labels as they are written.
@@ -31,8 +31,12 @@ fn every_family_of_the_tables_is_told_and_no_other() {
     let node = nodes().with_control().start(2);
     let told = Ask::get("/metrics").to(&node).body;
     let mut told: Vec<_> = told.lines().filter_map(|line| line.strip_prefix("# TYPE ")?.split(' ').next()).collect();
-    let mut expected: Vec<_> =
-        Stats::ALL.iter().map(|metric| metric.family).chain(FAMILIES.iter().map(|family| family.name)).collect();
+    let mut expected: Vec<_> = Stats::ALL
+        .iter()
+        .map(|metric| metric.family)
+        .chain(NodeCounts::ALL.iter().map(|metric| metric.family))
+        .chain(FAMILIES.iter().map(|family| family.name))
+        .collect();
     expected.sort_unstable();
     expected.dedup();
     told.sort_unstable();
@@ -73,6 +77,31 @@ fn pushes_are_told_by_what_became_of_them() {
         ] {
             assert_eq!(scrape.get(name), Some(&expected), "{name}");
         }
+    });
+}
+
+/// It counted once for each shard, and so did a push to everybody.
+#[test]
+fn a_broadcast_counts_once_whoever_sends_it() {
+    nodes().with_control().each_pair(|node, alice, bob| {
+        let (mut alice, mut bob) = (node.log_in(alice), node.log_in(bob));
+        let counts = || {
+            let scrape = scrape(node);
+            let count = |sender| scrape[&format!("pombo_broadcasts_total{{sender=\"{sender}\"}}")];
+            (count("client"), count("program"), scrape["pombo_broadcasts_taken_total"])
+        };
+        let shards = f64::from(u8::try_from(node.shard_count()).expect("a few shards"));
+        assert_eq!(counts(), (0.0, 0.0, 0.0));
+        alice.send_text("all:1");
+        assert_eq!(Ask::post("/v1/broadcast").text("2").to(node).status, 200);
+        assert_eq!(node.broadcast(Kind::Text, "3"), 2);
+        for _ in 0..3 {
+            alice.receive();
+            bob.receive();
+        }
+        eventually("each shard has all of them", || counts() == (1.0, 2.0, 3.0 * shards));
+        let own = node.handle().counts();
+        assert_eq!(own.broadcasts_pushed, 2);
     });
 }
 

@@ -5,8 +5,8 @@
 use std::fs;
 use std::path::Path;
 
-use pombo::Stats;
 use pombo::metrics::{FAMILIES, Family, FamilyKind, Metric};
+use pombo::{NodeCounts, Stats};
 
 const BEGIN: &str = "<!-- metrics -->\n";
 const END: &str = "<!-- /metrics -->\n";
@@ -28,19 +28,24 @@ fn the_table_in_the_docs_is_that_of_the_code() {
     }
 }
 
+const HEAD: &str = "| count | for Prometheus | what it counts |\n| --- | --- | --- |\n";
+
 fn table() -> String {
-    let row = |metric: &Metric| {
-        let label = metric.label.map_or_else(String::new, |(label, value)| format!("{{{label}=\"{value}\"}}"));
-        let suffix = if metric.is_gauge { "" } else { "_total" };
-        let help = metric.help.trim().trim_end_matches('.');
-        format!("| `{}` | `{}{suffix}{label}` | {help} |\n", metric.field, metric.family)
-    };
-    let rows: String = Stats::ALL.iter().map(row).collect();
+    let shards: String = Stats::ALL.iter().map(row).collect();
+    let node: String = NodeCounts::ALL.iter().map(row).collect();
     let families: String = FAMILIES.iter().map(family_row).collect();
     format!(
-        "\n| count | for Prometheus | what it counts |\n| --- | --- | --- |\n{rows}\n\
+        "\nOf each shard, and of the node as their sum:\n\n{HEAD}{shards}\n\
+         Of the node, whatever its shards:\n\n{HEAD}{node}\n\
          Told to Prometheus besides:\n\n| for Prometheus | kind | what it tells |\n| --- | --- | --- |\n{families}\n"
     )
+}
+
+fn row<C>(metric: &Metric<C>) -> String {
+    let label = metric.label.map_or_else(String::new, |(label, value)| format!("{{{label}=\"{value}\"}}"));
+    let suffix = if metric.is_gauge { "" } else { "_total" };
+    let help = metric.help.trim().trim_end_matches('.');
+    format!("| `{}` | `{}{suffix}{label}` | {help} |\n", metric.field, metric.family)
 }
 
 fn family_row(Family { name, kind, label, help, .. }: &Family) -> String {

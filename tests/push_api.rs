@@ -322,20 +322,6 @@ fn slow_programs_are_cut_and_hold_up_nobody() {
 }
 
 #[test]
-fn more_connections_than_there_may_be_wait() {
-    let one = |config: &mut Config| config.control_connections_max = 1;
-    let node = nodes().with_control().with(one).start(1);
-    let mut first = node.dial_control();
-    assert_eq!(Ask::get("/v1/counts").over(&mut first).status, 200);
-    let mut second = node.dial_control();
-    Ask::get("/v1/counts").send(&mut second);
-    assert_eq!(Ask::get("/v1/counts").over(&mut first).status, 200);
-    assert!(!second.has_received(), "it waits");
-    drop(first);
-    assert_eq!(second.receive_response().status, 200);
-}
-
-#[test]
 fn key_is_done_once() {
     nodes().with_control().each(|node| {
         let mut alice = node.log_in("alice");

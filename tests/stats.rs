@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use pombo::frame::close;
 use pombo::metrics::Histogram;
-use pombo::{Problem, Reason, Stats};
+use pombo::{NodeCounts, Problem, Reason, Stats};
 use serde_json::{Value, json};
 use support::{Ask, Node, nodes};
 
@@ -34,6 +34,12 @@ fn every_count_of_every_shard_is_told() {
             assert_eq!(shard["turn_time"]["bounds_ns"], json!(Histogram::BOUNDS));
             assert_eq!(shard["turn_time"]["counts"].as_array().map(Vec::len), Some(Histogram::BOUNDS.len() + 1));
         }
+        let mut own: Vec<_> = NodeCounts::ALL.iter().map(|metric| metric.field).collect();
+        own.sort_unstable();
+        assert!(own.iter().all(|field| !fields.contains(field)), "no count is a shard's and the node's: {own:?}");
+        let counted: Vec<_> = told["counts"].as_object().expect("counts by name").keys().collect();
+        assert_eq!(counted, own);
+        assert_eq!(told["push_time"]["bounds_ns"], json!(Histogram::BOUNDS));
         let mut reasons: Vec<_> = Reason::ALL.iter().map(|reason| reason.name()).collect();
         reasons.sort_unstable();
         let mut refusals: Vec<_> = told["refusals"].as_object().expect("counts by name").keys().collect();
@@ -70,6 +76,26 @@ fn counts_stand_with_the_shard_that_made_them() {
         for clock in ["at_ms", "uptime_ms"] {
             assert!(told[clock].as_u64() >= before[clock].as_u64(), "{clock}: {} after {}", told[clock], before[clock]);
         }
+    });
+}
+
+/// They stood in each shard as 0, and how long pushes took stood nowhere.
+#[test]
+fn what_no_shard_counts_stands_once() {
+    nodes().with_control().each(|node| {
+        let _alice = node.log_in("alice");
+        for uid in ["alice", "nobody", "nobody"] {
+            Ask::post(&format!("/v1/push/{uid}")).text("hi").to(node);
+        }
+        Ask::post("/v1/broadcast").text("hi").to(node);
+        let told = stats(node);
+        for (field, expected) in [("pushes_delivered", 1), ("pushes_offline", 2), ("broadcasts_pushed", 1)] {
+            assert_eq!(told["counts"][field], expected, "{field}");
+        }
+        let times = told["push_time"]["counts"].as_array().expect("a list").iter();
+        assert_eq!(times.map(|count| count.as_u64().expect("a number")).sum::<u64>(), 4);
+        let counts = node.handle().counts();
+        assert_eq!((counts.pushes_delivered, counts.pushes_offline, counts.push_time.count()), (1, 2, 4));
     });
 }
 

@@ -89,6 +89,11 @@ foreach (array_slice($argv, 1) as $line) {
 }
 "#;
 
+/// A line for alice with so many arrays inside one another.
+fn nested(arrays: usize) -> String {
+    format!("{{\"uid\":\"alice\",\"x\":{}{}}}", "[".repeat(arrays), "]".repeat(arrays))
+}
+
 #[test]
 fn receiver_is_the_one_that_php_finds() {
     let Some(mut php) = interpreter("php") else { return };
@@ -121,13 +126,33 @@ fn receiver_is_the_one_that_php_finds() {
         r#"{"uid":"\ud83d"}"#,
         "{\"uid\":\"a\u{1}\"}",
         "\u{feff}{\"uid\":\"alice\"}",
+        r#"{"uid":"alice","x":"\ud83d"}"#,
+        r#"{"uid":"alice","x":"\ude00"}"#,
+        r#"{"uid":"alice","x":"\ud83dx"}"#,
+        r#"{"uid":"alice","x":"\ud83d\ud83d\ude00"}"#,
+        r#"{"uid":"alice","x":["\uDBFF\uE000"]}"#,
+        r#"{"uid":"alice","\ud83d":1}"#,
+        r#"{"uid":"alice","x":"\uD83D\uDE00 \\ud83d \\\ud83d\ude00"}"#,
+        r#"{"uid":"alice","x":"\ud7ff\ue000"}"#,
+        r#"{"uid":-0}"#,
+        r#"{"uid":"alice","x":TRUE}"#,
+        r#"{"uid":"alice","x":-0.0e+7}"#,
+        &nested(510),
+        &nested(511),
+        &nested(5000),
+        &format!("{{\"uid\":\"alice\",\"x\":\"{}\\\"{{\"}}", "[".repeat(600)),
+        &format!("{{\"uid\":\"alice\",\"x\":[{}0]}}", "[],{},".repeat(600)),
+        &format!("{{\"x\":{}1{},\"uid\":\"alice\"}}", "{\"y\":".repeat(510), "}".repeat(510)),
+        &format!("{{\"x\":{}1{},\"uid\":\"alice\"}}", "{\"y\":".repeat(511), "}".repeat(511)),
+        &format!("{}{{\"uid\":\"alice\"", "[".repeat(600)),
     ];
     let (found, _) = run(php.args(["-r", MANUALS_WORKER, "--"]).args(lines));
     let receivers: Vec<_> = found.lines().map(|line| line.strip_prefix("uid ")).collect();
     assert_eq!(receivers.len(), lines.len());
     text_nodes().each(|node| {
         let mut back_end = dial(node);
-        let mut users: Vec<_> = ["alice", "bob", "7", "-7", "07", "olá \"\\/\t😀"].map(|uid| node.log_in(uid)).into();
+        let mut users: Vec<_> =
+            ["alice", "bob", "7", "-7", "0", "07", "olá \"\\/\t😀"].map(|uid| node.log_in(uid)).into();
         for (line, receiver) in lines.iter().zip(&receivers) {
             back_end.send_bytes(format!("{line}\n").as_bytes());
             match receiver {
@@ -141,6 +166,57 @@ fn receiver_is_the_one_that_php_finds() {
         }
         users.iter_mut().for_each(Client::expect_silence);
     });
+}
+
+/// A web page can have its visitor's browser send a request here, whose body is lines that the page made up: the head
+/// was answered line by line with `fail`, and then the page pushed.
+#[test]
+fn what_another_protocol_begins_with_ends_the_connection() {
+    let tls: &[u8] = b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03";
+    text_nodes().each(|node| {
+        let mut alice = node.log_in("alice");
+        let begins: [&[u8]; 12] = [
+            b"POST / HTTP/1.1",
+            b"POST /%7B%22uid%22:%22alice%22%7D HTTP/1.1",
+            b"GET /x HTTP/1.0",
+            b"OPTIONS * HTTP/1.1",
+            b"anything here HTTP/2",
+            b"Host: localhost",
+            b"HOST:127.0.0.1:5678",
+            b"fail\nhost : x",
+            b"PRI * HTTP/2.0",
+            tls,
+            b"\0\x01\0\x08\x21\x12\xa4\x42",
+            b"\0{\"uid\":\"alice\"}",
+        ];
+        for begin in begins {
+            for more in ["\r\nHost: localhost\r\n\r\n{\"uid\":\"alice\"}\n", "\n{\"uid\":\"alice\"}\n"] {
+                let mut page = dial(node);
+                page.send_bytes(&[begin, more.as_bytes()].concat());
+                let answers = page.receive_to_end();
+                let expected: &[u8] = if begin.starts_with(b"fail") { b"fail\n" } else { b"" };
+                assert_eq!(answers, expected, "{}", begin.escape_ascii());
+            }
+        }
+        // The lines in front of it are another matter, and are answered.
+        let mut back_end = dial(node);
+        back_end.send_bytes(b"{\"uid\":\"nobody\"}\n{\"uid\":\"alice\",\"x\":\"Host: POST / HTTP/1.1\"}\nHost: x\n");
+        assert_eq!(back_end.receive_to_end(), b"fail\nok\n");
+        alice.expect_text("{\"uid\":\"alice\",\"x\":\"Host: POST / HTTP/1.1\"}");
+        alice.expect_silence();
+    });
+}
+
+/// As many as there may be kept the port to themselves, saying nothing.
+#[test]
+fn idle_connections_do_not_keep_others_out() {
+    let node = text_nodes().start(1);
+    let text = node.control_addresses().text.as_ref().expect("the text port is on");
+    let idle: Vec<_> = (0..1100).map(|_| Client::dial(text)).collect();
+    let mut back_end = dial(&node);
+    back_end.send_bytes(b"{\"uid\":\"nobody\"}\n");
+    back_end.expect_bytes(b"fail\n");
+    drop(idle);
 }
 
 #[test]

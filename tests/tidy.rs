@@ -24,6 +24,8 @@ const ROOMS: &[(&str, &[&str])] = &[
     ("metrics", &["frame"]),
     ("presence", &[]),
     ("backoff", &[]),
+    ("clock", &[]),
+    ("vital", &[]),
     ("descriptors", &[]),
     ("trace", &[]),
     ("service", &["config", "roots"]),
@@ -39,14 +41,15 @@ const ROOMS: &[(&str, &[&str])] = &[
     (
         "gateway",
         &[
-            "config", "drain", "frame", "listener", "mailbox", "message", "metrics", "protocol", "rights", "roots",
-            "router", "service", "shard", "trace", "uid",
+            "clock", "config", "drain", "frame", "listener", "mailbox", "message", "metrics", "protocol", "rights",
+            "roots", "router", "service", "shard", "trace", "uid", "vital",
         ],
     ),
     (
         "control",
         &[
             "backoff",
+            "clock",
             "config",
             "descriptors",
             "dispatcher",
@@ -62,11 +65,13 @@ const ROOMS: &[(&str, &[&str])] = &[
             "shard",
             "trace",
             "uid",
+            "vital",
         ],
     ),
     (
         "server",
         &[
+            "clock",
             "config",
             "control",
             "descriptors",
@@ -84,12 +89,14 @@ const ROOMS: &[(&str, &[&str])] = &[
             "router",
             "shard",
             "uid",
+            "vital",
         ],
     ),
     (
         "cli",
         &[
             "backoff",
+            "clock",
             "config",
             "descriptors",
             "frame",
@@ -285,6 +292,24 @@ fn nothing_locks_on_the_way_of_a_message() {
                     number,
                     "a shard receives from a queue with a lock: only shard/inlet.rs does, when there are news",
                 );
+            }
+        }
+    });
+}
+
+/// Ways to read or write the time of day that panic at times which they were not made for.
+const CLOCK_READERS: &[&str] =
+    &["SystemTime::now", "UNIX_EPOCH", "UnixTime::now", "get_current_timestamp", "format_rfc3339"];
+
+#[test]
+fn one_room_reads_the_wall_clock() {
+    check(|source, breach| {
+        if source.room().is_none_or(|room| room == "clock") {
+            return;
+        }
+        for (number, line) in source.code().take(source.untested) {
+            for reader in CLOCK_READERS.iter().filter(|reader| line.contains(**reader)) {
+                breach(number, &format!("`{reader}` may panic, by what the clock shows: ask the room `clock`"));
             }
         }
     });

@@ -110,19 +110,22 @@ pub struct Config {
     /// of a file. Default: `none`.
     pub control_tokens_file: Option<PathBuf>,
 
-    /// Most connections of other programs over HTTP; more wait.
+    /// Most connections of other programs over HTTP; for another, the one that waits longest for its program is closed.
+    ///
+    /// While requests are being served on all of them, other requests wait. Sixteen more are kept for `/healthz` and
+    /// `/readyz`.
     ///
     /// A connection has one request at a time, so this bounds those, too, and the memory that their messages take:
     /// `push_bytes_max` each, and twice as much for a batch. Range: 1 to 100000. Default: `256`.
     pub control_connections_max: usize,
 
-    /// Time without a request on a connection, for a request's head, and for what is not read of an answer.
+    /// Time without a request on a connection, and for what is not read of an answer.
     ///
     /// Shorter frees the places of programs that are gone; longer spares others a new connection. Range: a time of 10ms
     /// to 1h, as in `5s`. Default: `60s`.
     pub control_idle_timeout: Duration,
 
-    /// Time from a request's head to its end, and between two lines of a batch.
+    /// Time for a request's head after its first bytes, from the head to the end, and between two lines of a batch.
     ///
     /// Shorter frees the places of slow programs sooner. Range: a time of 10ms to 1h, as in `5s`. Default: `30s`.
     pub control_body_timeout: Duration,

@@ -183,11 +183,11 @@ pub static SETTINGS: &[Setting] = settings! {
         control_tokens: Tokens, Live, "Tokens of the programs that may; better set by its variable, or by a file";
         control_tokens_file: File, Live, "File with such tokens, one in a line";
         control_connections_max: Count(1, 100_000), Restart,
-            "Most connections of other programs over HTTP; more wait";
+            "Most connections of other programs over HTTP; for another, the one that waits longest for its program is closed";
         control_idle_timeout: Time(10, HOUR), Live,
-            "Time without a request on a connection, for a request's head, and for what is not read of an answer";
+            "Time without a request on a connection, and for what is not read of an answer";
         control_body_timeout: Time(10, HOUR), Live,
-            "Time from a request's head to its end, and between two lines of a batch";
+            "Time for a request's head after its first bytes, from the head to the end, and between two lines of a batch";
         control_answer_timeout: Time(1, 600 * SECOND), Live, "Time that the shards may take to answer a request";
         push_bytes_max: Size(1, GIB), Live,
             "Longest message that another program may push; auto is message_bytes_max, and outbox_bytes_max - 14 the most";

@@ -1,4 +1,4 @@
-//! Accepting on the control listeners: a bounded number of connections, each on a task of its own.
+//! Accepting on the control listeners: a bounded number of connections, each with a place and a task of its own.
 
 use std::fs::File;
 use std::future::Future;
@@ -10,11 +10,12 @@ use std::time::Duration;
 
 use rustls::ServerConfig;
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::watch;
 use tokio::time::{sleep, timeout};
 use tokio_rustls::TlsAcceptor;
 use tracing::debug;
 
+use super::places::{Place, Places};
 use crate::listener::{Connection, Listener};
 
 /// How long accepting rests after it failed, as for want of descriptors.
@@ -23,7 +24,7 @@ const RETRY: Duration = Duration::from_millis(10);
 /// Time that a TLS handshake may take.
 const TLS_TIME: Duration = Duration::from_secs(10);
 
-/// Descriptors that control keeps for itself: for connections, and for what it reads.
+/// Descriptors that control keeps for connections.
 const SPARES: usize = 6;
 
 /// A stream as it comes to a task, whatever it runs over.
@@ -33,27 +34,21 @@ pub(super) type Duplex = Pin<Box<dyn ReadWrite>>;
 pub(super) trait ReadWrite: AsyncRead + AsyncWrite + Send {}
 impl<S: AsyncRead + AsyncWrite + Send> ReadWrite for S {}
 
-/// Accepts connections, `connections_max` at a time, and runs `serve` for each; more wait in the kernel's backlog.
+/// Accepts connections, and runs `serve` for each that has one of `places`; others give way to it, see [`Places`].
 ///
 /// Ends when the sender of `ending` is dropped. Each connection is told of by a receiver of `open` from the moment it is
 /// accepted, so that none is cut before its task has begun.
 pub(super) async fn accept<F: Future<Output = ()> + Send + 'static>(
     listener: Listener,
     tls: Option<watch::Receiver<Arc<ServerConfig>>>,
-    connections_max: usize,
+    places: Places,
     spares: Spares,
     open: &watch::Sender<()>,
     mut ending: watch::Receiver<()>,
-    serve: impl Fn(Duplex, Option<SocketAddr>) -> F + Clone + Send + 'static,
+    serve: impl Fn(Duplex, Option<SocketAddr>, Place) -> F + Clone + Send + 'static,
 ) {
-    let places = Arc::new(Semaphore::new(connections_max));
     spares.fill();
     loop {
-        let place = tokio::select! {
-            biased;
-            _ = ending.changed() => return,
-            place = Arc::clone(&places).acquire_owned() => place.expect("the semaphore is never closed"),
-        };
         let accepted = tokio::select! {
             biased;
             _ = ending.changed() => return,
@@ -68,12 +63,25 @@ pub(super) async fn accept<F: Future<Output = ()> + Send + 'static>(
                 continue;
             }
         };
+        let place = tokio::select! {
+            biased;
+            _ = ending.changed() => return,
+            place = places.enter() => place,
+        };
         let (tls, serve, spares, open) = (tls.clone(), serve.clone(), spares.clone(), open.subscribe());
         tokio::spawn(async move {
-            let _held = (place, open);
-            match secure(connection, tls).await {
-                Ok((stream, peer)) => serve(stream, peer).await,
-                Err(error) => debug!(error = %error, "control connection lost"),
+            let _open = open;
+            let served_in = place.clone();
+            let served = async move {
+                match secure(connection, tls).await {
+                    Ok((stream, peer)) => serve(stream, peer, served_in).await,
+                    Err(error) => debug!(error = %error, "control connection lost"),
+                }
+            };
+            tokio::select! {
+                biased;
+                () = place.cut() => debug!("control connection closed, it waited longest and another needs its place"),
+                () = served => {}
             }
             // Its descriptor is free in this moment, and the gateway may be waiting for one.
             spares.fill();

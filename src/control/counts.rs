@@ -1,6 +1,7 @@
 //! What control counts itself: what became of pushes, how long they took, and why requests were not done.
 //!
-//! All on the thread of control, so that the lock is never waited for.
+//! Counted on the thread of control alone, and read by the program around the node now and then: the lock is hardly ever
+//! waited for.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
@@ -8,7 +9,7 @@ use std::time::Instant;
 use super::http::Problem;
 use crate::dispatcher::{Broadcast, Dispatcher, Push, Unanswered};
 use crate::message::{Delivery, Kind};
-use crate::metrics::Stats;
+use crate::metrics::NodeCounts;
 
 /// Counts of all connections of control.
 #[derive(Clone, Default)]
@@ -16,7 +17,7 @@ pub(crate) struct Counts(Arc<Mutex<Counted>>);
 
 #[derive(Default)]
 struct Counted {
-    stats: Stats,
+    counts: NodeCounts,
     /// How often each of [`Problem::ALL`] was the answer.
     problems: [u64; Problem::ALL.len()],
 }
@@ -60,12 +61,12 @@ impl Counts {
 
     /// Counts messages that something was wrong with.
     pub(super) fn note_refused(&self, messages: usize) {
-        self.lock().stats.pushes_refused += messages as u64;
+        self.lock().counts.pushes_refused += messages as u64;
     }
 
     /// Counts lines of the text port that go nowhere.
     pub(super) fn note_text_refused(&self, lines: usize) {
-        self.lock().stats.text_refused += lines as u64;
+        self.lock().counts.text_refused += lines as u64;
     }
 
     /// Counts a request that was not done.
@@ -74,9 +75,11 @@ impl Counts {
         self.lock().problems[place.expect("every problem is in the table")] += 1;
     }
 
-    /// Returns what was counted of pushes.
-    pub(super) fn stats(&self) -> Stats {
-        self.lock().stats
+    /// Returns all that no shard counts, with what `dispatcher` and the hook did.
+    pub(crate) fn of_node(&self, dispatcher: &Dispatcher) -> NodeCounts {
+        let mut counts = self.lock().counts;
+        dispatcher.add_counts(&mut counts);
+        counts
     }
 
     /// Returns every problem, and how often it was the answer.
@@ -87,15 +90,15 @@ impl Counts {
 
     fn note_pushes(&self, begun: Instant, deliveries: &[Result<Delivery, Unanswered>]) {
         let mut counted = self.lock();
-        let stats = &mut counted.stats;
-        stats.push_time.note(begun.elapsed());
+        let counts = &mut counted.counts;
+        counts.push_time.note(begun.elapsed());
         for delivery in deliveries {
             *match delivery {
-                Ok(Delivery::Delivered { .. }) => &mut stats.pushes_delivered,
-                Ok(Delivery::Offline) => &mut stats.pushes_offline,
-                Ok(Delivery::Shed(_)) => &mut stats.pushes_shed,
-                Err(Unanswered::Drained | Unanswered::Busy) => &mut stats.pushes_refused,
-                Err(Unanswered::Silent) => &mut stats.pushes_unknown,
+                Ok(Delivery::Delivered { .. }) => &mut counts.pushes_delivered,
+                Ok(Delivery::Offline) => &mut counts.pushes_offline,
+                Ok(Delivery::Shed(_)) => &mut counts.pushes_shed,
+                Err(Unanswered::Drained | Unanswered::Busy) => &mut counts.pushes_refused,
+                Err(Unanswered::Silent) => &mut counts.pushes_unknown,
             } += 1;
         }
     }

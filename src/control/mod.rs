@@ -14,6 +14,8 @@ mod accept;
 mod counts;
 mod hooks;
 mod http;
+mod places;
+mod process;
 mod prometheus;
 mod text;
 mod tokens;
@@ -33,12 +35,13 @@ pub(crate) use self::tokens::TokenSet;
 pub(crate) use self::accept::Spares;
 pub(crate) use self::counts::Counts;
 pub(crate) use self::hooks::{HookEnds, HookError, Hooks};
+pub(crate) use self::process::Process;
 use crate::config::ControlSettings;
 use crate::dispatcher::{Dispatcher, Unanswered};
 use crate::gateway::{Reason, Refusals, Shortages};
 use crate::listener::BoundListener;
-use crate::metrics::Stats;
 use crate::shard::Admission;
+use crate::vital::vital;
 
 /// How long connections may take to end, once nobody is left to push to.
 const END_TIME: Duration = Duration::from_secs(1);
@@ -73,6 +76,8 @@ pub(crate) struct Control {
     pub(crate) shortages: Shortages,
     /// What it counts itself.
     pub(crate) counts: Counts,
+    /// What the kernel tells of the process.
+    pub(crate) process: Process,
     /// Descriptors for when there are no others.
     pub(crate) spares: Spares,
     /// What TLS handshakes are made by; nothing where TCP listeners speak plainly.
@@ -98,26 +103,16 @@ impl Control {
         };
         let scrape = prometheus::Scrape {
             shards,
-            own: self.own_stats(),
+            own: self.counts.of_node(&self.dispatcher),
             connections: self.admission.count() as u64,
             connections_max,
             memory_bytes_max,
+            process: self.process.figures(),
             starved_listeners: self.shortages.count() as u64,
             problems: self.counts.problems(),
             refusals,
         };
-        // Two, to read the process's figures by.
-        let _ = (self.spares.give(), self.spares.give());
-        let text = scrape.text();
-        self.spares.fill();
-        Ok(text)
-    }
-
-    /// Returns what was counted outside of the shards: by control, and by the hook.
-    fn own_stats(&self) -> Stats {
-        let mut stats = self.counts.stats();
-        self.dispatcher.add_hook_counts(&mut stats);
-        stats
+        Ok(scrape.text())
     }
 
     /// Serves on all listeners until `served` is over, and then answers what was taken by then.
@@ -131,13 +126,17 @@ impl Control {
         let (serving, ending) = watch::channel(());
         let http = match http {
             Some(listener) => {
-                tokio::spawn(tokens::keep(self.settings.clone(), self.tokens.clone()));
-                Some(tokio::spawn(http::serve(self.clone(), listener.into_listener()?, ending.clone())))
+                tokio::spawn(vital("control tokens", tokens::keep(self.settings.clone(), self.tokens.clone())));
+                let serve = http::serve(self.clone(), listener.into_listener()?, ending.clone());
+                Some(tokio::spawn(vital("control", serve)))
             }
             None => None,
         };
         let text = match text {
-            Some(listener) => Some(tokio::spawn(text::serve(self, listener.into_listener()?, ending))),
+            Some(listener) => {
+                let serve = text::serve(self, listener.into_listener()?, ending);
+                Some(tokio::spawn(vital("text port", serve)))
+            }
             None => None,
         };
         served.await;

@@ -9,9 +9,9 @@ use prometheus_client::encoding::{DescriptorEncoder, MetricEncoder, NoLabelSet, 
 use prometheus_client::metrics::MetricType;
 use prometheus_client::registry::Registry;
 
-use crate::descriptors;
+use super::process::Figures;
 use crate::frame::close;
-use crate::metrics::{FAMILIES, FamilyKind, Histogram, Metric, Stats};
+use crate::metrics::{FAMILIES, FamilyKind, Histogram, Metric, NodeCounts, Stats};
 
 /// How the answer is marked.
 pub(super) const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
@@ -24,13 +24,15 @@ type Read<T> = fn(&Stats) -> T;
 pub(super) struct Scrape {
     /// What each shard has counted, in their order.
     pub(super) shards: Vec<Stats>,
-    /// What the hook and control have counted.
-    pub(super) own: Stats,
+    /// What no shard counts.
+    pub(super) own: NodeCounts,
     /// Connections open now, logged in or not, and their bound.
     pub(super) connections: u64,
     pub(super) connections_max: u64,
     /// The bound of what sessions hold.
     pub(super) memory_bytes_max: u64,
+    /// What the kernel tells of the process.
+    pub(super) process: Figures,
     /// Listeners that can't accept now.
     pub(super) starved_listeners: u64,
     /// Each problem of the API, and how often it was the answer.
@@ -76,26 +78,27 @@ impl Collector for Scrape {
         }
         histogram(&mut describe(encoder, "pombo_push_seconds")?, &self.own.push_time)?;
         self.encode_shards(encoder)?;
-        encode_process(encoder)
+        encode_process(encoder, &self.process)
     }
 }
 
 impl Scrape {
     fn encode_sums(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
-        let mut sum = self.own;
+        let mut sum = Stats::default();
         self.shards.iter().for_each(|stats| sum.add(stats));
-        for (place, first) in Stats::ALL.iter().enumerate() {
-            if Stats::ALL[..place].iter().any(|earlier| earlier.family == first.family) {
+        let shards = Stats::ALL.iter().map(|metric| Count::new(metric, &sum));
+        let counts: Vec<_> = shards.chain(NodeCounts::ALL.iter().map(|metric| Count::new(metric, &self.own))).collect();
+        for (place, first) in counts.iter().enumerate() {
+            if counts[..place].iter().any(|earlier| earlier.family == first.family) {
                 continue;
             }
             let kind = if first.is_gauge { MetricType::Gauge } else { MetricType::Counter };
-            let mut family = encoder.encode_descriptor(first.family, help(first), None, kind)?;
-            for metric in Stats::ALL.iter().filter(|metric| metric.family == first.family) {
-                let value = (metric.read)(&sum);
-                match metric.label {
-                    Some(label) => counter(&mut family.encode_family(&[label])?, value)?,
-                    None if metric.is_gauge => family.encode_gauge(&value)?,
-                    None => counter(&mut family, value)?,
+            let mut family = encoder.encode_descriptor(first.family, first.help(), None, kind)?;
+            for count in counts.iter().filter(|count| count.family == first.family) {
+                match count.label {
+                    Some(label) => counter(&mut family.encode_family(&[label])?, count.value)?,
+                    None if count.is_gauge => family.encode_gauge(&count.value)?,
+                    None => counter(&mut family, count.value)?,
                 }
             }
         }
@@ -139,34 +142,26 @@ impl Scrape {
 }
 
 /// The kernel's figures of the process, under the names that all exporters use for them.
-#[cfg(target_os = "linux")]
-fn encode_process(encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
-    use procfs::CurrentSI as _;
-    // Not there in a container without /proc: then they are absent, and the rest is told.
-    let Ok(process) = procfs::process::Process::myself() else { return Ok(()) };
-    if let Ok(stat) = process.stat() {
-        let ticks = procfs::ticks_per_second() as f64;
-        counter(&mut describe(encoder, "process_cpu_seconds")?, (stat.utime + stat.stime) as f64 / ticks)?;
-        let resident = stat.rss * procfs::page_size();
-        describe(encoder, "process_resident_memory_bytes")?.encode_gauge(&resident)?;
-        describe(encoder, "process_virtual_memory_bytes")?.encode_gauge(&stat.vsize)?;
-        describe(encoder, "process_threads")?.encode_gauge(&stat.num_threads)?;
-        if let Ok(kernel) = procfs::KernelStats::current() {
-            let start = kernel.btime as f64 + stat.starttime as f64 / ticks;
-            describe(encoder, "process_start_time_seconds")?.encode_gauge(&start)?;
+fn encode_process(encoder: &mut DescriptorEncoder<'_>, figures: &Figures) -> fmt::Result {
+    if let Some(seconds) = figures.cpu_seconds {
+        counter(&mut describe(encoder, "process_cpu_seconds")?, seconds)?;
+    }
+    if let Some(seconds) = figures.start_seconds {
+        describe(encoder, "process_start_time_seconds")?.encode_gauge(&seconds)?;
+    }
+    if let Some(threads) = figures.threads {
+        describe(encoder, "process_threads")?.encode_gauge(&threads)?;
+    }
+    for (name, figure) in [
+        ("process_resident_memory_bytes", figures.resident_bytes),
+        ("process_virtual_memory_bytes", figures.virtual_bytes),
+        ("process_open_fds", figures.open_descriptors),
+        ("process_max_fds", figures.descriptors_max),
+    ] {
+        if let Some(figure) = figure {
+            describe(encoder, name)?.encode_gauge(&figure)?;
         }
     }
-    if let Ok(open) = process.fd_count() {
-        describe(encoder, "process_open_fds")?.encode_gauge(&open)?;
-    }
-    if let Some(most) = descriptors::limit() {
-        describe(encoder, "process_max_fds")?.encode_gauge(&most)?;
-    }
-    Ok(())
-}
-
-#[cfg(not(target_os = "linux"))]
-fn encode_process(_: &mut DescriptorEncoder<'_>) -> fmt::Result {
     Ok(())
 }
 
@@ -194,18 +189,35 @@ fn counter(
     encoder.encode_counter::<NoLabelSet, _, u64>(&value, None)
 }
 
-/// A family of several counts is told by its own sentence.
-fn help(metric: &Metric) -> &'static str {
-    const FAMILIES: &[(&str, &str)] = &[
-        ("pombo_logins", "Logins that reached a shard, by outcome"),
-        ("pombo_deliveries", "Messages accepted for one session, by how they were sent"),
-        ("pombo_client_errors", "Messages of clients answered with an error, by reason"),
-        ("pombo_shed", "Messages dropped, by reason"),
-        ("pombo_hook_events", "Events for the service of the hook, by what became of them"),
-        ("pombo_pushes", "Messages of other programs to one uid each, by what became of them"),
-    ];
-    let of_family = FAMILIES.iter().find(|(family, _)| *family == metric.family);
-    of_family.map_or(metric.help.trim().trim_end_matches('.'), |(_, help)| help)
+/// A count of the shards or of the node, with what it is now.
+struct Count {
+    family: &'static str,
+    label: Option<(&'static str, &'static str)>,
+    help: &'static str,
+    is_gauge: bool,
+    value: u64,
+}
+
+impl Count {
+    fn new<C>(metric: &Metric<C>, counts: &C) -> Self {
+        let Metric { family, label, help, is_gauge, read, .. } = *metric;
+        Self { family, label, help, is_gauge, value: read(counts) }
+    }
+
+    /// A family of several counts is told by its own sentence.
+    fn help(&self) -> &'static str {
+        const FAMILIES: &[(&str, &str)] = &[
+            ("pombo_logins", "Logins that reached a shard, by outcome"),
+            ("pombo_deliveries", "Messages accepted for one session, by how they were sent"),
+            ("pombo_broadcasts", "Broadcasts, once each, by who sent them"),
+            ("pombo_client_errors", "Messages of clients answered with an error, by reason"),
+            ("pombo_shed", "Messages dropped, by reason"),
+            ("pombo_hook_events", "Events for the service of the hook, by what became of them"),
+            ("pombo_pushes", "Messages of other programs to one uid each, by what became of them"),
+        ];
+        let of_family = FAMILIES.iter().find(|(family, _)| *family == self.family);
+        of_family.map_or(self.help.trim().trim_end_matches('.'), |(_, help)| help)
+    }
 }
 
 /// Upper bounds in seconds, with how many took up to each and longer than the bound before.
@@ -219,19 +231,21 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
+    use crate::control::process::Process;
 
     #[test]
     fn every_count_is_told_with_its_sum() {
         let mut stats = Stats { logins: 2, shed_newest: 3, ..Stats::default() };
         stats.count_close(close::SLOW_CONSUMER);
         stats.turn_time.note(Duration::from_micros(5));
-        let own = Stats { pushes_shed: 5, ..Stats::default() };
+        let own = NodeCounts { pushes_shed: 5, broadcasts_pushed: 6, ..NodeCounts::default() };
         let scrape = Scrape {
             shards: vec![stats, stats],
             own,
             connections: 7,
             refusals: vec![("full", 9)],
             problems: vec![("uid", 8)],
+            process: Process::open().figures(),
             ..Scrape::default()
         };
         let text = scrape.text();
@@ -243,6 +257,8 @@ mod tests {
             "pombo_refusals_total{reason=\"full\"} 9",
             "pombo_api_problems_total{problem=\"uid\"} 8",
             "pombo_pushes_total{outcome=\"shed\"} 5",
+            "pombo_broadcasts_total{sender=\"program\"} 6",
+            "pombo_broadcasts_total{sender=\"client\"} 0",
             "pombo_connections 7",
             "pombo_shard_turn_seconds_count{shard=\"1\"} 1",
             "pombo_shard_turn_seconds_bucket{le=\"0.000016384\",shard=\"0\"} 1",
@@ -252,8 +268,9 @@ mod tests {
         ] {
             assert!(text.lines().any(|told| told == line), "{line} is missing in\n{text}");
         }
-        for metric in Stats::ALL {
-            assert!(text.contains(&format!("# HELP {} ", metric.family)), "{}", metric.family);
+        let families = Stats::ALL.iter().map(|metric| metric.family);
+        for family in families.chain(NodeCounts::ALL.iter().map(|metric| metric.family)) {
+            assert_eq!(text.matches(&format!("# HELP {family} ")).count(), 1, "{family}");
         }
         for family in FAMILIES {
             assert!(text.contains(&format!("# HELP {} ", family.name)), "{}", family.name);
@@ -262,8 +279,11 @@ mod tests {
 
     #[test]
     fn families_of_several_counts_have_a_sentence() {
-        for metric in Stats::ALL.iter().filter(|metric| metric.label.is_some()) {
-            assert_ne!(help(metric), metric.help.trim().trim_end_matches('.'), "{}", metric.family);
+        let (stats, own) = (Stats::default(), NodeCounts::default());
+        let shards = Stats::ALL.iter().map(|metric| Count::new(metric, &stats));
+        for count in shards.chain(NodeCounts::ALL.iter().map(|metric| Count::new(metric, &own))) {
+            let is_its_own = count.help() == count.help.trim().trim_end_matches('.');
+            assert_ne!(is_its_own, count.label.is_some(), "{}", count.family);
         }
     }
 }

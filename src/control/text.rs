@@ -4,7 +4,7 @@
 //!   {"uid":"alice","percent":"88%"}   ─▶   ok      a session took the line, as it is
 //!   {"uid":"nobody"}                  ─▶   fail
 //! ```
-//! A task for each connection, which stays as long as its client likes. The lines of one read go to the shards together,
+//! A task for each connection, which stays as long as its client likes, and nobody else needs its place. The lines of one read go to the shards together,
 //! and their answers leave in one write; meanwhile nothing more is read, so who is behind with its answers, or sends
 //! faster than the shards take, is held up through TCP.
 
@@ -21,14 +21,15 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio::time::{Instant, timeout, timeout_at};
 use tracing::debug;
 
-use self::line::receiver;
+use self::line::{is_of_another_protocol, receiver};
 use super::Control;
 use super::accept::{Duplex, accept};
+use super::places::{Place, Places};
 use crate::dispatcher::{Push, Unanswered};
 use crate::listener::Listener;
 use crate::message::{Delivery, Kind};
 
-/// Most connections at a time; more wait in the kernel's backlog.
+/// Most connections at a time; for another, the one that waits longest for its client is closed.
 const CONNECTIONS_MAX: usize = 1024;
 
 /// Room for one read: of a connection that is idle, and of one whose reads fill it.
@@ -54,10 +55,12 @@ pub(super) async fn serve(control: Control, listener: Listener, ending: watch::R
     let long_lines = Arc::new(Semaphore::new(LONG_LINES_MAX));
     let (open, ended) = (control.open.clone(), ending.clone());
     let spares = control.spares.clone();
-    accept(listener, None, CONNECTIONS_MAX, spares, &open, ending, move |stream, _peer| {
+    // Nobody probes this port.
+    accept(listener, None, Places::new(CONNECTIONS_MAX, 0), spares, &open, ending, move |stream, _peer, place| {
         let connection = Connection {
             control: control.clone(),
             stream,
+            place,
             ending: ended.clone(),
             received: BytesMut::new(),
             room: READ_BYTES,
@@ -77,6 +80,7 @@ pub(super) async fn serve(control: Control, listener: Listener, ending: watch::R
 struct Connection {
     control: Control,
     stream: Duplex,
+    place: Place,
     /// Tells by its sender's drop that the node ends.
     ending: watch::Receiver<()>,
     /// Received and not taken yet: the begin of a line, except between a read and [`gather`].
@@ -96,6 +100,8 @@ enum Next {
     Lines,
     /// Nothing: a line is too long, or never ends, and gets the last `fail`.
     Cut,
+    /// Nothing: a line is of another protocol, and is not answered.
+    Foreign,
 }
 
 impl Connection {
@@ -129,7 +135,7 @@ impl Connection {
                 next = Next::Cut;
             }
             self.push(lines, next).await?;
-            if next == Next::Cut {
+            if next != Next::Lines {
                 return self.end().await;
             }
             if end.is_some() && self.long_line.take().is_some() {
@@ -166,12 +172,16 @@ impl Connection {
     /// # Errors
     /// When the answers are not read in time; or when it can't be told what became of a line, which no answer would say.
     async fn push(&mut self, lines: Lines, next: Next) -> io::Result<()> {
+        if lines.asked.is_empty() && next == Next::Lines {
+            return Ok(());
+        }
+        self.place.serves();
         let mut deliveries = match lines.pushes.is_empty() {
             true => Vec::new(),
             false => self.control.counts.push_all(&self.control.dispatcher_in_time(), lines.pushes).await,
         }
         .into_iter();
-        let refused = lines.asked.iter().filter(|is_asked| !**is_asked).count() + usize::from(next == Next::Cut);
+        let refused = lines.asked.iter().filter(|is_asked| !**is_asked).count() + usize::from(next != Next::Lines);
         if refused > 0 {
             self.control.counts.note_text_refused(refused);
         }
@@ -188,7 +198,11 @@ impl Connection {
         if next == Next::Cut {
             answers.extend_from_slice(b"fail\n");
         }
-        if answers.is_empty() { Ok(()) } else { self.answer(&answers).await }
+        if next == Next::Foreign {
+            debug!("text connection closed, its client speaks HTTP or another protocol");
+        }
+        self.place.awaits_request();
+        self.answer(&answers).await
     }
 
     async fn answer(&mut self, answers: &[u8]) -> io::Result<()> {
@@ -223,7 +237,7 @@ struct Lines {
     pushes: Vec<Push>,
 }
 
-/// Takes the lines in `received`, which ends with a line's end; up to the first that is too long.
+/// Takes the lines in `received`, which ends with a line's end; up to the first that is too long or of another protocol.
 fn gather(received: &[u8], line_bytes_max: usize) -> (Lines, Next) {
     let mut lines = Lines::default();
     let mut start = 0;
@@ -238,6 +252,9 @@ fn gather(received: &[u8], line_bytes_max: usize) -> (Lines, Next) {
             return (lines, Next::Cut);
         }
         let uid = receiver(line);
+        if uid.is_none() && is_of_another_protocol(line) {
+            return (lines, Next::Foreign);
+        }
         lines.asked.push(uid.is_some());
         if let Some(uid) = uid {
             lines.pushes.push(Push { uid, kind: Kind::Text, payload: Bytes::copy_from_slice(line) });
@@ -264,6 +281,13 @@ mod tests {
         check("{\"uid\":1}\n", &[true], &["{\"uid\":1}"], Next::Lines);
         check("{\"uid\":1}\r\n {\"uid\":2}\r\r\n", &[true, true], &["{\"uid\":1}", " {\"uid\":2}"], Next::Lines);
         check("\n\r\nx\n{\"uid\":1}\n", &[false, false, false, true], &["{\"uid\":1}"], Next::Lines);
+    }
+
+    #[test]
+    fn nothing_is_taken_behind_a_line_of_another_protocol() {
+        check("{\"uid\":1}\nGET / HTTP/1.1\r\n{\"uid\":2}\n", &[true], &["{\"uid\":1}"], Next::Foreign);
+        check("x\nHost: x\nx\n", &[false], &[], Next::Foreign);
+        check("{\"uid\":\" HTTP/\"}\n", &[true], &["{\"uid\":\" HTTP/\"}"], Next::Lines);
     }
 
     #[test]

@@ -7,7 +7,7 @@ use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use jsonwebtoken::{Algorithm, EncodingKey, Header, encode};
 use serde_json::{Map, Value};
@@ -19,6 +19,7 @@ use tokio::time::Instant;
 use super::auth::{Admitted, Authenticator, Entrance, Facts, Login};
 use super::refusal::Refusal;
 use super::{Accepted, Gate, Who, login, upgrade};
+use crate::clock;
 use crate::config::{Auth, AuthSource, Config, GatewaySettings, Secret};
 use crate::shard::{Admission, LoginNumbers, Stream};
 use crate::uid::UidHasher;
@@ -118,7 +119,7 @@ impl Gateway {
 ///
 /// A claim that is a number and whose name ends in `+` is told as so many seconds from now, without the sign.
 pub fn sign(claims: Map<String, Value>, key: Option<String>) -> Option<String> {
-    let now = SystemTime::UNIX_EPOCH.elapsed().expect("after 1970").as_secs_f64();
+    let now = clock::since_1970().as_secs_f64();
     let from_now = |(name, value): (String, Value)| match (name.strip_suffix('+'), value.as_f64()) {
         (Some(name), Some(seconds)) => (name.to_owned(), Value::from(now + seconds)),
         _ => (name, value),

@@ -53,6 +53,7 @@ use crate::mailbox::Bell;
 use crate::protocol::Protocol;
 use crate::router;
 use crate::shard::{Handover, Permit, Stream};
+use crate::vital::vital;
 
 /// How often files of keys are looked at.
 const KEYS_INTERVAL: Duration = Duration::from_secs(1);
@@ -150,11 +151,11 @@ impl Gateway {
         for listener in listeners {
             let accepting = Arc::clone(&gateway).accept(listener, under_way.clone());
             // Accepting comes ahead of everything else: tokio would have it yield while the backlog overflows.
-            tokio::spawn(tokio::task::unconstrained(accepting));
+            tokio::spawn(tokio::task::unconstrained(vital("listener", accepting)));
         }
         drop(under_way);
         if gateway.entrance.authenticator.has_keys() {
-            tokio::spawn(Arc::clone(&gateway).watch_keys());
+            tokio::spawn(vital("keys of tokens", Arc::clone(&gateway).watch_keys()));
         }
         tokio::select! {
             // Nothing is ever sent; the channel ends with the last task that holds it.

@@ -11,7 +11,7 @@ use crate::config::{Config, SessionSettings};
 use crate::dispatcher::{Cursor, KickError, Push, Uids, check_close};
 use crate::gateway::Reason;
 use crate::message::{Delivery, Kind};
-use crate::metrics::Stats;
+use crate::metrics::{NodeCounts, Stats};
 use crate::shard::SessionInfo;
 
 /// A running node; clones stand for the same node, which goes on when all of them are dropped.
@@ -139,8 +139,12 @@ impl Handle {
         for stats in self.node.dispatcher.stats().await.into_iter().flatten() {
             sum.add(&stats);
         }
-        self.node.dispatcher.add_hook_counts(&mut sum);
         sum
+    }
+
+    /// Returns what no shard counts: pushes of other programs, broadcasts that came from outside, events of the hook.
+    pub fn counts(&self) -> NodeCounts {
+        self.node.counts.of_node(&self.node.dispatcher)
     }
 
     /// Returns how many logins were read since the start, in a first frame or with the upgrade, refused ones too.

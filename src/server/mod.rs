@@ -18,9 +18,11 @@ use tokio::time::Instant;
 use tracing::error;
 
 pub use self::handle::Handle;
+use crate::clock;
+pub use crate::clock::ClockError;
 use crate::config::{Config, ControlSettings, Faults, GatewaySettings, Listen, SlowConsumer};
 use crate::control::{
-    Control, ControlListeners, ControlTokensError, Counts, HookEnds, HookError, Hooks, Spares, TokenSet,
+    Control, ControlListeners, ControlTokensError, Counts, HookEnds, HookError, Hooks, Process, Spares, TokenSet,
 };
 use crate::descriptors;
 use crate::dispatcher::{Dispatcher, ShardDoor};
@@ -34,6 +36,7 @@ use crate::mailbox::{self, Bell};
 use crate::presence::Teller;
 use crate::shard::{Admission, LoginNumbers, Parts, Poller, Shard};
 use crate::uid::UidHasher;
+use crate::vital::vital;
 
 /// How long the gateway's threads may take to end, once they have nothing to do any more.
 const RUNTIME_END: Duration = Duration::from_secs(1);
@@ -90,6 +93,7 @@ struct Node {
     admission: Admission,
     logins: LoginNumbers,
     refusals: Refusals,
+    counts: Counts,
     /// Asks for the certificate to be read again.
     certificate: Option<Arc<Notify>>,
     /// Held open by every thread of the node; nothing is ever sent.
@@ -135,6 +139,9 @@ pub enum StartError {
     /// The tokens of other programs can't be used.
     #[error(transparent)]
     ControlTokens(#[from] ControlTokensError),
+    /// The wall clock shows a time that dates can't hold.
+    #[error(transparent)]
+    Clock(#[from] ClockError),
     /// A thread or a poller can't be made.
     #[error("cannot start: {0}")]
     System(#[from] io::Error),
@@ -170,6 +177,7 @@ impl Server {
     /// See [`StartError`].
     pub fn bind_with(config: Config, mut passed: PassedSockets) -> Result<Self, StartError> {
         config.check()?;
+        clock::check()?;
         descriptors::make_room(config.connections_max);
         let authenticator = Authenticator::new(&config.gateway().auth)
             .map_err(|error| StartError::Keys { reason: error.to_string() })?;
@@ -245,7 +253,7 @@ impl Server {
         let (settings, gateway_settings) = watch::channel(Arc::new(config.gateway()));
         let (drain_by, gateway_drain_by) = watch::channel(None);
         let (admission, logins, refusals) = (Admission::default(), LoginNumbers::default(), Refusals::new());
-        let shortages = Shortages::default();
+        let (shortages, counts) = (Shortages::default(), Counts::default());
         let tls = certificate.as_ref().map(Certificate::in_force);
         let gateway = Gateway {
             settings: gateway_settings,
@@ -271,7 +279,8 @@ impl Server {
             admission: admission.clone(),
             refusals: refusals.clone(),
             shortages,
-            counts: Counts::default(),
+            counts: counts.clone(),
+            process: Process::open(),
             spares: Spares::default(),
             tls,
         };
@@ -287,6 +296,7 @@ impl Server {
                 admission,
                 logins,
                 refusals,
+                counts,
                 certificate: certificate_asked,
                 running,
             }),
@@ -352,7 +362,7 @@ fn spawn_gateway(
         listeners.into_iter().map(BoundListener::into_listener).collect::<io::Result<Vec<_>>>()?
     };
     if let Some(certificate) = certificate {
-        runtime.spawn(certificate.keep());
+        runtime.spawn(vital("certificate", certificate.keep()));
     }
     spawn("pombo-gateway".to_owned(), move || {
         // On a worker, so that accepting costs no hop from this thread.
@@ -376,7 +386,7 @@ fn spawn_control(
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     spawn("pombo-control".to_owned(), move || {
         runtime.block_on(async {
-            let hooks = hooks.map(|hooks| tokio::spawn(hooks.run(control.settings.clone())));
+            let hooks = hooks.map(|hooks| tokio::spawn(vital("hook", hooks.run(control.settings.clone()))));
             // Nothing is ever sent.
             let run = control.run(listeners, served.recv_async()).await;
             run.expect("a bound listener moves to the runtime");

@@ -396,6 +396,7 @@ impl<N: Network> Shard<N> {
                     return (Cost { deliveries: 1, bytes }, Some(Stop::Stalled));
                 }
                 journal::broadcast();
+                self.stats.broadcasts_sent += 1;
                 (Cost { deliveries: 1 + self.broadcast(kind, payload), bytes }, None)
             }
             Recipient::Uid => {

@@ -129,6 +129,7 @@ impl<N: Network> Shard<N> {
                     (Room::Left, Stall::Unicast { .. }) => journal::unicast(),
                     (Room::Left, Stall::Broadcast) => {
                         journal::broadcast();
+                        self.stats.broadcasts_sent += 1;
                         let deliveries = self.broadcast(kind, payload);
                         self.budget.spend(Cost { deliveries, bytes: 0 });
                     }

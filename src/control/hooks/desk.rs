@@ -3,10 +3,11 @@
 //! Does no I/O and reads no clock: events and times in, batches out.
 
 use std::sync::Arc;
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant};
 
 use super::grace::{Gone, Grace};
 use super::queue::{News, Queue};
+use crate::clock;
 use crate::config::HookSettings;
 use crate::presence::{Change, Event, Ledger};
 
@@ -20,8 +21,7 @@ pub(super) struct Now {
 
 impl Now {
     pub(super) fn read() -> Self {
-        let wall = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        Self { instant: Instant::now(), wall }
+        Self { instant: Instant::now(), wall: clock::since_1970() }
     }
 
     /// Returns the milliseconds since 1970 at `at`, which is not later.

@@ -1,6 +1,6 @@
 //! One attempt to give a batch to the service: signed, posted, answered within its time.
 
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use http_body_util::{BodyExt, Full, Limited};
@@ -12,6 +12,7 @@ use tracing::{Instrument as _, Span, debug_span, info, warn};
 
 use super::HookError;
 use super::signature::{self, Keys};
+use crate::clock;
 use crate::config::HookSettings;
 use crate::service::{self, ServiceClient, causes};
 use crate::trace::{self, Place, TRACEPARENT};
@@ -62,7 +63,7 @@ impl Poster {
 
     async fn attempt(&mut self, body: Bytes, place: Place) -> Result<(), String> {
         self.refresh_keys().await;
-        let second = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
+        let second = clock::since_1970().as_secs();
         let request = Request::post(&self.uri)
             .header(header::CONTENT_TYPE, "application/json")
             .header(header::USER_AGENT, USER_AGENT)

@@ -2,7 +2,8 @@
 //! console, a page that uses it.
 //!
 //! Every connection is a task on the control thread, with one request at a time. Requests that act wait for the shards by
-//! a deadline, and tell what is not known after it. Nothing here blocks.
+//! a deadline, and tell what is not known after it. Nothing here blocks. Probes have places of their own, so that they are
+//! answered while other connections hold all the rest.
 
 mod access;
 mod batch;
@@ -13,6 +14,7 @@ mod idempotency;
 mod openapi;
 mod outcome;
 mod parameters;
+mod place;
 mod problem;
 mod push;
 mod reply;
@@ -22,6 +24,7 @@ mod uids;
 
 use std::convert::Infallible;
 use std::future::{pending, poll_fn};
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -30,7 +33,7 @@ use axum::body::Body;
 use axum::extract::{Extension, State};
 use axum::http::header::CONTENT_TYPE;
 use axum::middleware;
-use axum::response::IntoResponse;
+use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
@@ -47,6 +50,7 @@ use self::idempotency::Answers;
 pub use self::problem::Problem;
 use self::problem::Told;
 use super::accept::{Duplex, accept};
+use super::places::{Paced, Place, Places};
 use super::tokens::Caller;
 use super::{Control, prometheus};
 use crate::config::ControlSettings;
@@ -60,6 +64,9 @@ const HEAD_BYTES_MAX: usize = 64 << 10;
 /// connection into a reset, and the answer might be lost.
 const LINGER: Duration = Duration::from_secs(2);
 const LINGER_BYTES_MAX: u64 = 16 << 20;
+
+/// Places that are kept for probes; docs/operations.md names the number.
+const PROBE_PLACES: usize = 16;
 
 /// How long a connection stays open without a request when the node drains.
 const SILENCE: Duration = Duration::from_millis(100);
@@ -92,20 +99,34 @@ impl Api {
 pub(super) async fn serve(control: Control, listener: Listener, ending: watch::Receiver<()>) {
     let api = Api { control: control.clone(), answers: Arc::default() };
     let service = TowerToHyperService::new(routes(api));
-    let connections_max = control.settings.borrow().connections_max;
+    let places = Places::new(control.settings.borrow().connections_max, PROBE_PLACES);
     let (tls, open, spares) = (control.tls.clone(), control.open.clone(), control.spares.clone());
-    accept(listener, tls, connections_max, spares, &open, ending, move |stream, peer| {
+    accept(listener, tls, places, spares, &open, ending, move |stream, peer, place| {
         let (service, control) = (service.clone(), control.clone());
         async move {
-            let service = service_fn(move |mut request: hyper::Request<Incoming>| {
-                request.extensions_mut().insert(Peer(peer));
-                let span = spans::request(&request);
-                Box::pin(spans::answer(span, service.call(request)))
-            });
+            let head_time = control.settings.borrow().body_timeout;
+            let stream: Duplex = Box::pin(Paced::new(stream, place.clone(), head_time));
+            let service = service_fn(move |request| Box::pin(answer(request, service.clone(), peer, place.clone())));
             converse(stream, service, &control).await;
         }
     })
     .await;
+}
+
+/// Answers one request, and notes for its connection's place what it waits for.
+async fn answer(
+    mut request: hyper::Request<Incoming>,
+    service: TowerToHyperService<Router>,
+    peer: Option<SocketAddr>,
+    place: Place,
+) -> Result<Response, Infallible> {
+    place.begins_request();
+    request.extensions_mut().insert(Peer(peer));
+    request.extensions_mut().insert(place.clone());
+    let span = spans::request(&request);
+    let request = request.map(|body| place::Received::new(body, place.clone()));
+    let response = spans::answer(span, service.call(request)).await?;
+    Ok(response.map(|body| Body::new(place::Answered::new(body, place))))
 }
 
 /// Answers the requests of one connection, one after the other.
@@ -170,6 +191,7 @@ fn routes(api: Api) -> Router {
         .route("/v1/openapi.json", get(openapi::description))
         .fallback(async || Problem::NotFound.because("see /v1/openapi.json for what there is; a uid can't be empty"))
         .method_not_allowed_fallback(method_not_allowed)
+        .layer(middleware::from_fn(place::take))
         .layer(middleware::from_fn_with_state(api.clone(), access::admit))
         // Behind the layer, so that anybody may ask.
         .route("/healthz", get(health::live).fallback(method_not_allowed))

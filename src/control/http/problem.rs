@@ -44,6 +44,8 @@ pub enum Problem {
     KeyReused,
     /// The node drains.
     Draining,
+    /// Other connections have all places, and their requests are being served.
+    Busy,
     /// A shard had no room for the request.
     ShardBusy,
     /// There is no room for answers to be kept.
@@ -75,6 +77,7 @@ impl Problem {
         Self::KeyReused,
         Self::Internal,
         Self::Draining,
+        Self::Busy,
         Self::ShardBusy,
         Self::KeysFull,
         Self::ShardSilent,
@@ -105,6 +108,7 @@ impl Problem {
             Self::KeyReused => ("key-reused", StatusCode::UNPROCESSABLE_ENTITY, "the key was used for another request"),
             Self::Internal => ("internal", StatusCode::INTERNAL_SERVER_ERROR, "the node failed at this request"),
             Self::Draining => ("draining", StatusCode::SERVICE_UNAVAILABLE, "the node ends"),
+            Self::Busy => ("busy", StatusCode::SERVICE_UNAVAILABLE, "too many requests are being served"),
             Self::ShardBusy => ("shard-busy", StatusCode::SERVICE_UNAVAILABLE, "a shard has no time"),
             Self::KeysFull => ("keys-full", StatusCode::SERVICE_UNAVAILABLE, "there is no room for another key"),
             Self::ShardSilent => ("shard-silent", StatusCode::GATEWAY_TIMEOUT, "a shard did not answer in time"),
@@ -237,7 +241,7 @@ pub(super) fn add_headers(response: &mut Response, problem: Problem, retry_after
             headers.insert(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
             headers.insert(CONNECTION, HeaderValue::from_static("close"));
         }
-        Problem::ForeignPage | Problem::Draining => {
+        Problem::ForeignPage | Problem::Draining | Problem::Busy => {
             headers.insert(CONNECTION, HeaderValue::from_static("close"));
         }
         _ => {}

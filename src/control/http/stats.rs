@@ -3,7 +3,7 @@
 //! Totals since the start and what is there now; who asks twice has the rates. Nothing is kept for it.
 
 use std::collections::BTreeMap;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use axum::extract::{Extension, State};
 use serde::Serialize;
@@ -15,11 +15,12 @@ use super::access::Right;
 use super::parameters::{Pairs, Parameters};
 use super::problem::Told;
 use super::reply::Reply;
+use crate::clock;
 use crate::control::tokens::Caller;
 use crate::dispatcher::Unanswered;
 use crate::frame::close;
 use crate::gateway::Reason;
-use crate::metrics::{Histogram, Stats};
+use crate::metrics::{Histogram, NodeCounts, Stats};
 
 /// How long a shard is waited for, unless `control_answer_timeout` is shorter: who watches asks again soon.
 const ANSWER_TIME: Duration = Duration::from_secs(1);
@@ -40,9 +41,11 @@ pub(super) struct NodeStats {
     connections_max: usize,
     /// Each shard, in order.
     shards: Vec<ShardStats>,
-    /// What the hook has counted, which no shard knows.
+    /// Each plain count that no shard has, by the name that docs/metrics.md has beside it.
     #[schema(value_type = BTreeMap<String, u64>)]
-    hook: BTreeMap<&'static str, u64>,
+    counts: BTreeMap<&'static str, u64>,
+    /// How long pushes of other programs took, from when control had them to their answer.
+    push_time: Durations,
     /// Connections refused before they were sessions, by reason.
     #[schema(value_type = BTreeMap<String, u64>)]
     refusals: BTreeMap<&'static str, u64>,
@@ -140,18 +143,18 @@ pub(super) async fn stats(
     let (control, settings) = (&api.control, api.settings());
     let asked = control.dispatcher.by(Instant::now() + settings.answer_timeout.min(ANSWER_TIME));
     let shards = asked.stats().await.into_iter().map(ShardStats::from).collect();
-    let mut hook = Stats::default();
-    control.dispatcher.add_hook_counts(&mut hook);
+    let own = control.counts.of_node(&control.dispatcher);
     let is_draining = control.draining.borrow().is_some();
     Ok(Reply::json(&NodeStats {
-        at_ms: milliseconds(SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default()),
+        at_ms: milliseconds(clock::since_1970()),
         uptime_ms: milliseconds(control.started.elapsed()),
         version: env!("CARGO_PKG_VERSION"),
         state: if is_draining { NodeState::Draining } else { NodeState::Serving },
         connections: control.admission.count(),
         connections_max: settings.node_connections_max,
         shards,
-        hook: [("events", hook.hook_events), ("lost", hook.hook_lost), ("failures", hook.hook_failures)].into(),
+        counts: NodeCounts::ALL.iter().map(|metric| (metric.field, (metric.read)(&own))).collect(),
+        push_time: (&own.push_time).into(),
         refusals: Reason::ALL.iter().map(|reason| (reason.name(), control.refusals.count(*reason))).collect(),
     }))
 }

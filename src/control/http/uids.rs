@@ -1,11 +1,8 @@
 //! Who is online, and closing the sessions of one.
 
-use std::time::SystemTime;
-
 use axum::extract::{Extension, Request, State};
 use axum::response::Response;
 use data_encoding::BASE64URL_NOPAD;
-use humantime::format_rfc3339_millis;
 use serde::Serialize;
 use tracing::info;
 use utoipa::ToSchema;
@@ -17,6 +14,7 @@ use super::outcome::check_uid;
 use super::parameters::{Pairs, Parameters, UidInPath, uid};
 use super::problem::{Problem, Told};
 use super::reply::Reply;
+use crate::clock;
 use crate::control::tokens::Caller;
 use crate::dispatcher::{Cursor, check_close};
 use crate::metrics::Stats;
@@ -70,9 +68,8 @@ pub(super) async fn sessions(
     let uid = uid(path)?;
     check_uid(&uid, &api.settings())?;
     let sessions = api.dispatcher().sessions(&uid).await?;
-    let now = SystemTime::now();
     let shown = sessions.iter().map(|session| Session {
-        since: format_rfc3339_millis(now.checked_sub(session.age).unwrap_or(SystemTime::UNIX_EPOCH)).to_string(),
+        since: clock::rfc3339_ago(session.age),
         address: session.peer.map(|peer| peer.to_string()),
     });
     Ok(Reply::json(&Online { online: !sessions.is_empty(), sessions: shown.collect(), uid }))

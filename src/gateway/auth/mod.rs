@@ -23,6 +23,7 @@ pub(crate) use entrance::{Admitted, Entrance, Login};
 use self::http::Service;
 use self::keys::{KeyError, Keys};
 use super::Reason;
+use crate::clock;
 use crate::config::{Auth, AuthSettings};
 use crate::rights::Rights;
 use crate::roots::RootsError;
@@ -166,7 +167,7 @@ impl Authenticator {
 /// Converts an end on the wall's clock, `leeway` later, to one that no change of that clock moves.
 fn end(at: SystemTime, leeway: Duration) -> Result<Instant, Reason> {
     let Some(at) = at.checked_add(leeway) else { return Ok(far()) };
-    match at.duration_since(SystemTime::now()) {
+    match at.duration_since(clock::now()) {
         Ok(left) if !left.is_zero() => Ok(Instant::now().checked_add(left).unwrap_or_else(far)),
         _ => Err(Reason::CredentialExpired),
     }
@@ -182,7 +183,7 @@ fn far() -> Instant {
 fn seconds(value: &serde_json::Value) -> Option<SystemTime> {
     let since = Duration::try_from_secs_f64(value.as_f64()?).ok()?;
     // Past what the clock can show is never.
-    Some(SystemTime::UNIX_EPOCH.checked_add(since).unwrap_or_else(|| SystemTime::now() + Duration::from_secs(1 << 33)))
+    Some(clock::after_1970(since).unwrap_or_else(|| clock::now() + Duration::from_secs(1 << 33)))
 }
 
 /// Reads a list of rights, as JSON has it; `None` if it is no list of words.

@@ -17,7 +17,7 @@ use std::ffi::OsString;
 use std::io::{self, IsTerminal as _};
 use std::pin::Pin;
 use std::process::ExitCode;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use ratatui::crossterm::event::Event;
 use serde_json::json;
@@ -29,6 +29,7 @@ use self::poller::{Polled, Poller};
 use self::screen::{Asked, Screen};
 use self::terminal::Terminal;
 use super::{End, Failure, NodeArgs, print, run};
+use crate::clock;
 
 /// How often the screen is drawn while nothing comes, to tell for how long.
 const REDRAW: Duration = Duration::from_secs(1);
@@ -165,6 +166,5 @@ async fn answer(asking: &mut Option<Asking>) -> (Poller, Polled) {
 }
 
 fn now_ms() -> u64 {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
+    u64::try_from(clock::since_1970().as_millis()).unwrap_or(u64::MAX)
 }

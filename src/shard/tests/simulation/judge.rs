@@ -203,6 +203,7 @@ impl World {
         let sent = set_out.unicasts + set_out.broadcasts * self.plan.shards as u64 + caller.pushes + caller.broadcasts;
         let met = stats.offline + set_out.reached + stats.broadcasts + caller.too_long;
         assert_eq!(sent, met + stats.shed_shard_gone + unread, "messages to shards: {set_out:?}, {stats:?}");
+        assert_eq!(stats.broadcasts_sent, set_out.broadcasts, "broadcasts count once, whoever takes them");
         // Messages, on their way to sessions; the server's answers are among them.
         let turned_away = stats.closes[place_of(close::REPLACED)] - stats.replaced;
         let errors = stats.invalid + stats.forbidden_unicasts + stats.forbidden_broadcasts;

@@ -31,7 +31,7 @@ pub(super) struct Plan {
     pub(super) burst_max: usize,
     /// How many of [`super::world::UIDS`] log in, and are written to; with few of them, uids meet again and again.
     pub(super) uids: usize,
-    /// Whether a third of all messages are long ones, of [`LONG_FROM`] bytes or more.
+    /// Whether one of six messages is a long one, of [`LONG_FROM`] bytes or more.
     pub(super) has_long: bool,
     /// Whether connections come and fail as often as callers ask for something.
     pub(super) is_restless: bool,
@@ -44,9 +44,9 @@ pub(super) struct Plan {
 impl Plan {
     pub(super) fn new(random: &mut Rng) -> Self {
         let length_max = match random.u32(..40) {
-            0..20 => 300_000,
-            20..25 => 9_000,
-            25..30 => SHARE_FROM + 40,
+            0..10 => 300_000,
+            10..17 => 9_000,
+            17..25 => SHARE_FROM + 40,
             _ => 300,
         };
         let has_long = length_max > LONG_FROM;
@@ -107,7 +107,7 @@ impl Plan {
     /// Draws the length of a message.
     pub(super) fn length(&self, random: &mut Rng) -> usize {
         let near_the_bounds_of_headers_and_sharing = [125, 126, 127, SHARE_FROM - 1, SHARE_FROM, SHARE_FROM + 1];
-        if self.has_long && is_one_in(random, 3) {
+        if self.has_long && is_one_in(random, 6) {
             return random.usize(LONG_FROM..=self.length_max);
         }
         let length = match random.u32(..20) {

@@ -1,0 +1,81 @@
+//! The wall clock, as dates can show it.
+//!
+//! hyper, rustls and jsonwebtoken panic when the clock shows a time before 1970, and hyper after the year 9999: a node
+//! would go on with a gateway and a control that answer nobody. So it does not start by such a clock. None comes while it
+//! runs: Linux refuses to set a time before 1970 or after 2232 (settimeofday(2), EINVAL).
+//!
+//! Every room reads the clock here, where no time makes it panic; `tests/tidy.rs` looks for other ways to read it.
+
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+/// The last second of the year 9999, since 1970.
+const SECONDS_MAX: u64 = 253_402_300_799;
+
+/// The wall clock shows a time that dates can't hold; the operator's to mend.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("the wall clock shows a time {}, expected one from 1970 to 9999: set the clock", if *before { "before 1970" } else { "after 9999" })]
+pub struct ClockError {
+    before: bool,
+}
+
+/// Tells whether a node can run by what the clock shows.
+///
+/// # Errors
+/// When that is before 1970 or after 9999.
+pub(crate) fn check() -> Result<(), ClockError> {
+    check_time(now())
+}
+
+fn check_time(time: SystemTime) -> Result<(), ClockError> {
+    match time.duration_since(UNIX_EPOCH) {
+        Ok(since) if since.as_secs() <= SECONDS_MAX => Ok(()),
+        outside => Err(ClockError { before: outside.is_err() }),
+    }
+}
+
+/// Returns what the clock shows, to compare it.
+pub(crate) fn now() -> SystemTime {
+    SystemTime::now()
+}
+
+/// Returns the time since 1970; zero when the clock shows an earlier one.
+pub(crate) fn since_1970() -> Duration {
+    now().duration_since(UNIX_EPOCH).unwrap_or_default()
+}
+
+/// Returns the time that is so long after 1970; `None` when that is too far for a clock.
+pub(crate) fn after_1970(time: Duration) -> Option<SystemTime> {
+    UNIX_EPOCH.checked_add(time)
+}
+
+/// Writes the time `age` ago as RFC 3339 has it, to the millisecond; one outside of 1970 to 9999 as the nearest inside.
+pub(crate) fn rfc3339_ago(age: Duration) -> String {
+    rfc3339(now().checked_sub(age).unwrap_or(UNIX_EPOCH))
+}
+
+fn rfc3339(time: SystemTime) -> String {
+    let since = time.duration_since(UNIX_EPOCH).unwrap_or_default();
+    humantime::format_rfc3339_millis(UNIX_EPOCH + since.min(Duration::from_secs(SECONDS_MAX))).to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_time_can_be_written_and_only_those_of_dates_are_taken() {
+        let seconds = Duration::from_secs;
+        for (time, expected, taken) in [
+            (UNIX_EPOCH - seconds(1 << 40), "1970-01-01T00:00:00.000Z", Err(ClockError { before: true })),
+            (UNIX_EPOCH - Duration::from_millis(1), "1970-01-01T00:00:00.000Z", Err(ClockError { before: true })),
+            (UNIX_EPOCH, "1970-01-01T00:00:00.000Z", Ok(())),
+            (UNIX_EPOCH + Duration::from_millis(1_767_225_600_123), "2026-01-01T00:00:00.123Z", Ok(())),
+            (UNIX_EPOCH + seconds(SECONDS_MAX), "9999-12-31T23:59:59.000Z", Ok(())),
+            (UNIX_EPOCH + seconds(SECONDS_MAX + 1), "9999-12-31T23:59:59.000Z", Err(ClockError { before: false })),
+            (UNIX_EPOCH + seconds(1 << 50), "9999-12-31T23:59:59.000Z", Err(ClockError { before: false })),
+        ] {
+            assert_eq!((&*rfc3339(time), check_time(time)), (expected, taken));
+        }
+        assert!(rfc3339_ago(Duration::MAX).starts_with("1970-"));
+    }
+}

@@ -1,0 +1,143 @@
+//! The kernel's figures of the process, read through descriptors that are open since the start: without a free descriptor
+//! is when an operator needs to know how many are open.
+//!
+//! On Linux, from `/proc`; elsewhere, and in a container without `/proc`, figures are absent.
+
+use std::sync::{Arc, Mutex, PoisonError};
+
+use crate::descriptors;
+
+/// What the kernel tells of the process; clones read through the same descriptors.
+#[derive(Clone, Default)]
+pub(crate) struct Process(Arc<Mutex<kernel::Files>>);
+
+/// What was found; what could not be read is absent.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub(super) struct Figures {
+    pub(super) cpu_seconds: Option<f64>,
+    pub(super) resident_bytes: Option<u64>,
+    pub(super) virtual_bytes: Option<u64>,
+    pub(super) threads: Option<i64>,
+    /// When the process started, since 1970.
+    pub(super) start_seconds: Option<f64>,
+    pub(super) open_descriptors: Option<u64>,
+    pub(super) descriptors_max: Option<u64>,
+}
+
+impl Process {
+    /// Opens what the figures are read from.
+    pub(crate) fn open() -> Self {
+        Self(Arc::new(Mutex::new(kernel::Files::open())))
+    }
+
+    /// Reads the figures; opens nothing.
+    pub(super) fn figures(&self) -> Figures {
+        let mut figures = Figures { descriptors_max: descriptors::limit(), ..Figures::default() };
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).read(&mut figures);
+        figures
+    }
+}
+
+#[cfg(target_os = "linux")]
+mod kernel {
+    use std::fs::File;
+    use std::os::unix::fs::FileExt as _;
+
+    use procfs::process::Stat;
+    use procfs::{CurrentSI as _, FromRead as _, KernelStats};
+    use rustix::fs::Dir;
+
+    use super::Figures;
+
+    /// Longest content of `/proc/self/stat`: some fifty numbers, and a name of 16 bytes.
+    const STAT_BYTES_MAX: usize = 4096;
+
+    #[derive(Default)]
+    pub(super) struct Files {
+        /// `/proc/self/stat`, whose content is written anew for each read from its begin.
+        stat: Option<File>,
+        /// `/proc/self/fd`: an entry for each descriptor.
+        descriptors: Option<Dir>,
+        /// When the kernel started, in seconds since 1970.
+        boot: Option<u64>,
+    }
+
+    impl Files {
+        pub(super) fn open() -> Self {
+            Self {
+                stat: File::open("/proc/self/stat").ok(),
+                descriptors: File::open("/proc/self/fd").ok().and_then(|folder| Dir::new(folder).ok()),
+                boot: KernelStats::current().ok().map(|kernel| kernel.btime),
+            }
+        }
+
+        pub(super) fn read(&mut self, figures: &mut Figures) {
+            figures.open_descriptors = self.descriptors.as_mut().and_then(count);
+            let Some(stat) = self.stat.as_ref().and_then(read_stat) else { return };
+            let seconds = |ticks: u64| ticks as f64 / procfs::ticks_per_second() as f64;
+            figures.cpu_seconds = Some(seconds(stat.utime + stat.stime));
+            figures.resident_bytes = Some(stat.rss * procfs::page_size());
+            figures.virtual_bytes = Some(stat.vsize);
+            figures.threads = Some(stat.num_threads);
+            figures.start_seconds = self.boot.map(|boot| boot as f64 + seconds(stat.starttime));
+        }
+    }
+
+    fn read_stat(file: &File) -> Option<Stat> {
+        let mut content = [0; STAT_BYTES_MAX];
+        let length = file.read_at(&mut content, 0).ok()?;
+        Stat::from_read(&content[..length]).ok()
+    }
+
+    /// Counts the entries of the folder but itself and the one above it.
+    fn count(folder: &mut Dir) -> Option<u64> {
+        folder.rewind();
+        let mut count = 0;
+        while let Some(entry) = folder.read() {
+            count += u64::from(!entry.ok()?.file_name().to_bytes().starts_with(b"."));
+        }
+        Some(count)
+    }
+}
+
+#[cfg(not(target_os = "linux"))]
+mod kernel {
+    use super::Figures;
+
+    #[derive(Default)]
+    pub(super) struct Files;
+
+    impl Files {
+        pub(super) fn open() -> Self {
+            Self
+        }
+
+        pub(super) fn read(&mut self, _: &mut Figures) {}
+    }
+}
+
+#[cfg(all(test, target_os = "linux"))]
+mod tests {
+    use std::fs::File;
+    use std::hint::black_box;
+
+    use super::*;
+
+    #[test]
+    fn each_reading_is_of_now() {
+        let process = Process::open();
+        let before = process.figures();
+        // Other tests of this process open and close theirs meanwhile, though not hundreds.
+        let files: Vec<_> = (0..300).map(|_| File::open("/dev/null").expect("a descriptor is free")).collect();
+        let memory = black_box(vec![1_u8; 128 << 20]);
+        let after = process.figures();
+        let grown = |read: fn(&Figures) -> Option<u64>| {
+            read(&after).expect("it is told") as i64 - read(&before).expect("it is told") as i64
+        };
+        assert!((150..450).contains(&grown(|figures| figures.open_descriptors)), "{before:?} {after:?}");
+        assert!(grown(|figures| figures.resident_bytes) > 64 << 20, "{before:?} {after:?}");
+        assert!(after.start_seconds.is_some() && after.cpu_seconds >= before.cpu_seconds && after.threads >= Some(1));
+        assert!(after.virtual_bytes >= after.resident_bytes && after.descriptors_max.is_some());
+        drop((files, memory));
+    }
+}
