@@ -143,6 +143,9 @@ reasons! {
     /// It is no JWS, in its compact form, of a kind that can be checked.
     TokenMalformed, "token_malformed", Told::Credential(401, close::UNAUTHORIZED),
         "token is malformed, expected a signed JWT";
+    /// It has a `crit` header: whoever made it asks for an extension, and none is known here.
+    TokenCritical, "token_critical", Told::Credential(401, close::UNAUTHORIZED),
+        "token has a crit header, expected none";
     /// No key of this node has signed it, by the one algorithm that the key is for.
     TokenSignature, "token_signature", Told::Credential(401, close::UNAUTHORIZED),
         "token is not signed with a key of this server";
