@@ -12,6 +12,7 @@ mod cache;
 mod credential;
 mod entrance;
 mod http;
+mod jwk;
 mod keys;
 mod token;
 
