@@ -28,7 +28,7 @@ use std::future::pending;
 use std::net::SocketAddr;
 use std::pin::pin;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch};
@@ -279,8 +279,6 @@ impl Gateway {
         let door = &self.doors[router::shard_of(uid.hash(), self.doors.len())];
         let socket = stream.into_stream().map_err(Refusal::Lost)?;
         let peer = arrival.who.peer;
-        let left = |at: SystemTime| at.duration_since(SystemTime::now()).unwrap_or_default();
-        let expires = expires.and_then(|at| std::time::Instant::now().checked_add(left(at)));
         let handover = Handover { socket, unread: received, uid, rights, expires, login, peer, permit };
         // Fails only when the shard has drained; the connection ends with it then.
         door.handovers.send_async(handover).await.map_err(|_| Refusal::Draining)?;

@@ -4,7 +4,7 @@ use std::fmt;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
-use std::time::Instant;
+use std::time::SystemTime;
 
 use crate::rights::Rights;
 use crate::uid::Uid;
@@ -20,8 +20,8 @@ pub struct Handover<S> {
     pub uid: Uid,
     /// What the client may do.
     pub rights: Rights,
-    /// When the session ends for want of a newer credential; `None` if it may last.
-    pub expires: Option<Instant>,
+    /// When the session ends for want of a newer credential, by the wall clock; `None` if it may last.
+    pub expires: Option<SystemTime>,
     /// When the login frame was read, relative to others, or the request that held the credential.
     pub login: LoginNumber,
     /// The peer's address; `None` for a Unix socket.

@@ -18,6 +18,7 @@
 
 mod close;
 mod deliver;
+mod expiry;
 mod flush;
 mod handover;
 mod intake;

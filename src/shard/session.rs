@@ -2,6 +2,7 @@
 
 use std::net::SocketAddr;
 
+use super::expiry::Expiry;
 use super::handover::{LoginNumber, Permit};
 use super::io::SessionKey;
 use super::log::Position;
@@ -44,7 +45,7 @@ pub(crate) struct Session<S> {
     /// Memory it holds, as last accounted for.
     pub(crate) held: u32,
     /// When its credential's time is over.
-    pub(crate) expires: Tick,
+    pub(crate) expires: Expiry,
     /// While closing: bytes received and thrown away.
     pub(crate) discarded: u32,
     pub(crate) phase: Phase,
