@@ -52,7 +52,7 @@
 //! | `descriptors` | how many open files there may be, and room for them |
 //! | `backoff` | how long to wait before another attempt |
 //! | `trace` | the trace that a request belongs to |
-//! | [`uid`], [`message`], [`rights`] | the vocabulary |
+//! | [`uid`], [`message`], [`rights`], `peer` | the vocabulary |
 //!
 //! # Invariants
 //!
@@ -77,6 +77,7 @@ mod listener;
 pub mod mailbox;
 pub mod message;
 pub mod metrics;
+mod peer;
 pub mod presence;
 pub mod protocol;
 pub mod rights;
@@ -97,5 +98,6 @@ pub use dispatcher::{Cursor, KickError, Push, Uids};
 pub use gateway::fuzzing;
 pub use gateway::{Reason, Told};
 pub use metrics::Stats;
+pub use peer::Peer;
 pub use server::{ControlAddresses, Handle, PassedSockets, Server, StartError};
 pub use shard::SessionInfo;

@@ -7,7 +7,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use pombo::{Config, Listen};
-use support::{Client, Node, Nodes, Program, Request, eventually, nodes};
+use support::{Ask, Client, Node, Nodes, Program, Request, eventually, nodes};
 
 const SIGNATURE: &[u8] = b"\r\n\r\n\0\r\nQUIT\n";
 const PROXY: u8 = 0x21;
@@ -190,6 +190,37 @@ fn proxy_header_names_the_client() {
 }
 
 #[test]
+fn empty_elements_of_a_list_are_none() {
+    behind_proxies().each(|node| {
+        for lines in
+            [&["203.0.113.1,"][..], &["203.0.113.1, ,\t"], &[",203.0.113.1 ,, 10.0.0.7,"], &["203.0.113.1", ""]]
+        {
+            are_one(node, ("127.0.0.1", lines), ("127.0.0.1", &["203.0.113.1"]));
+        }
+    });
+}
+
+#[test]
+fn addresses_are_told_as_people_know_them() {
+    behind_proxies().with_control().each(|node| {
+        for (forwarded, expected) in [
+            ("203.0.113.1", "203.0.113.1"),
+            ("203.0.113.1:7", "203.0.113.1:7"),
+            ("2001:db8::1", "2001:db8::1"),
+            ("[2001:db8::1]:7", "[2001:db8::1]:7"),
+            ("::ffff:203.0.113.1", "203.0.113.1"),
+        ] {
+            eventually("nobody is there", || node.handle().connections() == 0);
+            let (mut client, upgraded) = ask(node, "127.0.0.1", b"", &[forwarded]);
+            assert_eq!(upgraded, 101);
+            client.log_in("alice");
+            let told = Ask::get("/v1/uids/alice").to(node).json();
+            assert_eq!(told["sessions"][0]["address"], expected);
+        }
+    });
+}
+
+#[test]
 fn proxies_on_ipv6_are_believed() {
     let on_v6 = |config: &mut Config| {
         config.listen = vec!["[::1]:0".parse().expect("an address")];
@@ -315,6 +346,7 @@ fn log_names_the_client_and_not_the_proxy() {
     eventually("both are logged", || {
         let log: Vec<_> = program.log().iter().map(|line| String::from_utf8_lossy(line).into_owned()).collect();
         let has = |words: &[&str]| log.iter().any(|line| words.iter().all(|word| line.contains(word)));
-        has(&["login", "alice", "peer=203.0.113.1:0"]) && has(&["connection refused", "peer=203.0.113.2:0"])
+        assert!(!has(&["203.0.113.1:"]) && !has(&["203.0.113.2:"]), "{log:?}");
+        has(&["login", "alice", "peer=203.0.113.1"]) && has(&["connection refused", "peer=203.0.113.2 "])
     });
 }

@@ -12,6 +12,7 @@ use std::path::Path;
 const ROOMS: &[(&str, &[&str])] = &[
     ("uid", &[]),
     ("message", &[]),
+    ("peer", &[]),
     ("rights", &[]),
     ("roots", &[]),
     ("sync", &[]),
@@ -30,17 +31,17 @@ const ROOMS: &[(&str, &[&str])] = &[
     (
         "shard",
         &[
-            "config", "drain", "frame", "mailbox", "message", "metrics", "presence", "protocol", "rights", "router",
-            "uid",
+            "config", "drain", "frame", "mailbox", "message", "metrics", "peer", "presence", "protocol", "rights",
+            "router", "uid",
         ],
     ),
-    ("listener", &["config"]),
+    ("listener", &["config", "peer"]),
     ("dispatcher", &["config", "frame", "mailbox", "message", "metrics", "presence", "router", "shard", "uid"]),
     (
         "gateway",
         &[
-            "config", "drain", "frame", "listener", "mailbox", "message", "metrics", "protocol", "rights", "roots",
-            "router", "service", "shard", "trace", "uid",
+            "config", "drain", "frame", "listener", "mailbox", "message", "metrics", "peer", "protocol", "rights",
+            "roots", "router", "service", "shard", "trace", "uid",
         ],
     ),
     (

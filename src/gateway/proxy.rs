@@ -10,6 +10,7 @@ use hyper::header::HeaderMap;
 use tokio::io::{AsyncRead, AsyncReadExt};
 
 use crate::config::AdmissionSettings;
+use crate::peer::Peer;
 
 /// How a header of the PROXY protocol, version 2, begins (its specification, section 2.2).
 const SIGNATURE: &[u8; 12] = b"\r\n\r\n\0\r\nQUIT\n";
@@ -37,7 +38,7 @@ impl From<io::Error> for Bad {
 /// Reads a PROXY header, and not a byte behind it; returns the client that it names, if it names one.
 ///
 /// Fails at the first byte that can't belong to one, so who speaks HTTP is told at once. The caller bounds the time.
-pub(super) async fn read_header<S: AsyncRead + Unpin>(stream: &mut S) -> Result<Option<SocketAddr>, Bad> {
+pub(super) async fn read_header<S: AsyncRead + Unpin>(stream: &mut S) -> Result<Option<Peer>, Bad> {
     let mut fixed = [0; FIXED_BYTES];
     let mut length = 0;
     while length < FIXED_BYTES {
@@ -92,17 +93,17 @@ impl Addresses {
         }
     }
 
-    fn source(self, body: &[u8]) -> Option<SocketAddr> {
+    fn source(self, body: &[u8]) -> Option<Peer> {
         let port = |at: usize| Some(u16::from_be_bytes([*body.get(at)?, *body.get(at + 1)?]));
         match self {
             Self::Unknown => None,
             Self::V4 => {
                 let address = Ipv4Addr::from(*body.first_chunk::<4>()?);
-                Some(SocketAddr::new(address.into(), port(8)?))
+                Some(SocketAddr::new(address.into(), port(8)?).into())
             }
             Self::V6 => {
                 let address = Ipv6Addr::from(*body.first_chunk::<16>()?);
-                Some(SocketAddr::new(IpAddr::from(address).to_canonical(), port(32)?))
+                Some(SocketAddr::new(address.into(), port(32)?).into())
             }
         }
     }
@@ -112,22 +113,20 @@ impl Addresses {
 ///
 /// Lines and entries are read from the last one backwards, since each proxy adds its own peer at the end; what stands
 /// in front of the first hop that is not trusted may be made up. An entry that is no address was written by a trusted
-/// proxy that doesn't know more: then that proxy counts as who is connected.
-pub(super) fn client(
-    peer: Option<SocketAddr>,
-    headers: &HeaderMap,
-    settings: &AdmissionSettings,
-) -> Option<SocketAddr> {
+/// proxy that doesn't know more: then that proxy counts as who is connected. An empty one says nothing, and is passed
+/// over (RFC 9110, section 5.6.1).
+pub(super) fn client(peer: Option<Peer>, headers: &HeaderMap, settings: &AdmissionSettings) -> Option<Peer> {
     let mut known = peer;
     if settings.trusted_proxies.is_empty() {
         return known;
     }
     let lines: Vec<_> = headers.get_all("x-forwarded-for").iter().collect();
-    for entry in lines.iter().rev().flat_map(|line| line.as_bytes().rsplit(|byte| *byte == b',')) {
-        if !settings.trusts(known.map(|known| known.ip())) {
+    let entries = lines.iter().rev().flat_map(|line| line.as_bytes().rsplit(|byte| *byte == b','));
+    for entry in entries.map(<[u8]>::trim_ascii).filter(|entry| !entry.is_empty()) {
+        if !settings.trusts(known.map(Peer::address)) {
             break;
         }
-        match std::str::from_utf8(entry).ok().and_then(|entry| hop(entry.trim())) {
+        match std::str::from_utf8(entry).ok().and_then(hop) {
             Some(hop) => known = Some(hop),
             None => break,
         }
@@ -135,12 +134,11 @@ pub(super) fn client(
     known
 }
 
-/// Reads an address, with a port or without; the port is 0 then.
-fn hop(entry: &str) -> Option<SocketAddr> {
+/// Reads an address, with a port or without.
+fn hop(entry: &str) -> Option<Peer> {
     let bare = entry.strip_prefix('[').and_then(|entry| entry.strip_suffix(']')).unwrap_or(entry);
-    let address = bare.parse::<IpAddr>().map(|address| SocketAddr::new(address, 0));
-    let hop: SocketAddr = address.or_else(|_| entry.parse()).ok()?;
-    Some(SocketAddr::new(hop.ip().to_canonical(), hop.port()))
+    let address = bare.parse::<IpAddr>().map(Peer::from);
+    address.or_else(|_| entry.parse::<SocketAddr>().map(Peer::from)).ok()
 }
 
 #[cfg(test)]
@@ -213,7 +211,7 @@ mod tests {
         for line in lines {
             headers.append("x-forwarded-for", line[..].try_into().expect("a header's value"));
         }
-        let peer = Some(peer.parse().expect("an address"));
+        let peer = Some(peer.parse::<SocketAddr>().expect("an address").into());
         let client = client(peer, &headers, &settings).expect("there is one");
         assert_eq!(client.to_string(), expected, "{peer:?}");
     }
@@ -221,17 +219,31 @@ mod tests {
     #[test]
     fn the_last_hop_that_is_not_trusted_is_the_client() {
         check("10.0.0.1:1", &[], "10.0.0.1:1");
-        check("10.0.0.1:1", &[b"192.0.2.1"], "192.0.2.1:0");
-        check("10.0.0.1:1", &[b"6.6.6.6, 192.0.2.1"], "192.0.2.1:0");
-        check("10.0.0.1:1", &[b"6.6.6.6, 192.0.2.1,10.0.0.2 ,\t10.0.0.3"], "192.0.2.1:0");
-        check("10.0.0.1:1", &[b"6.6.6.6", b"192.0.2.1", b"10.0.0.2"], "192.0.2.1:0");
-        check("10.0.0.1:1", &[b"10.0.0.3, 10.0.0.2"], "10.0.0.3:0");
+        check("10.0.0.1:1", &[b"192.0.2.1"], "192.0.2.1");
+        check("10.0.0.1:1", &[b"6.6.6.6, 192.0.2.1"], "192.0.2.1");
+        check("10.0.0.1:1", &[b"6.6.6.6, 192.0.2.1,10.0.0.2 ,\t10.0.0.3"], "192.0.2.1");
+        check("10.0.0.1:1", &[b"6.6.6.6", b"192.0.2.1", b"10.0.0.2"], "192.0.2.1");
+        check("10.0.0.1:1", &[b"10.0.0.3, 10.0.0.2"], "10.0.0.3");
         check("10.0.0.1:1", &[b"192.0.2.1:443"], "192.0.2.1:443");
-        check("10.0.0.1:1", &[b"2001:db8::1"], "[2001:db8::1]:0");
-        check("10.0.0.1:1", &[b"[2001:db8::1]"], "[2001:db8::1]:0");
+        check("10.0.0.1:1", &[b"2001:db8::1"], "2001:db8::1");
+        check("10.0.0.1:1", &[b"[2001:db8::1]"], "2001:db8::1");
         check("10.0.0.1:1", &[b"[2001:db8::1]:443"], "[2001:db8::1]:443");
-        check("[fd00::1]:1", &[b"::ffff:192.0.2.1"], "192.0.2.1:0");
-        check("[::ffff:10.0.0.1]:1", &[b"192.0.2.1"], "192.0.2.1:0");
+        check("[fd00::1]:1", &[b"::ffff:192.0.2.1"], "192.0.2.1");
+        check("[::ffff:10.0.0.1]:1", &[b"192.0.2.1"], "192.0.2.1");
+    }
+
+    #[test]
+    fn empty_entries_say_nothing() {
+        for lines in [
+            &[&b"6.6.6.6, 192.0.2.1,"[..]][..],
+            &[b"192.0.2.1 ,, ,10.0.0.2,\t"],
+            &[b"192.0.2.1", b""],
+            &[b"192.0.2.1", b" , ", b"10.0.0.2,"],
+        ] {
+            check("10.0.0.1:1", lines, "192.0.2.1");
+        }
+        check("10.0.0.1:1", &[b""], "10.0.0.1:1");
+        check("10.0.0.1:1", &[b",", b" "], "10.0.0.1:1");
     }
 
     #[test]
@@ -242,12 +254,10 @@ mod tests {
 
     #[test]
     fn garbage_counts_as_its_proxy() {
-        for garbage in
-            [&b"unknown"[..], b"", b"1.2.3", b"\xff\xfe", b"[10.0.0.1", b"192.0.2.1:x", b"a\"b", b"192.0.2.1;"]
-        {
+        for garbage in [&b"unknown"[..], b"1.2.3", b"\xff\xfe", b"[10.0.0.1", b"192.0.2.1:x", b"a\"b", b"192.0.2.1;"] {
             check("10.0.0.1:1", &[b"6.6.6.6", garbage], "10.0.0.1:1");
-            check("10.0.0.1:1", &[garbage, b"10.0.0.2"], "10.0.0.2:0");
-            check("10.0.0.1:1", &[garbage, b"192.0.2.1"], "192.0.2.1:0");
+            check("10.0.0.1:1", &[garbage, b"10.0.0.2"], "10.0.0.2");
+            check("10.0.0.1:1", &[garbage, b"192.0.2.1"], "192.0.2.1");
         }
     }
 }

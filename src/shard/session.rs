@@ -1,7 +1,5 @@
 //! One logged-in connection, and the place where a shard keeps all of its own.
 
-use std::net::SocketAddr;
-
 use super::expiry::Expiry;
 use super::handover::{LoginNumber, Permit};
 use super::io::SessionKey;
@@ -10,6 +8,7 @@ use super::outbox::Outbox;
 use super::rate::Meter;
 use super::wheel::Tick;
 use crate::frame::Reader;
+use crate::peer::Peer;
 use crate::rights::Rights;
 use crate::uid::UidHash;
 
@@ -30,7 +29,7 @@ pub(crate) struct Session<S> {
     pub(crate) log_from: Position,
     pub(crate) hash: UidHash,
     pub(crate) login: LoginNumber,
-    pub(crate) peer: Option<SocketAddr>,
+    pub(crate) peer: Option<Peer>,
     pub(crate) _permit: Permit,
     /// When it was handed over.
     pub(crate) since: Tick,
