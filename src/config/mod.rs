@@ -193,7 +193,7 @@ pub struct Config {
     /// `none`.
     pub trusted_proxies: Vec<TrustedProxy>,
 
-    /// Whether connections of trusted proxies begin with a PROXY protocol v2 header.
+    /// Whether connections of trusted proxies begin with a PROXY protocol header, version 1 or 2.
     ///
     /// It is then required of them; others are served without. Range: `true` or `false`. Default: `false`.
     pub proxy_protocol: bool,

@@ -78,8 +78,8 @@ reasons! {
     HandshakeTimeout, "handshake_timeout", Told::Http(408), "request not finished in time";
     /// The request came without TLS, where TLS is spoken.
     PlainHttp, "plain_http", Told::Http(400), "this port speaks TLS, expected https:// or wss://";
-    /// A trusted proxy did not begin with a PROXY header, version 2.
-    ProxyHeader, "proxy_header", Told::Http(400), "expected a PROXY protocol v2 header";
+    /// A trusted proxy did not begin with a PROXY header, or with a malformed one.
+    ProxyHeader, "proxy_header", Told::Http(400), "expected a PROXY protocol header, version 1 or 2";
     /// The request has a body, or says how one would be sent.
     Body, "body", Told::Http(400), "request has a body, expected none";
     /// `Connection` is missing, or something else.
