@@ -40,7 +40,12 @@ pub(crate) fn now() -> SystemTime {
 
 /// Returns the time since 1970; zero when the clock shows an earlier one.
 pub(crate) fn since_1970() -> Duration {
-    now().duration_since(UNIX_EPOCH).unwrap_or_default()
+    between_1970_and(now())
+}
+
+/// Returns how long after 1970 a time is; zero for an earlier one.
+pub(crate) fn between_1970_and(time: SystemTime) -> Duration {
+    time.duration_since(UNIX_EPOCH).unwrap_or_default()
 }
 
 /// Returns the time that is so long after 1970; `None` when that is too far for a clock.
@@ -54,8 +59,14 @@ pub(crate) fn rfc3339_ago(age: Duration) -> String {
 }
 
 fn rfc3339(time: SystemTime) -> String {
-    let since = time.duration_since(UNIX_EPOCH).unwrap_or_default();
+    let since = between_1970_and(time);
     humantime::format_rfc3339_millis(UNIX_EPOCH + since.min(Duration::from_secs(SECONDS_MAX))).to_string()
+}
+
+/// Writes the time so many seconds after 1970 as RFC 3339 has it; one after the year 9999 as that year's end.
+pub(crate) fn rfc3339_seconds(since_1970: u64) -> String {
+    let since = Duration::from_secs(since_1970.min(SECONDS_MAX));
+    humantime::format_rfc3339_seconds(UNIX_EPOCH + since).to_string()
 }
 
 #[cfg(test)]

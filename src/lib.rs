@@ -54,7 +54,7 @@
 //! | `vital` | tasks without which the node would be half a node |
 //! | `backoff` | how long to wait before another attempt |
 //! | `trace` | the trace that a request belongs to |
-//! | [`uid`], [`message`], [`rights`] | the vocabulary |
+//! | [`uid`], [`message`], [`rights`], `peer` | the vocabulary |
 //!
 //! # Invariants
 //!
@@ -80,6 +80,7 @@ mod listener;
 pub mod mailbox;
 pub mod message;
 pub mod metrics;
+mod peer;
 pub mod presence;
 pub mod protocol;
 pub mod rights;
@@ -101,5 +102,6 @@ pub use dispatcher::{Cursor, KickError, Push, Uids};
 pub use gateway::fuzzing;
 pub use gateway::{Reason, Told};
 pub use metrics::{NodeCounts, Stats};
+pub use peer::Peer;
 pub use server::{ClockError, ControlAddresses, Handle, PassedSockets, Server, StartError};
 pub use shard::SessionInfo;

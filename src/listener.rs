@@ -11,6 +11,7 @@ use listenfd::ListenFd;
 use socket2::{Domain, Protocol, SockRef, Socket, Type};
 
 use crate::config::Listen;
+use crate::peer::Peer;
 
 /// Connections that the kernel may hold for us; it takes its own `somaxconn` if that is less.
 const BACKLOG: i32 = 65_535;
@@ -128,8 +129,15 @@ pub(crate) enum LastListener {
 
 /// A connection as accepted.
 pub(crate) enum Connection {
+    /// With the peer's address; an IPv4 one as such, on a socket of both, too.
     Tcp(tokio::net::TcpStream, SocketAddr),
     Unix(tokio::net::UnixStream),
+}
+
+impl Connection {
+    fn tcp(stream: tokio::net::TcpStream, peer: SocketAddr) -> Self {
+        Self::Tcp(stream, Peer::from(peer).socket_address())
+    }
 }
 
 impl BoundListener {
@@ -185,7 +193,7 @@ impl Listener {
     /// No connection is lost when the future is dropped.
     pub(crate) async fn accept(&self) -> io::Result<Connection> {
         match self {
-            Self::Tcp(listener, _) => listener.accept().await.map(|(stream, peer)| Connection::Tcp(stream, peer)),
+            Self::Tcp(listener, _) => listener.accept().await.map(|(stream, peer)| Connection::tcp(stream, peer)),
             Self::Unix(listener, _) => listener.accept().await.map(|(stream, _)| Connection::Unix(stream)),
         }
     }
@@ -209,7 +217,7 @@ impl LastListener {
             Self::Tcp(listener) => {
                 let (stream, peer) = listener.accept()?;
                 stream.set_nonblocking(true)?;
-                tokio::net::TcpStream::from_std(stream).map(|stream| Connection::Tcp(stream, peer))
+                tokio::net::TcpStream::from_std(stream).map(|stream| Connection::tcp(stream, peer))
             }
             Self::Unix(listener, _) => {
                 let (stream, _) = listener.accept()?;
@@ -262,4 +270,36 @@ fn remove_stale(path: &Path) -> io::Result<()> {
         fs::remove_file(path)?;
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::{Ipv4Addr, TcpStream};
+
+    use super::*;
+
+    /// A service manager passes such sockets, unless it is told not to: all its clients of IPv4 were told as `::ffff:…`.
+    #[tokio::test]
+    async fn ipv4_clients_of_a_socket_of_both_versions_have_ipv4_addresses() {
+        let socket = Socket::new(Domain::IPV6, Type::STREAM, Some(Protocol::TCP)).expect("a socket");
+        socket.set_only_v6(false).expect("it can be of both");
+        let mapped = SocketAddr::from((Ipv4Addr::LOCALHOST.to_ipv6_mapped(), 0));
+        socket.bind(&mapped.into()).expect("a port is free");
+        socket.listen(2).expect("it can listen");
+        socket.set_nonblocking(true).expect("a socket can do that");
+        let listener = std::net::TcpListener::from(socket);
+        let port = listener.local_addr().expect("it is bound").port();
+        let connect = || TcpStream::connect((Ipv4Addr::LOCALHOST, port)).expect("it listens");
+        let check = |connection: Connection, client: &TcpStream| match connection {
+            Connection::Tcp(_, peer) => assert_eq!(peer, client.local_addr().expect("it is connected")),
+            Connection::Unix(_) => panic!("it came over TCP"),
+        };
+        let listener = tokio::net::TcpListener::from_std(listener).expect("there is a runtime");
+        let listener = Listener::Tcp(listener, Owner::Node);
+        let client = connect();
+        check(listener.accept().await.expect("it connects"), &client);
+        let client = connect();
+        let last = listener.into_last().expect("it leaves the poller").expect("it is ours");
+        check(last.accept().expect("it has connected"), &client);
+    }
 }

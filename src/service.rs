@@ -1,19 +1,35 @@
 //! The HTTP client by which services of the operator's are asked: plain, or over TLS.
 //!
 //! For the gateway, which asks who a connection is, and for control, which tells who comes and goes.
+//!
+//! A service may close an idle connection just as a request is sent over it. hyper-util sends the request again only if
+//! nothing of it was sent. Otherwise it is sent again here, once, over a new connection, if the lost connection had
+//! answered a request before.
 
 use std::error::Error;
 use std::fmt::Write;
+use std::future::Future;
+use std::io::{self, IoSlice};
 use std::path::Path;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
 use http_body_util::Full;
+use hyper::body::Incoming;
+use hyper::http::Extensions;
+use hyper::rt::{Read, ReadBufCursor};
+use hyper::{Request, Response, Uri};
 use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
-use hyper_util::client::legacy::Client;
-use hyper_util::client::legacy::connect::HttpConnector;
-use hyper_util::rt::{TokioExecutor, TokioTimer};
+use hyper_util::client::legacy::connect::{Connected, Connection, HttpConnector};
+use hyper_util::client::legacy::{self, Client};
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use rustls::RootCertStore;
+use tokio::net::TcpStream;
+use tower_service::Service;
 
 use crate::config::AuthUrl;
 use crate::roots::{self, RootsError};
@@ -21,8 +37,17 @@ use crate::roots::{self, RootsError};
 /// How long a connection to a service is kept while it is not used.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(30);
 
+/// A client with connections of [`Wire`].
+type WireClient = Client<HttpsConnector<Connector>, Full<Bytes>>;
+
 /// Asks a service; its connections are kept and used again.
-pub(crate) type ServiceClient = Client<HttpsConnector<HttpConnector>, Full<Bytes>>;
+#[derive(Clone, Debug)]
+pub(crate) struct ServiceClient {
+    /// Uses the connections that it keeps.
+    kept: WireClient,
+    /// Makes a connection for each request.
+    new: WireClient,
+}
 
 /// Makes the way to a service at `url`, for which those in `ca`, named by `setting`, may vouch; asks nothing yet.
 ///
@@ -34,14 +59,133 @@ pub(crate) fn client(
     ca: Option<&Path>,
     idle_max: usize,
 ) -> Result<ServiceClient, RootsError> {
+    let mut http = HttpConnector::new();
+    // Over TLS the address is another scheme's.
+    http.enforce_http(false);
     let connector = HttpsConnectorBuilder::new()
         .with_tls_config(roots::client_config(trusted(url, setting, ca)?))
         .https_or_http()
         .enable_http1()
-        .build();
+        .wrap_connector(Connector(http));
     let mut builder = Client::builder(TokioExecutor::new());
     builder.pool_timer(TokioTimer::new()).pool_idle_timeout(IDLE_TIMEOUT).pool_max_idle_per_host(idle_max);
-    Ok(builder.build(connector))
+    let kept = builder.build(connector.clone());
+    Ok(ServiceClient { kept, new: builder.pool_max_idle_per_host(0).build(connector) })
+}
+
+impl ServiceClient {
+    /// Sends a request, and returns the head of its answer; the caller bounds the time.
+    ///
+    /// The service may get the request twice, if it ended the connection without an answer.
+    ///
+    /// # Errors
+    /// When the service can't be reached, or ends its connection without an answer.
+    pub(crate) async fn request(&self, request: Request<Full<Bytes>>) -> Result<Response<Incoming>, legacy::Error> {
+        let again = request.clone();
+        match self.kept.request(request).await {
+            Ok(response) => {
+                if let Some(history) = response.extensions().get::<History>() {
+                    history.note_answer();
+                }
+                Ok(response)
+            }
+            Err(error) if had_answered(&error) => self.new.request(again).await,
+            Err(error) => Err(error),
+        }
+    }
+}
+
+/// Tells whether a request was lost with a connection that had answered another one.
+fn had_answered(error: &legacy::Error) -> bool {
+    let mut extras = Extensions::new();
+    error.connect_info().is_some_and(|connected| {
+        connected.get_extras(&mut extras);
+        extras.get::<History>().is_some_and(History::has_answered)
+    })
+}
+
+/// Whether a connection has answered a request; shared by all who know the connection.
+#[derive(Clone, Debug, Default)]
+struct History(Arc<AtomicBool>);
+
+impl History {
+    fn note_answer(&self) {
+        // Relaxed: it says something of the connection's past, and nothing else is read because of it.
+        self.0.store(true, Ordering::Relaxed);
+    }
+
+    fn has_answered(&self) -> bool {
+        // Relaxed: see `note_answer`.
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
+/// Makes connections with a [`History`].
+#[derive(Clone, Debug)]
+struct Connector(HttpConnector);
+
+impl Service<Uri> for Connector {
+    type Response = Wire;
+    type Error = <HttpConnector as Service<Uri>>::Error;
+    type Future = Pin<Box<dyn Future<Output = Result<Wire, Self::Error>> + Send>>;
+
+    fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Result<(), Self::Error>> {
+        self.0.poll_ready(context)
+    }
+
+    fn call(&mut self, address: Uri) -> Self::Future {
+        let connecting = self.0.call(address);
+        Box::pin(async move { Ok(Wire { stream: connecting.await?, history: History::default() }) })
+    }
+}
+
+/// A connection to a service, and what is known of its past.
+#[derive(Debug)]
+struct Wire {
+    stream: TokioIo<TcpStream>,
+    history: History,
+}
+
+impl Connection for Wire {
+    fn connected(&self) -> Connected {
+        self.stream.connected().extra(self.history.clone())
+    }
+}
+
+impl Read for Wire {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffer: ReadBufCursor<'_>,
+    ) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_read(context, buffer)
+    }
+}
+
+impl hyper::rt::Write for Wire {
+    fn poll_write(mut self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write(context, bytes)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(context)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(context)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        pieces: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write_vectored(context, pieces)
+    }
 }
 
 /// Reads who may vouch for the service.

@@ -132,6 +132,22 @@ fn refusal_of_the_service_is_told() {
     is_refused(&asking(&service).start(1), Reason::CredentialExpired, 401, 4010, challenge);
 }
 
+/// A service may close a connection that was idle just as it is asked, and the question is lost with it.
+#[test]
+fn connection_that_the_service_closes_as_it_is_asked_costs_nobody_the_login() {
+    let service = Service::start(|question| Reply::Once(json!({"uid": question["credential"]})));
+    let node = asking(&service).start(1);
+    for number in 0..20 {
+        let uid = format!("uid{number}");
+        log_in_by(&node, &bearer(&uid), &uid);
+    }
+    assert!(service.questions().len() > 20, "no connection was used again");
+    // One that was made for the question is not lost by chance: asking again would only be more of the same.
+    let service = Service::start(|_| Reply::HangUp);
+    nobody_gets_in(&asking(&service).start(1));
+    assert_eq!(service.questions().len(), 2, "each was asked once");
+}
+
 #[test]
 fn nobody_gets_in_when_the_service_fails() {
     let huge = json!({"uid": "alice", "more": "x".repeat(65 << 10)}).to_string();

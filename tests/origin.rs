@@ -43,13 +43,31 @@ fn refuses_page(node: &Node, origin: &str) {
     assert_eq!(response.body, "pages of this origin may not connect, see the setting origins\n");
 }
 
+/// Cordova's pages and Electron's are opened from files, and their browsers say so in a word of its own.
+#[test]
+fn pages_opened_from_files_can_be_listed() {
+    allowing(&["file://", "https://example.com"]).each(|node| {
+        lets_in(node, "file://");
+        lets_in(node, "FILE://");
+        for origin in ["null", "file:///", "file://example.com", "file:", "file"] {
+            refuses_page(node, origin);
+        }
+    });
+    allowing(&["null"]).each(|node| refuses_page(node, "file://"));
+}
+
 #[test]
 fn loopback_node_lets_in_pages_of_this_machine_only() {
     for listen in ["127.0.0.1:0", "[::1]:0"] {
         listening_on(listen).each(|node| {
-            for origin in
-                ["http://localhost:3000", "http://127.0.0.1:8080", "https://[::1]", "http://a.localhost", "null"]
-            {
+            for origin in [
+                "http://localhost:3000",
+                "http://127.0.0.1:8080",
+                "https://[::1]",
+                "http://a.localhost",
+                "null",
+                "file://",
+            ] {
                 lets_in(node, origin);
             }
             for origin in ["https://example.com", "http://localhost.example.com", "http://127.0.0.1.example.com", ""] {

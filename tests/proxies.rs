@@ -7,7 +7,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use pombo::{Config, Listen};
-use support::{Client, Node, Nodes, Program, Request, eventually, nodes};
+use support::{Ask, Client, Node, Nodes, Program, Request, eventually, nodes};
 
 const SIGNATURE: &[u8] = b"\r\n\r\n\0\r\nQUIT\n";
 const PROXY: u8 = 0x21;
@@ -189,6 +189,71 @@ fn proxy_header_names_the_client() {
     });
 }
 
+/// As nginx's stream module and Google's TCP proxies send it.
+#[test]
+fn proxy_header_of_version_1_names_the_client() {
+    let line = |text: &str| [text.as_bytes(), b"\r\n"].concat();
+    speaking_proxy_protocol().each(|node| {
+        for (first, second, status) in [
+            (line("PROXY TCP4 203.0.113.1 127.0.0.1 7 80"), from("203.0.113.1"), 429),
+            (line("PROXY TCP4 203.0.113.1 127.0.0.1 7 80"), line("PROXY TCP4 203.0.113.2 127.0.0.1 7 80"), 101),
+            (line("PROXY TCP6 2001:db8::1 ::1 65535 0"), from("2001:db8::2"), 429),
+            (
+                line("PROXY TCP6 ::ffff:203.0.113.1 ::1 1 2"),
+                line("PROXY TCP4 203.0.113.1 255.255.255.255 65535 65535"),
+                429,
+            ),
+            // Without an address it is the proxy's own.
+            (line("PROXY UNKNOWN"), header(LOCAL, 0, b""), 429),
+            (line(&format!("PROXY UNKNOWN {}", "f".repeat(91))), line("PROXY UNKNOWN 203.0.113.1"), 429),
+        ] {
+            eventually("nobody is there", || node.handle().connections() == 0);
+            let (mut client, upgraded) = ask(node, "127.0.0.1", &first, &[]);
+            assert_eq!(upgraded, 101, "{}", first.escape_ascii());
+            client.log_in("alice");
+            client.expect_silence();
+            assert_eq!(ask(node, "127.0.0.1", &second, &[]).1, status, "{}", second.escape_ascii());
+        }
+        eventually("nobody is there", || node.handle().connections() == 0);
+        let mut client = Client::dial_from("127.0.0.1", node.socket_address());
+        for byte in [line("PROXY TCP4 203.0.113.1 127.0.0.1 7 80"), Request::upgrade().bytes()].concat() {
+            client.send_bytes(&[byte]);
+        }
+        client.expect_upgrade();
+    });
+}
+
+#[test]
+fn empty_elements_of_a_list_are_none() {
+    behind_proxies().each(|node| {
+        for lines in
+            [&["203.0.113.1,"][..], &["203.0.113.1, ,\t"], &[",203.0.113.1 ,, 10.0.0.7,"], &["203.0.113.1", ""]]
+        {
+            are_one(node, ("127.0.0.1", lines), ("127.0.0.1", &["203.0.113.1"]));
+        }
+    });
+}
+
+#[test]
+fn addresses_are_told_as_people_know_them() {
+    behind_proxies().with_control().each(|node| {
+        for (forwarded, expected) in [
+            ("203.0.113.1", "203.0.113.1"),
+            ("203.0.113.1:7", "203.0.113.1:7"),
+            ("2001:db8::1", "2001:db8::1"),
+            ("[2001:db8::1]:7", "[2001:db8::1]:7"),
+            ("::ffff:203.0.113.1", "203.0.113.1"),
+        ] {
+            eventually("nobody is there", || node.handle().connections() == 0);
+            let (mut client, upgraded) = ask(node, "127.0.0.1", b"", &[forwarded]);
+            assert_eq!(upgraded, 101);
+            client.log_in("alice");
+            let told = Ask::get("/v1/uids/alice").to(node).json();
+            assert_eq!(told["sessions"][0]["address"], expected);
+        }
+    });
+}
+
 #[test]
 fn proxies_on_ipv6_are_believed() {
     let on_v6 = |config: &mut Config| {
@@ -236,7 +301,12 @@ fn missing_or_malformed_proxy_header_is_refused() {
         let too_long = header(LOCAL, 0, &[0; 2049]);
         let fronts = [
             Vec::new(),
-            b"PROXY TCP4 203.0.113.1 127.0.0.1 1 2\r\n".to_vec(),
+            b"PROXY TCP4 203.0.113.1 127.0.0.1 1\r\n".to_vec(),
+            b"PROXY TCP4 2001:db8::1 2001:db8::2 1 2\r\n".to_vec(),
+            b"PROXY UDP4 203.0.113.1 127.0.0.1 1 2\r\n".to_vec(),
+            b"PROXY TCP4 203.0.113.1 127.0.0.1 1 2\n".to_vec(),
+            b"PROXY\r\n".to_vec(),
+            [b"PROXY UNKNOWN ", &[b'x'; 107][..]].concat(),
             header(0x11, V4, &[0; 12]),
             header(0x22, V4, &[0; 12]),
             header(PROXY, 0x12, &[0; 12]),
@@ -249,7 +319,7 @@ fn missing_or_malformed_proxy_header_is_refused() {
             client.send_bytes(&[front, &Request::upgrade().bytes()[..]].concat());
             let response = client.receive_response();
             assert_eq!(response.status, 400, "{}", front.escape_ascii());
-            assert_eq!(response.body, "expected a PROXY protocol v2 header\n");
+            assert_eq!(response.body, "expected a PROXY protocol header, version 1 or 2\n");
             client.expect_end();
         }
         node.expect_refusals(&[("proxy_header", fronts.len() as u64)]);
@@ -315,6 +385,7 @@ fn log_names_the_client_and_not_the_proxy() {
     eventually("both are logged", || {
         let log: Vec<_> = program.log().iter().map(|line| String::from_utf8_lossy(line).into_owned()).collect();
         let has = |words: &[&str]| log.iter().any(|line| words.iter().all(|word| line.contains(word)));
-        has(&["login", "alice", "peer=203.0.113.1:0"]) && has(&["connection refused", "peer=203.0.113.2:0"])
+        assert!(!has(&["203.0.113.1:"]) && !has(&["203.0.113.2:"]), "{log:?}");
+        has(&["login", "alice", "peer=203.0.113.1"]) && has(&["connection refused", "peer=203.0.113.2 "])
     });
 }

@@ -12,6 +12,7 @@ use std::path::Path;
 const ROOMS: &[(&str, &[&str])] = &[
     ("uid", &[]),
     ("message", &[]),
+    ("peer", &[]),
     ("rights", &[]),
     ("roots", &[]),
     ("sync", &[]),
@@ -32,17 +33,17 @@ const ROOMS: &[(&str, &[&str])] = &[
     (
         "shard",
         &[
-            "config", "drain", "frame", "mailbox", "message", "metrics", "presence", "protocol", "rights", "router",
-            "uid",
+            "clock", "config", "drain", "frame", "mailbox", "message", "metrics", "peer", "presence", "protocol",
+            "rights", "router", "uid",
         ],
     ),
-    ("listener", &["config"]),
+    ("listener", &["config", "peer"]),
     ("dispatcher", &["config", "frame", "mailbox", "message", "metrics", "presence", "router", "shard", "uid"]),
     (
         "gateway",
         &[
-            "clock", "config", "drain", "frame", "listener", "mailbox", "message", "metrics", "protocol", "rights",
-            "roots", "router", "service", "shard", "trace", "uid", "vital",
+            "clock", "config", "drain", "frame", "listener", "mailbox", "message", "metrics", "peer", "protocol",
+            "rights", "roots", "router", "service", "shard", "trace", "uid", "vital",
         ],
     ),
     (

@@ -18,7 +18,9 @@ use rustls::version::{TLS12, TLS13};
 use rustls::{ClientConfig, ClientConnection, ProtocolVersion};
 use socket2::{Domain, Socket, Type};
 
-use support::{Authority, Client, DEADLINE, LOCAL, Node, Nodes, Request, Secured, Sent, eventually, nodes, secure};
+use support::{
+    Authority, Client, DEADLINE, LOCAL, Node, Nodes, Program, Request, Secured, Sent, eventually, nodes, secure,
+};
 
 mod support;
 
@@ -617,6 +619,24 @@ fn the_terminal_client_speaks_it_and_trusts_whom_it_is_told() {
     let (output, errors, code) = connect(&node, &stranger.root_file(), "alice:hi\n");
     assert_eq!((output.as_str(), code), ("", Some(1)));
     assert!(errors.contains("no TLS with localhost: invalid peer certificate"), "{errors}");
+}
+
+/// Clients refuse such a certificate, each for itself: whoever runs the node is to hear of it first.
+#[test]
+fn certificate_out_of_its_time_is_a_warning_with_its_date() {
+    let authority = Authority::new();
+    authority.issue_for(2001, 2002);
+    let (certificate, key) = (authority.certificate_file(), authority.key_file());
+    let [certificate, key] = [&certificate, &key].map(|file| file.to_str().expect("a path in UTF-8"));
+    let program = Program::start(&["--tls-certificate", certificate, "--tls-key", key]);
+    program.expect_logged("certificate has expired, clients may refuse it");
+    program.expect_logged("since=2002-01-01T00:00:00Z");
+    authority.issue_for(3001, 3002);
+    program.expect_logged("certificate is not valid yet, clients may refuse it");
+    program.expect_logged("from=3001-01-01T00:00:00Z");
+    authority.issue();
+    eventually("both changes were noticed", || program.logged("certificate reloaded") == 2);
+    assert_eq!(program.logged(", clients may refuse it"), 2, "a sound one is no warning");
 }
 
 /// The same files are read again: what is logged tells that they were, and what was wrong with them.

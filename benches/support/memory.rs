@@ -8,7 +8,7 @@
 use std::cell::{Cell, RefCell};
 use std::io::{self, IoSlice};
 use std::rc::Rc;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use pombo::frame::{Header, Opcode, unmask};
 use pombo::shard::Poller;
@@ -109,6 +109,10 @@ impl Network for MemoryNetwork {
 
     fn now(&self) -> Instant {
         self.poller.now()
+    }
+
+    fn wall(&self) -> SystemTime {
+        self.poller.wall()
     }
 
     fn poll(&mut self, time_out: Option<Duration>, ready: &mut Vec<Readiness>) -> io::Result<()> {

@@ -71,23 +71,27 @@ impl Origins {
     pub fn allow(&self, origin: &str) -> bool {
         match self {
             Self::Any | Self::Auto => true,
-            Self::Loopback => origin == NULL || is_loopback(origin),
+            Self::Loopback => origin == NULL || origin.eq_ignore_ascii_case(FILE) || is_loopback(origin),
             Self::List(origins) => origins.iter().any(|allowed| allowed.matches(origin)),
         }
     }
 }
 
-/// An origin as a browser writes it: `https://example.com:8443`, or `null`; `https://*.example.com` stands for every
-/// name below.
+/// An origin as a browser writes it: `https://example.com:8443`, `null` or `file://`; `https://*.example.com` stands for
+/// every name below.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PageOrigin(String);
 
 /// A text that is no [`PageOrigin`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("expected an origin such as https://example.com, or null")]
+#[error("expected an origin such as https://example.com, null or file://")]
 pub struct OriginError;
 
 const NULL: &str = "null";
+
+/// What some browsers send of a page that was opened from a file, those inside Cordova and Electron among them; others
+/// send `null`.
+const FILE: &str = "file://";
 
 impl PageOrigin {
     fn matches(&self, origin: &str) -> bool {
@@ -107,6 +111,9 @@ impl FromStr for PageOrigin {
     fn from_str(text: &str) -> Result<Self, OriginError> {
         if text == NULL {
             return Ok(Self(text.to_owned()));
+        }
+        if text.eq_ignore_ascii_case(FILE) {
+            return Ok(Self(FILE.to_owned()));
         }
         let (scheme, place) = text.split_once("://").ok_or(OriginError)?;
         let name = place.strip_prefix("*.").unwrap_or(place);
@@ -302,6 +309,10 @@ mod tests {
         check(&OriginList, &["http://[::1]:8080"], Some("[\"http://[::1]:8080\"]"));
         check(&OriginList, &["https://*.example.com:8443"], Some("[\"https://*.example.com:8443\"]"));
         check(&OriginList, &["app://local"], Some("[\"app://local\"]"));
+        check(&OriginList, &["File://", "null"], Some("[\"file://\", \"null\"]"));
+        for bad in ["file:", "file:///", "file://*", "app://"] {
+            check(&OriginList, &[bad], None);
+        }
         for bad in
             ["", "example.com", "https://", "https://x/", "https://x/path", "https://x?q", "https://a b", "https://*"]
         {
@@ -336,6 +347,8 @@ mod tests {
     fn loopback_is_this_machine_by_any_name() {
         for origin in [
             "null",
+            "file://",
+            "File://",
             "http://localhost",
             "http://localhost:1234",
             "https://LOCALHOST",
@@ -364,6 +377,9 @@ mod tests {
             "http://localhost http://example.com",
             "null ",
             "NULL",
+            "file:///",
+            "file://example.com",
+            "app://",
         ] {
             allows(&Origins::Loopback, origin, false);
         }
@@ -395,6 +411,9 @@ mod tests {
             allows(&origins, origin, false);
         }
         allows(&list(&["null"]), "null", true);
+        allows(&list(&["null"]), "file://", false);
+        allows(&list(&["file://"]), "FILE://", true);
+        allows(&list(&["file://"]), "null", false);
         allows(&Origins::Any, "whatever", true);
     }
 

@@ -46,10 +46,25 @@ impl Secret {
     pub const BYTES_MIN: usize = 32;
     /// Most bytes of a secret.
     pub const BYTES_MAX: usize = 1024;
+    /// What some editors write in front of a text: a byte order mark (RFC 3629, section 6).
+    pub(crate) const MARK: &[u8] = b"\xef\xbb\xbf";
 
     /// Takes `text` as a secret; whether it is long enough is checked with the config.
     pub fn new(text: impl Into<String>) -> Self {
         Self(text.into())
+    }
+
+    /// Returns the content of a file without a byte order mark in front of it, and without ends of lines behind it.
+    pub(crate) fn bare(bytes: &[u8]) -> &[u8] {
+        let bytes = bytes.strip_prefix(Self::MARK).unwrap_or(bytes);
+        let end = bytes.iter().rposition(|byte| !matches!(byte, b'\r' | b'\n')).map_or(0, |last| last + 1);
+        &bytes[..end]
+    }
+
+    /// Tells whether a text can be a secret: long enough, without an end of a line, without a byte order mark.
+    fn is_sound(text: &str) -> bool {
+        let is_long_enough = (Self::BYTES_MIN..=Self::BYTES_MAX).contains(&text.len());
+        is_long_enough && !text.contains(['\r', '\n']) && !text.as_bytes().starts_with(Self::MARK)
     }
 
     /// Returns what must not be shown.
@@ -325,7 +340,7 @@ impl Form<Option<Secret>> for Hidden {
     fn read(&self, items: &[String]) -> Option<Option<Secret>> {
         match one(items)? {
             NONE => Some(None),
-            text => (Secret::BYTES_MIN..=Secret::BYTES_MAX).contains(&text.len()).then(|| Some(Secret::new(text))),
+            text => Secret::is_sound(text).then(|| Some(Secret::new(text))),
         }
     }
 
@@ -334,7 +349,8 @@ impl Form<Option<Secret>> for Hidden {
     }
 
     fn expected(&self) -> String {
-        format!("{NONE}, or a text of {} to {} bytes", Secret::BYTES_MIN, Secret::BYTES_MAX)
+        let (least, most) = (Secret::BYTES_MIN, Secret::BYTES_MAX);
+        format!("{NONE}, or one line of {least} to {most} bytes without its end or a byte order mark")
     }
 }
 
@@ -475,6 +491,9 @@ mod tests {
         check(&Hidden, &[&"x".repeat(31)], None);
         check(&Hidden, &[&"x".repeat(32)], Some(&format!("{:?}", "x".repeat(32))));
         check(&Hidden, &[&"x".repeat(1025)], None);
+        for (front, behind) in [("", "\n"), ("", "\r\n"), ("x\n", ""), ("\u{feff}", "")] {
+            check(&Hidden, &[&format!("{front}{}{behind}", "x".repeat(32))], None);
+        }
         assert_eq!(format!("{:?}", Some(Secret::new("s".repeat(32)))), "Some((hidden))");
     }
 }

@@ -196,7 +196,7 @@ pub struct Config {
     /// `none`.
     pub trusted_proxies: Vec<TrustedProxy>,
 
-    /// Whether connections of trusted proxies begin with a PROXY protocol v2 header.
+    /// Whether connections of trusted proxies begin with a PROXY protocol header, version 1 or 2.
     ///
     /// It is then required of them; others are served without. Range: `true` or `false`. Default: `false`.
     pub proxy_protocol: bool,
@@ -270,7 +270,8 @@ pub struct Config {
 
     /// Secret of tokens signed with HS256; better set by its variable, or by a file.
     ///
-    /// A flag shows in the list of processes. Range: `none`, or a text of 32 to 1024 bytes. Default: `none`.
+    /// A flag shows in the list of processes. Range: `none`, or one line of 32 to 1024 bytes without its end or a byte order
+    /// mark. Default: `none`.
     pub jwt_secret: Option<Secret>,
 
     /// File with the secret of tokens signed with HS256.
@@ -349,7 +350,8 @@ pub struct Config {
 
     /// Secret that batches are signed with; better set by its variable, or by a file.
     ///
-    /// A flag shows in the list of processes. Range: `none`, or a text of 32 to 1024 bytes. Default: `none`.
+    /// A flag shows in the list of processes. Range: `none`, or one line of 32 to 1024 bytes without its end or a byte order
+    /// mark. Default: `none`.
     pub hook_secret: Option<Secret>,
 
     /// File with the secrets that batches are signed with, one a line.

@@ -176,7 +176,7 @@ pub static SETTINGS: &[Setting] = settings! {
         origins: OriginList, Live,
             "Pages that may connect, by the Origin that a browser sends; what sends none is no browser";
         trusted_proxies: Proxies, Live, "Proxies whose X-Forwarded-For tells who is connected";
-        proxy_protocol: Switch, Live, "Whether connections of trusted proxies begin with a PROXY protocol v2 header";
+        proxy_protocol: Switch, Live, "Whether connections of trusted proxies begin with a PROXY protocol header, version 1 or 2";
     }
     "Push from other programs" {
         control: OrOff(Address), Restart, "Address where other programs push and ask over HTTP";

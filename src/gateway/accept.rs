@@ -5,7 +5,6 @@
 //! served a moment later, and have them all back at once.
 
 use std::io;
-use std::net::SocketAddr;
 use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -17,6 +16,7 @@ use tracing::{info, warn};
 
 use super::{Arrival, Gateway, Who};
 use crate::listener::{Connection, Listener};
+use crate::peer::Peer;
 
 /// How long accepting rests after it failed for want of descriptors or memory: so long is a freed one unused at most.
 const RETRY: Duration = Duration::from_millis(10);
@@ -84,10 +84,10 @@ impl Gateway {
         let settings = Arc::clone(&self.settings.borrow());
         let mut permit = self.gate.admit(settings.connections_max);
         let peer = match &connection {
-            Connection::Tcp(_, peer) => Some(*peer),
+            Connection::Tcp(_, peer) => Some(Peer::from(*peer)),
             Connection::Unix(_) => None,
         };
-        let (now, address) = (Instant::now(), peer.map(|peer: SocketAddr| peer.ip()));
+        let (now, address) = (Instant::now(), peer.map(Peer::address));
         let has_room =
             permit.as_mut().is_none_or(|permit| self.gate.admit_early(address, permit, &settings.admission, now));
         // Without room for it it will be told so when it asks, and is to ask soon: one address would fill all places.

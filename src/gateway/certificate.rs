@@ -10,14 +10,18 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use rustls::ServerConfig;
+use rustls::client::verify_server_cert_signed_by_trust_anchor;
 use rustls::crypto::aws_lc_rs;
 use rustls::pki_types::pem::{self, PemObject};
-use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, UnixTime};
+use rustls::server::ParsedCertificate;
+use rustls::{RootCertStore, ServerConfig};
 use tokio::sync::{Notify, watch};
 use tokio::task::spawn_blocking;
 use tokio::time::sleep;
-use tracing::{error, info};
+use tracing::{error, info, warn};
+
+use crate::clock;
 
 /// Time between two looks at the files.
 const LOOK_INTERVAL: Duration = Duration::from_secs(1);
@@ -103,11 +107,34 @@ impl CertificateFiles {
             return Err(not_a_chain()(pem::Error::NoItemsFound));
         }
         let key = PrivateKeyDer::from_pem_slice(&key).map_err(malformed("tls_key", &self.key, "private key in PEM"))?;
-        server_config(chain, key).map_err(|source| CertificateError::Unusable {
+        let config = server_config(chain.clone(), key).map_err(|source| CertificateError::Unusable {
             certificate: self.certificate.clone(),
             key: self.key.clone(),
             source,
-        })
+        })?;
+        self.warn_of_dates(&chain);
+        Ok(config)
+    }
+
+    /// Logs which certificates of a chain are not valid now, and since when or until when.
+    fn warn_of_dates(&self, chain: &[CertificateDer<'_>]) {
+        let now = UnixTime::since_unix_epoch(clock::since_1970());
+        let date = |time: UnixTime| clock::rfc3339_seconds(time.as_secs());
+        let certificate = self.certificate.display();
+        for (index, found) in chain.iter().enumerate() {
+            let place = if index == 0 { "the server's own" } else { "on the way to a root" };
+            match out_of_time(found, now) {
+                Some(rustls::CertificateError::ExpiredContext { not_after, .. }) => {
+                    let since = date(not_after);
+                    warn!(%certificate, place, %since, "certificate has expired, clients may refuse it");
+                }
+                Some(rustls::CertificateError::NotValidYetContext { not_before, .. }) => {
+                    let from = date(not_before);
+                    warn!(%certificate, place, %from, "certificate is not valid yet, clients may refuse it");
+                }
+                _ => {}
+            }
+        }
     }
 
     fn stamps(&self) -> Stamps {
@@ -172,6 +199,19 @@ impl Certificate {
             // The runtime ends.
             Err(_) => {}
         }
+    }
+}
+
+/// Returns the first fault of a certificate that is looked at alone: its dates come before any other.
+///
+/// rustls's verifier is called without roots. It checks the dates before it looks for a root, and its error has them, so
+/// no library that parses certificates is needed. The caller ignores every other fault.
+fn out_of_time(certificate: &CertificateDer<'_>, now: UnixTime) -> Option<rustls::CertificateError> {
+    let parsed = ParsedCertificate::try_from(certificate).ok()?;
+    let nobody = RootCertStore::empty();
+    match verify_server_cert_signed_by_trust_anchor(&parsed, &nobody, &[], now, &[]) {
+        Err(rustls::Error::InvalidCertificate(error)) => Some(error),
+        _ => None,
     }
 }
 

@@ -110,7 +110,7 @@ impl Gateway {
         let facts = Facts::default();
         let judging = self.entrance.log_in(token, &facts, &self.settings);
         let identity = self.runtime.block_on(judging).ok()?.identity;
-        assert!(identity.expires.is_some_and(|at| at > std::time::Instant::now()), "a token that is over is taken");
+        assert!(identity.expires.is_some_and(|at| at > clock::now()), "a token that is over is taken");
         Some(identity.uid.as_str().to_owned())
     }
 }

@@ -25,7 +25,6 @@ mod tls;
 mod upgrade;
 
 use std::future::pending;
-use std::net::SocketAddr;
 use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
@@ -50,6 +49,7 @@ use self::auth::{Admitted, Facts, Identity, Login};
 use crate::config::GatewaySettings;
 use crate::listener::{Connection, Listener};
 use crate::mailbox::Bell;
+use crate::peer::Peer;
 use crate::protocol::Protocol;
 use crate::router;
 use crate::shard::{Handover, Permit, Stream};
@@ -104,7 +104,7 @@ struct Arrival {
 #[derive(Default)]
 struct Who {
     /// The peer's address, or the client's by the word of a trusted proxy; nothing for a Unix socket.
-    peer: Option<SocketAddr>,
+    peer: Option<Peer>,
     /// Its place on the node, if there was one.
     permit: Option<Permit>,
 }
@@ -225,7 +225,7 @@ impl Gateway {
     /// Learns from a trusted proxy who is connected, where connections begin with that.
     async fn identify<S: Accepted>(&self, stream: &mut S, arrival: &mut Arrival) -> Result<(), Refusal> {
         let (admission, peer) = (&arrival.settings.admission, arrival.who.peer);
-        if !admission.proxy_protocol || !admission.trusts(peer.map(|peer| peer.ip())) {
+        if !admission.proxy_protocol || !admission.trusts(peer.map(Peer::address)) {
             return Ok(());
         }
         let header = tokio::select! {

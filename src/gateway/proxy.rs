@@ -1,7 +1,8 @@
 //! Who is connected, by the word of a proxy that is trusted: the PROXY protocol's header, or `X-Forwarded-For`.
 //!
-//! What an untrusted peer says of itself is never looked at. The header of the PROXY protocol is forty lines to read
-//! and no more, its trailing fields are thrown away unread; the crates for it want all of it in memory first.
+//! What an untrusted peer says of itself is never looked at. Either version of the PROXY header is some forty lines to
+//! read, and not a byte behind it is taken; the trailing fields of version 2 are thrown away unread. The crates for it
+//! want all of the header in memory first, and leave its end to the caller to find.
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -10,11 +11,21 @@ use hyper::header::HeaderMap;
 use tokio::io::{AsyncRead, AsyncReadExt};
 
 use crate::config::AdmissionSettings;
+use crate::peer::Peer;
 
 /// How a header of the PROXY protocol, version 2, begins (its specification, section 2.2).
 const SIGNATURE: &[u8; 12] = b"\r\n\r\n\0\r\nQUIT\n";
 
-/// Bytes in front of the addresses: the signature, version and command, family and protocol, and the length behind it.
+/// How a header of version 1 begins (section 2.1).
+const LINE_START: &[u8; 6] = b"PROXY ";
+
+/// Bytes after which the version is known; the shortest header of either is longer.
+const FRONT_BYTES: usize = SIGNATURE.len();
+
+/// Longest header of version 1, with its end of line.
+const LINE_BYTES_MAX: usize = 107;
+
+/// Bytes in front of the addresses of version 2: the signature, version and command, family and protocol, and the length behind it.
 const FIXED_BYTES: usize = 16;
 
 /// Most bytes of addresses and trailing fields together; some four times what the specification expects.
@@ -34,24 +45,81 @@ impl From<io::Error> for Bad {
     }
 }
 
-/// Reads a PROXY header, and not a byte behind it; returns the client that it names, if it names one.
+/// Reads a PROXY header of version 1 or 2, and not a byte behind it; returns the client that it names, if it names one.
 ///
 /// Fails at the first byte that can't belong to one, so who speaks HTTP is told at once. The caller bounds the time.
-pub(super) async fn read_header<S: AsyncRead + Unpin>(stream: &mut S) -> Result<Option<SocketAddr>, Bad> {
-    let mut fixed = [0; FIXED_BYTES];
+pub(super) async fn read_header<S: AsyncRead + Unpin>(stream: &mut S) -> Result<Option<Peer>, Bad> {
+    let mut front = [0; FRONT_BYTES];
     let mut length = 0;
-    while length < FIXED_BYTES {
-        let received = stream.read(&mut fixed[length..]).await?;
-        if received == 0 {
-            return Err(Bad::Lost(io::ErrorKind::UnexpectedEof.into()));
-        }
-        length += received;
-        let known = length.min(SIGNATURE.len());
-        if fixed[..known] != SIGNATURE[..known] {
+    while length < FRONT_BYTES {
+        length += read_some(stream, &mut front[length..]).await?;
+        let may_be = |start: &[u8]| {
+            let known = length.min(start.len());
+            front[..known] == start[..known]
+        };
+        if !may_be(SIGNATURE) && !may_be(LINE_START) {
             return Err(Bad::Header);
         }
     }
-    let [.., command, family, high, low] = fixed;
+    if front == *SIGNATURE { read_binary(stream).await } else { read_line(stream, front).await }
+}
+
+/// Reads at least a byte.
+async fn read_some<S: AsyncRead + Unpin>(stream: &mut S, buffer: &mut [u8]) -> Result<usize, Bad> {
+    match stream.read(buffer).await? {
+        0 => Err(Bad::Lost(io::ErrorKind::UnexpectedEof.into())),
+        length => Ok(length),
+    }
+}
+
+/// Reads the rest of a header of version 1, a line that begins with `front`.
+///
+/// Never reads more at once than must still come: the two bytes of the line's end.
+async fn read_line<S: AsyncRead + Unpin>(stream: &mut S, front: [u8; FRONT_BYTES]) -> Result<Option<Peer>, Bad> {
+    let mut line = [0; LINE_BYTES_MAX];
+    line[..FRONT_BYTES].copy_from_slice(&front);
+    let mut length = FRONT_BYTES;
+    loop {
+        match &line[..length] {
+            [words @ .., b'\r', b'\n'] => return source_in(words).ok_or(Bad::Header),
+            [.., b'\n'] | [.., b'\n', _] => return Err(Bad::Header),
+            unended => {
+                let missing = if unended.ends_with(b"\r") { 1 } else { 2 };
+                let end = (length + missing).min(LINE_BYTES_MAX);
+                if length == end {
+                    return Err(Bad::Header);
+                }
+                length += read_some(stream, &mut line[length..end]).await?;
+            }
+        }
+    }
+}
+
+/// Reads the words of a header of version 1; returns the client unless they say that it is unknown, nothing if they are
+/// malformed.
+fn source_in(words: &[u8]) -> Option<Option<Peer>> {
+    let words = std::str::from_utf8(words).ok()?;
+    let mut words = words.split(' ').skip(1);
+    let is_v4 = match words.next()? {
+        // Whatever stands behind it is to be ignored.
+        "UNKNOWN" => return Some(None),
+        "TCP4" => true,
+        "TCP6" => false,
+        _ => return None,
+    };
+    let address = |word: &str| word.parse::<IpAddr>().ok().filter(|address| address.is_ipv4() == is_v4);
+    // Rust would take a sign in front.
+    let port = |word: &str| word.parse::<u16>().ok().filter(|_| word.bytes().all(|byte| byte.is_ascii_digit()));
+    let (source, _destination) = (address(words.next()?)?, address(words.next()?)?);
+    let (source_port, _destination_port) = (port(words.next()?)?, port(words.next()?)?);
+    words.next().is_none().then(|| Some(SocketAddr::new(source, source_port).into()))
+}
+
+/// Reads the rest of a header of version 2, behind its signature.
+async fn read_binary<S: AsyncRead + Unpin>(stream: &mut S) -> Result<Option<Peer>, Bad> {
+    let mut fixed = [0; FIXED_BYTES - FRONT_BYTES];
+    stream.read_exact(&mut fixed).await?;
+    let [command, family, high, low] = fixed;
     let behind = usize::from(u16::from_be_bytes([high, low]));
     let addresses = addresses_of(command, family).filter(|addresses| addresses.bytes() <= behind);
     let addresses = addresses.filter(|_| behind <= BEHIND_BYTES_MAX).ok_or(Bad::Header)?;
@@ -92,17 +160,17 @@ impl Addresses {
         }
     }
 
-    fn source(self, body: &[u8]) -> Option<SocketAddr> {
+    fn source(self, body: &[u8]) -> Option<Peer> {
         let port = |at: usize| Some(u16::from_be_bytes([*body.get(at)?, *body.get(at + 1)?]));
         match self {
             Self::Unknown => None,
             Self::V4 => {
                 let address = Ipv4Addr::from(*body.first_chunk::<4>()?);
-                Some(SocketAddr::new(address.into(), port(8)?))
+                Some(SocketAddr::new(address.into(), port(8)?).into())
             }
             Self::V6 => {
                 let address = Ipv6Addr::from(*body.first_chunk::<16>()?);
-                Some(SocketAddr::new(IpAddr::from(address).to_canonical(), port(32)?))
+                Some(SocketAddr::new(address.into(), port(32)?).into())
             }
         }
     }
@@ -112,22 +180,20 @@ impl Addresses {
 ///
 /// Lines and entries are read from the last one backwards, since each proxy adds its own peer at the end; what stands
 /// in front of the first hop that is not trusted may be made up. An entry that is no address was written by a trusted
-/// proxy that doesn't know more: then that proxy counts as who is connected.
-pub(super) fn client(
-    peer: Option<SocketAddr>,
-    headers: &HeaderMap,
-    settings: &AdmissionSettings,
-) -> Option<SocketAddr> {
+/// proxy that doesn't know more: then that proxy counts as who is connected. An empty one says nothing, and is passed
+/// over (RFC 9110, section 5.6.1).
+pub(super) fn client(peer: Option<Peer>, headers: &HeaderMap, settings: &AdmissionSettings) -> Option<Peer> {
     let mut known = peer;
     if settings.trusted_proxies.is_empty() {
         return known;
     }
     let lines: Vec<_> = headers.get_all("x-forwarded-for").iter().collect();
-    for entry in lines.iter().rev().flat_map(|line| line.as_bytes().rsplit(|byte| *byte == b',')) {
-        if !settings.trusts(known.map(|known| known.ip())) {
+    let entries = lines.iter().rev().flat_map(|line| line.as_bytes().rsplit(|byte| *byte == b','));
+    for entry in entries.map(<[u8]>::trim_ascii).filter(|entry| !entry.is_empty()) {
+        if !settings.trusts(known.map(Peer::address)) {
             break;
         }
-        match std::str::from_utf8(entry).ok().and_then(|entry| hop(entry.trim())) {
+        match std::str::from_utf8(entry).ok().and_then(hop) {
             Some(hop) => known = Some(hop),
             None => break,
         }
@@ -135,12 +201,11 @@ pub(super) fn client(
     known
 }
 
-/// Reads an address, with a port or without; the port is 0 then.
-fn hop(entry: &str) -> Option<SocketAddr> {
+/// Reads an address, with a port or without.
+fn hop(entry: &str) -> Option<Peer> {
     let bare = entry.strip_prefix('[').and_then(|entry| entry.strip_suffix(']')).unwrap_or(entry);
-    let address = bare.parse::<IpAddr>().map(|address| SocketAddr::new(address, 0));
-    let hop: SocketAddr = address.or_else(|_| entry.parse()).ok()?;
-    Some(SocketAddr::new(hop.ip().to_canonical(), hop.port()))
+    let address = bare.parse::<IpAddr>().map(Peer::from);
+    address.or_else(|_| entry.parse::<SocketAddr>().map(Peer::from)).ok()
 }
 
 #[cfg(test)]
@@ -184,6 +249,54 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn lines_of_the_specification_are_read() {
+        for (line, expected) in [
+            ("PROXY TCP4 255.255.255.255 255.255.255.255 65535 65535", Some("255.255.255.255:65535")),
+            ("PROXY TCP4 0.0.0.0 0.0.0.0 1 0", Some("0.0.0.0:1")),
+            ("PROXY TCP4 192.0.2.1 10.0.0.1 0 80", Some("192.0.2.1")),
+            ("PROXY TCP6 2001:db8::1 ::1 7 80", Some("[2001:db8::1]:7")),
+            ("PROXY TCP6 ::ffff:192.0.2.1 :: 7 80", Some("192.0.2.1:7")),
+            ("PROXY UNKNOWN", None),
+            ("PROXY UNKNOWN 192.0.2.1 10.0.0.1 1 2", None),
+            (&format!("PROXY UNKNOWN {}", "f".repeat(LINE_BYTES_MAX - 16)), None),
+        ] {
+            assert_eq!(read(format!("{line}\r\n").as_bytes()).await, Ok(expected.map(str::to_owned)), "{line}");
+        }
+    }
+
+    #[tokio::test]
+    async fn lines_that_are_no_header_are_refused() {
+        let long = format!("PROXY UNKNOWN {}", "f".repeat(LINE_BYTES_MAX - 15));
+        for bad in [
+            "PROXY TCP4 192.0.2.1 10.0.0.1 1",
+            "PROXY TCP4 192.0.2.1 10.0.0.1 1 2 3",
+            "PROXY TCP4 192.0.2.1 10.0.0.1 1 2 ",
+            "PROXY TCP4  192.0.2.1 10.0.0.1 1 2",
+            "PROXY TCP4 192.0.2.1 10.0.0.1 +1 2",
+            "PROXY TCP4 192.0.2.1 10.0.0.1 1 65536",
+            "PROXY TCP4 192.0.2.1 10.0.0 1 2",
+            "PROXY TCP4 192.0.2.1 ::1 1 2",
+            "PROXY TCP4 2001:db8::1 ::1 1 2",
+            "PROXY TCP6 192.0.2.1 10.0.0.1 1 2",
+            "PROXY UDP4 192.0.2.1 10.0.0.1 1 2",
+            "PROXY tcp4 192.0.2.1 10.0.0.1 1 2",
+            "PROXY UNKNOWNS",
+            "PROXY \u{e4}\u{e4}\u{e4}\u{e4}\u{e4}",
+            "PROXY TCP4 192.0.2.1\r10.0.0.1 1 2",
+            "PROXY TCP4 192.0.2.1 10.0.0.1 1 2\n",
+            "PROXY T\nCP4 192.0.2.1 10.0.0.1 1 2",
+            "proxy TCP4 192.0.2.1 10.0.0.1 1 2",
+            &long,
+        ] {
+            assert_eq!(read(format!("{bad}\r\n").as_bytes()).await, Err(()), "{bad:?}");
+        }
+        // A cut one is lost; a byte that doesn't fit is enough.
+        assert!(matches!(read_header(&mut &b"PROXY TCP4 192.0.2.1"[..]).await, Err(Bad::Lost(_))));
+        assert!(matches!(read_header(&mut &b"PO"[..]).await, Err(Bad::Header)));
+        assert!(matches!(read_header(&mut &b"PROXY\r"[..]).await, Err(Bad::Header)));
+    }
+
+    #[tokio::test]
     async fn what_is_no_header_is_refused() {
         let long = [0; BEHIND_BYTES_MAX + 1];
         for bad in [
@@ -195,7 +308,6 @@ mod tests {
             header(0x21, 0x11, &[0; 11]),
             header(0x21, 0x21, &[0; 35]),
             header(0x20, 0x00, &long),
-            b"PROXY TCP4 192.0.2.1 10.0.0.1 1 2\r\n".to_vec(),
             b"\r\n\r\n\0\r\nQUIT!!!!!".to_vec(),
         ] {
             assert_eq!(read(&bad).await, Err(()), "{}", bad.escape_ascii());
@@ -213,7 +325,7 @@ mod tests {
         for line in lines {
             headers.append("x-forwarded-for", line[..].try_into().expect("a header's value"));
         }
-        let peer = Some(peer.parse().expect("an address"));
+        let peer = Some(peer.parse::<SocketAddr>().expect("an address").into());
         let client = client(peer, &headers, &settings).expect("there is one");
         assert_eq!(client.to_string(), expected, "{peer:?}");
     }
@@ -221,17 +333,31 @@ mod tests {
     #[test]
     fn the_last_hop_that_is_not_trusted_is_the_client() {
         check("10.0.0.1:1", &[], "10.0.0.1:1");
-        check("10.0.0.1:1", &[b"192.0.2.1"], "192.0.2.1:0");
-        check("10.0.0.1:1", &[b"6.6.6.6, 192.0.2.1"], "192.0.2.1:0");
-        check("10.0.0.1:1", &[b"6.6.6.6, 192.0.2.1,10.0.0.2 ,\t10.0.0.3"], "192.0.2.1:0");
-        check("10.0.0.1:1", &[b"6.6.6.6", b"192.0.2.1", b"10.0.0.2"], "192.0.2.1:0");
-        check("10.0.0.1:1", &[b"10.0.0.3, 10.0.0.2"], "10.0.0.3:0");
+        check("10.0.0.1:1", &[b"192.0.2.1"], "192.0.2.1");
+        check("10.0.0.1:1", &[b"6.6.6.6, 192.0.2.1"], "192.0.2.1");
+        check("10.0.0.1:1", &[b"6.6.6.6, 192.0.2.1,10.0.0.2 ,\t10.0.0.3"], "192.0.2.1");
+        check("10.0.0.1:1", &[b"6.6.6.6", b"192.0.2.1", b"10.0.0.2"], "192.0.2.1");
+        check("10.0.0.1:1", &[b"10.0.0.3, 10.0.0.2"], "10.0.0.3");
         check("10.0.0.1:1", &[b"192.0.2.1:443"], "192.0.2.1:443");
-        check("10.0.0.1:1", &[b"2001:db8::1"], "[2001:db8::1]:0");
-        check("10.0.0.1:1", &[b"[2001:db8::1]"], "[2001:db8::1]:0");
+        check("10.0.0.1:1", &[b"2001:db8::1"], "2001:db8::1");
+        check("10.0.0.1:1", &[b"[2001:db8::1]"], "2001:db8::1");
         check("10.0.0.1:1", &[b"[2001:db8::1]:443"], "[2001:db8::1]:443");
-        check("[fd00::1]:1", &[b"::ffff:192.0.2.1"], "192.0.2.1:0");
-        check("[::ffff:10.0.0.1]:1", &[b"192.0.2.1"], "192.0.2.1:0");
+        check("[fd00::1]:1", &[b"::ffff:192.0.2.1"], "192.0.2.1");
+        check("[::ffff:10.0.0.1]:1", &[b"192.0.2.1"], "192.0.2.1");
+    }
+
+    #[test]
+    fn empty_entries_say_nothing() {
+        for lines in [
+            &[&b"6.6.6.6, 192.0.2.1,"[..]][..],
+            &[b"192.0.2.1 ,, ,10.0.0.2,\t"],
+            &[b"192.0.2.1", b""],
+            &[b"192.0.2.1", b" , ", b"10.0.0.2,"],
+        ] {
+            check("10.0.0.1:1", lines, "192.0.2.1");
+        }
+        check("10.0.0.1:1", &[b""], "10.0.0.1:1");
+        check("10.0.0.1:1", &[b",", b" "], "10.0.0.1:1");
     }
 
     #[test]
@@ -242,12 +368,10 @@ mod tests {
 
     #[test]
     fn garbage_counts_as_its_proxy() {
-        for garbage in
-            [&b"unknown"[..], b"", b"1.2.3", b"\xff\xfe", b"[10.0.0.1", b"192.0.2.1:x", b"a\"b", b"192.0.2.1;"]
-        {
+        for garbage in [&b"unknown"[..], b"1.2.3", b"\xff\xfe", b"[10.0.0.1", b"192.0.2.1:x", b"a\"b", b"192.0.2.1;"] {
             check("10.0.0.1:1", &[b"6.6.6.6", garbage], "10.0.0.1:1");
-            check("10.0.0.1:1", &[garbage, b"10.0.0.2"], "10.0.0.2:0");
-            check("10.0.0.1:1", &[garbage, b"192.0.2.1"], "192.0.2.1:0");
+            check("10.0.0.1:1", &[garbage, b"10.0.0.2"], "10.0.0.2");
+            check("10.0.0.1:1", &[garbage, b"192.0.2.1"], "192.0.2.1");
         }
     }
 }

@@ -78,8 +78,8 @@ reasons! {
     HandshakeTimeout, "handshake_timeout", Told::Http(408), "request not finished in time";
     /// The request came without TLS, where TLS is spoken.
     PlainHttp, "plain_http", Told::Http(400), "this port speaks TLS, expected https:// or wss://";
-    /// A trusted proxy did not begin with a PROXY header, version 2.
-    ProxyHeader, "proxy_header", Told::Http(400), "expected a PROXY protocol v2 header";
+    /// A trusted proxy did not begin with a PROXY header, or with a malformed one.
+    ProxyHeader, "proxy_header", Told::Http(400), "expected a PROXY protocol header, version 1 or 2";
     /// The request has a body, or says how one would be sent.
     Body, "body", Told::Http(400), "request has a body, expected none";
     /// `Connection` is missing, or something else.
@@ -143,6 +143,9 @@ reasons! {
     /// It is no JWS, in its compact form, of a kind that can be checked.
     TokenMalformed, "token_malformed", Told::Credential(401, close::UNAUTHORIZED),
         "token is malformed, expected a signed JWT";
+    /// It has a `crit` header: whoever made it asks for an extension, and none is known here.
+    TokenCritical, "token_critical", Told::Credential(401, close::UNAUTHORIZED),
+        "token has a crit header, expected none";
     /// No key of this node has signed it, by the one algorithm that the key is for.
     TokenSignature, "token_signature", Told::Credential(401, close::UNAUTHORIZED),
         "token is not signed with a key of this server";

@@ -8,7 +8,6 @@ use std::cell::RefCell;
 use std::convert::Infallible;
 use std::future::{Future, Ready, poll_fn, ready};
 use std::mem;
-use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -33,6 +32,7 @@ use super::proxy;
 use super::refusal::{self, Reason, Refusal, Told};
 use super::{Accepted, Who};
 use crate::config::{GatewaySettings, Origins};
+use crate::peer::Peer;
 use crate::protocol::plain;
 
 /// Most bytes of a request's head.
@@ -180,10 +180,10 @@ impl Answering {
         self,
         request: Request<B>,
         response: Response<Full<Bytes>>,
-        peer: Option<SocketAddr>,
+        peer: Option<Peer>,
     ) -> Response<Full<Bytes>> {
         let Rules { entrance, settings, .. } = &*self.rules;
-        let address = peer.map(|peer| peer.ip());
+        let address = peer.map(Peer::address);
         match entrance.judge(request.headers(), request.uri(), address, settings).await {
             Ok(admitted) => {
                 lock(&self.outcome).replace(Outcome::Upgraded(Box::new(admitted)));
@@ -332,7 +332,7 @@ fn admit(rules: &Rules, who: &mut Who) -> Result<Option<Instant>, Fault> {
     let Some(permit) = &mut who.permit else { return Err(Fault::later(Reason::Full, admission::FULL_RETRY)) };
     let (settings, now) = (&rules.settings, Instant::now());
     let later = |denied: Denied| Fault::later(denied.reason, denied.retry_after);
-    rules.gate.admit_from(who.peer.map(|peer| peer.ip()), permit, &settings.admission, now).map_err(later)?;
+    rules.gate.admit_from(who.peer.map(Peer::address), permit, &settings.admission, now).map_err(later)?;
     let latest = rules.until - settings.handshake_timeout / 2;
     let turn = rules.gate.turn(&settings.admission, now, latest).map_err(later)?;
     Ok((turn > now).then_some(turn))

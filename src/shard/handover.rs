@@ -1,11 +1,11 @@
 //! The way in: a logged-in connection on its way to its shard, its place on the node, and its number among logins.
 
 use std::fmt;
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
-use std::time::Instant;
+use std::time::SystemTime;
 
+use crate::peer::Peer;
 use crate::rights::Rights;
 use crate::uid::Uid;
 
@@ -20,12 +20,12 @@ pub struct Handover<S> {
     pub uid: Uid,
     /// What the client may do.
     pub rights: Rights,
-    /// When the session ends for want of a newer credential; `None` if it may last.
-    pub expires: Option<Instant>,
+    /// When the session ends for want of a newer credential, by the wall clock; `None` if it may last.
+    pub expires: Option<SystemTime>,
     /// When the login frame was read, relative to others, or the request that held the credential.
     pub login: LoginNumber,
     /// The peer's address; `None` for a Unix socket.
-    pub peer: Option<SocketAddr>,
+    pub peer: Option<Peer>,
     /// The place that admission gave; given back when the session is dropped.
     pub permit: Permit,
 }

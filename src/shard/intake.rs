@@ -1,11 +1,10 @@
 //! The part of a turn that takes logged-in connections as sessions.
 
-use std::time::Duration;
-
 use tracing::debug;
 
 use super::Shard;
 use super::close::{Farewell, Unsent};
+use super::expiry::Expiry;
 use super::handover::{Handover, LoginNumber};
 use super::io::{Network, SessionKey, Socket};
 use super::rate::Meter;
@@ -44,8 +43,7 @@ impl<N: Network> Shard<N> {
     fn adopt(&mut self, handover: Handover<N::Socket>) {
         let Handover { socket, unread, uid, rights, expires, login, peer, permit } = handover;
         let meeting = self.meet(&uid, login);
-        // A tick later than the one it falls into: never early.
-        let expires = expires.map_or(Tick::NEVER, |at| self.wheel.tick(at).after(Duration::ZERO));
+        let expires = expires.map_or(Expiry::NEVER, Expiry::at);
         let key = self.sessions.insert(Box::new(Session {
             socket,
             reader: Default::default(),
@@ -84,6 +82,7 @@ impl<N: Network> Shard<N> {
         // What it has received before will not be told by the poller.
         session.flags.is_readable = session.socket.has_unread();
         self.stats.logins += 1;
+        let expires = expires.left(self.network.wall()).map_or(Tick::NEVER, |left| self.tick.after(left));
         self.wake_at(key, self.tick.after(self.settings.heartbeat_interval).min(expires));
         match meeting {
             Meeting::Refused(code) => {

@@ -4,7 +4,7 @@
 //! sockets (`transport`), and memory, where benchmarks and simulations drive the same turns.
 
 use std::io::{self, IoSlice};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 pub use super::sessions::SessionKey;
 
@@ -78,6 +78,9 @@ pub trait Network {
 
     /// Returns the time.
     fn now(&self) -> Instant;
+
+    /// Returns the time of the wall clock, which may jump, back as well as ahead, and goes on while the machine is suspended.
+    fn wall(&self) -> SystemTime;
 
     /// Waits for at most `time_out` (for ever if `None`) until something happens or the shard is woken; adds to `ready`.
     ///

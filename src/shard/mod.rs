@@ -19,6 +19,7 @@
 
 mod close;
 mod deliver;
+mod expiry;
 mod flush;
 mod handover;
 mod inlet;

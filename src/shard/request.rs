@@ -3,7 +3,6 @@
 //! Answers are sent without waiting; one whose asker has gone is counted. The work of one request is
 //! bounded, so that none takes a turn for itself: whoever asks for more asks several times.
 
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -17,6 +16,7 @@ use crate::config::SessionSettings;
 use crate::frame::HEADER_BYTES_MAX;
 use crate::message::{Delivery, Kind, Payload, Shed};
 use crate::metrics::Stats;
+use crate::peer::Peer;
 use crate::uid::UidHash;
 
 /// Most requests taken in one turn; the others wait their turn.
@@ -113,7 +113,7 @@ pub struct SessionInfo {
     /// How long it has been logged in, to 50 ms.
     pub age: Duration,
     /// The client's address; `None` for a Unix socket.
-    pub peer: Option<SocketAddr>,
+    pub peer: Option<Peer>,
 }
 
 /// A page of the uids that are online on one shard.

@@ -1,9 +1,8 @@
 //! One logged-in connection.
 
-use std::net::SocketAddr;
-
 use bytes::Bytes;
 
+use super::expiry::Expiry;
 use super::handover::{LoginNumber, Permit};
 use super::log::Position;
 use super::outbox::Outbox;
@@ -11,6 +10,7 @@ use super::rate::Meter;
 use super::wheel::Tick;
 use crate::frame::Reader;
 use crate::message::Kind;
+use crate::peer::Peer;
 use crate::rights::Rights;
 use crate::uid::UidHash;
 
@@ -31,7 +31,7 @@ pub(crate) struct Session<S> {
     pub(crate) log_from: Position,
     pub(crate) hash: UidHash,
     pub(crate) login: LoginNumber,
-    pub(crate) peer: Option<SocketAddr>,
+    pub(crate) peer: Option<Peer>,
     pub(crate) _permit: Permit,
     /// When it was handed over.
     pub(crate) since: Tick,
@@ -48,7 +48,7 @@ pub(crate) struct Session<S> {
     /// The serial number of its key; [`super::sessions::Sessions::insert`] draws it.
     pub(crate) serial: u32,
     /// When its credential's time is over.
-    pub(crate) expires: Tick,
+    pub(crate) expires: Expiry,
     /// While closing: bytes received and thrown away.
     pub(crate) discarded: u32,
     pub(crate) phase: Phase,

@@ -158,7 +158,8 @@ impl<N: Network> Shard<N> {
             let close_by = session.close_by;
             return self.wake_at(key, close_by);
         }
-        if session.expires <= tick {
+        let expires_in = session.expires.left(self.network.wall());
+        if expires_in == Some(Duration::ZERO) {
             self.stats.expired += 1;
             return self.close(key, Farewell::of(close::EXPIRED), Unsent::Keep);
         }
@@ -186,7 +187,8 @@ impl<N: Network> Shard<N> {
         }
         let ping_by = session.heard.after(settings.heartbeat_interval);
         let silent_by = session.heard.after(settings.heartbeat_interval * 2);
-        let mut next = if ping_by <= tick { silent_by } else { ping_by }.min(session.expires);
+        let expires = expires_in.map_or(Tick::NEVER, |left| tick.after(left));
+        let mut next = if ping_by <= tick { silent_by } else { ping_by }.min(expires);
         if session.flags.is_mid_message {
             next = next.min(message_by);
         }

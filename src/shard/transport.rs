@@ -7,7 +7,7 @@ use std::io::{self, IoSlice};
 use std::net::Shutdown;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use mio::event::Source;
 use mio::{Events, Poll, Registry, Token, Waker};
@@ -16,6 +16,7 @@ use rustix::net::{RecvFlags, SendFlags};
 
 use super::io::{Interest, Network, Readiness, SessionKey, Socket};
 use super::tls::Tls;
+use crate::clock;
 use crate::mailbox::Wake;
 
 /// Events taken from the poller at once; more come with the next poll.
@@ -139,6 +140,10 @@ impl Network for Poller {
 
     fn now(&self) -> Instant {
         Instant::now()
+    }
+
+    fn wall(&self) -> SystemTime {
+        clock::now()
     }
 
     fn poll(&mut self, time_out: Option<Duration>, ready: &mut Vec<Readiness>) -> io::Result<()> {

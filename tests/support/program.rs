@@ -82,7 +82,8 @@ impl Program {
             line
         };
         let address_in = |line: &str| {
-            let address = line.split(' ').find_map(|word| word.strip_prefix("http://"));
+            let address =
+                line.split(' ').find_map(|word| word.strip_prefix("http://").or(word.strip_prefix("https://")));
             address.and_then(|address| address.trim_end_matches(':').parse::<Listen>().ok())
         };
         let first = line();

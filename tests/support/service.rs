@@ -15,6 +15,10 @@ use serde_json::Value;
 pub(crate) enum Reply {
     /// This status with this body.
     Status(u16, String),
+    /// This as JSON if it is the connection's first question; else as [`Reply::HangUp`].
+    Once(Value),
+    /// Nothing: the connection is closed.
+    HangUp,
     /// Nothing: the connection is held open.
     Silence,
     /// The connection is closed in the middle of the answer.
@@ -95,17 +99,25 @@ impl Service {
 /// Answers the requests of one connection, until either side has enough.
 fn serve(mut stream: impl Read + Write, shared: &Shared, answer: &dyn Fn(&Value) -> Reply) {
     let mut received = Vec::new();
+    let mut answered = 0;
     while let Some(question) = next_question(&mut stream, &mut received) {
         shared.questions.lock().expect("no holder panics").push(question.clone());
         let asking = shared.asking.fetch_add(1, Ordering::SeqCst) + 1;
         shared.asking_most.fetch_max(asking, Ordering::SeqCst);
         let reply = answer(&question);
         shared.asking.fetch_sub(1, Ordering::SeqCst);
+        let reply = match reply {
+            Reply::Once(value) if answered == 0 => Reply::json(&value),
+            Reply::Once(_) => Reply::HangUp,
+            reply => reply,
+        };
+        answered += 1;
         let sent = match reply {
             Reply::Status(status, body) => {
                 let head = format!("HTTP/1.1 {status} Said\r\ncontent-length: {}\r\n\r\n", body.len());
                 stream.write_all(&[head.as_bytes(), body.as_bytes()].concat())
             }
+            Reply::Once(_) | Reply::HangUp => return,
             Reply::Silence => loop {
                 thread::sleep(Duration::from_secs(3600));
             },

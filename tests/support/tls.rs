@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use pombo::Config;
-use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
+use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair, date_time_ymd};
 use rustls::crypto::aws_lc_rs;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
@@ -55,7 +55,12 @@ impl Authority {
 
     /// Writes new files for this machine's addresses; returns the certificate.
     pub(crate) fn issue(&self) -> CertificateDer<'static> {
-        let (certificate, chain, key) = self.sign(&LOCAL);
+        self.issue_for(1975, 4096)
+    }
+
+    /// Writes new files whose certificate is valid from the start of one year to the start of another.
+    pub(crate) fn issue_for(&self, from: i32, to: i32) -> CertificateDer<'static> {
+        let (certificate, chain, key) = self.sign_for(&LOCAL, from, to);
         fs::write(self.certificate_file(), chain).expect("the folder is writable");
         fs::write(self.key_file(), key).expect("the folder is writable");
         let root = pem("CERTIFICATE", &self.root);
@@ -65,9 +70,14 @@ impl Authority {
 
     /// Makes a certificate for these names: itself, its PEM, and its key's PEM.
     pub(crate) fn sign(&self, names: &[&str]) -> (CertificateDer<'static>, String, String) {
+        self.sign_for(names, 1975, 4096)
+    }
+
+    fn sign_for(&self, names: &[&str], from: i32, to: i32) -> (CertificateDer<'static>, String, String) {
         let key = KeyPair::generate().expect("a key can be drawn");
         let names = names.iter().copied().map(str::to_owned).collect::<Vec<_>>();
-        let params = CertificateParams::new(names).expect("names and addresses");
+        let mut params = CertificateParams::new(names).expect("names and addresses");
+        (params.not_before, params.not_after) = (date_time_ymd(from, 1, 1), date_time_ymd(to, 1, 1));
         let certificate = params.signed_by(&key, &self.issuer).expect("the authority signs");
         let chain = pem("CERTIFICATE", certificate.der());
         (certificate.der().clone(), chain, pem("PRIVATE KEY", &key.serialize_der()))

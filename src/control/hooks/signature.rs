@@ -95,9 +95,9 @@ pub(super) fn read(path: &Path) -> Result<Vec<u8>, String> {
     }
 }
 
-/// Takes each line as a secret; empty ones count for nothing.
+/// Takes each line as a secret; empty ones count for nothing, nor does a byte order mark in front of the first.
 fn parse(bytes: &[u8]) -> Result<Vec<hmac::Key>, String> {
-    let lines = bytes.split(|&byte| byte == b'\n').map(|line| line.strip_suffix(b"\r").unwrap_or(line));
+    let lines = Secret::bare(bytes).split(|&byte| byte == b'\n').map(|line| line.strip_suffix(b"\r").unwrap_or(line));
     let secrets: Vec<&[u8]> = lines.filter(|line| !line.is_empty()).collect();
     if !(1..=SECRETS_MAX).contains(&secrets.len()) {
         return Err(format!("it has {} lines, expected a secret on each of 1 to {SECRETS_MAX}", secrets.len()));
@@ -123,6 +123,10 @@ mod tests {
         for (text, count) in [(secret.clone(), 1), (format!("{secret}\r\n\n{secret}\n"), 2)] {
             assert_eq!(parse(text.as_bytes()).expect("secrets").len(), count);
         }
+        let signed = |bytes: &[u8]| {
+            Keys { own: None, file: None, of_file: parse(bytes).expect("a secret"), read: Ok(Vec::new()) }.sign(1, b"")
+        };
+        assert_eq!(signed(format!("\u{feff}{secret}\n").as_bytes()), signed(secret.as_bytes()));
         for bad in [String::new(), "\n".to_owned(), "x".repeat(31), "x".repeat(1025), format!("{secret}\n").repeat(5)] {
             parse(bad.as_bytes()).expect_err(&bad);
         }

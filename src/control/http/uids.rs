@@ -44,7 +44,7 @@ pub(super) struct Session {
     /// When it logged in, to 50 ms (RFC 3339, UTC).
     #[schema(format = "date-time")]
     since: String,
-    /// The client's address and port; none over a Unix socket.
+    /// The client's address, with its port if that is known; none over a Unix socket.
     #[schema(example = "192.0.2.1:49152")]
     address: Option<String>,
 }

@@ -5,18 +5,19 @@
 
 use std::fs::File;
 use std::io::{self, Read};
+use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use aws_lc_rs::digest::{self, Digest};
 use aws_lc_rs::rsa::PublicEncryptingKey;
 use aws_lc_rs::signature::{ECDSA_P256_SHA256_FIXED, ED25519, ParsedPublicKey};
-use jsonwebtoken::jwk::{AlgorithmParameters, EllipticCurve, Jwk, KeyAlgorithm, PublicKeyUse};
-use jsonwebtoken::{Algorithm, DecodingKey, DecodingKeyKind};
+use jsonwebtoken::{Algorithm, DecodingKey};
 use rustls_pki_types::pem::{PemObject, SectionKind};
 use serde_json::Value;
 use tracing::{error, info, warn};
 
+use super::jwk;
 use crate::config::{AuthSettings, Secret};
 
 /// Longest file that is read.
@@ -25,8 +26,8 @@ const FILE_BYTES_MAX: u64 = 1 << 20;
 /// Most keys; a token without a key's name is tried with each that its algorithm allows.
 const KEYS_MAX: usize = 64;
 
-/// Fewest bits of an RSA key (RFC 7518, section 3.3).
-const RSA_BITS_MIN: usize = 2048;
+/// Bits of an RSA key: the fewest by RFC 7518, section 3.3; the most that AWS-LC checks a signature with.
+pub(super) const RSA_BITS: RangeInclusive<usize> = 2048..=8192;
 
 /// Why keys can't be used; the operator's to mend. Holds nothing of a key.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -39,7 +40,7 @@ pub(crate) struct KeyError {
 /// A key, the one algorithm that it is for, and its name if it has one.
 #[derive(Debug)]
 pub(super) struct Key {
-    id: Option<String>,
+    pub(super) id: Option<String>,
     pub(super) algorithm: Algorithm,
     pub(super) verifier: DecodingKey,
 }
@@ -166,7 +167,7 @@ impl<'a> Sources<'a> {
             let (path, content) = file;
             let error = |reason: String| KeyError { path: (*path).to_owned(), reason };
             let bytes = content.as_ref().map_err(|reason| error(reason.to_string()))?;
-            let found = if is_secret { secret_of(bytes).map(|key| vec![key]) } else { public_keys(bytes, path) };
+            let found = if is_secret { secret_of(bytes, path).map(|key| vec![key]) } else { public_keys(bytes, path) };
             keys.extend(found.map_err(error)?);
             if keys.len() > KEYS_MAX {
                 return Err(error(format!("there are more than {KEYS_MAX} keys in all")));
@@ -186,22 +187,33 @@ fn read(path: &Path) -> io::Result<Vec<u8>> {
     Ok(bytes)
 }
 
-/// Takes a file's bytes as a secret, less a line's end behind them.
-fn secret_of(bytes: &[u8]) -> Result<Key, String> {
-    let secret = bytes.strip_suffix(b"\n").unwrap_or(bytes);
-    let secret = secret.strip_suffix(b"\r").unwrap_or(secret);
+/// Takes a file's bytes as a secret, less a byte order mark in front and ends of lines behind.
+///
+/// Whoever signs has neither in the secret: they are an editor's.
+fn secret_of(bytes: &[u8], path: &Path) -> Result<Key, String> {
+    let secret = Secret::bare(bytes);
     // Whoever knows the public key could sign with it.
     if secret.trim_ascii_start().starts_with(b"-----BEGIN") || secret.trim_ascii_start().starts_with(b"{") {
         return Err("expected a secret, got PEM or JSON; public keys belong in jwt_key_files".to_owned());
     }
+    // Random bytes are a secret too, and may hold any byte.
+    if std::str::from_utf8(secret).is_ok_and(|text| text.contains(['\r', '\n'])) {
+        return Err("expected a secret on one line, got several".to_owned());
+    }
     if secret.len() < Secret::BYTES_MIN {
         return Err(format!("the secret has {} bytes, expected at least {}", secret.len(), Secret::BYTES_MIN));
+    }
+    let taken_off = bytes.len() - secret.len();
+    // An end of one line is what every file of text has.
+    if taken_off > "\r\n".len() || bytes.starts_with(Secret::MARK) {
+        warn!(path = %path.display(), bytes = taken_off, "a byte order mark, or ends of lines, are not taken for a part of the secret");
     }
     Ok(Key::secret(secret))
 }
 
 /// Finds the public keys in a file, PEM or JWKS.
 fn public_keys(bytes: &[u8], path: &Path) -> Result<Vec<Key>, String> {
+    let bytes = Secret::bare(bytes);
     let keys = match bytes.trim_ascii_start() {
         [b'{', ..] => keys_of_jwks(bytes, path)?,
         _ => keys_of_pem(bytes)?,
@@ -235,7 +247,7 @@ fn keys_of_jwks(bytes: &[u8], path: &Path) -> Result<Vec<Key>, String> {
     let listed = set.get("keys").and_then(Value::as_array).ok_or("it is no JWKS, expected a list named keys")?;
     let mut keys = Vec::new();
     for (index, value) in listed.iter().enumerate() {
-        match Key::from_jwk(value) {
+        match jwk::key(value) {
             Ok(key) => keys.push(key),
             Err(reason) => warn!(path = %path.display(), index, reason, "a key of the JWKS is left out"),
         }
@@ -258,48 +270,13 @@ impl Key {
             return key(Algorithm::ES256, DecodingKey::from_ec_der(der));
         }
         match PublicEncryptingKey::from_der(der) {
-            Ok(rsa) if rsa.key_size_bits() >= RSA_BITS_MIN => key(Algorithm::RS256, DecodingKey::from_rsa_der(der)),
+            Ok(rsa) if RSA_BITS.contains(&rsa.key_size_bits()) => key(Algorithm::RS256, DecodingKey::from_rsa_der(der)),
             _ => Err(format!(
-                "a public key is of an unknown kind, expected RSA of at least {RSA_BITS_MIN} bits, P-256 or Ed25519"
+                "a public key is of an unknown kind, expected RSA of {} to {} bits, P-256 or Ed25519",
+                RSA_BITS.start(),
+                RSA_BITS.end()
             )),
         }
-    }
-
-    /// Takes a key of a JWKS (RFC 7517); says what is wrong with one that can't serve.
-    fn from_jwk(value: &Value) -> Result<Self, &'static str> {
-        use KeyAlgorithm as A;
-        let jwk: Jwk = serde_json::from_value(value.clone()).map_err(|_| "it is no key that is known")?;
-        if !matches!(jwk.common.public_key_use, None | Some(PublicKeyUse::Signature)) {
-            return Err("it is not for signatures");
-        }
-        let algorithm = match (&jwk.algorithm, jwk.common.key_algorithm) {
-            (AlgorithmParameters::RSA(_), None | Some(A::RS256)) => Algorithm::RS256,
-            (AlgorithmParameters::EllipticCurve(key), None | Some(A::ES256)) if key.curve == EllipticCurve::P256 => {
-                Algorithm::ES256
-            }
-            (AlgorithmParameters::OctetKeyPair(key), None | Some(A::EdDSA)) if key.curve == EllipticCurve::Ed25519 => {
-                Algorithm::EdDSA
-            }
-            (AlgorithmParameters::OctetKey(_), None | Some(A::HS256)) => Algorithm::HS256,
-            _ => return Err("it is for another algorithm than RS256, ES256, EdDSA and HS256"),
-        };
-        let verifier = DecodingKey::from_jwk(&jwk).map_err(|_| "its numbers are not base64url")?;
-        let is_sound = match (algorithm, verifier.kind()) {
-            (Algorithm::RS256, DecodingKeyKind::RsaModulusExponent { n, .. }) => {
-                let leading = n.iter().take_while(|byte| **byte == 0).count();
-                (n.len() - leading) * 8 >= RSA_BITS_MIN
-            }
-            (Algorithm::ES256, DecodingKeyKind::SecretOrDer(point)) => {
-                ParsedPublicKey::new(&ECDSA_P256_SHA256_FIXED, point).is_ok()
-            }
-            (Algorithm::EdDSA, DecodingKeyKind::SecretOrDer(key)) => ParsedPublicKey::new(&ED25519, key).is_ok(),
-            (_, DecodingKeyKind::SecretOrDer(secret)) => secret.len() >= Secret::BYTES_MIN,
-            _ => false,
-        };
-        if !is_sound {
-            return Err("it is too short, or no point of its curve");
-        }
-        Ok(Self { id: jwk.common.key_id, algorithm, verifier })
     }
 }
 
@@ -388,13 +365,26 @@ mod tests {
     #[test]
     fn reads_secrets() {
         let secret = "x".repeat(32);
-        for good in [secret.clone(), format!("{secret}\n"), format!("{secret}\r\n")] {
-            let key = secret_of(good.as_bytes()).expect("a secret");
+        let take = |bytes: &[u8]| secret_of(bytes, Path::new("x"));
+        for (front, behind) in
+            [("", ""), ("", "\n"), ("", "\r\n"), ("", "\n\n\r\n"), ("\u{feff}", ""), ("\u{feff}", "\n\n")]
+        {
+            let key = take(format!("{front}{secret}{behind}").as_bytes()).expect("a secret");
             assert_eq!((key.algorithm, key.verifier.as_bytes()), (Algorithm::HS256, secret.as_bytes()));
         }
-        let bad = [secret[1..].to_owned(), pem("PUBLIC KEY", &ed25519()), format!("\n{{\"keys\": []}}{secret}")];
+        // What is no text may hold any byte, but for ends of lines at its own end.
+        let random = [&[0xff, b'\n'][..], &[7; 31], &[0xfe]].concat();
+        assert_eq!(take(&random).expect("a secret").verifier.as_bytes(), random);
+        let bad = [
+            secret[1..].to_owned(),
+            format!("{}\n", &secret[1..]),
+            pem("PUBLIC KEY", &ed25519()),
+            format!("\n{{\"keys\": []}}{secret}"),
+            format!("{secret}\n{secret}"),
+            format!("{secret}\r{secret}"),
+        ];
         for bad in bad {
-            secret_of(bad.as_bytes()).expect_err(&bad);
+            take(bad.as_bytes()).expect_err(&bad);
         }
     }
 

@@ -12,10 +12,11 @@ mod cache;
 mod credential;
 mod entrance;
 mod http;
+mod jwk;
 mod keys;
 mod token;
 
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, SystemTime};
 
 pub(crate) use credential::{Facts, offered};
 pub(crate) use entrance::{Admitted, Entrance, Login};
@@ -34,8 +35,8 @@ use crate::uid::{Uid, UidError, UidHasher};
 pub(crate) struct Identity {
     pub(crate) uid: Uid,
     pub(crate) rights: Rights,
-    /// When the session ends; `None` if it may last.
-    pub(crate) expires: Option<Instant>,
+    /// When the session ends, by the wall clock; `None` if it may last.
+    pub(crate) expires: Option<SystemTime>,
 }
 
 /// Why nobody was identified.
@@ -60,7 +61,7 @@ struct Claims {
     uid: String,
     /// `None` if it doesn't say.
     rights: Option<Rights>,
-    /// On the clock on the wall.
+    /// By the wall clock.
     expires: Option<SystemTime>,
 }
 
@@ -142,13 +143,13 @@ impl Authenticator {
         settings: &AuthSettings,
         rules: UidRules<'_>,
     ) -> Result<Identity, Unidentified> {
-        let (claims, leeway) = match &self.method {
+        let claims = match &self.method {
             Method::None => {
                 let uid = Uid::new(credential, rules.bytes_max, rules.hasher)?;
                 return Ok(Identity { uid, rights: settings.rights, expires: None });
             }
-            Method::Jwt(keys) => (token::verify(credential, &keys.current(), settings)?, settings.jwt_leeway),
-            Method::Http(service) => (service.ask(credential, facts, settings).await?, Duration::ZERO),
+            Method::Jwt(keys) => token::verify(credential, &keys.current(), settings)?,
+            Method::Http(service) => service.ask(credential, facts, settings).await?,
         };
         let uid = Uid::new(claims.uid.as_bytes(), rules.bytes_max, rules.hasher);
         let uid = match (&self.method, uid) {
@@ -159,24 +160,14 @@ impl Authenticator {
             }
             (_, Err(_)) => return Err(Reason::TokenSubject.into()),
         };
-        let expires = claims.expires.map(|at| end(at, leeway)).transpose()?;
+        let expires = claims.expires.map(not_over).transpose()?;
         Ok(Identity { uid, rights: claims.rights.unwrap_or(settings.rights), expires })
     }
 }
 
-/// Converts an end on the wall's clock, `leeway` later, to one that no change of that clock moves.
-fn end(at: SystemTime, leeway: Duration) -> Result<Instant, Reason> {
-    let Some(at) = at.checked_add(leeway) else { return Ok(far()) };
-    match at.duration_since(clock::now()) {
-        Ok(left) if !left.is_zero() => Ok(Instant::now().checked_add(left).unwrap_or_else(far)),
-        _ => Err(Reason::CredentialExpired),
-    }
-}
-
-/// Later than any session lasts.
-fn far() -> Instant {
-    const CENTURY: Duration = Duration::from_secs(100 * 365 * 24 * 3600);
-    Instant::now() + CENTURY
+/// Refuses a credential whose time was over at `end`.
+fn not_over(end: SystemTime) -> Result<SystemTime, Reason> {
+    if end > clock::now() { Ok(end) } else { Err(Reason::CredentialExpired) }
 }
 
 /// Reads a time in seconds since 1970, as JSON has it; `None` if it is none.
@@ -220,11 +211,9 @@ mod tests {
 
     #[test]
     fn an_end_is_ahead() {
-        let now = SystemTime::now();
-        let hour = Duration::from_secs(3600);
-        assert_eq!(end(now - hour, Duration::ZERO), Err(Reason::CredentialExpired));
-        assert_eq!(end(now - hour, hour - Duration::from_secs(1)), Err(Reason::CredentialExpired));
-        let end = end(now - hour, hour * 2).expect("the leeway lets it in");
-        assert!(end > Instant::now() + hour / 2 && end <= Instant::now() + hour);
+        let (now, hour) = (SystemTime::now(), Duration::from_secs(3600));
+        assert_eq!(not_over(now - hour), Err(Reason::CredentialExpired));
+        assert_eq!(not_over(now), Err(Reason::CredentialExpired));
+        assert_eq!(not_over(now + hour), Ok(now + hour));
     }
 }

@@ -50,6 +50,57 @@ fn a_shard_that_was_stopped_asks_before_it_closes() {
 }
 
 #[test]
+fn a_session_ends_with_its_credential() {
+    let mut node = Node::new(1, settings());
+    let (alice, bob) = (node.login_for("alice", 3 * SECOND), node.login_for("bob", 3600 * SECOND));
+    node.pass(3 * SECOND - LATE);
+    assert_eq!(alice.take(), []);
+    // Rounded up to a second of the wall clock.
+    node.pass(SECOND + 2 * LATE);
+    assert_eq!(alice.closed(), close::EXPIRED);
+    let mut stay = |rounds| {
+        for _ in 0..rounds {
+            node.pass(24 * SECOND);
+            bob.take();
+            bob.send_frame(PONG, b"");
+        }
+        node.stats()
+    };
+    let stats = stay(140);
+    assert_eq!((stats.expired, stats.sessions), (1, 1));
+    let stats = stay(10);
+    assert_eq!((stats.expired, stats.sessions), (2, 0));
+}
+
+/// The session was put down for an end by the clock of all other deadlines, which stands still while a machine is
+/// suspended: a token that was over for hours went on for as long as it had been good for.
+#[test]
+fn a_session_ends_at_a_heartbeat_when_the_wall_clock_has_passed_its_end() {
+    let mut node = Node::new(1, settings());
+    let (alice, bob) = (node.login_for("alice", 1800 * SECOND), node.login_for("bob", 7200 * SECOND));
+    node.pass(SECOND);
+    node.set_ahead(3600 * SECOND);
+    node.pass(24 * SECOND + LATE);
+    assert_eq!(alice.closed(), close::EXPIRED, "at the first heartbeat");
+    assert_eq!(bob.take(), [(PING, vec![])]);
+    bob.send_frame(PONG, b"");
+    node.pass(SECOND);
+    assert_eq!(node.stats().expired, 1);
+}
+
+#[test]
+fn a_session_goes_on_when_the_wall_clock_was_set_back() {
+    let mut node = Node::new(1, settings());
+    let alice = node.login_for("alice", 10 * SECOND);
+    node.pass(SECOND);
+    node.set_back(15 * SECOND);
+    node.pass(23 * SECOND);
+    assert_eq!(alice.take(), [], "its time is not over");
+    node.pass(2 * SECOND + LATE);
+    assert_eq!(alice.closed(), close::EXPIRED);
+}
+
+#[test]
 fn a_connection_that_is_paused_is_not_silent() {
     let mut node = Node::with_mailboxes(2, settings(), 1024);
     let (alice, bob) = (node.login(&node.uid_on(0, "alice")), node.login(&node.uid_on(1, "bob")));

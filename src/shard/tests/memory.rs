@@ -3,13 +3,14 @@
 //! Sockets are edge-triggered like mio's, take as many bytes as a test gives them room for, and keep
 //! what they took. [`Node::settle`] turns every shard until all of them would sleep.
 
-use std::cell::{Cell, RefCell};
+use std::cell::RefCell;
 use std::collections::VecDeque;
 use std::io::{self, IoSlice};
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
+use super::clock::Clock;
 use crate::config::{Config, SessionSettings};
 use crate::frame::unmask;
 use crate::mailbox::{self, Bell};
@@ -34,14 +35,6 @@ pub(super) const BINARY: u8 = 0x82;
 pub(super) const CLOSE: u8 = 0x88;
 pub(super) const PING: u8 = 0x89;
 pub(super) const PONG: u8 = 0x8A;
-
-/// The clock, for all shards of a node.
-#[derive(Debug)]
-pub(super) struct Clock {
-    now: Cell<Instant>,
-    /// How much time passes with each look at it.
-    look: Cell<Duration>,
-}
 
 /// One connection: both of its directions, and what a test wants to know of it.
 #[derive(Debug, Default)]
@@ -127,8 +120,11 @@ impl Network for MemoryNetwork {
     type Socket = MemorySocket;
 
     fn now(&self) -> Instant {
-        self.clock.now.set(self.clock.now.get() + self.clock.look.get());
-        self.clock.now.get()
+        self.clock.look()
+    }
+
+    fn wall(&self) -> SystemTime {
+        self.clock.wall()
     }
 
     fn poll(&mut self, time_out: Option<Duration>, ready: &mut Vec<Readiness>) -> io::Result<()> {
@@ -207,7 +203,7 @@ impl Node {
     }
 
     pub(super) fn with_mailboxes(shards: usize, settings: SessionSettings, mailbox_bytes_max: usize) -> Self {
-        let clock = Rc::new(Clock { now: Cell::new(Instant::now()), look: Cell::default() });
+        let clock = Rc::new(Clock::new(Duration::ZERO));
         let hasher = UidHasher::fixed(11);
         let settings = Arc::new(settings);
         let bells: Vec<_> = (0..shards).map(|_| Bell::new(Arc::new(|| Ok(())))).collect();
@@ -252,13 +248,17 @@ impl Node {
 
     /// Hands a connection over, `sent` being what came behind its login frame; turns nothing.
     pub(super) fn hand_over(&self, uid: &str, login: LoginNumber, sent: &[u8]) -> Client {
+        self.hand_over_until(uid, login, sent, None)
+    }
+
+    fn hand_over_until(&self, uid: &str, login: LoginNumber, sent: &[u8], expires: Option<SystemTime>) -> Client {
         let wire = Rc::new(RefCell::new(Wire { room: usize::MAX, ..Wire::default() }));
         let handover = Handover {
             socket: MemorySocket(Rc::clone(&wire)),
             unread: sent.to_vec(),
             uid: Uid::new(uid.as_bytes(), 256, &self.hasher).expect("the text is a uid"),
             rights: Rights::ALL,
-            expires: None,
+            expires,
             login,
             peer: None,
             permit: self.admission.admit(usize::MAX).expect("there is no bound"),
@@ -271,7 +271,18 @@ impl Node {
     /// Logs `uid` in, and takes its (empty) answer.
     #[track_caller]
     pub(super) fn login(&mut self, uid: &str) -> Client {
-        let client = self.hand_over(uid, self.draw(), &[]);
+        self.login_until(uid, None)
+    }
+
+    /// Logs `uid` in with a credential whose time is over in so long by the wall clock.
+    #[track_caller]
+    pub(super) fn login_for(&mut self, uid: &str, time: Duration) -> Client {
+        self.login_until(uid, Some(self.clock.wall() + time))
+    }
+
+    #[track_caller]
+    fn login_until(&mut self, uid: &str, expires: Option<SystemTime>) -> Client {
+        let client = self.hand_over_until(uid, self.draw(), &[], expires);
         self.settle();
         assert_eq!(client.take(), [(TEXT, Vec::new())]);
         client.wire.borrow_mut().sends = 0;
@@ -337,8 +348,8 @@ impl Node {
 
     /// Lets time pass, in steps of a tick, the shards being quiet at each.
     pub(super) fn pass(&mut self, time: Duration) {
-        let end = self.clock.now.get() + time;
-        while self.clock.now.get() < end {
+        let end = self.clock.now() + time;
+        while self.clock.now() < end {
             self.jump(Duration::from_millis(50));
             self.settle();
         }
@@ -346,12 +357,22 @@ impl Node {
 
     /// Lets time pass at once; turns nothing.
     pub(super) fn jump(&self, time: Duration) {
-        self.clock.now.set(self.clock.now.get() + time);
+        self.clock.pass(time);
+    }
+
+    /// Sets the wall clock ahead, as it also looks when the machine was suspended.
+    pub(super) fn set_ahead(&self, time: Duration) {
+        self.clock.set_ahead(time);
+    }
+
+    /// Sets the wall clock back.
+    pub(super) fn set_back(&self, time: Duration) {
+        self.clock.set_back(time);
     }
 
     /// Lets `time` pass with each look at the clock.
     pub(super) fn slow_down(&self, time: Duration) {
-        self.clock.look.set(time);
+        self.clock.slow_down(time);
     }
 
     pub(super) fn has_ended(&self, shard: usize) -> bool {

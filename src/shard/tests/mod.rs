@@ -1,6 +1,7 @@
 //! Turns over memory, one at a time, with a clock that is set by hand.
 
 mod budget;
+mod clock;
 mod flow;
 mod keys;
 mod life;

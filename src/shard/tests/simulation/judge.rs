@@ -17,13 +17,16 @@ use crate::shard::session::Phase;
 /// Control frames that may stand in an outbox beside its messages: a ping, a pong, a close frame, each at its longest.
 const CONTROL_BYTES: usize = 3 * 127;
 
+/// How late the wheel may be.
+const LATE: Duration = Duration::from_millis(200);
+
 /// What a letter takes up besides its message, at most.
 const LETTER_BYTES: usize = 1200;
 
 impl World {
     /// Compares a shard's insides with its clients, after a turn.
     pub(super) fn inspect(&mut self, index: usize) {
-        let now = self.clock.now();
+        let (now, wall) = (self.clock.now(), self.clock.wall());
         let (settings, sessions_max) = (&self.plan.settings, self.places[index].facts_sessions_max);
         let Some(shard) = &mut self.places[index].shard else { return };
         shard.check_invariants();
@@ -36,7 +39,7 @@ impl World {
             if peer.phase == Some(Phase::Open) && phase != Some(Phase::Open) {
                 let wire = peer.wire.borrow();
                 let silence = now.saturating_duration_since(wire.heard);
-                peer.left = Some(Left { at: now, silence, had_input: wire.has_input() });
+                peer.left = Some(Left { at: wall, silence, had_input: wire.has_input() });
             }
             peer.phase = phase;
             let (Some(key), Some(session)) = (key, session) else { continue };
@@ -88,7 +91,7 @@ impl World {
                 .enumerate()
                 .any(|(other, rival)| other != number && rival.uid == peer.uid && is_rival(rival))
         };
-        let never_open = Left { at: self.clock.now(), silence: Duration::ZERO, had_input: false };
+        let never_open = Left { at: self.clock.wall(), silence: Duration::ZERO, had_input: false };
         let Left { at: left, silence, had_input } = peer.left.unwrap_or(never_open);
         let is_right = match code {
             close::GOING_AWAY | close::SERVICE_RESTART => self.facts.is_draining,
@@ -133,6 +136,9 @@ impl World {
             let peer = &self.peers[number];
             let what = (UIDS[peer.uid], peer.manner, peer.phase, peer.closed);
             assert!(peer.is_sound() && peer.phase == Some(Phase::Open), "still there: {what:?}");
+            // A second for its rounding, and an interval until the next heartbeat.
+            let latest = peer.expires.map(|at| at + Duration::from_secs(1) + interval + LATE);
+            assert!(latest.is_none_or(|at| self.clock.wall() <= at), "outlives its credential: {what:?}");
             assert!(peer.has_said_all() && !peer.wire.borrow().has_input(), "not read to its end: {what:?}");
         }
         for place in &mut self.places {

@@ -4,13 +4,14 @@
 //! TLS does), fail, or end one direction. It tells of itself by edges, some of them spurious, in any order. What it may
 //! not do is what no kernel does: stop in the middle without telling when it goes on.
 
-use std::cell::{Cell, RefCell};
+use std::cell::RefCell;
 use std::io::{self, IoSlice};
 use std::rc::Rc;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use fastrand::Rng;
 
+use super::super::clock::Clock;
 use crate::shard::io::{Interest, Network, Readiness, SessionKey, Socket};
 
 /// Room of a peer that reads all there is.
@@ -18,33 +19,6 @@ pub(super) const UNLIMITED: usize = usize::MAX;
 
 /// Bytes that an encrypted stream takes before it has room for them.
 const AHEAD: usize = 4 << 10;
-
-/// The clock, for all shards of a node.
-#[derive(Debug)]
-pub(super) struct Clock {
-    now: Cell<Instant>,
-    /// How much time passes with each look at it.
-    look: Duration,
-}
-
-impl Clock {
-    pub(super) fn new(look: Duration) -> Rc<Self> {
-        Rc::new(Self { now: Cell::new(Instant::now()), look })
-    }
-
-    pub(super) fn now(&self) -> Instant {
-        self.now.get()
-    }
-
-    pub(super) fn pass(&self, time: Duration) {
-        self.now.set(self.now.get() + time);
-    }
-
-    fn look(&self) -> Instant {
-        self.pass(self.look);
-        self.now()
-    }
-}
 
 /// How likely faults are, each one time in so many; 0 for never.
 #[derive(Clone, Copy, Debug)]
@@ -335,6 +309,10 @@ impl Network for SimulatedNetwork {
 
     fn now(&self) -> Instant {
         self.clock.look()
+    }
+
+    fn wall(&self) -> SystemTime {
+        self.clock.wall()
     }
 
     fn poll(&mut self, _time_out: Option<Duration>, ready: &mut Vec<Readiness>) -> io::Result<()> {

@@ -3,7 +3,7 @@
 use std::cell::RefCell;
 use std::collections::HashMap;
 use std::rc::Rc;
-use std::time::{Duration, Instant};
+use std::time::{Duration, SystemTime};
 
 use fastrand::Rng;
 
@@ -31,7 +31,7 @@ pub(super) struct Peer {
     pub(super) shard: usize,
     pub(super) login: LoginNumber,
     pub(super) rights: Rights,
-    pub(super) expires: Option<Instant>,
+    pub(super) expires: Option<SystemTime>,
     pub(super) wire: Rc<RefCell<Wire>>,
     pub(super) manner: Manner,
     /// What it has said and the network has not brought yet, from `brought` on.
@@ -67,7 +67,8 @@ pub(super) struct Peer {
 /// How a session left.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Left {
-    pub(super) at: Instant,
+    /// When, by the wall clock.
+    pub(super) at: SystemTime,
     /// For how long nothing had been received.
     pub(super) silence: Duration,
     /// Whether anything waited to be received.

@@ -6,10 +6,11 @@ use std::time::Duration;
 
 use fastrand::Rng;
 
+use super::super::clock::Clock;
 use super::super::memory::{PONG, TEXT, masked};
 use super::caller::Caller;
 use super::message::EVERYBODY;
-use super::network::{Clock, SimulatedNetwork, SimulatedSocket, UNLIMITED, Wire, is_one_in};
+use super::network::{SimulatedNetwork, SimulatedSocket, UNLIMITED, Wire, is_one_in};
 use super::peer::{Manner, Peer};
 use super::plan::{LONG_FROM, Plan};
 use crate::config::{DuplicateLogin, SessionSettings, SlowConsumer};
@@ -109,7 +110,7 @@ impl World {
     pub(super) fn new(seed: u64) -> Self {
         let mut random = Rng::with_seed(seed);
         let plan = Plan::new(&mut random);
-        let clock = Clock::new(plan.look);
+        let clock = Rc::new(Clock::new(plan.look));
         let hasher = UidHasher::fixed(seed);
         journal::take();
         let bells: Vec<_> = (0..plan.shards).map(|_| Bell::new(Arc::new(|| Ok(())))).collect();
@@ -343,12 +344,19 @@ impl World {
 
     fn pass(&mut self) {
         let time = match self.random.u32(..40) {
-            // The machine was suspended.
+            // The process was stopped.
             0 => Duration::from_secs(self.random.u64(1..4000)),
             1..6 => Duration::from_millis(self.random.u64(..5000)),
             _ => Duration::from_millis(self.random.u64(..100)),
         };
         self.clock.pass(time);
+        // The machine was suspended, or its clock was set.
+        let time = Duration::from_secs(self.random.u64(1..100));
+        match self.random.u32(..80) {
+            0 => self.clock.set_ahead(time),
+            1 => self.clock.set_back(time),
+            _ => {}
+        }
     }
 
     /// Lets a client log in; the login is handed over at once, or later.
@@ -365,7 +373,7 @@ impl World {
             peer.rights = [Rights::RECEIVE, Rights::UNICAST, Rights::BROADCAST][self.random.usize(..3)];
         }
         if is_one_in(&mut self.random, 15) {
-            peer.expires = Some(self.clock.now() + Duration::from_millis(self.random.u64(..60_000)));
+            peer.expires = Some(self.clock.wall() + Duration::from_millis(self.random.u64(..60_000)));
         }
         self.peers.push(peer);
         self.under_way.push((login, number));
