@@ -120,7 +120,7 @@ pub struct Shard<N: Network> {
     dirty: VecDeque<SessionKey>,
     /// Sessions that close and have something to send, or to receive; see [`Shard::see_off`].
     leaving: VecDeque<SessionKey>,
-    /// Sessions whose message has no room in the mail.
+    /// Sessions that wait for room in the mail.
     stalled: Stalls,
     budget: Budget,
     /// What requests may do between slices of this turn.
@@ -367,7 +367,7 @@ impl<N: Network> Shard<N> {
         }
     }
 
-    /// Has the queues from outside looked into, if something was put there.
+    /// Takes the news down; if they were up, the queues from outside are looked into from now on.
     #[inline]
     fn heed_news(&mut self) {
         if self.mailbox.take_news() {
