@@ -155,7 +155,7 @@ fn messages_longer_than_a_mailbox() {
     });
 }
 
-/// Each connection was read until it had added a message of its own to a batch that was full.
+/// Each connection used to be read until it had added a message of its own to a full batch.
 #[test]
 fn largest_messages_of_many_connections_keep_the_bound_of_mail() {
     const SENDERS: usize = 48;

@@ -21,9 +21,9 @@
 //! ```
 //! At least one side sees the other, and a batch is taken out of the ring once.
 //!
-//! What comes from outside the shards comes by queues with locks in them. Whoever puts something into one raises a
-//! second flag, the news, before the bell is rung; the shard looks into those queues only when it took that flag down.
-//! So a turn that has no news takes no lock.
+//! Hand-overs and requests come from outside the shards, in queues that have a lock inside. A producer outside puts an
+//! entry into a queue, then raises a second flag, the news, and then rings. The shard receives from these queues only
+//! after it has taken that flag down, so a turn without news takes no lock.
 
 use crate::sync::{AtomicU8, Fence, Ordering, fence};
 
@@ -41,11 +41,11 @@ pub(crate) enum Sleep {
     UntilWorkOrRoom,
 }
 
-/// What a producer has to do after it published work.
+/// The next step of a producer that has published work.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[must_use]
 pub(crate) enum Ring {
-    /// Nothing: the shard is awake, or somebody else wakes it.
+    /// None: the shard is awake, or another producer wakes it.
     Heard,
     /// Wake the shard.
     Wake,
@@ -67,14 +67,14 @@ impl Doorbell {
         Self { state: AtomicU8::new(AWAKE), news: AtomicU8::new(0) }
     }
 
-    /// Says, after something was put into a queue from outside, that the shard must look there; wakes nobody.
+    /// Raises the news, after an entry was put into a queue from outside. Does not wake the shard.
     pub(crate) fn announce(&self) {
-        // Release: pairs with the swap in `take_news`. A swap, so that who announces later hands on what those before
-        // it have put there.
+        // Release: pairs with the swap in `take_news`. A swap and no store: it keeps the
+        // release sequence of earlier producers, so that one acquire sees the entries of all of them.
         self.news.swap(1, Ordering::Release);
     }
 
-    /// Whether something was announced that the shard has not come to yet.
+    /// Whether the news are up.
     #[inline]
     pub(crate) fn has_news(&self) -> bool {
         // Relaxed: before a sleep it is ordered by the fence in `lie_down`, which pairs with the one in `ring`; awake, the
@@ -82,10 +82,10 @@ impl Doorbell {
         self.news.load(Ordering::Relaxed) != 0
     }
 
-    /// Takes the flag of the news down; says whether it was up. The shard must then empty its queues from outside.
+    /// Takes the news down; says whether they were up. If so, the shard must empty its queues from outside.
     #[inline]
     pub(crate) fn take_news(&self) -> bool {
-        // Acquire: pairs with the swap in `announce`: what was put into the queues before is seen there.
+        // Acquire: pairs with the swap in `announce`, so that the entries of the queues are visible.
         self.has_news() && self.news.swap(0, Ordering::Acquire) != 0
     }
 
@@ -113,7 +113,7 @@ impl Doorbell {
         fence(Fence::End);
     }
 
-    /// Says, after work was published, what the caller has to do about it.
+    /// Returns the next step of a caller that has published work.
     pub(crate) fn ring(&self) -> Ring {
         fence(Fence::Publish);
         // Relaxed: ordered by the fence; pairs with the stores in `lie_down` and `end`.

@@ -76,8 +76,8 @@ pub struct Mailbox {
     held: usize,
     /// Weight of the batches in flight from this shard, all together.
     in_flight: usize,
-    /// While a broadcast waits: the destination that it waits for; those below have had room since it came. As many as
-    /// there are shards when all have had room. See [`Mailbox::broadcast`].
+    /// While a broadcast waits: the destination that it waits for. Destinations below it have had room since the broadcast
+    /// came; the number of shards means that all have. See [`Mailbox::broadcast`].
     awaited: Option<usize>,
     /// From which weight on a batch is full, in bytes (`mailbox_bytes_max`).
     bytes_max: usize,
@@ -111,7 +111,7 @@ impl Batch {
 /// A shard as seen by one producer, or by itself.
 struct Peer {
     inbox: ring::Sender<Batch>,
-    /// The other end of `inbox`: for the shard itself, and for those who find that it has ended.
+    /// The receiving end of `inbox`: used by the shard itself, and by producers when the shard has ended.
     taken: ring::Receiver<Batch>,
     returns: ring::Sender<(usize, Mail)>,
     bell: Bell,
@@ -132,16 +132,16 @@ impl Bell {
     /// Has the shard look into its queues from outside, and wakes it if it sleeps; call it after something was put there.
     pub fn ring(&self) {
         self.doorbell.announce();
-        // A shard that has ended lets go of its channels, and whoever asked it learns that there.
+        // A shard that has ended has dropped its queues: the sender's next call says so.
         let _ = self.ring_or_end();
     }
 
-    /// Has the shard look into its queues from outside in its next turn; wakes it not.
+    /// Has the shard look into its queues from outside in its next turn. Does not wake it.
     pub(crate) fn announce(&self) {
         self.doorbell.announce();
     }
 
-    /// Wakes the shard if it sleeps and has not come to what was announced.
+    /// Rings if the shard has not taken the news down since [`Bell::announce`].
     pub(crate) fn ring_if_unheard(&self) {
         if self.doorbell.has_news() {
             self.ring();
@@ -265,7 +265,7 @@ impl Mailbox {
         self.held
     }
 
-    /// Returns the weight of the mail that this shard has sent and nobody has read to its end: in hand, and in flight.
+    /// Returns the weight of the mail in hand and in flight from this shard, in bytes.
     pub(crate) fn memory(&self) -> usize {
         self.held + self.in_flight
     }
@@ -310,7 +310,7 @@ impl Mailbox {
             }
             posted(to);
         }
-        // What was posted has room now, and may have none when the broadcast's turn comes.
+        // A batch that was just posted has room now; messages to one uid may fill it before the broadcast is asked for.
         if self.awaited.is_some() {
             self.awaited = self.first_full().or(Some(self.peers.len()));
         }
@@ -368,7 +368,7 @@ impl Mailbox {
     /// Gives up all mail, as the last act of a shard; returns how many messages nobody will read or post.
     ///
     /// The arenas go back: a producer without one would wait for it for ever, instead of learning that this shard
-    /// has gone. What is posted from now on, its producer takes back.
+    /// has gone. From now on, a producer that posts a batch takes it back.
     pub(crate) fn abandon(&mut self) -> usize {
         self.bell.doorbell.end();
         let mut lost: usize = self.peers.iter().map(|peer| peer.gathering.len()).sum();
@@ -393,13 +393,13 @@ impl Mailbox {
         self.has_unread() || (self.in_hand > 0 && !self.returns.is_empty())
     }
 
-    /// Whether something was put into a queue from outside that this shard has not come to; see [`Bell::ring`].
+    /// Whether the news of this shard are up; see [`Bell::ring`].
     #[inline]
     pub fn has_news(&self) -> bool {
         self.bell.doorbell.has_news()
     }
 
-    /// As [`Mailbox::has_news`], once: the shard must empty its queues from outside then.
+    /// Takes the news down; says whether they were up. If so, the shard must empty its queues from outside.
     #[inline]
     pub fn take_news(&self) -> bool {
         self.bell.doorbell.take_news()
@@ -412,7 +412,7 @@ impl Mailbox {
         !self.has_work() && !self.has_news()
     }
 
-    /// Fails unless what is kept beside the batches says the same as the batches.
+    /// Fails unless the counts and weights kept in this mailbox agree with its batches.
     ///
     /// Looks at every shard; in this crate's unit tests, at every message in hand as well.
     pub(crate) fn check(&self) {
@@ -449,7 +449,7 @@ impl Mailbox {
 }
 
 impl Drop for Mailbox {
-    /// A shard that goes without having abandoned its mail lets nobody wait for it.
+    /// Abandons the mail, so that no producer waits for an arena of a shard that is gone.
     fn drop(&mut self) {
         self.abandon();
     }
@@ -615,8 +615,8 @@ mod tests {
         assert!(node[0].takes_broadcast());
     }
 
-    /// A batch that was posted behind the shard's last look was in a ring that nobody read: its producer waited for it for
-    /// ever, and its messages were not counted.
+    /// A batch that was posted after the shard's last look stayed in the ring: its producer waited for the arena for ever,
+    /// and its messages were not counted.
     #[test]
     fn a_batch_posted_behind_the_last_look_of_a_shard_that_ends_comes_back() {
         let (mut node, _) = node(3, 1);
@@ -634,7 +634,7 @@ mod tests {
         }
     }
 
-    /// Many shards post while one ends, in whatever order the machine makes of it: no message is lost uncounted.
+    /// Three threads post while a shard ends: each message is either read or counted as lost, once.
     #[test]
     fn every_message_to_a_shard_that_ends_is_counted_once() {
         const BATCHES: usize = 200;

@@ -216,7 +216,7 @@ impl Node {
 struct Ending {
     doorbell: Doorbell,
     slots: [AtomicUsize; PRODUCERS],
-    /// How often a batch of each producer was taken, by whoever did; not modelled, so of std.
+    /// How often a batch of each producer was taken, by any thread; not modelled, so of std.
     taken: [Count; PRODUCERS],
 }
 
@@ -226,7 +226,7 @@ impl Ending {
         Self { doorbell: Doorbell::new(), slots, taken: [Count::new(0), Count::new(0)] }
     }
 
-    /// Posts a batch, and takes back what is in the ring of a shard that has ended.
+    /// Posts a batch; empties the ring if the shard has ended.
     fn post(&self, producer: usize) {
         // Release: pairs with the load and the swap in `empty`.
         self.slots[producer].store(1, Ordering::Release);
@@ -251,10 +251,10 @@ impl Ending {
     }
 }
 
-/// A shard, and those who bring it something from outside.
+/// A shard, and producers outside the shards.
 ///
-/// The queues are stood in for by a slot for each who brings. They are relaxed, though the real ones have a lock inside:
-/// the news alone must carry what was put there.
+/// A slot for each producer stands in for the queues. The slots are relaxed, though the real queues have a lock inside:
+/// the news alone must make the entries visible.
 struct Outside {
     shard: Sleeper,
     slots: [AtomicUsize; PRODUCERS],

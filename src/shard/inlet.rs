@@ -1,8 +1,8 @@
-//! A queue into a shard from outside, into which the shard looks only when somebody has said that there is something.
+//! The receiving end of a queue from outside, which the shard touches only after an entry was announced.
 //!
 //! The queue has a lock inside: a thread that is preempted in it would hold the shard up. So the shard touches it only
-//! when the news of its bell were up (see [`crate::mailbox::Bell::ring`]), and from then on until it is empty. The one
-//! place where a shard receives from such a queue; `tests/tidy.rs` sees to that.
+//! after it has taken down the news of its bell (see [`crate::mailbox::Bell::ring`]), and then until the queue is empty.
+//! No other file of the shard receives from such a queue: `tests/tidy.rs` fails otherwise.
 
 /// The shard's end of a queue from outside.
 #[derive(Debug)]
@@ -13,7 +13,7 @@ pub(super) struct Inlet<T> {
 }
 
 impl<T> Inlet<T> {
-    /// Makes one that looks once without news: something may have been put there before there was a shard.
+    /// Makes one that looks once without news: an entry may have been put there before the shard was made.
     pub(super) fn new(queue: flume::Receiver<T>) -> Self {
         Self { queue, may_hold: true }
     }

@@ -6,7 +6,7 @@
 //! beside it; the sum is a plain field of the shard. So the part is passed by one message at most. A payload that several outboxes share counts for each in full, as
 //! it may stay for any of them: the sum errs on the safe side.
 //!
-//! Past the part, the sessions that hold most are closed with 4009 until an eighth of it is free; what is in the mail stays. Only then are
+//! Past the part, the sessions that hold most are closed with 4009 until an eighth of it is free. Mail is not dropped. Only then are
 //! sessions compared, so that the cost of that is spread over as many bytes.
 
 use super::Shard;
@@ -45,7 +45,7 @@ impl<N: Network> Shard<N> {
         self.held = self.held - before as usize + holdings as usize;
     }
 
-    /// Cuts those who hold most while all of them, and the mail, together hold too much.
+    /// Cuts the sessions that hold most while all sessions and the mail together hold too much.
     ///
     /// Not during fan-out, unless the caller looks whether each session is still open: this may close any of them.
     #[inline]

@@ -123,7 +123,7 @@ pub struct Shard<N: Network> {
     dirty: VecDeque<SessionKey>,
     /// Sessions that close and have something to send, or to receive; see [`Shard::see_off`].
     leaving: VecDeque<SessionKey>,
-    /// Sessions whose message has no room in the mail.
+    /// Sessions that wait for room in the mail.
     stalled: Stalls,
     budget: Budget,
     /// Budget left in this turn for requests that are served between its slices.
@@ -376,7 +376,7 @@ impl<N: Network> Shard<N> {
         }
     }
 
-    /// Has the queues from outside looked into, if something was put there.
+    /// Takes the news down; if they were up, the queues from outside are looked into from now on.
     #[inline]
     fn heed_news(&mut self) {
         if self.mailbox.take_news() {

@@ -63,7 +63,7 @@ enum Stop {
     End,
     /// A budget is spent; others have their turn first.
     Budget,
-    /// There was no room for a message in the mail: the session waits with it.
+    /// A message has no room in the mail: the session waits until the message was taken.
     Stalled,
     /// The session isn't open any more.
     Closed,
@@ -115,7 +115,7 @@ impl<N: Network> Shard<N> {
             }
             return;
         }
-        // A message that has no room was put there meanwhile.
+        // Decoding may have put a message there that has no room in the mail.
         unread.waiting = session.unread.take().and_then(|unread| unread.waiting);
         session.unread = (stop != Stop::Closed).then_some(unread);
         if stop == Stop::Budget {
@@ -211,7 +211,7 @@ impl<N: Network> Shard<N> {
         // It may have ended by what it sent.
         let Some(session) = self.sessions.get(key) else { return };
         if !rest.is_empty() && stop != Stop::Closed {
-            // A message that has no room may be there.
+            // Decoding may have put a message there that has no room in the mail.
             session.unread.get_or_insert_default().bytes = rest.to_vec();
         }
         if stop != Stop::Stalled && (session.unread.is_some() || session.flags.is_readable) {
@@ -389,7 +389,7 @@ impl<N: Network> Shard<N> {
             Recipient::Everybody => {
                 // One copy for this shard's log and the others' mail.
                 let payload = if bytes < SHARE_FROM { payload } else { Payload::Shared(payload.into_shared()) };
-                // Behind those who wait already, even if there is room since.
+                // A broadcast joins the queue of those that wait, even if there has been room since.
                 if self.stalled.has_broadcasts() || self.mailbox.broadcast(kind, &payload) == Room::Full {
                     let message = payload.into_shared();
                     self.stall(key, Stall::Broadcast, Waiting { hash: UidHash(0), kind, message, payload_at: 0 });

@@ -108,11 +108,11 @@ pub(crate) struct Unread {
 /// A message for which there was no room in the mail.
 #[derive(Debug)]
 pub(crate) struct Waiting {
-    /// Of its recipient; nobody's if it is for everybody.
+    /// Hash of the recipient's uid; 0 for a broadcast.
     pub(crate) hash: UidHash,
     /// How it goes on the wire.
     pub(crate) kind: Kind,
-    /// The payload, and the uid and a colon in front of it unless it is for everybody.
+    /// The payload; in front of it the uid and a colon, unless it is a broadcast.
     pub(crate) message: Bytes,
     /// Where in `message` the payload begins.
     pub(crate) payload_at: usize,

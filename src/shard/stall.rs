@@ -2,8 +2,8 @@
 //!
 //! A message is decoded before its destination is known. When the batch for that destination is full, the message stays
 //! with its session, counted in what the session holds, and the session is not read until the message was taken. Each
-//! destination has a queue: after each post the oldest message goes first, so that nobody who sends much is served
-//! before somebody who waits. Broadcasts have a queue of their own, since they need room at every destination.
+//! destination has a queue, and after each post the oldest message is taken first: a session that sends much is not served
+//! before one that waits. Broadcasts have a queue of their own, since they need room at every destination.
 
 use std::collections::VecDeque;
 use std::time::Instant;
@@ -33,7 +33,7 @@ pub(super) struct Stalls {
     posted: Vec<usize>,
 }
 
-/// What a session waits for.
+/// The room that a session waits for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Stall {
     /// Room for its message at this destination.
@@ -89,7 +89,7 @@ impl<N: Network> Shard<N> {
         queue.push_back(key);
     }
 
-    /// Posts the mail in hand as of `now`; messages that waited for room take the place of what was posted.
+    /// Posts the mail in hand as of `now`, and then takes messages that waited for room.
     pub(super) fn post(&mut self, now: Instant) {
         loop {
             let mut posted = std::mem::take(&mut self.stalled.posted);
@@ -101,7 +101,7 @@ impl<N: Network> Shard<N> {
             }
             self.stalled.posted = posted;
             self.take_waiting(Stall::Broadcast);
-            // What waited for a shard that has ended is in hand now, and nothing would come back from there.
+            // Messages that waited for a shard that has ended are in hand now. No arena comes back from there, so post again.
             if !self.mailbox.can_post() {
                 break;
             }
@@ -146,7 +146,7 @@ impl<N: Network> Shard<N> {
         }
     }
 
-    /// Fails unless everybody who waits is in a queue once, with a message, and nobody waits for room that there is.
+    /// Fails unless each session that waits is in one queue, has a message, and waits for a batch that is full.
     #[cfg(all(test, not(pombo_loom)))]
     pub(super) fn check_stalls(&mut self) {
         let mut waiting = 0;

@@ -178,7 +178,7 @@ mod tests {
         assert_eq!(wheel.idle_for(start + TICK * 9), Some(Duration::ZERO));
     }
 
-    /// The bits say what the lists say, wherever on the wheel the next tick is.
+    /// The bitmap agrees with the lists, wherever on the wheel the next tick is.
     #[test]
     fn the_next_deadline_is_the_first_of_all() {
         let mut random = fastrand::Rng::with_seed(7);

@@ -105,7 +105,6 @@ fn is_for(claimed: &Value, audience: &str) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use std::time::SystemTime;
 
     use jsonwebtoken::{Algorithm, EncodingKey, Header, encode};
     use proptest::prelude::*;

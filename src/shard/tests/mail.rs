@@ -1,4 +1,4 @@
-//! Mail that its destination has no room for: the bound of a batch, who waits, and in which order they go on.
+//! Mail to a destination that has no room: the bound of a batch, and the sessions that wait, in their order.
 
 use super::memory::{Client, Node, TEXT, settings};
 use crate::config::SessionSettings;
@@ -59,7 +59,7 @@ fn many_connections_add_no_more_than_one_message_to_a_full_batch() {
     }
 }
 
-/// Whoever waits longest is the first whose message is taken, however much the others still have to say.
+/// The session that waits longest is served first, however much the others still have to send.
 #[test]
 fn those_who_wait_for_room_go_on_in_the_order_in_which_they_came() {
     let (mut node, senders) = node_with_senders(2, settings(), 1024, 5);
@@ -77,7 +77,7 @@ fn those_who_wait_for_room_go_on_in_the_order_in_which_they_came() {
     assert_eq!(names(&bob), expected);
 }
 
-/// What comes behind a message that waits is not decoded; who writes to other shards doesn't wait.
+/// Frames behind a message that waits are not decoded. Sessions that write to other shards don't wait.
 #[test]
 fn only_those_wait_whose_next_message_has_no_room() {
     let (mut node, senders) = node_with_senders(3, settings(), 1024, 3);

@@ -167,8 +167,8 @@ fn messages_to_one_are_delivered_amid_a_broadcast_to_many() {
     assert!(all[..399].iter().all(|client| client.texts() == ["to many"] && client.sends() == 1));
 }
 
-/// The queues from outside have locks in them, and each turn took several. Now a shard looks there only when it was told:
-/// what nobody told it of is not found, however many turns route messages.
+/// Each turn took the locks inside the queues from outside several times. Now a shard looks there only after the bell
+/// was rung: an entry without a ring is not found, however many turns route messages.
 #[test]
 fn a_turn_without_news_takes_no_lock() {
     let mut node = Node::new(2, settings());
