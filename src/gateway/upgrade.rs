@@ -9,7 +9,7 @@ use std::convert::Infallible;
 use std::future::{Future, Ready, poll_fn, ready};
 use std::mem;
 use std::net::SocketAddr;
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -28,6 +28,7 @@ use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
 
 use super::admission::{self, Denied, Gate};
 use super::auth::{self, Admitted, Entrance, Facts};
+use super::half_close::{HalfClose, Meaning};
 use super::page;
 use super::proxy;
 use super::refusal::{self, Reason, Refusal, Told};
@@ -82,6 +83,8 @@ pub(super) async fn upgrade<S: Accepted>(
     // A service that authenticates has a time of its own; less would end connections that it still lets in.
     let judged_within = rules.settings.auth.url_timeout + close_timeout;
     let outcome = Arc::new(Mutex::new(None));
+    let ended = Arc::clone(&outcome);
+    let stream = HalfClose::new(stream, move || meaning_of_the_end(lock(&ended).as_ref()));
     let mut connection = http1::Builder::new()
         // One deadline for all of it, however the bytes trickle: below, where hyper's would be for the head only.
         .header_read_timeout(None)
@@ -93,12 +96,14 @@ pub(super) async fn upgrade<S: Accepted>(
         );
     let mut answering = poll_fn(|context| connection.poll_without_shutdown(context));
     let answered = match timeout_at(until, &mut answering).await {
-        Err(_) if matches!(*lock(&outcome), Some(Outcome::Judging)) => timeout(judged_within, &mut answering).await,
+        Err(_) if matches!(*lock(&outcome), Some(Outcome::Judging | Outcome::Waiting)) => {
+            timeout(judged_within, &mut answering).await
+        }
         answered => answered,
     };
     // The stream is taken back from hyper however it ended, to be ended without RST.
     let parts = connection.into_parts();
-    let mut stream = parts.io.into_inner();
+    let mut stream = parts.io.into_inner().into_inner();
     *who = parts.service.who.into_inner();
     let outcome = lock(&outcome).take();
     let refusal = match (answered, outcome) {
@@ -107,7 +112,7 @@ pub(super) async fn upgrade<S: Accepted>(
         // However the connection ended then: a body cut short is an error of hyper's, or not, by how its bytes came.
         (Ok(_), Some(Outcome::Refused(reason))) => Refusal::Http(reason),
         // The peer ended its sending before its request began.
-        (Ok(Ok(())), None | Some(Outcome::Judging)) => Refusal::ClosedByPeer(None),
+        (Ok(Ok(())), None | Some(Outcome::Judging | Outcome::Waiting)) => Refusal::ClosedByPeer(None),
         // hyper leaves what HTTP/2 begins with to others, unanswered.
         (Ok(Err(_)), None) if parts.read_buf.starts_with(b"PRI ") => {
             timeout(close_timeout, refusal::answer(&mut stream, Reason::NotHttp)).await.ok();
@@ -136,8 +141,10 @@ struct Answering {
 
 /// How the one request was answered.
 enum Outcome {
-    /// Not yet: it waits for its turn, or its credential is being judged.
+    /// Not yet: it has just come.
     Judging,
+    /// Not yet: it waits for its turn, or for what judges its credential.
+    Waiting,
     Upgraded(Box<Admitted>),
     /// With what it asked for, which was no upgrade.
     Answered,
@@ -165,11 +172,22 @@ impl Service<Request<Incoming>> for Answering {
         lock(&self.outcome).replace(Outcome::Judging);
         let judging = Self { rules: self.rules.clone(), who: RefCell::default(), outcome: self.outcome.clone() };
         let peer = who.peer;
+        let outcome = Arc::clone(&self.outcome);
         Either::Right(Box::pin(async move {
-            if let Some(turn) = turn {
-                sleep_until(turn).await;
-            }
-            Ok(judging.judge(request, response, peer).await)
+            let mut answer = pin!(async move {
+                if let Some(turn) = turn {
+                    sleep_until(turn).await;
+                }
+                judging.judge(request, response, peer).await
+            });
+            let answer = poll_fn(|context| {
+                let answer = answer.as_mut().poll(context);
+                if answer.is_pending() {
+                    lock(&outcome).replace(Outcome::Waiting);
+                }
+                answer
+            });
+            Ok(answer.await)
         }))
     }
 }
@@ -203,6 +221,15 @@ impl Answering {
         answer.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
         lock(&self.outcome).replace(outcome);
         answer
+    }
+}
+
+/// Tells what it means that a client has ended its sending, by how its request was answered so far.
+fn meaning_of_the_end(outcome: Option<&Outcome>) -> Meaning {
+    match outcome {
+        None | Some(Outcome::Waiting) => Meaning::Left,
+        Some(Outcome::Judging) => Meaning::Unknown,
+        Some(Outcome::Upgraded(_) | Outcome::Answered | Outcome::Refused(_)) => Meaning::Finished,
     }
 }
 

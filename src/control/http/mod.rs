@@ -116,6 +116,9 @@ where
 {
     let mut connection = http1::Builder::new()
         .timer(TokioTimer::new())
+        // The end of sending behind a request is not the end of interest in its answer. Who has gone is noticed by what is
+        // read of its body or written of its answer, and both have their time.
+        .half_close(true)
         .header_read_timeout(control.settings.borrow().idle_timeout)
         .max_buf_size(HEAD_BYTES_MAX)
         .serve_connection(TokioIo::new(stream), service);
