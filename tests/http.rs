@@ -1,11 +1,11 @@
-//! HTTP as its RFCs say, on both listeners: half-closed connections.
+//! HTTP as its RFCs say, on both listeners: half-closed connections, and expectations.
 
 mod support;
 
 use std::time::{Duration, Instant};
 
 use pombo::config::{Auth, AuthSource, DuplicateLogin, Secret};
-use pombo::{Config, Listen};
+use pombo::{Config, Listen, Problem};
 use serde_json::json;
 use support::{Ask, Authority, Client, Reply, Request, SECRET, Service, eventually, nodes};
 
@@ -166,5 +166,53 @@ fn place_of_an_upgrade_that_waits_is_given_again_when_its_client_leaves() {
         next.expect_login_reply();
         node.expect_refusals(&[("left", 1)]);
         assert!(began.elapsed() < long / 2, "{:?}", began.elapsed());
+    });
+}
+
+#[test]
+fn body_that_is_awaited_is_asked_for() {
+    nodes().with_control().each(|node| {
+        let mut alice = node.log_in("alice");
+        let length = BATCH.len().to_string();
+        let chunked = format!("{:x}\r\n{BATCH}\r\n0\r\n\r\n", BATCH.len());
+        let push = Ask::post("/v1/push/alice").with("Content-Type", "text/plain").with("Content-Length", "2");
+        for (ask, body) in [
+            (push, "hi"),
+            (batch().with("Content-Length", &length), BATCH),
+            (batch().with("Transfer-Encoding", "chunked"), &chunked),
+        ] {
+            let mut control = node.dial_control();
+            ask.with("Expect", "100-continue").send(&mut control);
+            // Nothing of the body is sent before this.
+            assert_eq!(control.receive_head().status, 100);
+            control.send_bytes(body.as_bytes());
+            assert_eq!(control.receive_head().status, 200);
+            alice.expect_text("hi");
+        }
+        // Who does not wait for it may be told so or not, and is answered.
+        let mut control = node.dial_control();
+        batch().with("Content-Length", &length).with("Expect", "100-continue").send(&mut control);
+        control.send_bytes(BATCH.as_bytes());
+        let first = control.receive_head();
+        let head = if first.status == 100 { control.receive_head() } else { first };
+        assert_eq!(head.status, 200);
+        alice.expect_text("hi");
+        alice.expect_silence();
+    });
+}
+
+#[test]
+fn body_that_is_not_wanted_is_not_asked_for() {
+    let short = |config: &mut Config| config.control_body_timeout = Duration::from_millis(200);
+    nodes().with_control().with(short).each(|node| {
+        let expecting = |ask: Ask| ask.with("Expect", "100-continue").with("Content-Length", "100");
+        let mut control = node.dial_control();
+        expecting(Ask::post("/v1/batch").with("Content-Type", "text/plain")).send(&mut control);
+        control.receive_response().expect_problem(Problem::MediaType, "ndjson");
+        // Asked for, and still not sent.
+        let mut control = node.dial_control();
+        expecting(batch()).send(&mut control);
+        assert_eq!(control.receive_head().status, 100);
+        control.receive_response().expect_problem(Problem::BodyTimeout, "200ms");
     });
 }

@@ -59,7 +59,11 @@ pub(super) async fn batch(
     idempotency::refuse(&parts.headers)?;
     body::require(&parts.headers, &MEDIA_TYPES)?;
     let (lines, tally) = (Lines::new(api.line_bytes_max()), Tally::new(spans::batch()));
-    let batch = Batch { lines, api, body, is_over: false, tally };
+    let mut batch = Batch { lines, api, body, is_over: false, tally };
+    if body::is_awaited(&parts.headers) {
+        // Its sender sends nothing before it is told to (100), and that can only be told ahead of an answer.
+        batch.receive().await?;
+    }
     let answers = stream::unfold(batch, |mut batch| async move {
         let chunk = batch.next().await?;
         Some((Ok::<_, std::convert::Infallible>(chunk), batch))
