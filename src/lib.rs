@@ -50,6 +50,7 @@
 //! | `listener` | sockets that are listened on |
 //! | `roots`, `service` | whom to trust over TLS as a client; the HTTP client that asks services |
 //! | `descriptors` | how many open files there may be, and room for them |
+//! | `host` | whether a request names the host that it is for |
 //! | `backoff` | how long to wait before another attempt |
 //! | `trace` | the trace that a request belongs to |
 //! | [`uid`], [`message`], [`rights`] | the vocabulary |
@@ -73,6 +74,7 @@ mod descriptors;
 mod dispatcher;
 pub mod frame;
 mod gateway;
+mod host;
 mod listener;
 pub mod mailbox;
 pub mod message;

@@ -1,4 +1,4 @@
-//! HTTP as its RFCs say, on both listeners: half-closed connections, and expectations.
+//! HTTP as its RFCs say, on both listeners: half-closed connections, expectations, codings, and bytes that are no text.
 
 mod support;
 
@@ -7,13 +7,21 @@ use std::time::{Duration, Instant};
 use pombo::config::{Auth, AuthSource, DuplicateLogin, Secret};
 use pombo::{Config, Listen, Problem};
 use serde_json::json;
-use support::{Ask, Authority, Client, Reply, Request, SECRET, Service, eventually, nodes};
+use support::{Ask, Authority, Client, Node, Reply, Request, Response, SECRET, Service, eventually, nodes};
 
 /// A batch of one line for alice.
 const BATCH: &str = "{\"uid\":\"alice\",\"text\":\"hi\"}\n";
 
 fn batch() -> Ask {
     Ask::post("/v1/batch").with("Content-Type", "application/x-ndjson")
+}
+
+/// Sends bytes to the control listener, and takes the answer.
+#[track_caller]
+fn control_answer(node: &Node, bytes: &[u8]) -> Response {
+    let mut client = node.dial_control();
+    client.send_bytes(bytes);
+    client.receive_response()
 }
 
 /// Sends a request and the end of sending in one go, and takes everything up to the end.
@@ -214,5 +222,135 @@ fn body_that_is_not_wanted_is_not_asked_for() {
         expecting(batch()).send(&mut control);
         assert_eq!(control.receive_head().status, 100);
         control.receive_response().expect_problem(Problem::BodyTimeout, "200ms");
+    });
+}
+
+#[test]
+fn content_coding_is_refused_where_there_is_a_message() {
+    nodes().with_control().each(|node| {
+        let mut alice = node.log_in("alice");
+        let list = json!({"uids": ["alice"], "text": "hi"});
+        let asks = [
+            Ask::post("/v1/push/alice").text("hi"),
+            Ask::post("/v1/push").json(&list),
+            Ask::post("/v1/broadcast").text("hi"),
+            Ask::post("/v1/batch").body("application/x-ndjson", BATCH),
+        ];
+        for ask in &asks {
+            for coding in ["gzip", "GZIP", "br", "identity, deflate", "gzip, identity", "x"] {
+                let answer = ask.clone().with("Content-Encoding", coding).to(node);
+                answer.expect_problem(Problem::ContentCoding, "without a Content-Encoding");
+                assert_eq!(answer.header("accept-encoding"), Some("identity"));
+            }
+            let twice = ask.clone().with("Content-Encoding", "identity").with("Content-Encoding", "gzip");
+            twice.to(node).expect_problem(Problem::ContentCoding, "");
+        }
+        alice.expect_silence();
+        for coding in ["identity", "Identity", "", "identity, identity"] {
+            assert_eq!(asks[0].clone().with("Content-Encoding", coding).to(node).status, 200, "{coding:?}");
+            alice.expect_text("hi");
+        }
+    });
+}
+
+#[test]
+fn transfer_coding_that_is_not_known_is_refused() {
+    nodes().with_control().each(|node| {
+        let mut alice = node.log_in("alice");
+        let body = "2\r\nhi\r\n0\r\n\r\n";
+        let request = |codings: &str| {
+            format!(
+                "POST /v1/push/alice HTTP/1.1\r\nHost: localhost\r\nContent-Type: text/plain\r\n{codings}\r\n\r\n{body}"
+            )
+        };
+        for codings in [
+            "Transfer-Encoding: gzip, chunked",
+            "Transfer-Encoding: gzip\r\nTransfer-Encoding: chunked",
+            "Transfer-Encoding: identity, chunked",
+            "Transfer-Encoding: chunked, chunked",
+            "Transfer-Encoding: x;y=\",\", chunked",
+        ] {
+            let answer = control_answer(node, request(codings).as_bytes());
+            answer.expect_problem(Problem::TransferCoding, "chunked");
+        }
+        // Where the body ends can't be told, and the HTTP library says so.
+        for codings in ["Transfer-Encoding: gzip", "Transfer-Encoding: chunked, gzip", "Transfer-Encoding: identity"] {
+            let mut client = node.dial_control();
+            client.send_bytes(request(codings).as_bytes());
+            assert_eq!(client.receive_response().status, 400, "{codings}");
+            client.expect_end();
+        }
+        alice.expect_silence();
+        assert_eq!(control_answer(node, request("Transfer-Encoding: Chunked").as_bytes()).status, 200);
+        alice.expect_text("hi");
+    });
+}
+
+#[test]
+fn bytes_that_are_no_text_are_refused_wherever_they_stand() {
+    nodes().with_control().each(|node| {
+        // What a replacement would name.
+        let mut replacement = node.log_in("\u{fffd}");
+        let mut alice = node.log_in("alice");
+        let not_text = |ask: Ask, words: &str| ask.to(node).expect_problem(Problem::Malformed, words);
+        for bad in ["%FF", "a%C3", "%C3%28", "%ED%A0%80", "%C0%AF", "%f4%90%80%80"] {
+            for ask in [
+                Ask::post(&format!("/v1/push/{bad}")).text("hi"),
+                Ask::get(&format!("/v1/uids/{bad}")),
+                Ask::delete(&format!("/v1/uids/{bad}")),
+                Ask::get(&format!("/v1/{bad}")),
+            ] {
+                not_text(ask, "path");
+            }
+            for ask in [
+                Ask::post(&format!("/v1/broadcast?except={bad}")).text("hi"),
+                Ask::post(&format!("/v1/broadcast?except=alice&{bad}=x")).text("hi"),
+                Ask::get(&format!("/v1/uids?cursor={bad}")),
+                Ask::delete(&format!("/v1/uids/alice?reason={bad}")),
+                Ask::get(&format!("/v1/counts?{bad}")),
+            ] {
+                not_text(ask, "query");
+            }
+        }
+        // As bytes, and not percent-encoded: the HTTP library refuses them by itself.
+        for target in [&b"/v1/push/\xff"[..], b"/v1/broadcast?except=\xff"] {
+            let head = &b" HTTP/1.1\r\nHost: localhost\r\nContent-Type: text/plain\r\nContent-Length: 2\r\n\r\nhi"[..];
+            let answer = control_answer(node, &[b"POST ", target, head].concat());
+            assert_eq!(answer.status, 400, "{answer:?}");
+        }
+        for name in
+            ["Authorization", "Content-Type", "Content-Encoding", "Idempotency-Key", "Origin", "Accept", "Expect"]
+        {
+            let head = format!("POST /v1/push/alice HTTP/1.1\r\nHost: localhost\r\nContent-Length: 2\r\n{name}: ");
+            let answer = control_answer(node, &[head.as_bytes(), b"text/plain;\xff\r\n\r\nhi"].concat());
+            answer.expect_problem(Problem::Malformed, &name.to_lowercase());
+        }
+        // What decides nothing may hold anything.
+        let head = b"GET /v1/counts HTTP/1.1\r\nHost: 127.0.0.1\r\nUser-Agent: \xe9\r\nCookie: \xff\r\n\r\n";
+        assert_eq!(control_answer(node, head).status, 200);
+        for body in [
+            &b"{\"uids\":[\"\xff\"],\"text\":\"hi\"}"[..],
+            b"{\"uids\":[\"alice\"],\"text\":\"\xff\"}",
+            b"{\"uids\":[\"alice\"],\"base64\":\"\xff\"}",
+            b"{\"uids\":[\"alice\"],\"text\":\"hi\",\"\xff\":1}",
+            b"{\"uids\":[\"alice\"],\"text\":\"hi\"}\xff",
+            b"{\"uids\":[\"alice\"],\"text\":\"\\ud800\"}",
+        ] {
+            not_text(Ask::post("/v1/push").body("application/json", body), "");
+        }
+        for ask in [Ask::post("/v1/push/alice"), Ask::post("/v1/broadcast")] {
+            not_text(ask.clone().body("text/plain", b"\xff"), "UTF-8");
+            not_text(ask.body("application/json", b"\"\xff\""), "UTF-8");
+        }
+        for line in [&b"{\"uid\":\"\xff\",\"text\":\"hi\"}"[..], b"{\"uid\":\"alice\",\"text\":\"\xff\"}"] {
+            let mut control = node.dial_control();
+            batch().with("Content-Length", &line.len().to_string()).send(&mut control);
+            control.send_bytes(line);
+            control.finish_sending();
+            let answer = String::from_utf8(control.receive_to_end()).expect("an answer is text");
+            assert!(answer.contains("problem-type:pombo:malformed"), "{answer:?}");
+        }
+        alice.expect_silence();
+        replacement.expect_silence();
     });
 }

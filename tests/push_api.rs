@@ -253,7 +253,7 @@ fn types_that_are_no_message_are_refused() {
     let mut control = node.dial_control();
     control.send_bytes(b"POST /v1/push/alice HTTP/1.1\r\nHost: localhost\r\nContent-Length: 2\r\n\r\nhi");
     control.receive_response().expect_problem(Problem::MediaType, "text/*");
-    Ask::post("/v1/push/alice").body("text/plain", b"\xff").to(&node).expect_problem(Problem::Message, "UTF-8");
+    Ask::post("/v1/push/alice").body("text/plain", b"\xff").to(&node).expect_problem(Problem::Malformed, "UTF-8");
 }
 
 #[test]
@@ -351,7 +351,7 @@ fn key_is_done_once() {
         other.to(node).expect_problem(Problem::KeyReused, "another request");
         // What was certainly not done may be tried again.
         let bad = Ask::post("/v1/push/alice").body("text/plain", b"\xff").with("Idempotency-Key", "k2");
-        bad.to(node).expect_problem(Problem::Message, "");
+        bad.to(node).expect_problem(Problem::Malformed, "UTF-8");
         assert_eq!(Ask::post("/v1/push/alice").text("good").with("Idempotency-Key", "k2").to(node).status, 200);
         alice.expect_text("good");
         Ask::post("/v1/push/alice")

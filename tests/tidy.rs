@@ -25,6 +25,7 @@ const ROOMS: &[(&str, &[&str])] = &[
     ("presence", &[]),
     ("backoff", &[]),
     ("descriptors", &[]),
+    ("host", &[]),
     ("trace", &[]),
     ("service", &["config", "roots"]),
     (
@@ -39,8 +40,8 @@ const ROOMS: &[(&str, &[&str])] = &[
     (
         "gateway",
         &[
-            "config", "drain", "frame", "listener", "mailbox", "message", "metrics", "protocol", "rights", "roots",
-            "router", "service", "shard", "trace", "uid",
+            "config", "drain", "frame", "host", "listener", "mailbox", "message", "metrics", "protocol", "rights",
+            "roots", "router", "service", "shard", "trace", "uid",
         ],
     ),
     (
@@ -53,6 +54,7 @@ const ROOMS: &[(&str, &[&str])] = &[
             "drain",
             "frame",
             "gateway",
+            "host",
             "listener",
             "message",
             "metrics",

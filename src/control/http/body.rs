@@ -108,7 +108,8 @@ fn is_utf8(parameters: &str) -> bool {
 /// Refuses a text that is none.
 pub(super) fn check(kind: Kind, message: &[u8]) -> Result<(), Told> {
     if kind == Kind::Text && simdutf8::basic::from_utf8(message).is_err() {
-        return Err(Problem::Message.because("the message is not UTF-8, expected a text, or application/octet-stream"));
+        let expected = "the message is not UTF-8, expected a text, or application/octet-stream";
+        return Err(Problem::Malformed.because(expected));
     }
     Ok(())
 }

@@ -16,6 +16,7 @@ mod parameters;
 mod problem;
 mod push;
 mod reply;
+mod request;
 mod spans;
 mod stats;
 mod uids;
@@ -177,6 +178,7 @@ fn routes(api: Api) -> Router {
         // Behind the layer, so that anybody may ask.
         .route("/healthz", get(health::live).fallback(method_not_allowed))
         .route("/readyz", get(health::ready).fallback(method_not_allowed))
+        .layer(middleware::from_fn_with_state(api.clone(), request::check))
         .with_state(api)
 }
 
