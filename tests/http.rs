@@ -1,4 +1,4 @@
-//! HTTP as its RFCs say, on both listeners: half-closed connections, expectations, codings, and bytes that are no text.
+//! HTTP as its RFCs say, on both listeners: half-closed connections, expectations, codings, hosts, and bytes that are no text.
 
 mod support;
 
@@ -22,6 +22,16 @@ fn control_answer(node: &Node, bytes: &[u8]) -> Response {
     let mut client = node.dial_control();
     client.send_bytes(bytes);
     client.receive_response()
+}
+
+/// Sends bytes to the gateway, takes the answer, and sees the connection end.
+#[track_caller]
+fn gateway_answer(node: &Node, bytes: &[u8]) -> Response {
+    let mut client = node.dial();
+    client.send_bytes(bytes);
+    let response = client.receive_response();
+    client.expect_end();
+    response
 }
 
 /// Sends a request and the end of sending in one go, and takes everything up to the end.
@@ -352,5 +362,69 @@ fn bytes_that_are_no_text_are_refused_wherever_they_stand() {
         }
         alice.expect_silence();
         replacement.expect_silence();
+    });
+}
+
+#[test]
+fn host_is_needed_once() {
+    let bad: [&[&str]; 8] = [&[], &["x", "x"], &["x", "y"], &["a b"], &["a/b"], &["u@x"], &["x:port"], &["x, y"]];
+    let good: [&str; 6] = ["", "localhost", "127.0.0.1:80", "[::1]:80", "my_service", "x:"];
+    let with = |first_line: &str, hosts: &[&str]| {
+        hosts.iter().fold(Request::new(first_line), |request, host| request.with("Host", host)).bytes()
+    };
+    nodes().with_control().each(|node| {
+        for hosts in bad {
+            for path in ["/v1/counts", "/healthz", "/readyz", "/metrics", "/console", "/nothing"] {
+                let answer = control_answer(node, &with(&format!("GET {path} HTTP/1.1"), hosts));
+                answer.expect_problem(Problem::Malformed, "Host");
+            }
+            let answer = gateway_answer(node, &with("GET / HTTP/1.1", hosts));
+            assert_eq!(answer.status, 400, "{hosts:?}");
+            assert_eq!(answer.body.trim_end(), pombo::Reason::HostHeader.text());
+        }
+        for host in good {
+            assert_eq!(control_answer(node, &with("GET /healthz HTTP/1.1", &[host])).status, 200, "{host:?}");
+            assert_eq!(gateway_answer(node, &with("GET / HTTP/1.1", &[host])).status, 200, "{host:?}");
+        }
+        // HTTP/1.0 knows no Host, and two are as bad there.
+        assert_eq!(control_answer(node, &with("GET /healthz HTTP/1.0", &[])).status, 200);
+        assert_eq!(gateway_answer(node, &with("GET / HTTP/1.0", &[])).status, 200);
+        let two = with("GET /healthz HTTP/1.0", &["x", "x"]);
+        control_answer(node, &two).expect_problem(Problem::Malformed, "Host");
+        assert_eq!(gateway_answer(node, &with("GET / HTTP/1.0", &["x", "x"])).status, 400);
+    });
+}
+
+/// As curl sends it with `--http2`, and the JDK's client by default.
+#[test]
+fn upgrade_to_something_else_is_an_ordinary_request() {
+    let h2c = |first_line: &str| {
+        Request::new(first_line)
+            .with("Host", "127.0.0.1")
+            .with("Connection", "Upgrade, HTTP2-Settings")
+            .with("Upgrade", "h2c")
+            .with("HTTP2-Settings", "AAEAAEAAAAIAAAABAAMAAABkAAQBAAAAAAUAAEAA")
+    };
+    nodes().with_control().each(|node| {
+        let mut alice = node.log_in("alice");
+        assert_eq!(gateway_answer(node, &h2c("GET / HTTP/1.1").bytes()).status, 200);
+        assert_eq!(gateway_answer(node, &h2c("GET /x HTTP/1.1").bytes()).status, 404);
+        let post = gateway_answer(node, &h2c("POST / HTTP/1.1").with("Content-Length", "0").bytes());
+        assert_eq!((post.status, post.header("allow")), (405, Some("GET, HEAD")));
+        let mut control = node.dial_control();
+        for _ in 0..3 {
+            let push = h2c("POST /v1/push/alice HTTP/1.1").with("Content-Type", "text/plain");
+            control.send_request(&push.with("Content-Length", "2"));
+            control.send_bytes(b"hi");
+            let answer = control.receive_response();
+            answer.expect(&json!({"uid": "alice", "outcome": "delivered", "sessions": 1}));
+            alice.expect_text("hi");
+        }
+        // One of several is enough, and what belongs to a WebSocket only asks for one.
+        let mut client = node.dial();
+        client.send_request(&Request::upgrade().replacing("Upgrade", "h2c, websocket"));
+        client.expect_upgrade();
+        let key_alone = gateway_answer(node, &Request::upgrade().replacing("Upgrade", "h2c").bytes());
+        assert_eq!(key_alone.body.trim_end(), pombo::Reason::UpgradeHeader.text());
     });
 }

@@ -94,8 +94,8 @@ reasons! {
     VersionHeader, "version_header", Told::Http(400), "expected one Sec-WebSocket-Version header";
     /// `Sec-WebSocket-Version` is not 13.
     Version, "version", Told::Http(426), "expected Sec-WebSocket-Version: 13";
-    /// `Host` is missing or doubled.
-    HostHeader, "host_header", Told::Http(400), "expected one Host header";
+    /// `Host` is missing, doubled, or no host.
+    HostHeader, "host_header", Told::Http(400), "expected one Host header, with a host and perhaps a port";
     /// The request is HTTP/1.0.
     HttpVersion, "http_version", Told::Http(400), "expected HTTP/1.1 for a WebSocket upgrade";
     /// The method is not GET, and an upgrade is asked for.

@@ -34,6 +34,7 @@ use super::proxy;
 use super::refusal::{self, Reason, Refusal, Told};
 use super::{Accepted, Who};
 use crate::config::{GatewaySettings, Origins};
+use crate::host;
 use crate::protocol::plain;
 
 /// Most bytes of a request's head.
@@ -313,11 +314,15 @@ fn answer<B>(request: &Request<B>, rules: &Rules, who: &mut Who) -> Result<Answe
     let headers = request.headers();
     // First, so that whatever is said of the connection is said of who it is.
     who.peer = proxy::client(who.peer, headers, &rules.settings.admission);
+    if !host::is_named(request.version(), headers) {
+        return Err(Reason::HostHeader.into());
+    }
     let length = headers.get(header::CONTENT_LENGTH);
     if headers.contains_key(header::TRANSFER_ENCODING) || length.is_some_and(|length| length != "0") {
         return Err(Reason::Body.into());
     }
-    if !headers.contains_key(header::UPGRADE) && !headers.contains_key(header::SEC_WEBSOCKET_KEY) {
+    // An upgrade to something else (h2c) may be passed over (RFC 9110, section 7.8), and the rest is an ordinary request.
+    if !has_token(headers, header::UPGRADE, "websocket") && !headers.contains_key(header::SEC_WEBSOCKET_KEY) {
         return answer_plain(request, rules).map(Answer::Page);
     }
     if !rules.settings.paths.allows(request.uri().path()) {
@@ -393,9 +398,6 @@ fn check_upgrade<B>(request: &Request<B>) -> Result<&[u8], Fault> {
     }
     if request.version() != Version::HTTP_11 {
         return Err(Reason::HttpVersion.into());
-    }
-    if headers.get_all(header::HOST).iter().count() != 1 {
-        return Err(Reason::HostHeader.into());
     }
     if !has_token(headers, header::CONNECTION, "upgrade") {
         return Err(Reason::ConnectionHeader.into());
@@ -539,6 +541,6 @@ mod tests {
         assert_eq!(page.headers()[header::CONTENT_TYPE], page::CONTENT_TYPE);
         assert!(page.headers().contains_key(header::CONTENT_SECURITY_POLICY));
         let config = Config { page: false, ..config };
-        assert_eq!(ask(&[], &rules(&config)).expect_err("no page").status().as_u16(), 426);
+        assert_eq!(ask(&[("host", "x")], &rules(&config)).expect_err("no page").status().as_u16(), 426);
     }
 }
