@@ -10,6 +10,7 @@ mod body;
 mod console;
 mod health;
 mod idempotency;
+mod metrics;
 mod openapi;
 mod outcome;
 mod parameters;
@@ -28,10 +29,7 @@ use std::time::Duration;
 
 use axum::Router;
 use axum::body::Body;
-use axum::extract::{Extension, State};
-use axum::http::header::CONTENT_TYPE;
 use axum::middleware;
-use axum::response::IntoResponse;
 use axum::routing::{get, post};
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
@@ -43,13 +41,12 @@ use tokio::sync::watch;
 use tokio::time::{Instant, sleep, timeout};
 use tracing::debug;
 
-use self::access::{Peer, Right};
+use self::access::Peer;
 use self::idempotency::Answers;
 pub use self::problem::Problem;
 use self::problem::Told;
+use super::Control;
 use super::accept::{Duplex, accept};
-use super::tokens::Caller;
-use super::{Control, prometheus};
 use crate::config::ControlSettings;
 use crate::dispatcher::Dispatcher;
 use crate::listener::Listener;
@@ -162,7 +159,7 @@ fn routes(api: Api) -> Router {
     Router::new()
         .route("/", get(console::to_page))
         .route(console::PATH, get(console::page))
-        .route("/metrics", get(metrics))
+        .route("/metrics", get(metrics::metrics))
         .route("/v1/push", post(push::list))
         .route("/v1/push/{uid}", post(push::one))
         .route("/v1/broadcast", post(push::broadcast))
@@ -184,10 +181,4 @@ fn routes(api: Api) -> Router {
 
 async fn method_not_allowed() -> Told {
     Problem::MethodNotAllowed.because("the header Allow has those there are")
-}
-
-/// What the node counts, for Prometheus.
-async fn metrics(State(api): State<Api>, Extension(caller): Extension<Caller>) -> Result<impl IntoResponse, Told> {
-    caller.require(Right::Query)?;
-    Ok(([(CONTENT_TYPE, prometheus::CONTENT_TYPE)], api.control.scrape().await?))
 }

@@ -58,7 +58,7 @@ fn check_codings(headers: &HeaderMap) -> Result<(), Told> {
 }
 
 /// Returns the members of a list, which may stand in several lines; empty ones don't count (RFC 9110, section 5.6.1).
-fn members(headers: &HeaderMap, name: HeaderName) -> impl Iterator<Item = &[u8]> {
+pub(super) fn members(headers: &HeaderMap, name: HeaderName) -> impl Iterator<Item = &[u8]> {
     let lines = headers.get_all(name).into_iter();
     let members = lines.flat_map(|line| line.as_bytes().split(|byte| *byte == b',')).map(<[u8]>::trim_ascii);
     members.filter(|member| !member.is_empty())
