@@ -395,6 +395,34 @@ fn window_of_a_key_ends_and_its_room_is_bounded() {
     assert!(refused.header("retry-after").is_some());
 }
 
+/// An answer was added to what is kept whatever its length, so the bound could be passed by one of each size.
+#[test]
+fn kept_answers_never_pass_their_bound() {
+    const BOUND: usize = 256 << 10;
+    let node = nodes().with_control().with(|config| config.idempotency_bytes_max = BOUND).start(1);
+    let list = |uids: usize| json!({"uids": vec!["nobody"; uids], "text": "x"});
+    let mut kept = Vec::new();
+    let refused = loop {
+        let key = format!("key-{}", kept.len());
+        let answer = Ask::post("/v1/push").json(&list(520)).with("Idempotency-Key", &key).to(&node);
+        if answer.status != 200 {
+            break answer;
+        }
+        kept.push((key, answer.body));
+    };
+    refused.expect_problem(Problem::KeysFull, "no room");
+    let bytes: usize = kept.iter().map(|(_, body)| body.len()).sum();
+    assert!((1..=BOUND).contains(&bytes), "{bytes} bytes of {} answers are kept", kept.len());
+    for (key, body) in &kept {
+        let again = Ask::post("/v1/push").json(&list(520)).with("Idempotency-Key", key).to(&node);
+        assert_eq!((again.header("idempotency-replayed"), &again.body), (Some("true"), body), "{key}");
+    }
+    // One that would never have room is not told to come again.
+    let never = Ask::post("/v1/push").json(&list(5000)).with("Idempotency-Key", "long").to(&node);
+    never.expect_problem(Problem::TooLarge, "without a key");
+    assert_eq!(never.header("retry-after"), None);
+}
+
 #[test]
 fn api_describes_itself() {
     let node = nodes().with_control().start(1);

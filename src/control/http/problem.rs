@@ -161,6 +161,9 @@ pub(super) struct Told {
     pub(super) retry_after: Option<u64>,
 }
 
+/// Most bytes of the problem that a request may have once it was begun: its detail is one of a few sentences then.
+pub(super) const BYTES_MAX: usize = 1024;
+
 /// Problem details, as RFC 9457 has them.
 #[derive(Debug, Serialize, ToSchema)]
 #[schema(as = Problem)]
