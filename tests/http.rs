@@ -155,6 +155,41 @@ fn place_of_who_has_gone_is_given_again() {
     });
 }
 
+/// Neither by a client that is still there, nor by one that has ended its sending and is there for the answer only.
+#[test]
+fn answer_that_is_not_read_holds_its_place_for_a_time_only() {
+    let short = |config: &mut Config| {
+        config.control_connections_max = 1;
+        config.control_idle_timeout = Duration::from_millis(300);
+    };
+    nodes().with_control().with(short).each(|node| {
+        let Listen::Tcp(control) = node.control_listen() else { panic!("it listens on TCP") };
+        for ends_its_sending in [false, true] {
+            let mut client = Client::dial_with_receive_buffer(*control, 8 << 10);
+            let lines = BATCH.repeat(200_000);
+            batch().with("Content-Length", &lines.len().to_string()).send(&mut client);
+            let mut sender = client.twin();
+            let sending = std::thread::spawn(move || {
+                let sent = sender.try_send_bytes(lines.as_bytes());
+                if sent.is_ok() && ends_its_sending {
+                    sender.finish_sending();
+                }
+            });
+            assert_eq!(client.receive_head().status, 200);
+            assert_eq!(Ask::get("/v1/counts").to(node).status, 200);
+            drop(client);
+            sending.join().expect("the thread ends");
+        }
+        // Who reads has all the time that its answer takes.
+        let mut client = node.dial_control();
+        let lines = BATCH.repeat(20_000);
+        batch().with("Content-Length", &lines.len().to_string()).send(&mut client);
+        client.send_bytes(lines.as_bytes());
+        client.finish_sending();
+        assert!(client.receive_to_end().ends_with(b"\r\n0\r\n\r\n"));
+    });
+}
+
 /// An upgrade that waits needs both directions: who has ended its sending has no use for it.
 #[test]
 fn place_of_an_upgrade_that_waits_is_given_again_when_its_client_leaves() {
