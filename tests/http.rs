@@ -158,14 +158,20 @@ fn place_of_who_has_gone_is_given_again() {
 /// Neither by a client that is still there, nor by one that has ended its sending and is there for the answer only.
 #[test]
 fn answer_that_is_not_read_holds_its_place_for_a_time_only() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let socket = Listen::Unix(folder.path().join("control.sock"));
     let short = |config: &mut Config| {
         config.control_connections_max = 1;
         config.control_idle_timeout = Duration::from_millis(300);
     };
-    nodes().with_control().with(short).each(|node| {
-        let Listen::Tcp(control) = node.control_listen() else { panic!("it listens on TCP") };
+    for control in ["127.0.0.1:0".parse().expect("an address"), socket] {
+        let node = nodes().with(short).with(|config| config.control = Some(control.clone())).start(1);
+        let dial = || match node.control_listen() {
+            Listen::Tcp(address) => Client::dial_with_receive_buffer(*address, 8 << 10),
+            listen @ Listen::Unix(_) => Client::dial(listen),
+        };
         for ends_its_sending in [false, true] {
-            let mut client = Client::dial_with_receive_buffer(*control, 8 << 10);
+            let mut client = dial();
             let lines = BATCH.repeat(200_000);
             batch().with("Content-Length", &lines.len().to_string()).send(&mut client);
             let mut sender = client.twin();
@@ -176,7 +182,7 @@ fn answer_that_is_not_read_holds_its_place_for_a_time_only() {
                 }
             });
             assert_eq!(client.receive_head().status, 200);
-            assert_eq!(Ask::get("/v1/counts").to(node).status, 200);
+            assert_eq!(Ask::get("/v1/counts").to(&node).status, 200);
             drop(client);
             sending.join().expect("the thread ends");
         }
@@ -184,10 +190,14 @@ fn answer_that_is_not_read_holds_its_place_for_a_time_only() {
         let mut client = node.dial_control();
         let lines = BATCH.repeat(20_000);
         batch().with("Content-Length", &lines.len().to_string()).send(&mut client);
-        client.send_bytes(lines.as_bytes());
-        client.finish_sending();
+        let mut sender = client.twin();
+        let sending = std::thread::spawn(move || {
+            sender.send_bytes(lines.as_bytes());
+            sender.finish_sending();
+        });
         assert!(client.receive_to_end().ends_with(b"\r\n0\r\n\r\n"));
-    });
+        sending.join().expect("all was sent");
+    }
 }
 
 /// An upgrade that waits needs both directions: who has ended its sending has no use for it.

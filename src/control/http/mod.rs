@@ -39,6 +39,7 @@ use hyper_util::service::TowerToHyperService;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep, timeout};
+use tokio_io_timeout::TimeoutWriter;
 use tracing::debug;
 
 use self::access::Peer;
@@ -112,14 +113,18 @@ where
     S: HttpService<Incoming, ResBody = Body, Error = Infallible> + Unpin,
     S::Future: Unpin,
 {
+    let idle_timeout = control.settings.borrow().idle_timeout;
+    let mut stream = TimeoutWriter::new(stream);
+    // The kernel's own time for it is Linux's, and for TCP only.
+    stream.set_timeout(Some(idle_timeout));
     let mut connection = http1::Builder::new()
         .timer(TokioTimer::new())
         // The end of sending behind a request is not the end of interest in its answer. Who has gone is noticed by what is
         // read of its body or written of its answer, and both have their time.
         .half_close(true)
-        .header_read_timeout(control.settings.borrow().idle_timeout)
+        .header_read_timeout(idle_timeout)
         .max_buf_size(HEAD_BYTES_MAX)
-        .serve_connection(TokioIo::new(stream), service);
+        .serve_connection(TokioIo::new(Box::pin(stream)), service);
     let served = tokio::select! {
         served = poll_fn(|context| connection.poll_without_shutdown(context)) => served,
         () = drains(control.draining.clone()) => {
