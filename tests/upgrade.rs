@@ -5,6 +5,7 @@ mod support;
 use std::thread;
 use std::time::{Duration, Instant};
 
+use pombo::Reason;
 use pombo::config::Paths;
 use support::{Client, DEADLINE, Node, Request, Response, Sent, nodes};
 
@@ -243,7 +244,7 @@ fn request_that_is_too_large_is_refused() {
         ];
         for request in &requests {
             let response = answer(node, request);
-            assert_eq!(response.status, 431, "{response:?}");
+            assert_eq!((response.status, response.body.trim_end()), (431, Reason::HeadTooLarge.text()));
         }
         node.expect_refusals(&[("head_too_large", requests.len() as u64)]);
     });
@@ -354,7 +355,9 @@ fn what_is_not_http_is_told_so() {
         ] {
             let mut client = node.dial();
             client.send_bytes(bytes);
-            assert_eq!(client.receive_response().status, 400, "{}", bytes.escape_ascii());
+            let response = client.receive_response();
+            let told = (response.status, response.body.trim_end(), response.header("connection"));
+            assert_eq!(told, (400, Reason::NotHttp.text(), Some("close")), "{}", bytes.escape_ascii());
             client.expect_end();
         }
     });

@@ -70,9 +70,9 @@ macro_rules! reasons {
 }
 
 reasons! {
-    /// The request is no HTTP; hyper answers it.
+    /// The bytes are no HTTP request.
     NotHttp, "not_http", Told::Http(400), "request is not HTTP";
-    /// The request's head has too many bytes or lines; hyper answers it.
+    /// The request's head has too many bytes or lines.
     HeadTooLarge, "head_too_large", Told::Http(431), "request head has over 16 KiB or 64 lines";
     /// The time for the handshake was over before the request was.
     HandshakeTimeout, "handshake_timeout", Told::Http(408), "request not finished in time";
@@ -208,7 +208,7 @@ pub(crate) enum Refusal {
     /// Told over HTTP already.
     #[error("{}", .0.text())]
     Http(Reason),
-    /// Told by hyper.
+    /// Found by hyper.
     #[error("{text}: {1}", text = .0.text())]
     Hyper(Reason, hyper::Error),
     /// Told by an alert.

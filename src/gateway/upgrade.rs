@@ -28,7 +28,7 @@ use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
 
 use super::admission::{self, Denied, Gate};
 use super::auth::{self, Admitted, Entrance, Facts};
-use super::half_close::{HalfClose, Meaning};
+use super::half_close::{HalfClose, Stage};
 use super::page;
 use super::proxy;
 use super::refusal::{self, Reason, Refusal, Told};
@@ -85,7 +85,7 @@ pub(super) async fn upgrade<S: Accepted>(
     let judged_within = rules.settings.auth.url_timeout + close_timeout;
     let outcome = Arc::new(Mutex::new(None));
     let ended = Arc::clone(&outcome);
-    let stream = HalfClose::new(stream, move || meaning_of_the_end(lock(&ended).as_ref()));
+    let stream = HalfClose::new(stream, move || stage(lock(&ended).as_ref()));
     let mut connection = http1::Builder::new()
         // One deadline for all of it, however the bytes trickle: below, where hyper's would be for the head only.
         .header_read_timeout(None)
@@ -114,13 +114,15 @@ pub(super) async fn upgrade<S: Accepted>(
         (Ok(_), Some(Outcome::Refused(reason))) => Refusal::Http(reason),
         // The peer ended its sending before its request began.
         (Ok(Ok(())), None | Some(Outcome::Judging | Outcome::Waiting)) => Refusal::ClosedByPeer(None),
-        // hyper leaves what HTTP/2 begins with to others, unanswered.
-        (Ok(Err(_)), None) if parts.read_buf.starts_with(b"PRI ") => {
-            timeout(close_timeout, refusal::answer(&mut stream, Reason::NotHttp)).await.ok();
-            return Err(Refusal::Http(Reason::NotHttp));
+        // hyper's own answer to bytes that are no request was discarded by the stream.
+        (Ok(Err(error)), outcome) => {
+            let refusal = Refusal::from(error);
+            if let (None, Refusal::Hyper(reason @ (Reason::NotHttp | Reason::HeadTooLarge), _)) = (outcome, &refusal) {
+                timeout(close_timeout, refusal::answer(&mut stream, *reason)).await.ok();
+                return Err(refusal);
+            }
+            refusal
         }
-        // What else is no request hyper has answered itself.
-        (Ok(Err(error)), _) => error.into(),
         (Err(_), None) => {
             timeout(close_timeout, refusal::answer(&mut stream, Reason::HandshakeTimeout)).await.ok();
             return Err(Refusal::Http(Reason::HandshakeTimeout));
@@ -142,9 +144,9 @@ struct Answering {
 
 /// How the one request was answered.
 enum Outcome {
-    /// Not yet: it has just come.
+    /// Not yet: its request was read just now.
     Judging,
-    /// Not yet: it waits for its turn, or for what judges its credential.
+    /// Not yet: it waits for its turn, or for the judgement of its credential.
     Waiting,
     Upgraded(Box<Admitted>),
     /// With what it asked for, which was no upgrade.
@@ -225,12 +227,13 @@ impl Answering {
     }
 }
 
-/// Tells what it means that a client has ended its sending, by how its request was answered so far.
-fn meaning_of_the_end(outcome: Option<&Outcome>) -> Meaning {
+/// Returns how far the request of a connection has come.
+fn stage(outcome: Option<&Outcome>) -> Stage {
     match outcome {
-        None | Some(Outcome::Waiting) => Meaning::Left,
-        Some(Outcome::Judging) => Meaning::Unknown,
-        Some(Outcome::Upgraded(_) | Outcome::Answered | Outcome::Refused(_)) => Meaning::Finished,
+        None => Stage::Receiving,
+        Some(Outcome::Judging) => Stage::Received,
+        Some(Outcome::Waiting) => Stage::Waiting,
+        Some(Outcome::Upgraded(_) | Outcome::Answered | Outcome::Refused(_)) => Stage::Answered,
     }
 }
 
@@ -321,7 +324,7 @@ fn answer<B>(request: &Request<B>, rules: &Rules, who: &mut Who) -> Result<Answe
     if headers.contains_key(header::TRANSFER_ENCODING) || length.is_some_and(|length| length != "0") {
         return Err(Reason::Body.into());
     }
-    // An upgrade to something else (h2c) may be passed over (RFC 9110, section 7.8), and the rest is an ordinary request.
+    // A server may ignore an `Upgrade` to another protocol, such as h2c (RFC 9110, section 7.8).
     if !has_token(headers, header::UPGRADE, "websocket") && !headers.contains_key(header::SEC_WEBSOCKET_KEY) {
         return answer_plain(request, rules).map(Answer::Page);
     }
