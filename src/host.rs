@@ -1,6 +1,6 @@
 //! `Host`: whether a request names the host that it is for, as RFC 9112, section 3.2, demands.
 //!
-//! The gateway and control both refuse a request that does not. Which host it is, they don't care.
+//! The gateway and control both refuse a request that does not. Neither compares the name with its own here.
 
 use hyper::Version;
 use hyper::header::{HOST, HeaderMap};
@@ -16,7 +16,7 @@ pub(crate) fn is_named(version: Version, headers: &HeaderMap) -> bool {
     }
 }
 
-/// Tells whether this is a host, with or without a port; an empty one is what a request for no host has.
+/// Tells whether `text` is a host, with or without a port. An empty `Host` is valid: a target without a host has it.
 fn is_host(text: &[u8]) -> bool {
     let Ok(authority) = Authority::try_from(text) else { return text.is_empty() };
     let behind = authority.as_str().strip_prefix(authority.host());

@@ -1,4 +1,4 @@
-//! HTTP as its RFCs say, on both listeners: half-closed connections, expectations, codings, hosts, and bytes that are no text.
+//! HTTP as its RFCs say, on both listeners: half-closed connections, expectations, codings, hosts, and bytes that are not UTF-8.
 
 mod support;
 
@@ -47,7 +47,7 @@ fn expect_start(answer: &str, start: &str) {
     assert!(answer.starts_with(start), "expected {start:?}, got {answer:?}");
 }
 
-/// Whether the end of sending is there already as the request is read is luck, so each is tried some times.
+/// The node may read a request before or after the end of sending has arrived, so each request is tried several times.
 const TIMES: usize = 20;
 
 #[test]
@@ -118,7 +118,7 @@ fn who_ends_its_sending_behind_a_request_is_answered_on_the_gateway() {
     });
 }
 
-/// Who has gone is told from who has ended its sending as soon as it can be: its place is for somebody else.
+/// The node notices soon that a client is gone, and gives its place to another.
 #[test]
 fn place_of_who_has_gone_is_given_again() {
     let one = |config: &mut Config| config.control_connections_max = 1;
@@ -149,13 +149,13 @@ fn place_of_who_has_gone_is_given_again() {
             client.receive_head();
             go(client);
             next();
-            // However it ended.
+            // Sending may have failed.
             sending.join().expect("the thread ends").ok();
         }
     });
 }
 
-/// Neither by a client that is still there, nor by one that has ended its sending and is there for the answer only.
+/// The client may go on sending, or end its sending and wait for the answer.
 #[test]
 fn answer_that_is_not_read_holds_its_place_for_a_time_only() {
     let folder = tempfile::tempdir().expect("a folder");
@@ -186,7 +186,7 @@ fn answer_that_is_not_read_holds_its_place_for_a_time_only() {
             drop(client);
             sending.join().expect("the thread ends");
         }
-        // Who reads has all the time that its answer takes.
+        // A client that reads is not cut.
         let mut client = node.dial_control();
         let lines = BATCH.repeat(20_000);
         batch().with("Content-Length", &lines.len().to_string()).send(&mut client);
@@ -200,7 +200,7 @@ fn answer_that_is_not_read_holds_its_place_for_a_time_only() {
     }
 }
 
-/// An upgrade that waits needs both directions: who has ended its sending has no use for it.
+/// A WebSocket needs both directions: a client that ends its sending while its upgrade waits has left.
 #[test]
 fn place_of_an_upgrade_that_waits_is_given_again_when_its_client_leaves() {
     let service = Service::start(|question| match question["credential"].as_str() {
@@ -252,7 +252,7 @@ fn body_that_is_awaited_is_asked_for() {
             assert_eq!(control.receive_head().status, 200);
             alice.expect_text("hi");
         }
-        // Who does not wait for it may be told so or not, and is answered.
+        // A client may send its body without waiting; then `100 Continue` is optional.
         let mut control = node.dial_control();
         batch().with("Content-Length", &length).with("Expect", "100-continue").send(&mut control);
         control.send_bytes(BATCH.as_bytes());
@@ -272,7 +272,7 @@ fn body_that_is_not_wanted_is_not_asked_for() {
         let mut control = node.dial_control();
         expecting(Ask::post("/v1/batch").with("Content-Type", "text/plain")).send(&mut control);
         control.receive_response().expect_problem(Problem::MediaType, "ndjson");
-        // Asked for, and still not sent.
+        // The client gets `100 Continue`, and still sends no body.
         let mut control = node.dial_control();
         expecting(batch()).send(&mut control);
         assert_eq!(control.receive_head().status, 100);
@@ -328,7 +328,7 @@ fn transfer_coding_that_is_not_known_is_refused() {
             let answer = control_answer(node, request(codings).as_bytes());
             answer.expect_problem(Problem::TransferCoding, "chunked");
         }
-        // Where the body ends can't be told, and the HTTP library says so.
+        // The end of the body is unknown; the HTTP library answers.
         for codings in ["Transfer-Encoding: gzip", "Transfer-Encoding: chunked, gzip", "Transfer-Encoding: identity"] {
             let mut client = node.dial_control();
             client.send_bytes(request(codings).as_bytes());
@@ -344,7 +344,7 @@ fn transfer_coding_that_is_not_known_is_refused() {
 #[test]
 fn bytes_that_are_no_text_are_refused_wherever_they_stand() {
     nodes().with_control().each(|node| {
-        // What a replacement would name.
+        // The uid that a replaced byte would address.
         let mut replacement = node.log_in("\u{fffd}");
         let mut alice = node.log_in("alice");
         let not_text = |ask: Ask, words: &str| ask.to(node).expect_problem(Problem::Malformed, words);
@@ -367,7 +367,7 @@ fn bytes_that_are_no_text_are_refused_wherever_they_stand() {
                 not_text(ask, "query");
             }
         }
-        // As bytes, and not percent-encoded: the HTTP library refuses them by itself.
+        // Raw bytes without percent-encoding; the HTTP library answers.
         for target in [&b"/v1/push/\xff"[..], b"/v1/broadcast?except=\xff"] {
             let head = &b" HTTP/1.1\r\nHost: localhost\r\nContent-Type: text/plain\r\nContent-Length: 2\r\n\r\nhi"[..];
             let answer = control_answer(node, &[b"POST ", target, head].concat());
@@ -380,7 +380,7 @@ fn bytes_that_are_no_text_are_refused_wherever_they_stand() {
             let answer = control_answer(node, &[head.as_bytes(), b"text/plain;\xff\r\n\r\nhi"].concat());
             answer.expect_problem(Problem::Malformed, &name.to_lowercase());
         }
-        // What decides nothing may hold anything.
+        // Headers that the API does not read may hold any bytes.
         let head = b"GET /v1/counts HTTP/1.1\r\nHost: 127.0.0.1\r\nUser-Agent: \xe9\r\nCookie: \xff\r\n\r\n";
         assert_eq!(control_answer(node, head).status, 200);
         for body in [
@@ -431,7 +431,7 @@ fn host_is_needed_once() {
             assert_eq!(control_answer(node, &with("GET /healthz HTTP/1.1", &[host])).status, 200, "{host:?}");
             assert_eq!(gateway_answer(node, &with("GET / HTTP/1.1", &[host])).status, 200, "{host:?}");
         }
-        // HTTP/1.0 knows no Host, and two are as bad there.
+        // HTTP/1.0 may leave `Host` out; two are refused there, too.
         assert_eq!(control_answer(node, &with("GET /healthz HTTP/1.0", &[])).status, 200);
         assert_eq!(gateway_answer(node, &with("GET / HTTP/1.0", &[])).status, 200);
         let two = with("GET /healthz HTTP/1.0", &["x", "x"]);
@@ -465,7 +465,7 @@ fn upgrade_to_something_else_is_an_ordinary_request() {
             answer.expect(&json!({"uid": "alice", "outcome": "delivered", "sessions": 1}));
             alice.expect_text("hi");
         }
-        // One of several is enough, and what belongs to a WebSocket only asks for one.
+        // `websocket` may be one of several; a Sec-WebSocket-Key alone asks for a WebSocket, too.
         let mut client = node.dial();
         client.send_request(&Request::upgrade().replacing("Upgrade", "h2c, websocket"));
         client.expect_upgrade();

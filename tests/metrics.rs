@@ -46,7 +46,7 @@ fn every_family_of_the_tables_is_told_and_no_other() {
     assert_eq!(info.map(|family| family.name).collect::<Vec<_>>(), ["pombo_build"]);
 }
 
-/// In either format each family has its sentence, its type, and samples that are called as the format wants it.
+/// Both formats have the same samples; in plain text each family has its help, its type, and the name of its samples.
 #[test]
 fn format_is_the_one_that_is_asked_for() {
     let node = nodes().with_control().start(2);

@@ -395,7 +395,7 @@ fn window_of_a_key_ends_and_its_room_is_bounded() {
     assert!(refused.header("retry-after").is_some());
 }
 
-/// An answer was added to what is kept whatever its length, so the bound could be passed by one of each size.
+/// Answers of any length were added without a check, so those that were kept could exceed the bound.
 #[test]
 fn kept_answers_never_pass_their_bound() {
     const BOUND: usize = 256 << 10;
@@ -417,7 +417,7 @@ fn kept_answers_never_pass_their_bound() {
         let again = Ask::post("/v1/push").json(&list(520)).with("Idempotency-Key", key).to(&node);
         assert_eq!((again.header("idempotency-replayed"), &again.body), (Some("true"), body), "{key}");
     }
-    // One that would never have room is not told to come again.
+    // A request that can never have room gets no Retry-After.
     let never = Ask::post("/v1/push").json(&list(5000)).with("Idempotency-Key", "long").to(&node);
     never.expect_problem(Problem::TooLarge, "without a key");
     assert_eq!(never.header("retry-after"), None);

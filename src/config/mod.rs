@@ -151,8 +151,8 @@ pub struct Config {
 
     /// Most bytes of answers that are kept so.
     ///
-    /// Some 600 for each; without room for the longest answer that is possible, a request with a new key is refused, until
-    /// the oldest answer's time is over. Range: a size of 1KiB to 16GiB. Default: `64MiB`.
+    /// An answer takes some 600. A request with a new key is refused while the longest answer that it can have does not fit, until
+    /// the oldest answer expires. Range: a size of 1KiB to 16GiB. Default: `64MiB`.
     pub idempotency_bytes_max: usize,
 
     /// Address where other programs push by lines of JSON.

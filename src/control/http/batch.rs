@@ -61,7 +61,7 @@ pub(super) async fn batch(
     let (lines, tally) = (Lines::new(api.line_bytes_max()), Tally::new(spans::batch()));
     let mut batch = Batch { lines, api, body, is_over: false, tally };
     if body::is_awaited(&parts.headers) {
-        // Its sender sends nothing before it is told to (100), and that can only be told ahead of an answer.
+        // The client sends no body before `100 Continue`, and hyper can't send that once the answer has begun.
         batch.receive().await?;
     }
     let answers = stream::unfold(batch, |mut batch| async move {

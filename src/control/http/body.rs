@@ -50,7 +50,7 @@ fn too_large(bytes_max: usize) -> Told {
     Problem::TooLarge.because(format!("expected a body of at most {bytes_max} bytes"))
 }
 
-/// Tells whether the sender of a body waits to be told to send it; hyper tells so when the body is first read.
+/// Tells whether the client waits for `100 Continue` before it sends the body; hyper sends that at the first read of the body.
 pub(super) fn is_awaited(headers: &HeaderMap) -> bool {
     headers.get_all(EXPECT).iter().any(|value| value.as_bytes().eq_ignore_ascii_case(b"100-continue"))
 }

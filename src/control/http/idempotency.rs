@@ -1,8 +1,8 @@
 //! `Idempotency-Key`: a request that comes again with its key is not done again, but answered as it was
 //! (draft-ietf-httpapi-idempotency-key-header).
 //!
-//! An answer's length is known only when the request was done, and then it must be kept. So room for the longest answer that is
-//! possible is taken before anything is done, and what is left over is given back.
+//! The length of an answer is known only after the request was done, and then the answer must be kept. So a request reserves
+//! room for its longest possible answer before it is done, and gives the rest back afterwards.
 //!
 //! Kept is the answer of what was done, or may have been. What was certainly not done is not kept: to try that again is
 //! what the key is for. A request with a key goes on when its connection ends, since the answer is for who comes again.
@@ -34,14 +34,14 @@ const REPLAYED: HeaderName = HeaderName::from_static("idempotency-replayed");
 /// Longest key, in bytes.
 const KEY_BYTES_MAX: usize = 255;
 
-/// Most that an answer costs beside its body and its key: its entry, and its part of tables that are up to [`SPARE_TIMES`]
-/// larger than what they hold. A test adds it up.
+/// Upper bound of the memory for an answer beside its body and its key: its entry, and its slots in two tables, each with up
+/// to [`SPARE_TIMES`] as many slots as entries. A test adds it up.
 const ENTRY_BYTES: usize = 512;
 
-/// How much larger than what it holds a table may be; one that grows doubles.
+/// Most slots of a table for each entry; a table doubles when it grows.
 const SPARE_TIMES: usize = 3;
 
-/// How many entries a table may always have room for.
+/// Entries that a table may keep slots for although they are gone.
 const SPARE_ENTRIES: usize = 64;
 
 /// What a request is, so that another with the same key is told apart.
@@ -72,11 +72,11 @@ impl From<Digest> for Fingerprint {
     }
 }
 
-/// What is known of a request with a key before it is done.
+/// A request with a key, before it is done.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Keyed {
     pub(super) fingerprint: Fingerprint,
-    /// The longest body that its answer can have; room for it is taken before it is done.
+    /// Bytes of the longest body that its answer can have.
     pub(super) body_bytes_max: usize,
 }
 
@@ -92,7 +92,7 @@ struct Kept {
     entries: HashMap<Name, Box<Entry>>,
     /// The keys of `entries` by age, oldest first.
     ages: VecDeque<(Instant, Name)>,
-    /// What all entries cost; never over the bound, but for one that was lowered.
+    /// Memory of all entries. Never over `idempotency_bytes_max`, unless a reload has lowered that.
     bytes: usize,
 }
 
@@ -102,7 +102,7 @@ struct Entry {
     fingerprint: Fingerprint,
     /// `None` while the request is being done.
     reply: Option<Reply>,
-    /// What it costs; the most that it can as long as there is no answer.
+    /// Its memory; the most that it can become as long as there is no answer.
     bytes: usize,
 }
 
@@ -264,13 +264,13 @@ impl Answers {
     }
 }
 
-/// Returns what an entry costs whose answer has a body of this length; its key is there twice.
+/// Returns the memory of an entry with a body of this length. Its key is stored twice.
 fn entry_bytes(name: &Name, body_bytes: usize) -> usize {
     ENTRY_BYTES.saturating_add(2 * name.1.len()).saturating_add(body_bytes)
 }
 
 impl Kept {
-    /// Gives back the room of a peak: tables keep it by themselves for ever.
+    /// Frees slots that only a peak needed: a table never shrinks by itself.
     fn shrink(&mut self) {
         let count = self.entries.len() + SPARE_ENTRIES;
         if self.entries.capacity() > SPARE_TIMES * count {

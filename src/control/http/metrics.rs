@@ -1,6 +1,6 @@
 //! `GET /metrics`: what the node counts, in OpenMetrics for a scraper that asks for it, else in Prometheus's older text format.
 //!
-//! Both hold the same samples. They differ in what stands around them, so the older one is made of the other.
+//! Both formats have the same samples and differ in their comments, so the older format is made from OpenMetrics.
 
 use axum::extract::{Extension, State};
 use axum::http::HeaderMap;
@@ -14,7 +14,7 @@ use super::request::members;
 use crate::control::prometheus;
 use crate::control::tokens::Caller;
 
-/// How the older format is marked.
+/// `Content-Type` of the older format.
 const PLAIN_CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
 
 /// Tells what the node counts.
@@ -34,7 +34,7 @@ pub(super) async fn metrics(
 
 /// Tells whether `Accept` names OpenMetrics 1.0.0, and plain text with no higher quality.
 ///
-/// What is neither (another version, `*/*`, no `Accept`) is answered in plain text, which everybody can read.
+/// Any other `Accept` (another version, `*/*`, none) gets plain text, which every scraper reads.
 fn asks_for_openmetrics(headers: &HeaderMap) -> bool {
     let ranges: Vec<Range> = members(headers, ACCEPT).filter_map(Range::read).collect();
     let quality = |media: &str, version: &str| {
@@ -55,7 +55,7 @@ struct Range<'a> {
 }
 
 impl<'a> Range<'a> {
-    /// Reads a member; one that is none accepts nothing.
+    /// Reads a member; `None` if it is malformed.
     fn read(member: &'a [u8]) -> Option<Self> {
         let mut parts = std::str::from_utf8(member).ok()?.split(';').map(str::trim);
         let mut range = Self { media: parts.next()?, version: None, quality: 1.0 };
@@ -71,7 +71,7 @@ impl<'a> Range<'a> {
     }
 }
 
-/// Writes OpenMetrics as plain text, where a family is called like its samples, and comments end nothing.
+/// Turns OpenMetrics into plain text: a family gets the name of its samples, and there is no `# EOF`.
 fn plain(openmetrics: &str) -> String {
     let mut plain = String::with_capacity(openmetrics.len() + 1024);
     let mut help = "";
@@ -81,7 +81,7 @@ fn plain(openmetrics: &str) -> String {
         } else if let Some((name, kind)) = line.strip_prefix("# TYPE ").and_then(|line| line.split_once(' ')) {
             let (suffix, kind) = match kind {
                 "counter" => ("_total", kind),
-                // What does not change is a gauge of 1 here.
+                // The older format has no type for infos; a gauge of 1 is its custom.
                 "info" => ("_info", "gauge"),
                 kind => ("", kind),
             };

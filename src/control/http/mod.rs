@@ -115,12 +115,12 @@ where
 {
     let idle_timeout = control.settings.borrow().idle_timeout;
     let mut stream = TimeoutWriter::new(stream);
-    // The kernel's own time for it is Linux's, and for TCP only.
+    // Beside the kernel's TCP_USER_TIMEOUT, which covers neither Unix sockets nor other systems than Linux.
     stream.set_timeout(Some(idle_timeout));
     let mut connection = http1::Builder::new()
         .timer(TokioTimer::new())
-        // The end of sending behind a request is not the end of interest in its answer. Who has gone is noticed by what is
-        // read of its body or written of its answer, and both have their time.
+        // A client may end its sending behind a request and still wait for the answer. A client that is gone is noticed when
+        // the body is read or the answer is written, and both have a time-out.
         .half_close(true)
         .header_read_timeout(idle_timeout)
         .max_buf_size(HEAD_BYTES_MAX)

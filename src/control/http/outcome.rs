@@ -84,7 +84,7 @@ pub(super) fn outcome<'a>(uid: Option<&'a str>, answered: &'a Answered) -> Outco
     Outcome { uid, became }
 }
 
-/// Returns what takes most bytes of all that can become of a sound message, beside the uid.
+/// Returns the answer to a sound message that is longest in JSON, without the uid.
 pub(super) fn longest() -> &'static Answered {
     static LONGEST: LazyLock<Answered> = LazyLock::new(|| {
         let delivered = [Ok(Delivery::Delivered { sessions: usize::MAX }), Ok(Delivery::Offline)];

@@ -161,7 +161,7 @@ pub(super) struct Told {
     pub(super) retry_after: Option<u64>,
 }
 
-/// Most bytes of the problem that a request may have once it was begun: its detail is one of a few sentences then.
+/// Most bytes of a problem that a shard's answer turns into, since its detail is one of a few sentences.
 pub(super) const BYTES_MAX: usize = 1024;
 
 /// Problem details, as RFC 9457 has them.
@@ -255,7 +255,7 @@ pub(super) fn add_headers(response: &mut Response, problem: Problem, retry_after
         Problem::ForeignPage | Problem::Draining => {
             headers.insert(CONNECTION, HeaderValue::from_static("close"));
         }
-        // A proxy in front may not agree on where the next request begins.
+        // A proxy in front may disagree on where the next request begins.
         Problem::TransferCoding => {
             headers.insert(CONNECTION, HeaderValue::from_static("close"));
         }

@@ -102,7 +102,7 @@ pub(super) async fn list(
     check_count(uids.len(), settings.push_uids_max)?;
     let (kind, payload) = outcome::message(text, base64, &settings)?;
     let (dispatcher, counts) = (api.dispatcher(), api.control.counts.clone());
-    // The answer to each uid that nobody can have.
+    // For each uid the refusal, if nobody can have it.
     let refused: Vec<Option<Answered>> =
         uids.iter().map(|uid| outcome::check_uid(uid, &settings).err().map(Err)).collect();
     let keyed = fingerprint.map(|fingerprint| {

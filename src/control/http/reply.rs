@@ -32,7 +32,7 @@ impl Reply {
         Self { status: StatusCode::OK, content_type, body: Bytes::from(body), problem: None, retry_after: None }
     }
 
-    /// Returns how long the body of such an answer is.
+    /// Returns the length of the body that [`Reply::json`] makes of `value`, without making it.
     pub(super) fn json_bytes(value: &impl Serialize) -> usize {
         let mut length = Length(0);
         serde_json::to_writer(&mut length, value).expect("texts and numbers are JSON, and all of it is taken");
@@ -40,7 +40,7 @@ impl Reply {
         length.0 + 1
     }
 
-    /// Returns the same answer in no more memory than it needs.
+    /// Returns a copy whose body has no spare capacity.
     pub(super) fn to_keep(&self) -> Self {
         Self { body: Bytes::copy_from_slice(&self.body), ..self.clone() }
     }
@@ -51,7 +51,7 @@ impl Reply {
     }
 }
 
-/// Counts what is written to it.
+/// A writer that only counts bytes.
 struct Length(usize);
 
 impl io::Write for Length {

@@ -1,7 +1,7 @@
-//! What each request must be before a route sees it: for one host, in codings that the node knows, and text where text stands.
+//! The checks of each request before a route sees it: one `Host`, known codings, and UTF-8 in path, query and headers.
 //!
-//! Runs on the control thread as the outermost layer, ahead of tokens and probes. Nothing is repaired here: a byte that is
-//! no UTF-8 is never replaced, and a body that is compressed is never taken for what it holds.
+//! Runs on the control thread as the outermost layer, before tokens are checked and probes are answered. It repairs nothing: it
+//! never replaces a byte that is not UTF-8, and never decompresses a body.
 
 use axum::extract::{Request, State};
 use axum::http::header::{
@@ -18,11 +18,11 @@ use super::idempotency::KEY;
 use super::problem::{Problem, Told};
 use crate::host;
 
-/// Headers that decide something, and so must be text. `Host` has its own rule; a `traceparent` that is no good is passed
-/// over, as its specification wants it.
+/// Headers that the API reads, and which must be UTF-8. `Host` has its own check; a malformed `traceparent` is ignored, as
+/// W3C Trace Context demands.
 const TEXTS: [HeaderName; 7] = [ACCEPT, AUTHORIZATION, CONTENT_ENCODING, CONTENT_TYPE, EXPECT, KEY, ORIGIN];
 
-/// Passes on what is a good request, and answers what is none.
+/// Passes a good request on, and answers any other with its problem.
 pub(super) async fn check(State(api): State<Api>, request: Request, next: Next) -> Response {
     let checked = check_host(&request)
         .and_then(|()| check_texts(request.uri(), request.headers()))
@@ -44,7 +44,7 @@ fn check_host(request: &Request) -> Result<(), Told> {
     Err(Problem::Malformed.because("expected one header Host, with a host and perhaps a port"))
 }
 
-/// Refuses a body that is not sent as it is. That it comes in chunks is for the HTTP library to undo.
+/// Refuses a body that is compressed or coded otherwise. The HTTP library itself undoes `chunked`.
 fn check_codings(headers: &HeaderMap) -> Result<(), Told> {
     let mut transfer = members(headers, TRANSFER_ENCODING);
     let (first, second) = (transfer.next(), transfer.next());
@@ -65,7 +65,7 @@ pub(super) fn members(headers: &HeaderMap, name: HeaderName) -> impl Iterator<It
 }
 
 fn check_texts(uri: &Uri, headers: &HeaderMap) -> Result<(), Told> {
-    // Decoded as a whole: no byte of a longer character is a slash or an ampersand.
+    // Decoded without splitting first: `/`, `&` and `=` are never part of a longer character.
     let is_text = |encoded: &str| percent_decode_str(encoded).decode_utf8().is_ok();
     let refused = |what: &str| Err(Problem::Malformed.because(format!("the {what} is not UTF-8")));
     if !is_text(uri.path()) {
