@@ -52,6 +52,7 @@
 //! | `descriptors` | how many open files there may be, and room for them |
 //! | `clock` | the wall clock, which may show anything |
 //! | `vital` | tasks without which the node would be half a node |
+//! | `host` | whether a request names the host that it is for |
 //! | `backoff` | how long to wait before another attempt |
 //! | `trace` | the trace that a request belongs to |
 //! | [`uid`], [`message`], [`rights`], `peer` | the vocabulary |
@@ -76,6 +77,7 @@ mod descriptors;
 mod dispatcher;
 pub mod frame;
 mod gateway;
+mod host;
 mod listener;
 pub mod mailbox;
 pub mod message;

@@ -103,6 +103,28 @@ fn service_is_told_the_facts_and_not_the_credential_twice() {
     assert_eq!(service.questions(), asked);
 }
 
+/// JSON can hold nothing but text, and a replaced byte could make one cookie of two.
+#[test]
+fn headers_go_to_the_service_byte_for_byte_or_not_at_all() {
+    let service = Service::start(|_| Reply::json(&json!({"uid": "alice"})));
+    let named = |config: &mut Config| config.auth_url_headers = vec!["cookie".to_owned(), "x-name".to_owned()];
+    let node = asking(&service).with(named).start(1);
+    let mut request = bearer("t").first_line("GET /a%FFb?c=%FF&d=\u{e9} HTTP/1.1").bytes();
+    request.truncate(request.len() - 2);
+    request.extend_from_slice(
+        b"Cookie: a=1; b=\xff\r\nCookie: c=\xc3\xbc;  d=%FF\r\nX-Name: \xe9\r\nOrigin: \xff\r\n\r\n",
+    );
+    let mut client = node.dial().named("alice");
+    client.send_bytes(&request);
+    client.expect_upgrade();
+    client.expect_login_reply();
+    let facts = json!({
+        "credential": "t", "address": "127.0.0.1", "path": "/a%FFb", "query": "c=%FF&d=\u{e9}",
+        "origin": null, "headers": {"cookie": ["c=\u{fc};  d=%FF"]},
+    });
+    assert_eq!(service.questions(), [facts]);
+}
+
 #[test]
 fn service_says_what_a_client_may_and_until_when() {
     let service = Service::start(|question| {

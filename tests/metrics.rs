@@ -21,6 +21,11 @@ fn scrape(node: &Node) -> BTreeMap<String, f64> {
     samples.map(|line| sample(line).unwrap_or_else(|| panic!("{line:?} is no sample"))).collect()
 }
 
+/// Asks for what is counted, in OpenMetrics.
+fn openmetrics() -> Ask {
+    Ask::get("/metrics").with("Accept", "application/openmetrics-text; version=1.0.0")
+}
+
 /// The sum of a histogram's counts over its labels.
 fn counted(scrape: &BTreeMap<String, f64>, name: &str) -> f64 {
     scrape.iter().filter(|(key, _)| key.split('{').next() == Some(&format!("{name}_count"))).map(|(_, n)| n).sum()
@@ -29,7 +34,7 @@ fn counted(scrape: &BTreeMap<String, f64>, name: &str) -> f64 {
 #[test]
 fn every_family_of_the_tables_is_told_and_no_other() {
     let node = nodes().with_control().start(2);
-    let told = Ask::get("/metrics").to(&node).body;
+    let told = openmetrics().to(&node).body;
     let mut told: Vec<_> = told.lines().filter_map(|line| line.strip_prefix("# TYPE ")?.split(' ').next()).collect();
     let mut expected: Vec<_> = Stats::ALL
         .iter()
@@ -43,6 +48,44 @@ fn every_family_of_the_tables_is_told_and_no_other() {
     assert_eq!(told, expected);
     let info = FAMILIES.iter().filter(|family| family.kind == FamilyKind::Info);
     assert_eq!(info.map(|family| family.name).collect::<Vec<_>>(), ["pombo_build"]);
+}
+
+/// Both formats have the same samples; in plain text each family has its help, its type, and the name of its samples.
+#[test]
+fn format_is_the_one_that_is_asked_for() {
+    let node = nodes().with_control().start(2);
+    let open = openmetrics().to(&node);
+    assert_eq!(open.header("content-type"), Some("application/openmetrics-text; version=1.0.0; charset=utf-8"));
+    assert!(open.body.ends_with("# EOF\n"));
+    let accepted = [None, Some("*/*"), Some("text/plain"), Some("application/json")];
+    for accept in accepted {
+        let ask = Ask::get("/metrics");
+        let plain = accept.map_or_else(|| ask.clone(), |accept| ask.clone().with("Accept", accept)).to(&node);
+        assert_eq!(plain.header("content-type"), Some("text/plain; version=0.0.4; charset=utf-8"), "{accept:?}");
+        let mut family = ("", "");
+        let mut families = 0;
+        for line in plain.body.lines() {
+            if let Some(help) = line.strip_prefix("# HELP ") {
+                family = (help.split(' ').next().expect("a name"), "");
+            } else if let Some((name, kind)) = line.strip_prefix("# TYPE ").and_then(|line| line.split_once(' ')) {
+                assert_eq!((name, family.1), (family.0, ""), "its sentence comes first, and once");
+                assert!(["counter", "gauge", "histogram"].contains(&kind), "{line}");
+                family = (name, kind);
+                families += 1;
+            } else {
+                let sample = line.split(['{', ' ']).next().expect("a name");
+                let end = sample.strip_prefix(family.0);
+                let ends: &[&str] = if family.1 == "histogram" { &["_bucket", "_sum", "_count"] } else { &[""] };
+                assert!(end.is_some_and(|end| ends.contains(&end)), "{line} is none of {family:?}");
+            }
+        }
+        assert_eq!(families, open.body.lines().filter(|line| line.starts_with("# TYPE ")).count());
+        let names = |body: &str| -> Vec<String> {
+            let samples = body.lines().filter(|line| !line.starts_with('#'));
+            samples.filter_map(|line| Some(line.rsplit_once(' ')?.0.to_owned())).collect()
+        };
+        assert_eq!(names(&plain.body), names(&open.body), "both have the same samples");
+    }
 }
 
 #[test]

@@ -253,7 +253,7 @@ fn types_that_are_no_message_are_refused() {
     let mut control = node.dial_control();
     control.send_bytes(b"POST /v1/push/alice HTTP/1.1\r\nHost: localhost\r\nContent-Length: 2\r\n\r\nhi");
     control.receive_response().expect_problem(Problem::MediaType, "text/*");
-    Ask::post("/v1/push/alice").body("text/plain", b"\xff").to(&node).expect_problem(Problem::Message, "UTF-8");
+    Ask::post("/v1/push/alice").body("text/plain", b"\xff").to(&node).expect_problem(Problem::Malformed, "UTF-8");
 }
 
 #[test]
@@ -337,7 +337,7 @@ fn key_is_done_once() {
         other.to(node).expect_problem(Problem::KeyReused, "another request");
         // What was certainly not done may be tried again.
         let bad = Ask::post("/v1/push/alice").body("text/plain", b"\xff").with("Idempotency-Key", "k2");
-        bad.to(node).expect_problem(Problem::Message, "");
+        bad.to(node).expect_problem(Problem::Malformed, "UTF-8");
         assert_eq!(Ask::post("/v1/push/alice").text("good").with("Idempotency-Key", "k2").to(node).status, 200);
         alice.expect_text("good");
         Ask::post("/v1/push/alice")
@@ -379,6 +379,34 @@ fn window_of_a_key_ends_and_its_room_is_bounded() {
     let refused = refused.expect("ten answers have no room");
     refused.expect_problem(Problem::KeysFull, "no room");
     assert!(refused.header("retry-after").is_some());
+}
+
+/// Answers of any length were added without a check, so those that were kept could exceed the bound.
+#[test]
+fn kept_answers_never_pass_their_bound() {
+    const BOUND: usize = 256 << 10;
+    let node = nodes().with_control().with(|config| config.idempotency_bytes_max = BOUND).start(1);
+    let list = |uids: usize| json!({"uids": vec!["nobody"; uids], "text": "x"});
+    let mut kept = Vec::new();
+    let refused = loop {
+        let key = format!("key-{}", kept.len());
+        let answer = Ask::post("/v1/push").json(&list(520)).with("Idempotency-Key", &key).to(&node);
+        if answer.status != 200 {
+            break answer;
+        }
+        kept.push((key, answer.body));
+    };
+    refused.expect_problem(Problem::KeysFull, "no room");
+    let bytes: usize = kept.iter().map(|(_, body)| body.len()).sum();
+    assert!((1..=BOUND).contains(&bytes), "{bytes} bytes of {} answers are kept", kept.len());
+    for (key, body) in &kept {
+        let again = Ask::post("/v1/push").json(&list(520)).with("Idempotency-Key", key).to(&node);
+        assert_eq!((again.header("idempotency-replayed"), &again.body), (Some("true"), body), "{key}");
+    }
+    // A request that can never have room gets no Retry-After.
+    let never = Ask::post("/v1/push").json(&list(5000)).with("Idempotency-Key", "long").to(&node);
+    never.expect_problem(Problem::TooLarge, "without a key");
+    assert_eq!(never.header("retry-after"), None);
 }
 
 #[test]

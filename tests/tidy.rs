@@ -28,6 +28,7 @@ const ROOMS: &[(&str, &[&str])] = &[
     ("clock", &[]),
     ("vital", &[]),
     ("descriptors", &[]),
+    ("host", &[]),
     ("trace", &[]),
     ("service", &["config", "roots"]),
     (
@@ -42,8 +43,8 @@ const ROOMS: &[(&str, &[&str])] = &[
     (
         "gateway",
         &[
-            "clock", "config", "drain", "frame", "listener", "mailbox", "message", "metrics", "peer", "protocol",
-            "rights", "roots", "router", "service", "shard", "trace", "uid", "vital",
+            "clock", "config", "drain", "frame", "host", "listener", "mailbox", "message", "metrics", "peer",
+            "protocol", "rights", "roots", "router", "service", "shard", "trace", "uid", "vital",
         ],
     ),
     (
@@ -57,6 +58,7 @@ const ROOMS: &[(&str, &[&str])] = &[
             "drain",
             "frame",
             "gateway",
+            "host",
             "listener",
             "message",
             "metrics",

@@ -154,8 +154,8 @@ pub struct Config {
 
     /// Most bytes of answers that are kept so.
     ///
-    /// Some 300 for each; past it, requests with a new key are refused until the oldest answer's time is over. Range: a size
-    /// of 1KiB to 16GiB. Default: `64MiB`.
+    /// An answer takes some 600. A request with a new key is refused while the longest answer that it can have does not fit, until
+    /// the oldest answer expires. Range: a size of 1KiB to 16GiB. Default: `64MiB`.
     pub idempotency_bytes_max: usize,
 
     /// Address where other programs push by lines of JSON.

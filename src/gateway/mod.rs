@@ -17,6 +17,7 @@ mod certificate;
 #[cfg(fuzzing)]
 pub mod fuzzing;
 
+mod half_close;
 mod login;
 mod page;
 mod proxy;

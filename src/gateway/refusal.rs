@@ -70,9 +70,9 @@ macro_rules! reasons {
 }
 
 reasons! {
-    /// The request is no HTTP; hyper answers it.
+    /// The bytes are no HTTP request.
     NotHttp, "not_http", Told::Http(400), "request is not HTTP";
-    /// The request's head has too many bytes or lines; hyper answers it.
+    /// The request's head has too many bytes or lines.
     HeadTooLarge, "head_too_large", Told::Http(431), "request head has over 16 KiB or 64 lines";
     /// The time for the handshake was over before the request was.
     HandshakeTimeout, "handshake_timeout", Told::Http(408), "request not finished in time";
@@ -94,8 +94,8 @@ reasons! {
     VersionHeader, "version_header", Told::Http(400), "expected one Sec-WebSocket-Version header";
     /// `Sec-WebSocket-Version` is not 13.
     Version, "version", Told::Http(426), "expected Sec-WebSocket-Version: 13";
-    /// `Host` is missing or doubled.
-    HostHeader, "host_header", Told::Http(400), "expected one Host header";
+    /// `Host` is missing, doubled, or no host.
+    HostHeader, "host_header", Told::Http(400), "expected one Host header, with a host and perhaps a port";
     /// The request is HTTP/1.0.
     HttpVersion, "http_version", Told::Http(400), "expected HTTP/1.1 for a WebSocket upgrade";
     /// The method is not GET, and an upgrade is asked for.
@@ -211,7 +211,7 @@ pub(crate) enum Refusal {
     /// Told over HTTP already.
     #[error("{}", .0.text())]
     Http(Reason),
-    /// Told by hyper.
+    /// Found by hyper.
     #[error("{text}: {1}", text = .0.text())]
     Hyper(Reason, hyper::Error),
     /// Told by an alert.

@@ -8,7 +8,7 @@ use std::cell::RefCell;
 use std::convert::Infallible;
 use std::future::{Future, Ready, poll_fn, ready};
 use std::mem;
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -27,11 +27,13 @@ use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
 
 use super::admission::{self, Denied, Gate};
 use super::auth::{self, Admitted, Entrance, Facts};
+use super::half_close::{HalfClose, Stage};
 use super::page;
 use super::proxy;
 use super::refusal::{self, Reason, Refusal, Told};
 use super::{Accepted, Who};
 use crate::config::{GatewaySettings, Origins};
+use crate::host;
 use crate::peer::Peer;
 use crate::protocol::plain;
 
@@ -82,6 +84,8 @@ pub(super) async fn upgrade<S: Accepted>(
     // A service that authenticates has a time of its own; less would end connections that it still lets in.
     let judged_within = rules.settings.auth.url_timeout + close_timeout;
     let outcome = Arc::new(Mutex::new(None));
+    let ended = Arc::clone(&outcome);
+    let stream = HalfClose::new(stream, move || stage(lock(&ended).as_ref()));
     let mut connection = http1::Builder::new()
         // One deadline for all of it, however the bytes trickle: below, where hyper's would be for the head only.
         .header_read_timeout(None)
@@ -93,12 +97,14 @@ pub(super) async fn upgrade<S: Accepted>(
         );
     let mut answering = poll_fn(|context| connection.poll_without_shutdown(context));
     let answered = match timeout_at(until, &mut answering).await {
-        Err(_) if matches!(*lock(&outcome), Some(Outcome::Judging)) => timeout(judged_within, &mut answering).await,
+        Err(_) if matches!(*lock(&outcome), Some(Outcome::Judging | Outcome::Waiting)) => {
+            timeout(judged_within, &mut answering).await
+        }
         answered => answered,
     };
     // The stream is taken back from hyper however it ended, to be ended without RST.
     let parts = connection.into_parts();
-    let mut stream = parts.io.into_inner();
+    let mut stream = parts.io.into_inner().into_inner();
     *who = parts.service.who.into_inner();
     let outcome = lock(&outcome).take();
     let refusal = match (answered, outcome) {
@@ -107,14 +113,16 @@ pub(super) async fn upgrade<S: Accepted>(
         // However the connection ended then: a body cut short is an error of hyper's, or not, by how its bytes came.
         (Ok(_), Some(Outcome::Refused(reason))) => Refusal::Http(reason),
         // The peer ended its sending before its request began.
-        (Ok(Ok(())), None | Some(Outcome::Judging)) => Refusal::ClosedByPeer(None),
-        // hyper leaves what HTTP/2 begins with to others, unanswered.
-        (Ok(Err(_)), None) if parts.read_buf.starts_with(b"PRI ") => {
-            timeout(close_timeout, refusal::answer(&mut stream, Reason::NotHttp)).await.ok();
-            return Err(Refusal::Http(Reason::NotHttp));
+        (Ok(Ok(())), None | Some(Outcome::Judging | Outcome::Waiting)) => Refusal::ClosedByPeer(None),
+        // hyper's own answer to bytes that are no request was discarded by the stream.
+        (Ok(Err(error)), outcome) => {
+            let refusal = Refusal::from(error);
+            if let (None, Refusal::Hyper(reason @ (Reason::NotHttp | Reason::HeadTooLarge), _)) = (outcome, &refusal) {
+                timeout(close_timeout, refusal::answer(&mut stream, *reason)).await.ok();
+                return Err(refusal);
+            }
+            refusal
         }
-        // What else is no request hyper has answered itself.
-        (Ok(Err(error)), _) => error.into(),
         (Err(_), None) => {
             timeout(close_timeout, refusal::answer(&mut stream, Reason::HandshakeTimeout)).await.ok();
             return Err(Refusal::Http(Reason::HandshakeTimeout));
@@ -136,8 +144,10 @@ struct Answering {
 
 /// How the one request was answered.
 enum Outcome {
-    /// Not yet: it waits for its turn, or its credential is being judged.
+    /// Not yet: its request was read just now.
     Judging,
+    /// Not yet: it waits for its turn, or for the judgement of its credential.
+    Waiting,
     Upgraded(Box<Admitted>),
     /// With what it asked for, which was no upgrade.
     Answered,
@@ -165,11 +175,22 @@ impl Service<Request<Incoming>> for Answering {
         lock(&self.outcome).replace(Outcome::Judging);
         let judging = Self { rules: self.rules.clone(), who: RefCell::default(), outcome: self.outcome.clone() };
         let peer = who.peer;
+        let outcome = Arc::clone(&self.outcome);
         Either::Right(Box::pin(async move {
-            if let Some(turn) = turn {
-                sleep_until(turn).await;
-            }
-            Ok(judging.judge(request, response, peer).await)
+            let mut answer = pin!(async move {
+                if let Some(turn) = turn {
+                    sleep_until(turn).await;
+                }
+                judging.judge(request, response, peer).await
+            });
+            let answer = poll_fn(|context| {
+                let answer = answer.as_mut().poll(context);
+                if answer.is_pending() {
+                    lock(&outcome).replace(Outcome::Waiting);
+                }
+                answer
+            });
+            Ok(answer.await)
         }))
     }
 }
@@ -203,6 +224,16 @@ impl Answering {
         answer.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
         lock(&self.outcome).replace(outcome);
         answer
+    }
+}
+
+/// Returns how far the request of a connection has come.
+fn stage(outcome: Option<&Outcome>) -> Stage {
+    match outcome {
+        None => Stage::Receiving,
+        Some(Outcome::Judging) => Stage::Received,
+        Some(Outcome::Waiting) => Stage::Waiting,
+        Some(Outcome::Upgraded(_) | Outcome::Answered | Outcome::Refused(_)) => Stage::Answered,
     }
 }
 
@@ -286,11 +317,15 @@ fn answer<B>(request: &Request<B>, rules: &Rules, who: &mut Who) -> Result<Answe
     let headers = request.headers();
     // First, so that whatever is said of the connection is said of who it is.
     who.peer = proxy::client(who.peer, headers, &rules.settings.admission);
+    if !host::is_named(request.version(), headers) {
+        return Err(Reason::HostHeader.into());
+    }
     let length = headers.get(header::CONTENT_LENGTH);
     if headers.contains_key(header::TRANSFER_ENCODING) || length.is_some_and(|length| length != "0") {
         return Err(Reason::Body.into());
     }
-    if !headers.contains_key(header::UPGRADE) && !headers.contains_key(header::SEC_WEBSOCKET_KEY) {
+    // A server may ignore an `Upgrade` to another protocol, such as h2c (RFC 9110, section 7.8).
+    if !has_token(headers, header::UPGRADE, "websocket") && !headers.contains_key(header::SEC_WEBSOCKET_KEY) {
         return answer_plain(request, rules).map(Answer::Page);
     }
     if !rules.settings.paths.allows(request.uri().path()) {
@@ -367,9 +402,6 @@ fn check_upgrade<B>(request: &Request<B>) -> Result<&[u8], Fault> {
     if request.version() != Version::HTTP_11 {
         return Err(Reason::HttpVersion.into());
     }
-    if headers.get_all(header::HOST).iter().count() != 1 {
-        return Err(Reason::HostHeader.into());
-    }
     if !has_token(headers, header::CONNECTION, "upgrade") {
         return Err(Reason::ConnectionHeader.into());
     }
@@ -403,12 +435,13 @@ fn has_token(headers: &HeaderMap, name: HeaderName, token: &str) -> bool {
         .any(|part| part.trim_ascii().eq_ignore_ascii_case(token.as_bytes()))
 }
 
-/// Whether this is the base64 form of 16 bytes: 22 digits, of the last one only two bits, and the padding.
+/// Whether this is a base64 form of 16 bytes: 22 digits, and the padding.
+///
+/// The last digit has four bits that belong to no byte. They should be 0, and are not always: RFC 6455 has such an example
+/// itself (section 4.1). Nobody decodes a key, so they do no harm.
 fn is_key(key: &[u8]) -> bool {
     let is_digit = |byte: &u8| byte.is_ascii_alphanumeric() || matches!(byte, b'+' | b'/');
-    matches!(key, [digits @ .., last, b'=', b'='] if digits.len() == 21
-        && digits.iter().all(is_digit)
-        && matches!(last, b'A' | b'Q' | b'g' | b'w'))
+    matches!(key, [digits @ .., b'=', b'='] if digits.len() == 22 && digits.iter().all(is_digit))
 }
 
 #[cfg(test)]
@@ -466,6 +499,7 @@ mod tests {
         check("upgrade", &["WebSocket"], 101);
         check("upgrade", &["h2c, websocket"], 101);
         check("content-length", &["0"], 101);
+        check("sec-websocket-key", &["AQIDBAUGBwgJCgsMDQ4PEC=="], 101);
     }
 
     #[test]
@@ -484,7 +518,7 @@ mod tests {
         check("sec-websocket-key", &[], 400);
         check("sec-websocket-key", &["dGhlIHNhbXBsZSBub25jZQ==", "dGhlIHNhbXBsZSBub25jZQ=="], 400);
         check("sec-websocket-key", &["dGhlIHNhbXBsZSBub25jZQ"], 400);
-        check("sec-websocket-key", &["dGhlIHNhbXBsZSBub25jZR=="], 400);
+        check("sec-websocket-key", &["dGhlIHNhbXBsZSBub25jZR==="], 400);
         check("sec-websocket-key", &["!Ghl HNhbXBsZSBub25jZQ=="], 400);
         check("sec-websocket-key", &[""], 400);
         check("content-length", &["5"], 400);
@@ -512,6 +546,6 @@ mod tests {
         assert_eq!(page.headers()[header::CONTENT_TYPE], page::CONTENT_TYPE);
         assert!(page.headers().contains_key(header::CONTENT_SECURITY_POLICY));
         let config = Config { page: false, ..config };
-        assert_eq!(ask(&[], &rules(&config)).expect_err("no page").status().as_u16(), 426);
+        assert_eq!(ask(&[("host", "x")], &rules(&config)).expect_err("no page").status().as_u16(), 426);
     }
 }

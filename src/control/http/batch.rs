@@ -59,7 +59,11 @@ pub(super) async fn batch(
     idempotency::refuse(&parts.headers)?;
     body::require(&parts.headers, &MEDIA_TYPES)?;
     let (lines, tally) = (Lines::new(api.line_bytes_max()), Tally::new(spans::batch()));
-    let batch = Batch { lines, api, body, is_over: false, tally };
+    let mut batch = Batch { lines, api, body, is_over: false, tally };
+    if body::is_awaited(&parts.headers) {
+        // The client sends no body before `100 Continue`, and hyper can't send that once the answer has begun.
+        batch.receive().await?;
+    }
     let answers = stream::unfold(batch, |mut batch| async move {
         let chunk = batch.next().await?;
         Some((Ok::<_, std::convert::Infallible>(chunk), batch))

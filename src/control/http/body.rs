@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use axum::body::Body;
 use axum::http::HeaderMap;
-use axum::http::header::{CONTENT_LENGTH, CONTENT_TYPE};
+use axum::http::header::{CONTENT_LENGTH, CONTENT_TYPE, EXPECT};
 use bytes::{Bytes, BytesMut};
 use http_body_util::BodyExt as _;
 use tokio::time::{Instant, timeout_at};
@@ -48,6 +48,11 @@ pub(super) async fn read(headers: &HeaderMap, mut body: Body, bytes_max: usize, 
 
 fn too_large(bytes_max: usize) -> Told {
     Problem::TooLarge.because(format!("expected a body of at most {bytes_max} bytes"))
+}
+
+/// Tells whether the client waits for `100 Continue` before it sends the body; hyper sends that at the first read of the body.
+pub(super) fn is_awaited(headers: &HeaderMap) -> bool {
+    headers.get_all(EXPECT).iter().any(|value| value.as_bytes().eq_ignore_ascii_case(b"100-continue"))
 }
 
 /// Which types of body are messages, for who sent another.
@@ -103,7 +108,8 @@ fn is_utf8(parameters: &str) -> bool {
 /// Refuses a text that is none.
 pub(super) fn check(kind: Kind, message: &[u8]) -> Result<(), Told> {
     if kind == Kind::Text && simdutf8::basic::from_utf8(message).is_err() {
-        return Err(Problem::Message.because("the message is not UTF-8, expected a text, or application/octet-stream"));
+        let expected = "the message is not UTF-8, expected a text, or application/octet-stream";
+        return Err(Problem::Malformed.because(expected));
     }
     Ok(())
 }

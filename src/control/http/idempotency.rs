@@ -1,6 +1,9 @@
 //! `Idempotency-Key`: a request that comes again with its key is not done again, but answered as it was
 //! (draft-ietf-httpapi-idempotency-key-header).
 //!
+//! The length of an answer is known only after the request was done, and then the answer must be kept. So a request reserves
+//! room for its longest possible answer before it is done, and gives the rest back afterwards.
+//!
 //! Kept is the answer of what was done, or may have been. What was certainly not done is not kept: to try that again is
 //! what the key is for. A request with a key goes on when its connection ends, since the answer is for who comes again.
 
@@ -31,12 +34,19 @@ const REPLAYED: HeaderName = HeaderName::from_static("idempotency-replayed");
 /// Longest key, in bytes.
 const KEY_BYTES_MAX: usize = 255;
 
-/// What an answer costs beside its body and its key.
-const ENTRY_BYTES: usize = 256;
+/// Upper bound of the memory for an answer beside its body and its key: its entry, and its slots in two tables, each with up
+/// to [`SPARE_TIMES`] as many slots as entries. A test adds it up.
+const ENTRY_BYTES: usize = 512;
+
+/// Most slots of a table for each entry; a table doubles when it grows.
+const SPARE_TIMES: usize = 3;
+
+/// Entries that a table may keep slots for although they are gone.
+const SPARE_ENTRIES: usize = 64;
 
 /// What a request is, so that another with the same key is told apart.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Fingerprint(Digest);
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Fingerprint([u8; digest::SHA256_OUTPUT_LEN]);
 
 impl Fingerprint {
     /// Takes it of a request with a key; for others it costs nothing.
@@ -52,8 +62,22 @@ impl Fingerprint {
             context.update(&(part.len() as u64).to_be_bytes());
             context.update(part);
         }
-        Some(Self(context.finish()))
+        Some(Self::from(context.finish()))
     }
+}
+
+impl From<Digest> for Fingerprint {
+    fn from(digest: Digest) -> Self {
+        Self(digest.as_ref().try_into().expect("SHA-256 has 32 bytes"))
+    }
+}
+
+/// A request with a key, before it is done.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Keyed {
+    pub(super) fingerprint: Fingerprint,
+    /// Bytes of the longest body that its answer can have.
+    pub(super) body_bytes_max: usize,
 }
 
 /// Whose key it is: two programs may choose the same.
@@ -65,19 +89,20 @@ pub(super) struct Answers(Mutex<Kept>);
 
 #[derive(Debug, Default)]
 struct Kept {
-    entries: HashMap<Name, Entry>,
+    entries: HashMap<Name, Box<Entry>>,
     /// The keys of `entries` by age, oldest first.
     ages: VecDeque<(Instant, Name)>,
-    /// What all entries cost.
+    /// Memory of all entries. Never over `idempotency_bytes_max`, unless a reload has lowered that.
     bytes: usize,
 }
 
 #[derive(Debug)]
 struct Entry {
     since: Instant,
-    fingerprint: Digest,
+    fingerprint: Fingerprint,
     /// `None` while the request is being done.
     reply: Option<Reply>,
+    /// Its memory; the most that it can become as long as there is no answer.
     bytes: usize,
 }
 
@@ -95,17 +120,17 @@ pub(super) async fn once(
     api: &Api,
     caller: &Caller,
     headers: &HeaderMap,
-    fingerprint: Option<Fingerprint>,
+    keyed: Option<Keyed>,
     act: impl Future<Output = Reply> + Send + 'static,
 ) -> Result<Response, Told> {
     let settings = api.settings();
     let key = key(headers)?.filter(|_| !settings.idempotency_window.is_zero());
-    let Some((key, fingerprint)) = key.zip(fingerprint) else {
+    let Some((key, keyed)) = key.zip(keyed) else {
         return Ok(act.await.into_response());
     };
     let name = (caller.name.clone(), key);
     let bounds = (settings.idempotency_window, settings.idempotency_bytes_max);
-    match api.answers.begin(name.clone(), fingerprint, bounds, Instant::now())? {
+    match api.answers.begin(name.clone(), keyed, bounds, Instant::now())? {
         Known::Answered(reply) => {
             let mut response = reply.into_response();
             response.headers_mut().insert(REPLAYED, HeaderValue::from_static("true"));
@@ -116,7 +141,7 @@ pub(super) async fn once(
             let doing = async move {
                 let mut pending = pending;
                 let reply = act.await;
-                pending.reply = Some(reply.clone());
+                pending.reply = Some(reply.to_keep());
                 reply
             };
             let done = tokio::spawn(doing.in_current_span());
@@ -169,7 +194,7 @@ impl Answers {
     fn begin(
         &self,
         name: Name,
-        Fingerprint(fingerprint): Fingerprint,
+        Keyed { fingerprint, body_bytes_max }: Keyed,
         bounds: (Duration, usize),
         now: Instant,
     ) -> Result<Known, Told> {
@@ -177,7 +202,7 @@ impl Answers {
         let mut kept = self.lock();
         kept.forget(now, window);
         if let Some(entry) = kept.entries.get(&name) {
-            if entry.fingerprint.as_ref() != fingerprint.as_ref() {
+            if entry.fingerprint != fingerprint {
                 return Err(Problem::KeyReused.because("the key came with another request before, choose a new one"));
             }
             return match &entry.reply {
@@ -187,8 +212,13 @@ impl Answers {
                     .retry_after(1)),
             };
         }
-        let bytes = ENTRY_BYTES + name.1.len();
-        if kept.bytes + bytes > bytes_max {
+        let bytes = entry_bytes(&name, body_bytes_max);
+        if bytes > bytes_max {
+            return Err(Problem::TooLarge.because(format!(
+                "the answer may take {bytes} bytes to keep, expected at most idempotency_bytes_max = {bytes_max}; nothing was done, send less or without a key"
+            )));
+        }
+        if kept.bytes.saturating_add(bytes) > bytes_max {
             let oldest = kept.ages.front().map_or(Duration::ZERO, |(since, _)| now - *since);
             let seconds = window.saturating_sub(oldest).as_secs() + 1;
             return Err(Problem::KeysFull
@@ -199,7 +229,7 @@ impl Answers {
         }
         kept.bytes += bytes;
         kept.ages.push_back((now, name.clone()));
-        kept.entries.insert(name, Entry { since: now, fingerprint, reply: None, bytes });
+        kept.entries.insert(name, Box::new(Entry { since: now, fingerprint, reply: None, bytes }));
         Ok(Known::New)
     }
 
@@ -209,8 +239,10 @@ impl Answers {
         let Kept { entries, bytes, ages } = &mut *kept;
         match (entries.get_mut(name), reply) {
             (Some(entry), Some(reply)) => {
-                entry.bytes += reply.body.len();
-                *bytes += reply.body.len();
+                let cost = entry_bytes(name, reply.body.len());
+                debug_assert!(cost <= entry.bytes, "{cost} bytes are more than the {} that had room", entry.bytes);
+                *bytes = *bytes - entry.bytes + cost;
+                entry.bytes = cost;
                 entry.reply = Some(reply);
             }
             (Some(entry), None) => {
@@ -221,6 +253,7 @@ impl Answers {
                 if let Some(place) = ages.iter().rposition(|(age, other)| *age == since && other == name) {
                     ages.remove(place);
                 }
+                kept.shrink();
             }
             (None, _) => {}
         }
@@ -231,7 +264,23 @@ impl Answers {
     }
 }
 
+/// Returns the memory of an entry with a body of this length. Its key is stored twice.
+fn entry_bytes(name: &Name, body_bytes: usize) -> usize {
+    ENTRY_BYTES.saturating_add(2 * name.1.len()).saturating_add(body_bytes)
+}
+
 impl Kept {
+    /// Frees slots that only a peak needed: a table never shrinks by itself.
+    fn shrink(&mut self) {
+        let count = self.entries.len() + SPARE_ENTRIES;
+        if self.entries.capacity() > SPARE_TIMES * count {
+            self.entries.shrink_to(count);
+        }
+        if self.ages.capacity() > SPARE_TIMES * count {
+            self.ages.shrink_to(count);
+        }
+    }
+
     /// Forgets what is older than the window; never what is being done.
     fn forget(&mut self, now: Instant, window: Duration) {
         while let Some((since, name)) = self.ages.front() {
@@ -243,22 +292,29 @@ impl Kept {
             if let Some(entry) = self.entries.remove(&name) {
                 self.bytes -= entry.bytes;
             }
+            self.shrink();
         }
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use bytes::Bytes;
+
     use super::*;
 
     const WINDOW: Duration = Duration::from_secs(60);
+
+    /// The longest body of an answer in these tests.
+    const BODY_MAX: usize = 100;
 
     fn name(key: &str) -> Name {
         (None, key.into())
     }
 
-    fn fingerprint(body: &str) -> Fingerprint {
-        Fingerprint(digest::digest(&digest::SHA256, body.as_bytes()))
+    fn keyed(body: &str) -> Keyed {
+        let fingerprint = Fingerprint::from(digest::digest(&digest::SHA256, body.as_bytes()));
+        Keyed { fingerprint, body_bytes_max: BODY_MAX }
     }
 
     /// Begins a request so many seconds after the start; returns the length of an answer that is known.
@@ -270,7 +326,7 @@ mod tests {
     ) -> Result<Option<usize>, Problem> {
         static START: std::sync::LazyLock<Instant> = std::sync::LazyLock::new(Instant::now);
         let now = *START + Duration::from_secs(at);
-        let known = answers.begin(name(key), fingerprint(body), (WINDOW, bytes_max), now);
+        let known = answers.begin(name(key), keyed(body), (WINDOW, bytes_max), now);
         known.map_err(|told| told.problem).map(|known| match known {
             Known::New => None,
             Known::Answered(reply) => Some(reply.body.len()),
@@ -307,7 +363,8 @@ mod tests {
 
     #[test]
     fn bytes_are_bounded_and_come_back() {
-        let (answers, max) = (Answers::default(), 2 * (ENTRY_BYTES + 1 + 2));
+        // Room for two answers of two bytes, and in the end for one of the longest beside one of them.
+        let (answers, max) = (Answers::default(), 2 * (ENTRY_BYTES + 2 + 2) + BODY_MAX - 2);
         assert_eq!(begin(&answers, ("a", "x"), 0, max), Ok(None));
         answers.end(&name("a"), Some(Reply::json(&1)));
         assert_eq!(begin(&answers, ("b", "x"), 10, max), Ok(None));
@@ -317,7 +374,53 @@ mod tests {
         assert_eq!(begin(&answers, ("c", "x"), 60, max), Ok(None));
         answers.end(&name("c"), None);
         assert_eq!(begin(&answers, ("d", "x"), 70, max), Ok(None));
-        assert_eq!(answers.lock().bytes, ENTRY_BYTES + 1, "the others are forgotten");
+        assert_eq!(answers.lock().bytes, ENTRY_BYTES + 2 + BODY_MAX, "the others are forgotten");
+    }
+
+    #[test]
+    fn bound_holds_whatever_the_answers_turn_out_to_be() {
+        let (answers, max) = (Answers::default(), 10 * (ENTRY_BYTES + BODY_MAX));
+        let keys: Vec<String> = (0..20).map(|key| key.to_string()).collect();
+        let begun: Vec<&str> = keys
+            .iter()
+            .map(String::as_str)
+            .filter(|key| match begin(&answers, (key, "x"), 0, max) {
+                Ok(known) => known.is_none(),
+                Err(problem) => {
+                    assert_eq!(problem, Problem::KeysFull);
+                    false
+                }
+            })
+            .collect();
+        assert_eq!(begun.len(), 9, "each has its key beside that");
+        for key in &begun {
+            let body = Bytes::from(vec![b'x'; BODY_MAX]);
+            answers.end(&name(key), Some(Reply { body, ..Reply::json(&1) }));
+            assert!(answers.lock().bytes <= max);
+        }
+        assert_eq!(begin(&answers, ("a", "x"), 0, ENTRY_BYTES + BODY_MAX + 1), Err(Problem::TooLarge));
+    }
+
+    #[test]
+    fn entry_costs_no_more_than_it_counts() {
+        // A table of hashes is at most seven eighths full, and has a byte beside each slot; allocations are rounded up to 16.
+        let slots = SPARE_TIMES * (size_of::<(Name, Box<Entry>)>() + 1) * 8 / 7;
+        let ages = SPARE_TIMES * size_of::<(Instant, Name)>();
+        let cost = slots + ages + size_of::<Entry>().next_multiple_of(16) + 3 * 16;
+        assert!(cost <= ENTRY_BYTES, "{cost} bytes");
+    }
+
+    #[test]
+    fn room_of_a_peak_is_given_back() {
+        let answers = Answers::default();
+        for key in 0..10_000 {
+            assert_eq!(begin(&answers, (&key.to_string(), "x"), 0, usize::MAX), Ok(None));
+            answers.end(&name(&key.to_string()), Some(Reply::json(&1)));
+        }
+        assert_eq!(begin(&answers, ("a", "x"), 60, usize::MAX), Ok(None));
+        let kept = answers.lock();
+        let room = SPARE_TIMES * (1 + SPARE_ENTRIES);
+        assert!(kept.entries.capacity() <= room && kept.ages.capacity() <= room, "{}", kept.entries.capacity());
     }
 
     #[test]

@@ -11,6 +11,7 @@ mod body;
 mod console;
 mod health;
 mod idempotency;
+mod metrics;
 mod openapi;
 mod outcome;
 mod parameters;
@@ -18,6 +19,7 @@ mod place;
 mod problem;
 mod push;
 mod reply;
+mod request;
 mod spans;
 mod stats;
 mod uids;
@@ -30,10 +32,8 @@ use std::time::Duration;
 
 use axum::Router;
 use axum::body::Body;
-use axum::extract::{Extension, State};
-use axum::http::header::CONTENT_TYPE;
 use axum::middleware;
-use axum::response::{IntoResponse, Response};
+use axum::response::Response;
 use axum::routing::{get, post};
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
@@ -43,16 +43,16 @@ use hyper_util::service::TowerToHyperService;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep, timeout};
+use tokio_io_timeout::TimeoutWriter;
 use tracing::debug;
 
-use self::access::{Peer, Right};
+use self::access::Peer;
 use self::idempotency::Answers;
 pub use self::problem::Problem;
 use self::problem::Told;
+use super::Control;
 use super::accept::{Duplex, accept};
 use super::places::{Paced, Place, Places};
-use super::tokens::Caller;
-use super::{Control, prometheus};
 use crate::config::ControlSettings;
 use crate::dispatcher::Dispatcher;
 use crate::listener::Listener;
@@ -135,11 +135,18 @@ where
     S: HttpService<Incoming, ResBody = Body, Error = Infallible> + Unpin,
     S::Future: Unpin,
 {
+    let idle_timeout = control.settings.borrow().idle_timeout;
+    let mut stream = TimeoutWriter::new(stream);
+    // Beside the kernel's TCP_USER_TIMEOUT, which covers neither Unix sockets nor other systems than Linux.
+    stream.set_timeout(Some(idle_timeout));
     let mut connection = http1::Builder::new()
         .timer(TokioTimer::new())
-        .header_read_timeout(control.settings.borrow().idle_timeout)
+        // A client may end its sending behind a request and still wait for the answer. A client that is gone is noticed when
+        // the body is read or the answer is written, and both have a time-out.
+        .half_close(true)
+        .header_read_timeout(idle_timeout)
         .max_buf_size(HEAD_BYTES_MAX)
-        .serve_connection(TokioIo::new(stream), service);
+        .serve_connection(TokioIo::new(Box::pin(stream)), service);
     let served = tokio::select! {
         served = poll_fn(|context| connection.poll_without_shutdown(context)) => served,
         () = drains(control.draining.clone()) => {
@@ -179,7 +186,7 @@ fn routes(api: Api) -> Router {
     Router::new()
         .route("/", get(console::to_page))
         .route(console::PATH, get(console::page))
-        .route("/metrics", get(metrics))
+        .route("/metrics", get(metrics::metrics))
         .route("/v1/push", post(push::list))
         .route("/v1/push/{uid}", post(push::one))
         .route("/v1/broadcast", post(push::broadcast))
@@ -196,15 +203,10 @@ fn routes(api: Api) -> Router {
         // Behind the layer, so that anybody may ask.
         .route("/healthz", get(health::live).fallback(method_not_allowed))
         .route("/readyz", get(health::ready).fallback(method_not_allowed))
+        .layer(middleware::from_fn_with_state(api.clone(), request::check))
         .with_state(api)
 }
 
 async fn method_not_allowed() -> Told {
     Problem::MethodNotAllowed.because("the header Allow has those there are")
-}
-
-/// What the node counts, for Prometheus.
-async fn metrics(State(api): State<Api>, Extension(caller): Extension<Caller>) -> Result<impl IntoResponse, Told> {
-    caller.require(Right::Query)?;
-    Ok(([(CONTENT_TYPE, prometheus::CONTENT_TYPE)], api.control.scrape().await?))
 }

@@ -1,6 +1,7 @@
 //! Messages in JSON, and what became of each.
 
 use std::borrow::Cow;
+use std::sync::LazyLock;
 
 use bytes::Bytes;
 use data_encoding::BASE64;
@@ -8,9 +9,10 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use super::problem::{Details, Problem, Told};
+use super::reply::Reply;
 use crate::config::ControlSettings;
 use crate::dispatcher::{Push, Unanswered};
-use crate::message::{Delivery, Kind};
+use crate::message::{Delivery, Kind, Shed};
 use crate::uid::Uid;
 
 /// What became of a message to one uid.
@@ -80,6 +82,18 @@ pub(super) fn outcome<'a>(uid: Option<&'a str>, answered: &'a Answered) -> Outco
         Err(told) => told.into(),
     };
     Outcome { uid, became }
+}
+
+/// Returns the answer to a sound message that is longest in JSON, without the uid.
+pub(super) fn longest() -> &'static Answered {
+    static LONGEST: LazyLock<Answered> = LazyLock::new(|| {
+        let delivered = [Ok(Delivery::Delivered { sessions: usize::MAX }), Ok(Delivery::Offline)];
+        let shed = Shed::ALL.iter().map(|reason| Ok(Delivery::Shed(*reason)));
+        let unanswered = [Unanswered::Drained, Unanswered::Busy, Unanswered::Silent].map(Answered::from);
+        let all = delivered.into_iter().chain(shed).chain(unanswered);
+        all.max_by_key(|answered| Reply::json_bytes(&outcome(None, answered))).expect("there are some")
+    });
+    &LONGEST
 }
 
 /// A message and its receiver: a line of a batch.

@@ -1,7 +1,7 @@
 //! Why a request was not done: the table of problems, and how each is answered (RFC 9457).
 
 use axum::http::StatusCode;
-use axum::http::header::{CONNECTION, HeaderValue, RETRY_AFTER, WWW_AUTHENTICATE};
+use axum::http::header::{ACCEPT_ENCODING, CONNECTION, HeaderValue, RETRY_AFTER, WWW_AUTHENTICATE};
 use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
 use serde::Serialize;
@@ -34,9 +34,11 @@ pub enum Problem {
     TooLarge,
     /// The body is of a type that is not taken.
     MediaType,
+    /// The body is compressed, or coded otherwise.
+    ContentCoding,
     /// Nobody can have this uid.
     Uid,
-    /// The message is no text, or no base64, or not there.
+    /// The message is no base64, or not there, or there twice.
     Message,
     /// The close code or reason can't be sent.
     Close,
@@ -56,6 +58,8 @@ pub enum Problem {
     Incomplete,
     /// The node failed at this request.
     Internal,
+    /// The body comes in a transfer coding that the node does not know.
+    TransferCoding,
 }
 
 impl Problem {
@@ -71,11 +75,13 @@ impl Problem {
         Self::KeyInUse,
         Self::TooLarge,
         Self::MediaType,
+        Self::ContentCoding,
         Self::Uid,
         Self::Message,
         Self::Close,
         Self::KeyReused,
         Self::Internal,
+        Self::TransferCoding,
         Self::Draining,
         Self::Busy,
         Self::ShardBusy,
@@ -102,11 +108,17 @@ impl Problem {
             Self::KeyInUse => ("key-in-use", StatusCode::CONFLICT, "the key's first request is not answered yet"),
             Self::TooLarge => ("too-large", StatusCode::PAYLOAD_TOO_LARGE, "the body is too large"),
             Self::MediaType => ("media-type", StatusCode::UNSUPPORTED_MEDIA_TYPE, "the body's type is not taken"),
+            Self::ContentCoding => {
+                ("content-coding", StatusCode::UNSUPPORTED_MEDIA_TYPE, "the body's coding is not taken")
+            }
             Self::Uid => ("uid", StatusCode::UNPROCESSABLE_ENTITY, "nobody can have this uid"),
             Self::Message => ("message", StatusCode::UNPROCESSABLE_ENTITY, "the message can't be sent"),
             Self::Close => ("close", StatusCode::UNPROCESSABLE_ENTITY, "sessions can't be closed like this"),
             Self::KeyReused => ("key-reused", StatusCode::UNPROCESSABLE_ENTITY, "the key was used for another request"),
             Self::Internal => ("internal", StatusCode::INTERNAL_SERVER_ERROR, "the node failed at this request"),
+            Self::TransferCoding => {
+                ("transfer-coding", StatusCode::NOT_IMPLEMENTED, "the transfer coding is not known")
+            }
             Self::Draining => ("draining", StatusCode::SERVICE_UNAVAILABLE, "the node ends"),
             Self::Busy => ("busy", StatusCode::SERVICE_UNAVAILABLE, "too many requests are being served"),
             Self::ShardBusy => ("shard-busy", StatusCode::SERVICE_UNAVAILABLE, "a shard has no time"),
@@ -152,6 +164,9 @@ pub(super) struct Told {
     /// After how many seconds it may be worth to try again.
     pub(super) retry_after: Option<u64>,
 }
+
+/// Most bytes of a problem that a shard's answer turns into, since its detail is one of a few sentences.
+pub(super) const BYTES_MAX: usize = 1024;
 
 /// Problem details, as RFC 9457 has them.
 #[derive(Debug, Serialize, ToSchema)]
@@ -243,6 +258,13 @@ pub(super) fn add_headers(response: &mut Response, problem: Problem, retry_after
         }
         Problem::ForeignPage | Problem::Draining | Problem::Busy => {
             headers.insert(CONNECTION, HeaderValue::from_static("close"));
+        }
+        // A proxy in front may disagree on where the next request begins.
+        Problem::TransferCoding => {
+            headers.insert(CONNECTION, HeaderValue::from_static("close"));
+        }
+        Problem::ContentCoding => {
+            headers.insert(ACCEPT_ENCODING, HeaderValue::from_static("identity"));
         }
         _ => {}
     }

@@ -7,10 +7,10 @@ use tracing::Instrument as _;
 use utoipa::ToSchema;
 
 use super::access::Right;
-use super::idempotency::{self, Fingerprint};
+use super::idempotency::{self, Fingerprint, Keyed};
 use super::outcome::{self, Answered, List, Outcome, outcome};
 use super::parameters::{Pairs, Parameters, UidInPath, uid};
-use super::problem::{Problem, Told};
+use super::problem::{BYTES_MAX, Problem, Told};
 use super::reply::Reply;
 use super::spans::{self, Tally};
 use super::{Api, body};
@@ -46,6 +46,10 @@ pub(super) async fn one(
     body::check(kind, &payload)?;
     let fingerprint = Fingerprint::of(&parts, &payload);
     let (dispatcher, counts) = (api.dispatcher(), api.control.counts.clone());
+    let keyed = fingerprint.map(|fingerprint| {
+        let longest = outcome(Some(&uid), outcome::longest());
+        Keyed { fingerprint, body_bytes_max: Reply::json_bytes(&longest) }
+    });
     let act = async move {
         let push = Push { uid: uid.as_str().into(), kind, payload };
         let span = spans::push(&uid, push.payload.len());
@@ -56,7 +60,7 @@ pub(super) async fn one(
             Err(told) => told.into(),
         }
     };
-    idempotency::once(&api, &caller, &parts.headers, fingerprint, act).await
+    idempotency::once(&api, &caller, &parts.headers, keyed, act).await
 }
 
 /// What became of a message to each uid of a list.
@@ -98,25 +102,30 @@ pub(super) async fn list(
     check_count(uids.len(), settings.push_uids_max)?;
     let (kind, payload) = outcome::message(text, base64, &settings)?;
     let (dispatcher, counts) = (api.dispatcher(), api.control.counts.clone());
+    // For each uid the refusal, if nobody can have it.
+    let refused: Vec<Option<Answered>> =
+        uids.iter().map(|uid| outcome::check_uid(uid, &settings).err().map(Err)).collect();
+    let keyed = fingerprint.map(|fingerprint| {
+        let longest = refused.iter().map(|refused| refused.as_ref().unwrap_or_else(|| outcome::longest()));
+        let outcomes = uids.iter().zip(longest).map(|(uid, longest)| outcome(Some(uid), longest)).collect();
+        Keyed { fingerprint, body_bytes_max: Reply::json_bytes(&Outcomes { outcomes }) }
+    });
     let act = async move {
-        let checked: Vec<_> = uids.iter().map(|uid| outcome::check_uid(uid, &settings)).collect();
-        let sound = uids.iter().zip(&checked).filter(|(_, checked)| checked.is_ok()).map(|(uid, _)| uid);
+        let sound = uids.iter().zip(&refused).filter(|(_, refused)| refused.is_none()).map(|(uid, _)| uid);
         let pushes: Vec<_> =
             sound.map(|uid| Push { uid: uid.as_str().into(), kind, payload: payload.clone() }).collect();
         counts.note_refused(uids.len() - pushes.len());
         let span = spans::push_list(uids.len(), payload.len());
         let mut deliveries = counts.push_all(&dispatcher, pushes).instrument(span.clone()).await.into_iter();
-        let answered: Vec<Answered> = checked
-            .into_iter()
-            .map(|checked| checked.and_then(|()| Ok(deliveries.next().expect("one for each push")?)))
-            .collect();
+        let mut answer = || deliveries.next().expect("one for each push").map_err(Told::from);
+        let answered: Vec<Answered> = refused.into_iter().map(|refused| refused.unwrap_or_else(&mut answer)).collect();
         let mut tally = Tally::new(span);
         tally.count(uids.iter().map(|uid| Some(uid.as_str())).zip(&answered));
         drop(tally);
         let outcomes = uids.iter().zip(&answered).map(|(uid, answered)| outcome(Some(uid), answered)).collect();
         Reply::json(&Outcomes { outcomes })
     };
-    idempotency::once(&api, &caller, &parts.headers, fingerprint, act).await
+    idempotency::once(&api, &caller, &parts.headers, keyed, act).await
 }
 
 /// How many sessions a broadcast is due to.
@@ -155,6 +164,7 @@ pub(super) async fn broadcast(
     body::check(kind, &payload)?;
     let fingerprint = Fingerprint::of(&parts, &payload);
     let (dispatcher, counts) = (api.dispatcher(), api.control.counts.clone());
+    let keyed = fingerprint.map(|fingerprint| Keyed { fingerprint, body_bytes_max: BYTES_MAX });
     let act = async move {
         let span = spans::broadcast(payload.len(), except.len());
         let except = except.into_iter().map(String::into_boxed_str).collect();
@@ -167,7 +177,7 @@ pub(super) async fn broadcast(
             Err(told) => told.into(),
         }
     };
-    idempotency::once(&api, &caller, &parts.headers, fingerprint, act).await
+    idempotency::once(&api, &caller, &parts.headers, keyed, act).await
 }
 
 /// How many sessions a broadcast is due to, or what of it was not done.
@@ -213,5 +223,15 @@ mod tests {
         assert_eq!(with(0, &[Unanswered::Silent; 2]), Err((Problem::ShardSilent, None)));
         assert_eq!(with(0, &[Unanswered::Busy, Unanswered::Silent]), Err((Problem::Incomplete, Some(0))));
         assert_eq!(with(5, &[Unanswered::Busy]), Err((Problem::Incomplete, Some(5))));
+    }
+
+    #[test]
+    fn no_answer_to_a_broadcast_is_longer_than_there_is_room_for() {
+        let unanswered = [vec![Unanswered::Busy; 1000], vec![Unanswered::Silent; 1000]].concat();
+        let told = told(Broadcast { sessions: usize::MAX, unanswered }, usize::MAX).expect_err("not all have it");
+        for told in [told, Unanswered::Busy.into(), Unanswered::Silent.into(), Unanswered::Drained.into()] {
+            assert!(Reply::from(told).body.len() <= BYTES_MAX);
+        }
+        assert!(Reply::json_bytes(&Due { sessions: usize::MAX }) <= BYTES_MAX);
     }
 }

@@ -1,5 +1,7 @@
 //! A finished answer: what is sent, and what is kept for an `Idempotency-Key`.
 
+use std::io;
+
 use axum::body::Body;
 use axum::http::StatusCode;
 use axum::http::header::{CONTENT_TYPE, HeaderValue};
@@ -30,9 +32,36 @@ impl Reply {
         Self { status: StatusCode::OK, content_type, body: Bytes::from(body), problem: None, retry_after: None }
     }
 
+    /// Returns the length of the body that [`Reply::json`] makes of `value`, without making it.
+    pub(super) fn json_bytes(value: &impl Serialize) -> usize {
+        let mut length = Length(0);
+        serde_json::to_writer(&mut length, value).expect("texts and numbers are JSON, and all of it is taken");
+        // The line's end.
+        length.0 + 1
+    }
+
+    /// Returns a copy whose body has no spare capacity.
+    pub(super) fn to_keep(&self) -> Self {
+        Self { body: Bytes::copy_from_slice(&self.body), ..self.clone() }
+    }
+
     /// Tells whether the request was done, or may have been: then it must not be done again.
     pub(super) fn may_be_done(&self) -> bool {
         self.problem.is_none_or(Problem::may_be_done)
+    }
+}
+
+/// A writer that only counts bytes.
+struct Length(usize);
+
+impl io::Write for Length {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0 += bytes.len();
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
     }
 }
 

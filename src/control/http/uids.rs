@@ -9,10 +9,10 @@ use utoipa::ToSchema;
 
 use super::Api;
 use super::access::Right;
-use super::idempotency::{self, Fingerprint};
+use super::idempotency::{self, Fingerprint, Keyed};
 use super::outcome::check_uid;
 use super::parameters::{Pairs, Parameters, UidInPath, uid};
-use super::problem::{Problem, Told};
+use super::problem::{BYTES_MAX, Problem, Told};
 use super::reply::Reply;
 use crate::clock;
 use crate::control::tokens::Caller;
@@ -214,6 +214,10 @@ pub(super) async fn close(
     let (parts, _) = request.into_parts();
     let fingerprint = Fingerprint::of(&parts, &[]);
     let (dispatcher, name) = (api.dispatcher(), caller.name.clone());
+    let keyed = fingerprint.map(|fingerprint| {
+        let done = Closed { uid: uid.clone(), sessions: usize::MAX };
+        Keyed { fingerprint, body_bytes_max: Reply::json_bytes(&done).max(BYTES_MAX) }
+    });
     let act = async move {
         match dispatcher.kick(&uid, code, &reason).await {
             Ok(sessions) => {
@@ -223,7 +227,7 @@ pub(super) async fn close(
             Err(unanswered) => unanswered.into(),
         }
     };
-    idempotency::once(&api, &caller, &parts.headers, fingerprint, act).await
+    idempotency::once(&api, &caller, &parts.headers, keyed, act).await
 }
 
 /// Shows a cursor as a text that means nothing to anybody else.

@@ -25,25 +25,28 @@ pub(crate) struct Facts {
     pub(crate) path: String,
     /// The query, less the credential that may stand in it.
     pub(crate) query: Option<String>,
+    /// `None` if there is none, or one that is not UTF-8.
     pub(crate) origin: Option<String>,
-    /// Those of `auth_url_headers` that the request has, each with its lines.
+    /// Those of `auth_url_headers` that the request has, each with its lines, byte for byte; lines that are not UTF-8 are
+    /// left out.
     pub(crate) headers: BTreeMap<String, Vec<String>>,
 }
 
 impl Facts {
     /// Copies them out of a request.
     pub(crate) fn of(headers: &HeaderMap, uri: &Uri, address: Option<IpAddr>, settings: &AuthSettings) -> Self {
-        let text = |value: &header::HeaderValue| String::from_utf8_lossy(value.as_bytes()).into_owned();
+        // JSON holds nothing but text, and a replaced byte would be another value than the client has sent.
+        let text = |value: &header::HeaderValue| str::from_utf8(value.as_bytes()).ok().map(str::to_owned);
         let query = uri.query().map(|query| {
             let others: Vec<&str> = query.split('&').filter(|pair| value_of(pair).is_none()).collect();
             others.join("&")
         });
-        let lines = |name: &String| (name.clone(), headers.get_all(name).iter().map(text).collect::<Vec<_>>());
+        let lines = |name: &String| (name.clone(), headers.get_all(name).iter().filter_map(text).collect::<Vec<_>>());
         Self {
             address,
             path: uri.path().to_owned(),
             query,
-            origin: headers.get(header::ORIGIN).map(text),
+            origin: headers.get(header::ORIGIN).and_then(text),
             headers: settings.url_headers.iter().map(lines).filter(|(_, lines)| !lines.is_empty()).collect(),
         }
     }
