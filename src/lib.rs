@@ -48,6 +48,7 @@
 //! | [`protocol`] | what a message means |
 //! | [`frame`] | WebSocket frames, bytes in and messages out |
 //! | `listener` | sockets that are listened on |
+//! | `log_sink` | the way of log lines to a stream that may take nothing more |
 //! | `roots`, `service` | whom to trust over TLS as a client; the HTTP client that asks services |
 //! | `descriptors` | how many open files there may be, and room for them |
 //! | `backoff` | how long to wait before another attempt |
@@ -74,6 +75,7 @@ mod dispatcher;
 pub mod frame;
 mod gateway;
 mod listener;
+mod log_sink;
 pub mod mailbox;
 pub mod message;
 pub mod metrics;
@@ -96,6 +98,7 @@ pub use dispatcher::{Cursor, KickError, Push, Uids};
 #[doc(hidden)]
 pub use gateway::fuzzing;
 pub use gateway::{Reason, Told};
+pub use log_sink::LogSink;
 pub use metrics::Stats;
 pub use server::{ControlAddresses, Handle, PassedSockets, Server, StartError};
 pub use shard::SessionInfo;

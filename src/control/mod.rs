@@ -37,6 +37,7 @@ use crate::config::ControlSettings;
 use crate::dispatcher::{Dispatcher, Unanswered};
 use crate::gateway::{Reason, Refusals, Shortages};
 use crate::listener::BoundListener;
+use crate::log_sink::LogSink;
 use crate::metrics::Stats;
 use crate::shard::Admission;
 
@@ -71,6 +72,8 @@ pub(crate) struct Control {
     pub(crate) refusals: Refusals,
     /// Listeners of the gateway that can't accept now.
     pub(crate) shortages: Shortages,
+    /// Where the program's log goes; nothing if the program doesn't say.
+    pub(crate) log: Option<LogSink>,
     /// What it counts itself.
     pub(crate) counts: Counts,
     /// Descriptors for when there are no others.
@@ -103,6 +106,7 @@ impl Control {
             connections_max,
             memory_bytes_max,
             starved_listeners: self.shortages.count() as u64,
+            log_lines_dropped: self.log.as_ref().map_or(0, LogSink::dropped),
             problems: self.counts.problems(),
             refusals,
         };

@@ -33,6 +33,8 @@ pub(super) struct Scrape {
     pub(super) memory_bytes_max: u64,
     /// Listeners that can't accept now.
     pub(super) starved_listeners: u64,
+    /// Lines of the log that were dropped.
+    pub(super) log_lines_dropped: u64,
     /// Each problem of the API, and how often it was the answer.
     pub(super) problems: Vec<(&'static str, u64)>,
     /// Each reason to refuse a connection before it is a session, and how often it was.
@@ -74,6 +76,7 @@ impl Collector for Scrape {
         ] {
             describe(encoder, name)?.encode_gauge(&value)?;
         }
+        counter(&mut describe(encoder, "pombo_log_lines_dropped")?, self.log_lines_dropped)?;
         histogram(&mut describe(encoder, "pombo_push_seconds")?, &self.own.push_time)?;
         self.encode_shards(encoder)?;
         encode_process(encoder)
@@ -232,6 +235,7 @@ mod tests {
             connections: 7,
             refusals: vec![("full", 9)],
             problems: vec![("uid", 8)],
+            log_lines_dropped: 6,
             ..Scrape::default()
         };
         let text = scrape.text();
@@ -244,6 +248,7 @@ mod tests {
             "pombo_api_problems_total{problem=\"uid\"} 8",
             "pombo_pushes_total{outcome=\"shed\"} 5",
             "pombo_connections 7",
+            "pombo_log_lines_dropped_total 6",
             "pombo_shard_turn_seconds_count{shard=\"1\"} 1",
             "pombo_shard_turn_seconds_bucket{le=\"0.000016384\",shard=\"0\"} 1",
             "pombo_shard_turn_seconds_bucket{le=\"+Inf\",shard=\"0\"} 1",
