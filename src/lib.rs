@@ -52,6 +52,7 @@
 //! | `roots`, `service` | whom to trust over TLS as a client; the HTTP client that asks services |
 //! | `descriptors` | how many open files there may be, and room for them |
 //! | `backoff` | how long to wait before another attempt |
+//! | `blocking` | work that may never end, such as reading a file, off the threads that serve |
 //! | `trace` | the trace that a request belongs to |
 //! | [`uid`], [`message`], [`rights`] | the vocabulary |
 //!
@@ -67,6 +68,7 @@
 //! `docs/architecture.md` has the reasons.
 
 mod backoff;
+mod blocking;
 pub mod cli;
 pub mod config;
 mod control;

@@ -24,6 +24,7 @@ const ROOMS: &[(&str, &[&str])] = &[
     ("metrics", &["frame"]),
     ("presence", &[]),
     ("backoff", &[]),
+    ("blocking", &[]),
     ("log_sink", &[]),
     ("descriptors", &[]),
     ("trace", &[]),
@@ -40,14 +41,15 @@ const ROOMS: &[(&str, &[&str])] = &[
     (
         "gateway",
         &[
-            "config", "drain", "frame", "listener", "mailbox", "message", "metrics", "protocol", "rights", "roots",
-            "router", "service", "shard", "trace", "uid",
+            "blocking", "config", "drain", "frame", "listener", "mailbox", "message", "metrics", "protocol", "rights",
+            "roots", "router", "service", "shard", "trace", "uid",
         ],
     ),
     (
         "control",
         &[
             "backoff",
+            "blocking",
             "config",
             "descriptors",
             "dispatcher",
@@ -69,6 +71,7 @@ const ROOMS: &[(&str, &[&str])] = &[
     (
         "server",
         &[
+            "blocking",
             "config",
             "control",
             "descriptors",
@@ -93,6 +96,7 @@ const ROOMS: &[(&str, &[&str])] = &[
         "cli",
         &[
             "backoff",
+            "blocking",
             "config",
             "descriptors",
             "frame",
