@@ -241,12 +241,17 @@ fn start(
     let log = Log::start(&stderr, config.log_format, config.log_level, colour, &sources.variables);
     raise_descriptor_limit(&config);
     check_backlog(&config);
+    // One of a service manager's may be for both.
+    let are_ours = passed.left().next().is_none();
     let server = Server::bind_with(config.clone(), passed)?.with_log(stderr);
     let addresses = server.addresses().to_vec();
     let control = server.control_addresses().control.clone();
     let handle = server.start()?;
     for listen in addresses.iter().filter(|listen| config.auth == Auth::None && !listen.is_local()) {
         warn!(%listen, "other machines can reach this address, and log in as anybody");
+    }
+    for listen in addresses.iter().filter(|listen| are_ours && is_only_ipv6(listen, &addresses)) {
+        info!(%listen, "IPv6 only, clients over IPv4 are refused; listen on 0.0.0.0 as well for them");
     }
     if config.gateway().admission.origins == Origins::Any {
         warn!("pages of every web site may connect from their visitors' browsers, see the setting origins");
@@ -258,6 +263,13 @@ fn start(
     stdout.write_all(format!("{}{}", welcome(&addresses, &config), invite(control.as_ref(), &config)).as_bytes())?;
     let (reading, applying) = (BlockingWork::reading(), BlockingWork::new(READ_TIME, 1));
     Ok(Running { config, handle, log, reading, applying })
+}
+
+/// Tells whether `listen` is every address of the machine, but not over IPv4, and no other of `addresses` is that.
+fn is_only_ipv6(listen: &Listen, addresses: &[Listen]) -> bool {
+    let Listen::Tcp(SocketAddr::V6(all)) = listen else { return false };
+    let over_ipv4 = Listen::Tcp(SocketAddr::from((Ipv4Addr::UNSPECIFIED, all.port())));
+    all.ip().is_unspecified() && !addresses.contains(&over_ipv4)
 }
 
 /// The signals that a node acts on.
@@ -359,6 +371,9 @@ fn invite(control: Option<&Listen>, config: &Config) -> String {
         Listen::Unix(path) => {
             (format!("--unix-socket {} ", path.display()), "http://localhost".to_owned(), String::new())
         }
+        Listen::Abstract(name) => {
+            (format!("--abstract-unix-socket {name} "), "http://localhost".to_owned(), String::new())
+        }
         tcp @ Listen::Tcp(_) => {
             let base = url(http, &tcp);
             (String::new(), base.clone(), format!("watch the node: open {base}/ in a browser\n"))
@@ -372,7 +387,7 @@ fn invite(control: Option<&Listen>, config: &Config) -> String {
 fn url(scheme: &str, listen: &Listen) -> String {
     match listen {
         Listen::Tcp(address) => format!("{scheme}://{address}"),
-        Listen::Unix(_) => listen.to_string(),
+        Listen::Unix(_) | Listen::Abstract(_) => listen.to_string(),
     }
 }
 
@@ -410,6 +425,20 @@ mod tests {
     }
 
     #[test]
+    fn knows_who_is_left_out() {
+        #[track_caller]
+        fn check(addresses: &[&str], expected: &[bool]) {
+            let addresses: Vec<Listen> = addresses.iter().map(|text| text.parse().expect("an address")).collect();
+            let found = addresses.iter().map(|listen| is_only_ipv6(listen, &addresses));
+            assert_eq!(found.collect::<Vec<_>>(), expected, "{addresses:?}");
+        }
+        check(&["[::]:1"], &[true]);
+        check(&["[::]:1", "0.0.0.0:1"], &[false, false]);
+        check(&["[::]:1", "0.0.0.0:2", "127.0.0.1:1"], &[true, false, false]);
+        check(&["[::1]:1", "0.0.0.0:2", "unix:/x"], &[false, false, false]);
+    }
+
+    #[test]
     fn invites_other_programs() {
         #[track_caller]
         fn check(control: &str, change: impl FnOnce(&mut Config), line: &str) {
@@ -440,6 +469,13 @@ mod tests {
             |_| {},
             "push from other programs on unix:/x: \
              curl --unix-socket /x --json '\"hi\"' http://localhost/v1/push/alice",
+        );
+        #[cfg(target_os = "linux")]
+        check(
+            "unix:@x",
+            |_| {},
+            "push from other programs on unix:@x: \
+             curl --abstract-unix-socket x --json '\"hi\"' http://localhost/v1/push/alice",
         );
     }
 

@@ -296,7 +296,7 @@ mod tests {
              uid_bytes_max = [1]\nshard = 1\nqqq = 1\n[limits]\na = 1",
             &[
                 "limits (from p.toml, line 9): no such setting",
-                "listen = [1] (from p.toml, line 5): expected one or more of IP:PORT, localhost:PORT or unix:/PATH",
+                "listen = [1] (from p.toml, line 5): expected one or more of IP:PORT, localhost:PORT, unix:/PATH or, on Linux, unix:@NAME",
                 "page = 1.5 (from p.toml, line 4): expected true or false",
                 "qqq (from p.toml, line 8): no such setting",
                 "shard (from p.toml, line 7): no such setting, did you mean shards?",
@@ -307,7 +307,9 @@ mod tests {
         );
         check_file(
             "listen = []",
-            &["listen =  (from p.toml, line 1): expected one or more of IP:PORT, localhost:PORT or unix:/PATH"],
+            &[
+                "listen =  (from p.toml, line 1): expected one or more of IP:PORT, localhost:PORT, unix:/PATH or, on Linux, unix:@NAME",
+            ],
         );
     }
 

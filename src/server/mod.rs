@@ -196,14 +196,16 @@ impl Server {
         let mut listeners = Vec::new();
         let mut addresses = Vec::new();
         for listen in &config.listen {
-            let (address, listener) = bind(listen, inherited, &mut passed)?;
+            let (address, listener) = bind(listen, inherited, config.unix_socket_mode, &mut passed)?;
             addresses.push(address);
             listeners.push(listener);
         }
         // Answers that are not read end their connection.
         let inherited = Inherited { user_timeout: Some(config.control_idle_timeout), send_buffer_bytes: None };
-        let mut bind =
-            |listen: &Option<Listen>| listen.as_ref().map(|listen| bind(listen, inherited, &mut passed)).transpose();
+        let mut bind = |listen: &Option<Listen>| {
+            let bind = |listen| bind(listen, inherited, config.unix_socket_mode, &mut passed);
+            listen.as_ref().map(bind).transpose()
+        };
         let (control, http) = bind(&config.control)?.unzip();
         let (text_address, text) = bind(&config.text)?.unzip();
         if let Some(listen) = passed.left().next() {
@@ -313,9 +315,11 @@ impl Server {
 fn bind(
     listen: &Listen,
     inherited: Inherited,
+    unix_mode: Option<u32>,
     passed: &mut PassedSockets,
 ) -> Result<(Listen, BoundListener), StartError> {
-    let bound = BoundListener::open(listen, inherited, passed).and_then(|bound| Ok((bound.address()?, bound)));
+    let bound =
+        BoundListener::open(listen, inherited, unix_mode, passed).and_then(|bound| Ok((bound.address()?, bound)));
     bound.map_err(|source| StartError::Listen { listen: listen.clone(), source })
 }
 
