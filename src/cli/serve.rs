@@ -18,7 +18,8 @@ use tracing::{error, info, warn};
 
 use super::flags::Flags;
 use super::log::Log;
-use super::{REFUSED, systemd, trim};
+use super::systemd::NotifySocket;
+use super::{REFUSED, trim};
 use crate::blocking::{BlockingWork, READ_TIME, Unfinished};
 use crate::config::{Auth, Config, Faults, Listen, Origins, Paths, Settings, load};
 use crate::descriptors;
@@ -139,17 +140,18 @@ impl Running {
     /// Waits for signals until one ends the node.
     async fn live(&mut self, sources: &Arc<Sources>, outlets: &Outlets, mut signals: Signals) -> ExitCode {
         tokio::spawn(trim::after_storms(self.handle.clone()));
-        tokio::spawn(systemd::feed_watchdog(self.handle.clone()));
-        systemd::ready();
+        let notify = NotifySocket::find(&sources.variables);
+        tokio::spawn(notify.clone().feed_watchdog(self.handle.clone()));
+        notify.ready();
         while signals.next().await == Asked::Reload {
-            systemd::reloading();
+            notify.reloading();
             tokio::select! {
                 () = self.reload(sources) => {}
                 () = signals.end() => break,
             }
-            systemd::ready();
+            notify.ready();
         }
-        systemd::stopping();
+        notify.stopping();
         info!(drain_timeout = ?self.config.drain_timeout, "draining, a second signal ends at once");
         tokio::select! {
             () = self.handle.drain() => {
