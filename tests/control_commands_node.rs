@@ -100,6 +100,14 @@ fn lines_are_pushed_in_order_and_counted() {
     });
 }
 
+#[cfg(target_os = "linux")]
+#[test]
+fn a_node_is_reached_by_the_name_of_an_abstract_socket() {
+    let control = pombo::Listen::Abstract(format!("pombo-test-control-{}", std::process::id()));
+    let node = nodes().with(|config| config.control = Some(control.clone())).start(1);
+    assert_eq!(pombo(&node, &["push", "alice", "hi"], b""), printed("alice is offline\n", 3));
+}
+
 /// A line goes out as it comes, not at the end of input, and after a pause too.
 #[test]
 fn lines_go_out_as_they_come() {

@@ -14,6 +14,7 @@ use std::time::Duration;
 
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::task::spawn_blocking;
+use tokio::time::timeout;
 use tracing::{error, info, warn};
 
 use super::flags::Flags;
@@ -102,15 +103,22 @@ fn serve(sources: Arc<Sources>, passed: io::Result<PassedSockets>, outlets: &Out
             Err(error) => return outlets.refuse([format!("cannot listen for signals: {error}")]),
         };
         let (reading, stderr, stdout) = (Arc::clone(&sources), outlets.stderr.clone(), outlets.stdout.clone());
-        let starting = spawn_blocking(move || start(&reading, passed?, stderr, stdout));
+        let mut starting = spawn_blocking(move || start(&reading, passed?, stderr, stdout));
         let started = tokio::select! {
-            started = starting => started.expect("the start does not panic"),
+            // A node that runs drains.
+            biased;
+            started = &mut starting => Ok(started),
             () = signals.end() => {
-                outlets.complain("a signal came before the node had started");
-                return ExitCode::SUCCESS;
+                signals.is_over = true;
+                // Clients may have connected already, unless it hangs.
+                timeout(END_TIME, starting).await
             }
         };
-        match started {
+        let Ok(started) = started else {
+            outlets.complain("a signal came before the node had started");
+            return ExitCode::SUCCESS;
+        };
+        match started.expect("the start does not panic") {
             Ok(mut running) => {
                 let exit_code = running.live(&sources, outlets, signals).await;
                 running.log.end();
@@ -279,6 +287,8 @@ struct Signals {
     terminate: Signal,
     interrupt: Signal,
     reload: Signal,
+    /// Whether one asked the node to end before it ran.
+    is_over: bool,
 }
 
 impl Signals {
@@ -287,11 +297,15 @@ impl Signals {
             terminate: signal(SignalKind::terminate())?,
             interrupt: signal(SignalKind::interrupt())?,
             reload: signal(SignalKind::hangup())?,
+            is_over: false,
         })
     }
 
     /// Waits for the next signal.
     async fn next(&mut self) -> Asked {
+        if self.is_over {
+            return Asked::End;
+        }
         tokio::select! {
             _ = self.terminate.recv() => Asked::End,
             _ = self.interrupt.recv() => Asked::End,
