@@ -81,7 +81,7 @@ impl BlockingWork {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::mpsc::{Receiver, channel};
+    use std::sync::mpsc::{Receiver, sync_channel};
 
     use super::*;
 
@@ -91,7 +91,7 @@ mod tests {
         let hang = |until: Receiver<()>| move || until.recv().is_ok();
         let mut ends = Vec::new();
         for _ in 0..2 {
-            let (end, until) = channel();
+            let (end, until) = sync_channel(0);
             assert_eq!(work.run(hang(until)).await, Err(Unfinished::Late(Duration::from_millis(10))));
             ends.push(end);
         }

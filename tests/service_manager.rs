@@ -260,7 +260,7 @@ fn passed_unix_sockets_are_served_by_path_and_by_name() {
     let by_name = SocketAddr::from_abstract_name(&name).expect("a name");
     for (listener, listen) in [
         (UnixListener::bind(&path).expect("the path is free"), Listen::Unix(path.clone())),
-        (UnixListener::bind_addr(&by_name).expect("the name is free"), Listen::Abstract(name.clone())),
+        (UnixListener::bind_addr(&by_name).expect("the name is free"), Listen::Abstract(name)),
     ] {
         let Some(node) = start_with(listener, &["--listen", &listen.to_string()]) else { return };
         let mut alice = Client::dial(&listen).upgraded();

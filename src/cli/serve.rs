@@ -92,7 +92,7 @@ impl Sources {
 
 /// The life of a node. Nothing on this thread reads a file or waits for a stream, so that signals are always heard.
 fn serve(sources: Arc<Sources>, passed: io::Result<PassedSockets>, outlets: &Outlets) -> ExitCode {
-    let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
+    let runtime = match tokio::runtime::Builder::new_current_thread().thread_name("pombo-files").enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => return outlets.refuse([format!("cannot start: {error}")]),
     };
@@ -115,7 +115,7 @@ fn serve(sources: Arc<Sources>, passed: io::Result<PassedSockets>, outlets: &Out
             }
         };
         let Ok(started) = started else {
-            outlets.complain("a signal came before the node had started");
+            outlets.say("ended by a signal, before the node had started");
             return ExitCode::SUCCESS;
         };
         match started.expect("the start does not panic") {
@@ -196,7 +196,7 @@ impl Running {
         match self.applying.run(move || handle.reload(&settings)).await {
             Ok(()) => {}
             Err(Unfinished::Late(time)) => {
-                warn!(time = ?time, "a shard has not taken the settings yet, it is too busy")
+                warn!(time = ?time, "a shard has not taken the settings yet, it is too busy");
             }
             Err(error) => return error!(error = %error, "settings not reloaded, the old ones stay"),
         }
@@ -223,12 +223,13 @@ impl Outlets {
 
     /// Says on stderr why the node can't run, a line each; returns the exit code.
     fn refuse(&self, lines: impl IntoIterator<Item = impl Display>) -> ExitCode {
-        lines.into_iter().for_each(|line| self.complain(line));
+        lines.into_iter().for_each(|line| self.say(format_args!("error: {line}")));
         ExitCode::from(REFUSED)
     }
 
-    fn complain(&self, line: impl Display) {
-        self.stderr.clone().write_all(format!("error: {line}\n").as_bytes()).ok();
+    /// Writes a line to stderr, which need not be a line of the log.
+    fn say(&self, line: impl Display) {
+        self.stderr.clone().write_all(format!("{line}\n").as_bytes()).ok();
     }
 
     /// Waits until what was written is out, for a short time.

@@ -287,7 +287,7 @@ impl Server {
             admission: admission.clone(),
             refusals: refusals.clone(),
             shortages,
-            log: log.clone(),
+            log,
             counts: Counts::default(),
             spares: Spares::default(),
             tls,
