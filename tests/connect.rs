@@ -337,6 +337,7 @@ fn refused_upgrade_is_told_with_its_status() {
     let peer = Peer::new();
     let mut client = Client::piped(&[&peer.1.to_string(), "alice"]);
     let (mut stream, _) = peer.0.accept().expect("a connection");
+    // Before the request was read, as a server does that is too busy for that.
     let answer = b"HTTP/1.1 503 Service Unavailable\r\ncontent-length: 6\r\n\r\nfull\r\n";
     stream.write_all(answer).expect("it is read");
     client.told("the server answered HTTP 503 Service Unavailable");

@@ -2,6 +2,9 @@
 //!
 //! tungstenite's own client takes only one value of `Connection`, any extension, and the raw bytes of a refusal's body.
 
+use std::io;
+use std::pin::Pin;
+use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -14,6 +17,7 @@ use hyper::header::{
 };
 use hyper::{Request, Response, StatusCode, Uri, Version};
 use hyper_util::rt::TokioIo;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::timeout;
 use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
@@ -52,7 +56,7 @@ pub(super) async fn open(
     let (mut sender, connection) = http1::Builder::new()
         // Some servers look for the names as RFC 6455 writes them.
         .title_case_headers(true)
-        .handshake(TokioIo::new(wire))
+        .handshake(TokioIo::new(AskFirst { wire, has_asked: false, reader: None }))
         .await?;
     // Its end is the sender's matter, too.
     tokio::spawn(connection.with_upgrades());
@@ -68,6 +72,52 @@ pub(super) async fn open(
     check(response.version(), response.headers(), &derive_accept_key(&key))?;
     let upgraded: Box<dyn Wire> = Box::new(TokioIo::new(hyper::upgrade::on(response).await?));
     Ok(WebSocketStream::from_raw_socket(upgraded, Role::Client, None).await)
+}
+
+/// A connection that is read only after the first write.
+///
+/// Some servers refuse before they have read the request; hyper takes what comes before it for a fault.
+struct AskFirst {
+    wire: Box<dyn Wire>,
+    has_asked: bool,
+    /// Who wants to read meanwhile.
+    reader: Option<Waker>,
+}
+
+impl AsyncRead for AskFirst {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        if self.has_asked {
+            return Pin::new(&mut self.wire).poll_read(context, buffer);
+        }
+        self.reader = Some(context.waker().clone());
+        Poll::Pending
+    }
+}
+
+impl AsyncWrite for AskFirst {
+    fn poll_write(mut self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        let written = Pin::new(&mut self.wire).poll_write(context, bytes);
+        // A failed write counts: the refusal may be there to be read.
+        if written.is_ready() {
+            self.has_asked = true;
+            if let Some(reader) = self.reader.take() {
+                reader.wake();
+            }
+        }
+        written
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.wire).poll_flush(context)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.wire).poll_shutdown(context)
+    }
 }
 
 /// Reads the start of a refusal's body, where a server says why.
