@@ -40,7 +40,7 @@ pub(super) struct Serve {
     flags: Flags,
 }
 
-/// How long the last lines may take to get out, for each stream.
+/// How long the last lines may take to get out, for each stream, and the last words to the service manager.
 const END_TIME: Duration = Duration::from_secs(1);
 
 /// Exit code after a second signal: what a shell shows for a program that SIGINT ended.
@@ -164,6 +164,7 @@ impl Running {
         tokio::select! {
             () = self.handle.drain() => {
                 info!("drained");
+                notify.settle(END_TIME).await;
                 ExitCode::SUCCESS
             }
             () = signals.end() => {

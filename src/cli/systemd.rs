@@ -6,6 +6,7 @@
 //! A service manager that is busy takes no datagram, and sending one would wait: only the task does. The crate sd-notify
 //! has the protocol's words; its own sending waits, and knows no abstract sockets.
 
+use std::convert::Infallible;
 use std::ffi::{OsStr, OsString};
 use std::io;
 use std::os::unix::ffi::OsStrExt as _;
@@ -14,7 +15,7 @@ use std::time::Duration;
 
 use sd_notify::NotifyState;
 use tokio::net::UnixDatagram;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 use tokio::time::{sleep, timeout};
 use tracing::error;
 
@@ -28,7 +29,13 @@ const SEND_TIME: Duration = Duration::from_secs(60);
 
 /// The socket that the service manager is told by, if there is one.
 #[derive(Clone)]
-pub(super) struct NotifySocket(Option<mpsc::Sender<String>>);
+pub(super) struct NotifySocket(Option<mpsc::Sender<Entry>>);
+
+enum Entry {
+    Message(String),
+    /// Dropped when all messages before it are sent or given up.
+    Settle(#[expect(dead_code, reason = "its end is the message")] oneshot::Sender<Infallible>),
+}
 
 impl NotifySocket {
     /// Finds the service manager that `variables` name; must be called inside of a runtime, which sends the messages.
@@ -66,6 +73,19 @@ impl NotifySocket {
         self.notify(&[NotifyState::Stopping]);
     }
 
+    /// Waits until everything is sent that was said before, and at most `time`.
+    pub(super) async fn settle(&self, time: Duration) {
+        let Some(sender) = &self.0 else { return };
+        let (settle, settled) = oneshot::channel();
+        let settling = async {
+            if sender.send(Entry::Settle(settle)).await.is_ok() {
+                // Nothing is ever sent.
+                settled.await.ok();
+            }
+        };
+        timeout(time, settling).await.ok();
+    }
+
     /// Feeds the watchdog, if there is one, as long as every shard answers; for ever.
     pub(super) async fn feed_watchdog(self, handle: Handle) {
         let Some(patience) = sd_notify::watchdog_enabled() else { return };
@@ -83,15 +103,17 @@ impl NotifySocket {
     fn notify(&self, states: &[NotifyState<'_>]) {
         let Some(sender) = &self.0 else { return };
         let message = states.iter().map(|state| format!("{state}\n")).collect();
-        if sender.try_send(message).is_err() {
+        if sender.try_send(Entry::Message(message)).is_err() {
             error!(states = ?states, "the service manager is not told, it does not take what was said before");
         }
     }
 }
 
 /// Sends messages one after the other, until nobody is left who has any.
-async fn deliver(address: SocketAddr, mut messages: mpsc::Receiver<String>) {
-    while let Some(message) = messages.recv().await {
+async fn deliver(address: SocketAddr, mut entries: mpsc::Receiver<Entry>) {
+    while let Some(entry) = entries.recv().await {
+        // The end of a settling is its drop.
+        let Entry::Message(message) = entry else { continue };
         match timeout(SEND_TIME, send(&address, &message)).await {
             Ok(Ok(())) => {}
             Ok(Err(error)) => error!(error = %error, "cannot tell the service manager"),
