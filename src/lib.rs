@@ -48,12 +48,14 @@
 //! | [`protocol`] | what a message means |
 //! | [`frame`] | WebSocket frames, bytes in and messages out |
 //! | `listener` | sockets that are listened on |
+//! | `log_sink` | the way of log lines to a stream that may take nothing more |
 //! | `roots`, `service` | whom to trust over TLS as a client; the HTTP client that asks services |
 //! | `descriptors` | how many open files there may be, and room for them |
 //! | `clock` | the wall clock, which may show anything |
 //! | `vital` | tasks without which the node would be half a node |
 //! | `host` | whether a request names the host that it is for |
 //! | `backoff` | how long to wait before another attempt |
+//! | `blocking` | work that may never end, such as reading a file, off the threads that serve |
 //! | `trace` | the trace that a request belongs to |
 //! | [`uid`], [`message`], [`rights`], `peer` | the vocabulary |
 //!
@@ -69,6 +71,7 @@
 //! `docs/architecture.md` has the reasons.
 
 mod backoff;
+mod blocking;
 pub mod cli;
 mod clock;
 pub mod config;
@@ -79,6 +82,7 @@ pub mod frame;
 mod gateway;
 mod host;
 mod listener;
+mod log_sink;
 pub mod mailbox;
 pub mod message;
 pub mod metrics;
@@ -103,6 +107,7 @@ pub use dispatcher::{Cursor, KickError, Push, Uids};
 #[doc(hidden)]
 pub use gateway::fuzzing;
 pub use gateway::{Reason, Told};
+pub use log_sink::LogSink;
 pub use metrics::{NodeCounts, Stats};
 pub use peer::Peer;
 pub use server::{ClockError, ControlAddresses, Handle, PassedSockets, Server, StartError};

@@ -1,14 +1,16 @@
 //! Listening sockets, TCP and Unix: bound before the node runs, accepted on by the gateway.
 
-use std::fs;
+use std::fs::{self, Permissions};
 use std::io;
 use std::net::SocketAddr;
-use std::os::unix::fs::FileTypeExt;
+#[cfg(target_os = "linux")]
+use std::os::linux::net::SocketAddrExt;
+use std::os::unix::fs::{FileTypeExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use listenfd::ListenFd;
-use socket2::{Domain, Protocol, SockRef, Socket, Type};
+use socket2::{Domain, Protocol, SockAddr, SockRef, Socket, Type};
 
 use crate::config::Listen;
 use crate::peer::Peer;
@@ -47,7 +49,7 @@ impl PassedSockets {
     /// Takes those that the process was given by the variables `LISTEN_FDS` and `LISTEN_PID`; none if there are none.
     ///
     /// # Errors
-    /// When one of them is no TCP or Unix stream socket that listens.
+    /// When one of them is no TCP or Unix stream socket, or does not listen.
     pub fn from_env() -> io::Result<Self> {
         let mut given = ListenFd::from_env();
         let mut sockets = Vec::new();
@@ -57,7 +59,13 @@ impl PassedSockets {
                 Err(_) => given.take_unix_listener(index)?.map(Passed::Unix),
             };
             let Some(socket) = socket else { continue };
-            sockets.push((socket.address()?, socket));
+            let address = socket.address()?;
+            if !socket.listens()? {
+                return Err(io::Error::other(format!(
+                    "the service manager passed a socket on {address} that does not listen, expected one that does"
+                )));
+            }
+            sockets.push((address, socket));
         }
         Ok(Self(sockets))
     }
@@ -77,11 +85,22 @@ impl Passed {
     fn address(&self) -> io::Result<Listen> {
         match self {
             Self::Tcp(listener) => listener.local_addr().map(Listen::Tcp),
-            Self::Unix(listener) => {
-                let path = listener.local_addr()?.as_pathname().map(Path::to_owned);
-                path.map(Listen::Unix).ok_or_else(|| io::Error::other("a passed Unix socket has no path"))
-            }
+            Self::Unix(listener) => unix_address(&listener.local_addr()?),
         }
+    }
+
+    /// Tells whether it is listened on: accepting would fail for ever otherwise. Only Linux is asked.
+    #[cfg(target_os = "linux")]
+    fn listens(&self) -> io::Result<bool> {
+        match self {
+            Self::Tcp(listener) => SockRef::from(listener).is_listener(),
+            Self::Unix(listener) => SockRef::from(listener).is_listener(),
+        }
+    }
+
+    #[cfg(not(target_os = "linux"))]
+    fn listens(&self) -> io::Result<bool> {
+        Ok(true)
     }
 
     fn into_listener(self, inherited: Inherited) -> io::Result<BoundListener> {
@@ -93,7 +112,7 @@ impl Passed {
             }
             Self::Unix(listener) => {
                 listener.set_nonblocking(true)?;
-                Ok(BoundListener::Unix(listener, SocketFile(None)))
+                Ok(BoundListener::Unix(listener, SocketFile::ServiceManagers))
             }
         }
     }
@@ -109,9 +128,16 @@ pub(crate) struct Inherited {
     pub(crate) user_timeout: Option<Duration>,
 }
 
-/// A Unix socket's file, removed when the listener goes, unless it is the service manager's.
+/// A Unix socket's file.
 #[derive(Debug)]
-pub(crate) struct SocketFile(Option<PathBuf>);
+pub(crate) enum SocketFile {
+    /// It stays when the node ends, and what waits there is its successor's.
+    ServiceManagers,
+    /// An abstract socket has none.
+    Absent,
+    /// Removed when the listener goes.
+    Own(PathBuf),
+}
 
 /// A listener on tokio's poller.
 pub(crate) enum Listener {
@@ -143,21 +169,40 @@ impl Connection {
 impl BoundListener {
     /// Takes the socket that was passed for this address, or binds one and listens; clients may connect from now on and
     /// wait to be accepted.
-    pub(crate) fn open(listen: &Listen, inherited: Inherited, passed: &mut PassedSockets) -> io::Result<Self> {
+    ///
+    /// `unix_mode` is for the file of a Unix socket that is bound here; without it the umask decides.
+    pub(crate) fn open(
+        listen: &Listen,
+        inherited: Inherited,
+        unix_mode: Option<u32>,
+        passed: &mut PassedSockets,
+    ) -> io::Result<Self> {
         match passed.take(listen) {
             Some(socket) => socket.into_listener(inherited),
-            None => Self::bind(listen, inherited),
+            None => Self::bind(listen, inherited, unix_mode),
         }
     }
 
-    fn bind(listen: &Listen, inherited: Inherited) -> io::Result<Self> {
+    fn bind(listen: &Listen, inherited: Inherited, unix_mode: Option<u32>) -> io::Result<Self> {
         match listen {
             Listen::Tcp(address) => bind_tcp(*address, inherited).map(|listener| Self::Tcp(listener, Owner::Node)),
             Listen::Unix(path) => {
                 remove_stale(path)?;
-                let listener = std::os::unix::net::UnixListener::bind(path)?;
-                listener.set_nonblocking(true)?;
-                Ok(Self::Unix(listener, SocketFile(Some(path.clone()))))
+                let socket = unix_socket()?;
+                socket.bind(&SockAddr::unix(path)?)?;
+                let file = SocketFile::Own(path.clone());
+                if let Some(mode) = unix_mode {
+                    fs::set_permissions(path, Permissions::from_mode(mode))?;
+                }
+                // Only now: nobody has connected with the umask's permissions.
+                socket.listen(BACKLOG)?;
+                Ok(Self::Unix(socket.into(), file))
+            }
+            Listen::Abstract(name) => {
+                let socket = unix_socket()?;
+                socket.bind(&SockAddr::unix(format!("\0{name}"))?)?;
+                socket.listen(BACKLOG)?;
+                Ok(Self::Unix(socket.into(), SocketFile::Absent))
             }
         }
     }
@@ -166,10 +211,7 @@ impl BoundListener {
     pub(crate) fn address(&self) -> io::Result<Listen> {
         match self {
             Self::Tcp(listener, _) => listener.local_addr().map(Listen::Tcp),
-            Self::Unix(listener, _) => {
-                let address = listener.local_addr()?;
-                Ok(Listen::Unix(address.as_pathname().map(Path::to_owned).unwrap_or_default()))
-            }
+            Self::Unix(listener, _) => unix_address(&listener.local_addr()?),
         }
     }
 
@@ -203,7 +245,7 @@ impl Listener {
     /// Takes the listener off tokio's poller; nothing if what waits there is not ours to answer.
     pub(crate) fn into_last(self) -> io::Result<Option<LastListener>> {
         match self {
-            Self::Tcp(_, Owner::ServiceManager) | Self::Unix(_, SocketFile(None)) => Ok(None),
+            Self::Tcp(_, Owner::ServiceManager) | Self::Unix(_, SocketFile::ServiceManagers) => Ok(None),
             Self::Tcp(listener, Owner::Node) => listener.into_std().map(|listener| Some(LastListener::Tcp(listener))),
             Self::Unix(listener, file) => listener.into_std().map(|listener| Some(LastListener::Unix(listener, file))),
         }
@@ -230,11 +272,30 @@ impl LastListener {
 
 impl Drop for SocketFile {
     fn drop(&mut self) {
-        if let Some(path) = &self.0 {
+        if let Self::Own(path) = self {
             // Somebody else's file by now, or gone: nothing to do about either.
             fs::remove_file(path).ok();
         }
     }
+}
+
+fn unix_socket() -> io::Result<Socket> {
+    let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
+    socket.set_nonblocking(true)?;
+    Ok(socket)
+}
+
+/// Returns a Unix socket's address as settings have it.
+fn unix_address(address: &std::os::unix::net::SocketAddr) -> io::Result<Listen> {
+    if let Some(path) = address.as_pathname() {
+        return Ok(Listen::Unix(path.to_owned()));
+    }
+    #[cfg(target_os = "linux")]
+    if let Some(name) = address.as_abstract_name() {
+        let name = std::str::from_utf8(name).map_err(|_| io::Error::other("the name of a socket is not UTF-8"))?;
+        return Ok(Listen::Abstract(name.to_owned()));
+    }
+    Err(io::Error::other("a Unix socket has neither a path nor a name"))
 }
 
 fn bind_tcp(address: SocketAddr, inherited: Inherited) -> io::Result<std::net::TcpListener> {
@@ -266,10 +327,15 @@ fn set_options(socket: &SockRef<'_>, inherited: Inherited) -> io::Result<()> {
 /// Removes a socket file that nobody listens on any more.
 fn remove_stale(path: &Path) -> io::Result<()> {
     let is_socket = fs::symlink_metadata(path).is_ok_and(|file| file.file_type().is_socket());
-    if is_socket && std::os::unix::net::UnixStream::connect(path).is_err() {
-        fs::remove_file(path)?;
+    if !is_socket {
+        return Ok(());
     }
-    Ok(())
+    match unix_socket()?.connect(&SockAddr::unix(path)?) {
+        Ok(()) => Ok(()),
+        // Somebody listens, with a full backlog: a connect that blocks would wait for him.
+        Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(()),
+        Err(_) => fs::remove_file(path),
+    }
 }
 
 #[cfg(test)]

@@ -248,6 +248,12 @@ pub const FAMILIES: &[Family] = {
             "Listeners that can't accept now, for want of descriptors or memory",
         ),
         family(
+            "pombo_log_lines_dropped",
+            Counter,
+            None,
+            "Lines of the log that were dropped, since the stream that they go to took nothing more",
+        ),
+        family(
             "pombo_push_seconds",
             Histogram,
             None,

@@ -122,7 +122,7 @@ fn all_faults_are_told_together() {
             "POMBO_LISTENS (from the environment): no such setting, did you mean POMBO_LISTEN?",
             "shard (from pombo.toml, line 1): no such setting, did you mean shards?",
             "listen = 127.0.0.1:1,example.org:80 (from --listen): \
-             expected one or more of IP:PORT, localhost:PORT or unix:/PATH",
+             expected one or more of IP:PORT, localhost:PORT, unix:/PATH or, on Linux, unix:@NAME",
             "shards = 0 (from --shards): expected 1 to 256",
             "login_timeout = 10 (from pombo.toml, line 2): expected a time of 1ms to 1h, as in 5s",
             "slow_consumer = drop (from pombo.toml, line 3): expected disconnect, drop-newest or drop-oldest",
@@ -151,6 +151,7 @@ fn unusual() -> Config {
     let count = |count| NonZeroUsize::new(count).expect("a count");
     Config {
         listen: vec!["[::1]:0".parse().expect("an address"), Listen::Unix("/run/a,b \"c\".sock".into())],
+        unix_socket_mode: Some(0o600),
         tls_certificate: Some("/etc/pombo/c \"h\".pem".into()),
         tls_key: Some("key.pem".into()),
         control: Some(Listen::Unix("/run/control.sock".into())),

@@ -337,10 +337,133 @@ fn refused_upgrade_is_told_with_its_status() {
     let peer = Peer::new();
     let mut client = Client::piped(&[&peer.1.to_string(), "alice"]);
     let (mut stream, _) = peer.0.accept().expect("a connection");
+    // Before the request was read, as a server does that is too busy for that.
     let answer = b"HTTP/1.1 503 Service Unavailable\r\ncontent-length: 6\r\n\r\nfull\r\n";
     stream.write_all(answer).expect("it is read");
     client.told("the server answered HTTP 503 Service Unavailable");
     client.ends_silently(1);
+}
+
+/// Accepts a connection and reads the head of its request.
+#[track_caller]
+fn asked(peer: &Peer) -> (TcpStream, String) {
+    let (mut stream, _) = peer.0.accept().expect("a connection");
+    stream.set_read_timeout(Some(DEADLINE)).expect("a time-out");
+    let mut head = Vec::new();
+    while !head.ends_with(b"\r\n\r\n") {
+        let mut byte = [0];
+        stream.read_exact(&mut byte).expect("a request");
+        head.extend(byte);
+    }
+    (stream, String::from_utf8(head).expect("a head in ASCII"))
+}
+
+#[test]
+fn address_is_asked_for_as_rfc_3986_writes_it() {
+    let peer = Peer::new();
+    for (rest, target) in [
+        ("", "/"),
+        ("/", "/"),
+        ("?x=1", "/?x=1"),
+        ("/a?x=1&y=/?", "/a?x=1&y=/?"),
+        ("/a b/\u{e9}?q={\"x\"}|[1]", "/a%20b/%C3%A9?q=%7B%22x%22%7D%7C%5B1%5D"),
+        ("/%20%2f%zz", "/%20%2f%25zz"),
+        ("/~a-b._c!$&'()*+,;=:@", "/~a-b._c!$&'()*+,;=:@"),
+    ] {
+        let client = Client::piped(&[&format!("ws://{}{rest}", peer.1), "alice"]);
+        let (_stream, head) = asked(&peer);
+        assert_eq!(head.lines().next(), Some(&*format!("GET {target} HTTP/1.1")), "{rest}");
+        let host = format!("Host: {}", peer.1);
+        assert!(head.lines().any(|line| line.eq_ignore_ascii_case(&host)), "{head}");
+        drop(client);
+    }
+}
+
+/// Answers the upgrade with these lines in place of `Upgrade` and `Connection`; `ACCEPT` among them is the key's answer.
+#[track_caller]
+fn answer(peer: &Peer, lines: &[&str]) -> TcpStream {
+    let (mut stream, head) = asked(peer);
+    let header = |line: &str| line.to_ascii_lowercase().strip_prefix("sec-websocket-key: ").map(str::len);
+    let key = head.lines().find_map(|line| header(line).map(|length| line[line.len() - length..].to_owned()));
+    let accept = tungstenite::handshake::derive_accept_key(key.expect("a key").as_bytes());
+    let lines: String = lines.iter().map(|line| format!("{}\r\n", line.replace("ACCEPT", &accept))).collect();
+    stream.write_all(format!("HTTP/1.1 101 Switching Protocols\r\n{lines}\r\n").as_bytes()).expect("it is read");
+    stream
+}
+
+const ACCEPTED: &str = "Sec-WebSocket-Accept: ACCEPT";
+
+#[test]
+fn answer_that_upgrades_is_taken_in_all_its_forms() {
+    let peer = Peer::new();
+    for lines in [
+        &["Upgrade: websocket", "Connection: Upgrade", ACCEPTED][..],
+        &["upgrade: WebSocket", "connection: keep-alive, upgrade", "sec-websocket-accept:ACCEPT"],
+        &["Connection: keep-alive", "Connection: ,UPGRADE", "Upgrade: websocket", ACCEPTED, "Server: x"],
+        &["Upgrade: websocket", "Connection: Upgrade", ACCEPTED, "Sec-WebSocket-Extensions:"],
+    ] {
+        let mut client = Client::piped(&[&peer.1.to_string(), "alice"]);
+        let mut stream = answer(&peer, lines);
+        // The answer to the login comes with the head's end, so to say.
+        stream.write_all(b"\x81\x07welcome\x81\x02hi").expect("it is read");
+        client.told("welcome");
+        assert_eq!(client.message(), "hi", "{lines:?}");
+        drop(stream);
+        client.ends_silently(1);
+    }
+}
+
+#[test]
+fn answer_that_rfc_6455_does_not_allow_fails_the_connection() {
+    let peer = Peer::new();
+    for (lines, told) in [
+        (&["Connection: Upgrade", ACCEPTED][..], "Upgrade is (absent), expected websocket"),
+        (&["Upgrade: h2c", "Connection: Upgrade", ACCEPTED], "Upgrade is h2c, expected websocket"),
+        (&["Upgrade: websocket", ACCEPTED], "Connection is (absent), expected Upgrade"),
+        (&["Upgrade: websocket", "Connection: close", ACCEPTED], "Connection is close, expected Upgrade"),
+        (&["Upgrade: websocket", "Connection: Upgrade"], "Sec-WebSocket-Accept is (absent), expected "),
+        (
+            &["Upgrade: websocket", "Connection: Upgrade", "Sec-WebSocket-Accept: ICX+Yqv66kxgM0FcWaLWlFLwTAI="],
+            "Sec-WebSocket-Accept is ICX+Yqv66kxgM0FcWaLWlFLwTAI=, expected ",
+        ),
+        (
+            &["Upgrade: websocket", "Connection: Upgrade", ACCEPTED, "Sec-WebSocket-Extensions: permessage-deflate"],
+            "Sec-WebSocket-Extensions is permessage-deflate, expected none, since none was offered",
+        ),
+        (
+            &["Upgrade: websocket", "Connection: Upgrade", ACCEPTED, "Sec-WebSocket-Protocol: chat"],
+            "Sec-WebSocket-Protocol is chat, expected none, since none was offered",
+        ),
+    ] {
+        let mut client = Client::piped(&[&peer.1.to_string(), "alice"]);
+        let _stream = answer(&peer, lines);
+        client.told(&format!("the server's answer is no upgrade: {told}"));
+        client.ends_silently(1);
+    }
+}
+
+#[test]
+fn refusal_is_told_with_its_body_and_nothing_of_its_coding() {
+    for (answer, told) in [
+        (
+            &b"Transfer-Encoding: chunked\r\n\r\n8\r\nfull, co\r\nb\r\nme \xc3\xa0 six\r\n\r\n0\r\n\r\n"[..],
+            "full, come \u{e0} six",
+        ),
+        (b"Content-Length: 5\r\n\r\nfull\nand what is no part of it", "full"),
+        (b"Connection: close\r\n\r\nfull", "full"),
+        // The body does not come; the status is told all the same.
+        (b"Content-Length: 5\r\n\r\n", ""),
+    ] {
+        let peer = Peer::new();
+        let mut client = Client::piped(&[&peer.1.to_string(), "alice"]);
+        let (mut stream, _) = asked(&peer);
+        stream.write_all(&[b"HTTP/1.1 503 Service Unavailable\r\n", answer].concat()).expect("it is read");
+        stream.shutdown(std::net::Shutdown::Write).expect("it is connected");
+        let line = client.errors.recv_timeout(DEADLINE).expect("a line");
+        let expected = format!("pombo connect: the server answered HTTP 503 Service Unavailable {told}");
+        assert_eq!(line.trim_end(), expected.trim_end());
+        client.ends_silently(1);
+    }
 }
 
 #[test]
@@ -350,6 +473,7 @@ fn bad_arguments_are_exit_code_2() {
         (&["wss://localhost:1", "alice", "--ca", "no/such/file"], "cannot read --ca no/such/file"),
         (&["wss://localhost:1", "alice", "--ca", "Cargo.toml"], "--ca Cargo.toml holds no certificate"),
         (&["localhost:port", "alice"], "is not an address"),
+        (&["ws://localhost:1/a#b", "alice"], "has a fragment, expected none"),
         (&["localhost:1"], "<UID>"),
         (&["localhost:1", "alice", "--wait", "long"], "--wait"),
     ] {

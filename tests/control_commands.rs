@@ -269,7 +269,7 @@ fn address_is_that_of_the_nodes_settings() {
 
 #[test]
 fn wrong_settings_are_told_with_their_place() {
-    let form = "expected HOST:PORT, http://HOST:PORT, https://HOST:PORT or unix:/PATH";
+    let form = "expected HOST:PORT, http://HOST:PORT, https://HOST:PORT, unix:/PATH or, on Linux, unix:@NAME";
     let cases: [(&[&str], Variables, String); 7] = [
         (&["--control", "off"], &[], format!("control = off (from --control): {form}")),
         (&[], &[("POMBO_CONTROL", "off")], format!("control = off (from POMBO_CONTROL): {form}")),

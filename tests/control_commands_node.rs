@@ -75,6 +75,15 @@ fn lines_are_pushed_in_order_and_counted() {
             pombo(node, &["push", "--lines", "alice"], b""),
             printed("0 taken, 0 offline, 0 shed, 0 failed\n", 0)
         );
+        // As Windows ends its lines.
+        let mut carol = node.log_in(&node.uid_on(0, "carol"));
+        let crossed = pombo(node, &["push", "--lines", carol.name()], b"a\r\n\r\nb\rc\r\n");
+        assert_eq!(crossed, ("3 taken, 0 offline, 0 shed, 0 failed\n".to_owned(), 0));
+        for text in ["a", "", "b\rc"] {
+            carol.expect_text(text);
+        }
+        drop(carol);
+        node.eventually("carol has gone", |stats| stats.sessions == 1);
         let all = pombo(node, &["push", "--lines", "--all"], b"a\n\nb\n");
         assert_eq!(all, printed("3 taken, 0 offline, 0 shed, 0 failed\n", 0));
         for line in ["a", "", "b"] {
@@ -89,6 +98,14 @@ fn lines_are_pushed_in_order_and_counted() {
             printed("0 taken, 0 offline, 0 shed, 1 failed\n", 1)
         );
     });
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn a_node_is_reached_by_the_name_of_an_abstract_socket() {
+    let control = pombo::Listen::Abstract(format!("pombo-test-control-{}", std::process::id()));
+    let node = nodes().with(|config| config.control = Some(control.clone())).start(1);
+    assert_eq!(pombo(&node, &["push", "alice", "hi"], b""), printed("alice is offline\n", 3));
 }
 
 /// A line goes out as it comes, not at the end of input, and after a pause too.

@@ -15,7 +15,7 @@ use data_encoding::HEXLOWER;
 use pombo::config::DuplicateLogin;
 use pombo::{Config, Server};
 use serde_json::Value;
-use support::{Ask, Node, Nodes, eventually, interpreter, nodes, run};
+use support::{Ask, HangingFile, Node, Nodes, eventually, interpreter, nodes, run};
 use tempfile::tempdir;
 
 const SECRET: &str = "the secret of the hook, 32 bytes";
@@ -266,6 +266,48 @@ fn replaced_and_shared_sessions_do_not_flap() {
     }
 }
 
+/// Tells whether a request, with this header, is signed by this secret.
+fn is_signed((signature, body): &(String, Vec<u8>), secret: &str) -> bool {
+    let (time, rest) = signature.strip_prefix("t=").and_then(|rest| rest.split_once(',')).expect("a time");
+    let key = hmac::Key::new(hmac::HMAC_SHA256, secret.as_bytes());
+    let signed = [time.as_bytes(), b".", body].concat();
+    rest.split(',').any(|part| {
+        let tag = part.strip_prefix("v1=").and_then(|hex| HEXLOWER.decode(hex.as_bytes()).ok());
+        hmac::verify(&key, &signed, &tag.expect("a tag in hex")).is_ok()
+    })
+}
+
+#[test]
+fn events_go_on_while_the_file_of_secrets_hangs_and_it_can_be_replaced() {
+    let folder = tempdir().expect("a folder");
+    let file = folder.path().join("secrets");
+    let (old, new) = ("o".repeat(32), "n".repeat(32));
+    fs::write(&file, &old).expect("writable");
+    let receiver = Receiver::start();
+    let node = telling(&receiver).with(|config| {
+        config.hook_secret = None;
+        config.hook_secret_file = Some(file.clone());
+    });
+    let node = node.start(1);
+    receiver.believes(&[]);
+    let mut hanging = HangingFile::put(&file);
+    // By the end of the test many a batch was sent while the file hung.
+    let mut requests = 0;
+    let mut send_one = || {
+        node.log_in("alice");
+        eventually("the next batch has come", || receiver.with(|state| state.requests.len() > requests));
+        requests = receiver.with(|state| state.requests.len());
+        receiver.with(|state| state.requests.last().cloned()).expect("there is one")
+    };
+    eventually("somebody reads the file that hangs", || {
+        send_one();
+        hanging.has_reader()
+    });
+    assert!(is_signed(&send_one(), &old));
+    hanging.replace(&new);
+    eventually("the new secret signs", || is_signed(&send_one(), &new));
+}
+
 #[test]
 fn batches_are_signed_and_a_new_secret_takes_over() {
     let folder = tempdir().expect("a folder");
@@ -279,15 +321,6 @@ fn batches_are_signed_and_a_new_secret_takes_over() {
     });
     let node = node.start(1);
     receiver.believes(&[]);
-    let is_signed = |(signature, body): &(String, Vec<u8>), secret: &str| {
-        let (time, rest) = signature.strip_prefix("t=").and_then(|rest| rest.split_once(',')).expect("a time");
-        let key = hmac::Key::new(hmac::HMAC_SHA256, secret.as_bytes());
-        let signed = [time.as_bytes(), b".", body].concat();
-        rest.split(',').any(|part| {
-            let tag = part.strip_prefix("v1=").and_then(|hex| HEXLOWER.decode(hex.as_bytes()).ok());
-            hmac::verify(&key, &signed, &tag.expect("a tag in hex")).is_ok()
-        })
-    };
     eventually("the first is signed", || receiver.with(|state| !state.requests.is_empty()));
     receiver.with(|state| {
         assert!(is_signed(&state.requests[0], &old) && !is_signed(&state.requests[0], &new));

@@ -168,7 +168,7 @@ fn answer_that_is_not_read_holds_its_place_for_a_time_only() {
         let node = nodes().with(short).with(|config| config.control = Some(control.clone())).start(1);
         let dial = || match node.control_listen() {
             Listen::Tcp(address) => Client::dial_with_receive_buffer(*address, 8 << 10),
-            listen @ Listen::Unix(_) => Client::dial(listen),
+            listen => Client::dial(listen),
         };
         for ends_its_sending in [false, true] {
             let mut client = dial();

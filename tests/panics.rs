@@ -14,7 +14,7 @@ use std::os::unix::process::ExitStatusExt as _;
 use std::process::{Child, ChildStderr, Command, Stdio};
 use std::thread;
 
-use pombo::{Config, Listen, Server};
+use pombo::{Config, Listen, LogSink, Server};
 use support::{Client, Program, eventually, nodes};
 use tracing::field::{Field, Visit};
 use tracing::{Event, Subscriber};
@@ -51,6 +51,7 @@ fn panic_in_the_part_of_a_session_is_logged() {
     alice.log_in("alice");
     alice.send_binary(PANIC_PAYLOAD);
     alice.expect_close(1011, "internal error");
+    program.expect_logged("panic thread=\"pombo-shard-0\" location=src/shard/");
     program.expect_logged("a session's code panicked, the session ends");
     let mut bob = program.dial().upgraded();
     bob.log_in("bob");
@@ -122,6 +123,16 @@ fn panic_in_a_task_that_the_node_needs_ends_the_process_loudly() {
 }
 
 #[test]
+fn panic_is_reported_where_nothing_is_logged() {
+    let program = Program::start(&["--log-level", "off"]);
+    let mut alice = program.dial().upgraded();
+    alice.log_in("alice");
+    alice.send_binary(PANIC_PAYLOAD);
+    alice.expect_close(1011, "internal error");
+    program.expect_logged("thread pombo-shard-0 panicked at src/shard/");
+}
+
+#[test]
 fn panic_anywhere_else_in_a_shard_ends_the_process_loudly() {
     let node = Doomed::start();
     let address = &node.address;
@@ -146,14 +157,17 @@ fn panic_anywhere_else_in_a_shard_ends_the_process_loudly() {
 #[test]
 #[ignore = "other tests run it, and it aborts"]
 fn node_that_panics() {
-    let log = tracing_subscriber::fmt::layer().with_writer(io::stderr).with_ansi(false);
+    // As `pombo serve` has it: the last line waits for a thread to write it when the process is about to abort.
+    let sink = LogSink::start("log", io::stderr()).expect("a thread");
+    let lines = sink.clone();
+    let log = tracing_subscriber::fmt::layer().with_writer(move || lines.clone()).with_ansi(false);
     let subscriber = tracing_subscriber::registry().with(Trap).with(log);
     tracing::subscriber::set_global_default(subscriber).expect("this process has none yet");
     let listen = vec!["127.0.0.1:0".parse().expect("an address")];
     let shards = NonZeroUsize::new(2).expect("two");
     let control = Some("127.0.0.1:0".parse().expect("an address"));
     let mut config = Config { listen, shards, control, ..Config::default() };
-    let server = Server::bind(config.clone()).expect("it binds");
+    let server = Server::bind(config.clone()).expect("it binds").with_log(sink);
     let address = server.addresses()[0].clone();
     let node = server.start().expect("it starts");
     writeln!(io::stderr(), "listening on {address}").expect("it is read");

@@ -137,6 +137,7 @@ pub(crate) fn run(listen: &Listen, is_there: impl FnOnce(), stop: impl Future<Ou
                     stream.set_nodelay(true).expect("a socket can be changed");
                     user_over(stream, user, &books, wait.clone()).await;
                 }
+                Listen::Abstract(name) => panic!("canaries come by TCP or by a path, not by {name}"),
                 Listen::Unix(path) => {
                     let stream = UnixStream::connect(path).await.expect("the node takes canaries");
                     user_over(stream, user, &books, wait.clone()).await;

@@ -22,12 +22,14 @@ use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
 use tokio_tungstenite::tungstenite::{Error, Message, error::ProtocolError, protocol::CloseFrame};
 
+use self::handshake::HandshakeError;
 use self::login::Login;
 use self::target::Target;
 use super::input::{self, InputError};
 use super::trust::{Trust, Wire};
 use crate::backoff::Backoff;
 
+mod handshake;
 mod login;
 mod target;
 
@@ -151,14 +153,17 @@ impl Ended {
         match error {
             Error::ConnectionClosed | Error::AlreadyClosed => Self::Lost("connection lost".to_owned()),
             Error::Protocol(ProtocolError::ResetWithoutClosingHandshake) => Self::Lost("connection lost".to_owned()),
-            Error::Http(response) => {
-                // The start of the body, where a server says why.
-                let body = String::from_utf8_lossy(response.body().as_deref().unwrap_or_default());
-                let why: String = body.trim().chars().take(200).collect();
-                let answer = format!("the server answered HTTP {} {}", response.status(), one_line(&why));
-                if login::is_refusal(response.status()) { Self::Refused(answer) } else { Self::Lost(answer) }
-            }
             other => Self::Lost(format!("connection lost: {other}")),
+        }
+    }
+
+    fn not_opened(error: &HandshakeError) -> Self {
+        // What the server says may be long, and is not ours.
+        let told: String = error.to_string().chars().take(300).collect();
+        let told = one_line(told.trim_end()).into_owned();
+        match error {
+            HandshakeError::Refused { status, .. } if login::is_refusal(*status) => Self::Refused(told),
+            _ => Self::Lost(told),
         }
     }
 
@@ -283,8 +288,7 @@ async fn log_in(target: &Target, trust: Option<&Trust>, login: &Login) -> Result
         None => Box::new(stream),
         Some(trust) => trust.secure(stream, &target.host).await.map_err(|error| Ended::Lost(error.to_string()))?,
     };
-    let (mut socket, _) =
-        tokio_tungstenite::client_async(request, stream).await.map_err(|error| Ended::lost(&error))?;
+    let mut socket = handshake::open(request, stream).await.map_err(|error| Ended::not_opened(&error))?;
     if let Some(uid) = login.message() {
         socket.send(Message::text(uid)).await.map_err(|error| Ended::lost(&error))?;
     }

@@ -1,14 +1,18 @@
 //! Logs: where they go, how they look, and the level that a reload can change.
 //!
-//! Log lines go to stderr, so that stdout holds only what was asked for. There is one subscriber in the
-//! process, started by `serve`; the library itself only emits events.
+//! Log lines go to stderr, so that stdout holds only what was asked for. No thread that emits an event waits for stderr:
+//! see [`LogSink`]. There is one subscriber in the process, started by `serve`; the library itself only emits events.
 
+use std::backtrace::{Backtrace, BacktraceStatus};
 use std::ffi::OsString;
 use std::fmt::Write as _;
 use std::io::{self, IsTerminal, Write};
+use std::panic::{self, PanicHookInfo};
+use std::thread;
 
+use tracing::field::display;
 use tracing::level_filters::LevelFilter;
-use tracing::{Level, Metadata, Subscriber, warn};
+use tracing::{Level, Metadata, Subscriber, error, warn};
 use tracing_subscriber::filter::{FilterExt as _, filter_fn};
 use tracing_subscriber::layer::{Layer, SubscriberExt};
 use tracing_subscriber::util::SubscriberInitExt;
@@ -16,6 +20,7 @@ use tracing_subscriber::{Registry, fmt, reload};
 
 use super::traces::Traces;
 use crate::config::{LogFormat, LogLevel};
+use crate::log_sink::LogSink;
 
 /// The running log of the process.
 pub(super) struct Log {
@@ -25,16 +30,26 @@ pub(super) struct Log {
 }
 
 impl Log {
-    /// Starts logging, in colour if `colour` and stderr is a terminal, and the export of traces that `variables` ask for.
+    /// Starts logging to `sink`, which stands for stderr, in colour if `colour` and stderr is a terminal; and the export of
+    /// traces that `variables` ask for. Panics are reported by the log from now on.
     ///
     /// A process has one log: if another was started before, that one stays and this one is idle.
-    pub(super) fn start(format: LogFormat, level: LogLevel, colour: bool, variables: &[(OsString, OsString)]) -> Self {
+    pub(super) fn start(
+        sink: &LogSink,
+        format: LogFormat,
+        level: LogLevel,
+        colour: bool,
+        variables: &[(OsString, OsString)],
+    ) -> Self {
         let (traces, fault) = match Traces::start(variables) {
             Ok(traces) => (traces, None),
             Err(fault) => (None, Some(fault)),
         };
-        let (subscriber, level) = subscriber(format, level, colour, traces.as_ref());
+        let (subscriber, level) = subscriber(sink, format, level, colour, traces.as_ref());
         subscriber.try_init().ok();
+        let last_resort = sink.clone();
+        // The standard library's own hook waits for stderr.
+        panic::set_hook(Box::new(move |panic| report_panic(panic, last_resort.clone())));
         match fault {
             Some(fault) => warn!(error = fault, "traces are not exported"),
             None => Traces::explain(variables),
@@ -56,21 +71,45 @@ impl Log {
     }
 }
 
+/// Logs a panic; one that the level leaves out is written as a line of text.
+fn report_panic(panic: &PanicHookInfo<'_>, mut sink: LogSink) {
+    let payload = panic.payload();
+    let text = payload.downcast_ref::<&str>().copied().or_else(|| payload.downcast_ref::<String>().map(String::as_str));
+    // A text may quote what a client sent.
+    let reason = text.unwrap_or("(no text)").escape_debug();
+    let thread = thread::current();
+    let (thread, location) = (thread.name(), panic.location());
+    if tracing::enabled!(Level::ERROR) {
+        // Asked for by RUST_BACKTRACE.
+        let backtrace = Backtrace::capture();
+        let backtrace = (backtrace.status() == BacktraceStatus::Captured).then(|| display(backtrace));
+        error!(thread, location = location.map(display), reason = %reason, backtrace, "panic");
+    } else {
+        let location = location.map(|location| format!(" at {location}")).unwrap_or_default();
+        let line = format!("thread {} panicked{location}: {reason}\n", thread.unwrap_or("(no name)"));
+        sink.write_all(line.as_bytes()).ok();
+    }
+}
+
 /// Returns what takes events and spans in, and the way to change the least severe event that is logged.
 fn subscriber(
+    sink: &LogSink,
     format: LogFormat,
     level: LogLevel,
     colour: bool,
     traces: Option<&Traces>,
 ) -> (impl Subscriber + Send + Sync, reload::Handle<LevelFilter, Registry>) {
     let (filter, level) = reload::Layer::new(filter(level));
-    // An event that can't be written would be told on stderr, which panics when nobody reads that either.
+    let sink = sink.clone();
+    // An event that can't be formatted would be reported on stderr, past the sink.
     let lines = fmt::layer().log_internal_errors(false);
     let lines = match format {
-        LogFormat::Human => lines.with_writer(io::stderr).with_ansi(colour && io::stderr().is_terminal()).boxed(),
+        LogFormat::Human => {
+            lines.with_writer(move || sink.clone()).with_ansi(colour && io::stderr().is_terminal()).boxed()
+        }
         // The span that an event is in is the last of its list.
         LogFormat::Json => {
-            let lines = lines.with_writer(|| Escaping(io::stderr())).json();
+            let lines = lines.with_writer(move || Escaping(sink.clone())).json();
             lines.flatten_event(true).with_current_span(false).boxed()
         }
     };
@@ -151,7 +190,8 @@ mod tests {
     #[test]
     fn what_is_not_logged_is_skipped_by_its_level() {
         for (level, hint) in [(LogLevel::Off, LevelFilter::OFF), (LogLevel::Info, LevelFilter::INFO)] {
-            let (subscriber, _) = subscriber(LogFormat::Human, level, false, None);
+            let sink = LogSink::start("sink", io::sink()).expect("it starts");
+            let (subscriber, _) = subscriber(&sink, LogFormat::Human, level, false, None);
             assert_eq!(subscriber.max_level_hint(), Some(hint));
         }
     }

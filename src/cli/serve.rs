@@ -1,22 +1,30 @@
 //! `pombo serve`: the life of a node, from its settings to its exit code.
 //!
-//! Runs on the main thread, which only waits for signals once the node runs: SIGTERM and SIGINT drain it, a
-//! second one ends the process at once, SIGHUP reads the settings again.
+//! Runs on the main thread, which only waits for signals: SIGTERM and SIGINT drain the node, a second one ends the process
+//! at once, SIGHUP reads the settings again. Files are read by other threads, since a read may never end.
 
 use std::ffi::OsString;
+use std::fmt::Display;
 use std::io::{self, Write};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::PathBuf;
 use std::process::{self, ExitCode};
+use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::task::spawn_blocking;
+use tokio::time::timeout;
 use tracing::{error, info, warn};
 
 use super::flags::Flags;
 use super::log::Log;
-use super::{refuse, systemd, trim};
-use crate::config::{Auth, Config, Faults, Listen, Origins, Paths, load};
+use super::systemd::NotifySocket;
+use super::{REFUSED, trim};
+use crate::blocking::{BlockingWork, READ_TIME, Unfinished};
+use crate::config::{Auth, Config, Faults, Listen, Origins, Paths, Settings, load};
 use crate::descriptors;
+use crate::log_sink::LogSink;
 use crate::server::{Handle, PassedSockets, Server, StartError};
 
 /// Runs the server.
@@ -32,96 +40,230 @@ pub(super) struct Serve {
     flags: Flags,
 }
 
+/// How long the last lines may take to get out, for each stream, and the last words to the service manager.
+const END_TIME: Duration = Duration::from_secs(1);
+
 /// Exit code after a second signal: what a shell shows for a program that SIGINT ended.
 const INTERRUPTED: i32 = 130;
 
 impl Serve {
     /// Runs a node until a signal drains it.
     pub(super) fn run(&self, variables: &[(OsString, OsString)]) -> ExitCode {
-        let config = match self.load(variables) {
-            Ok(config) => config,
-            Err(faults) => return refuse(faults.iter()),
-        };
+        let sources =
+            Sources { flags: self.flags.0.clone(), file: self.config.clone(), variables: variables.to_owned() };
         if self.print_config {
-            print(&config.to_toml());
-            return ExitCode::SUCCESS;
-        }
-        let colour = !variables.iter().any(|(name, value)| name == "NO_COLOR" && !value.is_empty());
-        let log = Log::start(config.log_format, config.log_level, colour, variables);
-        raise_descriptor_limit(&config);
-        check_backlog(&config);
-
-        let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
-            Ok(runtime) => runtime,
-            Err(error) => return refuse([format!("cannot start: {error}")]),
-        };
-        let exit_code = runtime.block_on(async {
-            // Before the node says that it listens: who reads that may send a signal at once.
-            let signals = match Signals::listen() {
-                Ok(signals) => signals,
-                Err(error) => return refuse([format!("cannot listen for signals: {error}")]),
+            return match sources.load() {
+                Ok(config) => {
+                    print(&config.to_toml());
+                    ExitCode::SUCCESS
+                }
+                Err(faults) => super::refuse(faults.iter()),
             };
-            match start(&config) {
-                Ok(handle) => self.live(config, handle, &log, signals, variables).await,
-                Err(StartError::Config(faults)) => refuse(faults.iter()),
-                Err(error) => refuse([error]),
-            }
-        });
-        log.end();
+        }
+        // Before any thread is started: this removes variables from the environment.
+        let passed = PassedSockets::from_env();
+        let outlets = match Outlets::open() {
+            Ok(outlets) => outlets,
+            Err(error) => return super::refuse([format!("cannot start: {error}")]),
+        };
+        let exit_code = serve(Arc::new(sources), passed, &outlets);
+        outlets.settle();
         exit_code
     }
+}
 
-    fn load(&self, variables: &[(OsString, OsString)]) -> Result<Config, Faults> {
-        load(&self.flags.0, self.config.as_deref(), variables)
+/// Where settings come from; a reload reads them again.
+struct Sources {
+    flags: Settings,
+    file: Option<PathBuf>,
+    variables: Vec<(OsString, OsString)>,
+}
+
+impl Sources {
+    /// Reads the settings; blocks for as long as the file takes to be read.
+    fn load(&self) -> Result<Config, Faults> {
+        load(&self.flags, self.file.as_deref(), &self.variables)
     }
 
-    /// Waits for signals until one ends the node.
-    async fn live(
-        &self,
-        mut config: Config,
-        handle: Handle,
-        log: &Log,
-        mut signals: Signals,
-        variables: &[(OsString, OsString)],
-    ) -> ExitCode {
-        tokio::spawn(trim::after_storms(handle.clone()));
-        tokio::spawn(systemd::feed_watchdog(handle.clone()));
-        systemd::ready();
-        while signals.next().await == Asked::Reload {
-            systemd::reloading();
-            match self.load(variables) {
-                Ok(new) => config = reload(&config, &new, &handle, log),
-                Err(faults) => {
-                    for fault in faults.iter() {
-                        error!(error = %fault, "settings not reloaded, the old ones stay");
-                    }
-                }
+    fn is_colour_wanted(&self) -> bool {
+        !self.variables.iter().any(|(name, value)| name == "NO_COLOR" && !value.is_empty())
+    }
+}
+
+/// The life of a node. Nothing on this thread reads a file or waits for a stream, so that signals are always heard.
+fn serve(sources: Arc<Sources>, passed: io::Result<PassedSockets>, outlets: &Outlets) -> ExitCode {
+    let runtime = match tokio::runtime::Builder::new_current_thread().thread_name("pombo-files").enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => return outlets.refuse([format!("cannot start: {error}")]),
+    };
+    let exit_code = runtime.block_on(async {
+        // Before the node says that it listens: who reads that may send a signal at once.
+        let mut signals = match Signals::listen() {
+            Ok(signals) => signals,
+            Err(error) => return outlets.refuse([format!("cannot listen for signals: {error}")]),
+        };
+        let (reading, stderr, stdout) = (Arc::clone(&sources), outlets.stderr.clone(), outlets.stdout.clone());
+        let mut starting = spawn_blocking(move || start(&reading, passed?, stderr, stdout));
+        let started = tokio::select! {
+            // A node that runs drains.
+            biased;
+            started = &mut starting => Ok(started),
+            () = signals.end() => {
+                signals.is_over = true;
+                // Clients may have connected already, unless it hangs.
+                timeout(END_TIME, starting).await
             }
-            systemd::ready();
+        };
+        let Ok(started) = started else {
+            outlets.say("ended by a signal, before the node had started");
+            return ExitCode::SUCCESS;
+        };
+        match started.expect("the start does not panic") {
+            Ok(mut running) => {
+                let exit_code = running.live(&sources, outlets, signals).await;
+                running.log.end();
+                exit_code
+            }
+            Err(StartError::Config(faults)) => outlets.refuse(faults.iter()),
+            Err(error) => outlets.refuse([error]),
         }
-        systemd::stopping();
-        info!(drain_timeout = ?config.drain_timeout, "draining, a second signal ends at once");
+    });
+    // A read that hangs is not waited for.
+    runtime.shutdown_background();
+    exit_code
+}
+
+/// A node that runs, and what a reload needs.
+struct Running {
+    config: Config,
+    handle: Handle,
+    log: Log,
+    /// Reads the settings again.
+    reading: BlockingWork,
+    /// Hands them to the node, one after the other.
+    applying: BlockingWork,
+}
+
+impl Running {
+    /// Waits for signals until one ends the node.
+    async fn live(&mut self, sources: &Arc<Sources>, outlets: &Outlets, mut signals: Signals) -> ExitCode {
+        tokio::spawn(trim::after_storms(self.handle.clone()));
+        let notify = NotifySocket::find(&sources.variables);
+        tokio::spawn(notify.clone().feed_watchdog(self.handle.clone()));
+        notify.ready();
+        while signals.next().await == Asked::Reload {
+            notify.reloading();
+            tokio::select! {
+                () = self.reload(sources) => {}
+                () = signals.end() => break,
+            }
+            notify.ready();
+        }
+        notify.stopping();
+        info!(drain_timeout = ?self.config.drain_timeout, "draining, a second signal ends at once");
         tokio::select! {
-            () = handle.drain() => {
+            () = self.handle.drain() => {
                 info!("drained");
+                notify.settle(END_TIME).await;
                 ExitCode::SUCCESS
             }
             () = signals.end() => {
                 warn!("ended by a second signal");
+                outlets.settle();
                 process::exit(INTERRUPTED)
             }
         }
     }
+
+    /// Reads the settings again and takes them over; logs what is wrong with them, and then the old ones stay.
+    async fn reload(&mut self, sources: &Arc<Sources>) {
+        let sources = Arc::clone(sources);
+        match self.reading.run(move || sources.load()).await {
+            Ok(Ok(new)) => self.take(&new).await,
+            Ok(Err(faults)) => {
+                for fault in faults.iter() {
+                    error!(error = %fault, "settings not reloaded, the old ones stay");
+                }
+            }
+            Err(error) => error!(error = %error, "settings not reloaded, the old ones stay"),
+        }
+    }
+
+    /// Hands on what can change while running, and logs what became of each change.
+    async fn take(&mut self, new: &Config) {
+        let (next, reloaded) = self.config.reload(new);
+        let (handle, settings) = (self.handle.clone(), next.clone());
+        // A shard with too many requests takes it later.
+        match self.applying.run(move || handle.reload(&settings)).await {
+            Ok(()) => {}
+            Err(Unfinished::Late(time)) => {
+                warn!(time = ?time, "a shard has not taken the settings yet, it is too busy");
+            }
+            Err(error) => return error!(error = %error, "settings not reloaded, the old ones stay"),
+        }
+        self.log.change_level(next.log_level);
+        info!(taken = reloaded.taken.join(", "), "settings reloaded");
+        if !reloaded.needs_restart.is_empty() {
+            warn!(needs_restart = reloaded.needs_restart.join(", "), "settings changed that a running node keeps");
+        }
+        self.config = next;
+    }
 }
 
-/// Opens the listeners, starts the threads, and tells where to go.
-fn start(config: &Config) -> Result<Handle, StartError> {
-    let server = Server::bind_with(config.clone(), PassedSockets::from_env()?)?;
+/// Standard output and standard error, which may take nothing more: whoever runs the node doesn't wait for them.
+struct Outlets {
+    stdout: LogSink,
+    stderr: LogSink,
+}
+
+impl Outlets {
+    fn open() -> io::Result<Self> {
+        let stdout = LogSink::start("pombo-stdout", io::stdout())?;
+        Ok(Self { stdout, stderr: LogSink::start("pombo-log", io::stderr())? })
+    }
+
+    /// Says on stderr why the node can't run, a line each; returns the exit code.
+    fn refuse(&self, lines: impl IntoIterator<Item = impl Display>) -> ExitCode {
+        lines.into_iter().for_each(|line| self.say(format_args!("error: {line}")));
+        ExitCode::from(REFUSED)
+    }
+
+    /// Writes a line to stderr, which need not be a line of the log.
+    fn say(&self, line: impl Display) {
+        self.stderr.clone().write_all(format!("{line}\n").as_bytes()).ok();
+    }
+
+    /// Waits until what was written is out, for a short time.
+    fn settle(&self) {
+        self.stdout.settle(END_TIME);
+        self.stderr.settle(END_TIME);
+    }
+}
+
+/// Reads the settings, opens the listeners, starts the threads, and prints where to go. Blocks for as long as files take
+/// to be read.
+fn start(
+    sources: &Sources,
+    passed: PassedSockets,
+    stderr: LogSink,
+    mut stdout: LogSink,
+) -> Result<Running, StartError> {
+    let config = sources.load()?;
+    let colour = sources.is_colour_wanted();
+    let log = Log::start(&stderr, config.log_format, config.log_level, colour, &sources.variables);
+    raise_descriptor_limit(&config);
+    check_backlog(&config);
+    // One of a service manager's may be for both.
+    let are_ours = passed.left().next().is_none();
+    let server = Server::bind_with(config.clone(), passed)?.with_log(stderr);
     let addresses = server.addresses().to_vec();
     let control = server.control_addresses().control.clone();
     let handle = server.start()?;
     for listen in addresses.iter().filter(|listen| config.auth == Auth::None && !listen.is_local()) {
         warn!(%listen, "other machines can reach this address, and log in as anybody");
+    }
+    for listen in addresses.iter().filter(|listen| are_ours && is_only_ipv6(listen, &addresses)) {
+        info!(%listen, "IPv6 only, clients over IPv4 are refused; listen on 0.0.0.0 as well for them");
     }
     if config.gateway().admission.origins == Origins::Any {
         warn!("pages of every web site may connect from their visitors' browsers, see the setting origins");
@@ -129,20 +271,17 @@ fn start(config: &Config) -> Result<Handle, StartError> {
     if control.as_ref().is_some_and(|listen| !listen.is_local()) && config.tls_certificate.is_none() {
         warn!("tokens of other programs cross the network in the clear, see the settings control and tls_certificate");
     }
-    print(&format!("{}{}", welcome(&addresses, config), invite(control.as_ref(), config)));
-    Ok(handle)
+    // A reader that has gone is no reason to end a node.
+    stdout.write_all(format!("{}{}", welcome(&addresses, &config), invite(control.as_ref(), &config)).as_bytes())?;
+    let (reading, applying) = (BlockingWork::reading(), BlockingWork::new(READ_TIME, 1));
+    Ok(Running { config, handle, log, reading, applying })
 }
 
-/// Hands on what can change while running, and tells what became of each change.
-fn reload(old: &Config, new: &Config, handle: &Handle, log: &Log) -> Config {
-    let (next, reloaded) = old.reload(new);
-    handle.reload(&next);
-    log.change_level(next.log_level);
-    info!(taken = reloaded.taken.join(", "), "settings reloaded");
-    if !reloaded.needs_restart.is_empty() {
-        warn!(needs_restart = reloaded.needs_restart.join(", "), "settings changed that a running node keeps");
-    }
-    next
+/// Tells whether `listen` is every address of the machine, but not over IPv4, and no other of `addresses` is that.
+fn is_only_ipv6(listen: &Listen, addresses: &[Listen]) -> bool {
+    let Listen::Tcp(SocketAddr::V6(all)) = listen else { return false };
+    let over_ipv4 = Listen::Tcp(SocketAddr::from((Ipv4Addr::UNSPECIFIED, all.port())));
+    all.ip().is_unspecified() && !addresses.contains(&over_ipv4)
 }
 
 /// The signals that a node acts on.
@@ -150,6 +289,8 @@ struct Signals {
     terminate: Signal,
     interrupt: Signal,
     reload: Signal,
+    /// Whether one asked the node to end before it ran.
+    is_over: bool,
 }
 
 impl Signals {
@@ -158,11 +299,15 @@ impl Signals {
             terminate: signal(SignalKind::terminate())?,
             interrupt: signal(SignalKind::interrupt())?,
             reload: signal(SignalKind::hangup())?,
+            is_over: false,
         })
     }
 
     /// Waits for the next signal.
     async fn next(&mut self) -> Asked {
+        if self.is_over {
+            return Asked::End;
+        }
         tokio::select! {
             _ = self.terminate.recv() => Asked::End,
             _ = self.interrupt.recv() => Asked::End,
@@ -170,9 +315,12 @@ impl Signals {
         }
     }
 
-    /// Waits for the next signal that asks the node to end; others no longer matter.
+    /// Waits for the next signal that asks the node to end; one that asks for a reload stays where it is.
     async fn end(&mut self) {
-        while self.next().await != Asked::End {}
+        tokio::select! {
+            _ = self.terminate.recv() => {}
+            _ = self.interrupt.recv() => {}
+        }
     }
 }
 
@@ -241,6 +389,9 @@ fn invite(control: Option<&Listen>, config: &Config) -> String {
         Listen::Unix(path) => {
             (format!("--unix-socket {} ", path.display()), "http://localhost".to_owned(), String::new())
         }
+        Listen::Abstract(name) => {
+            (format!("--abstract-unix-socket {name} "), "http://localhost".to_owned(), String::new())
+        }
         tcp @ Listen::Tcp(_) => {
             let base = url(http, &tcp);
             (String::new(), base.clone(), format!("watch the node: open {base}/ in a browser\n"))
@@ -254,7 +405,7 @@ fn invite(control: Option<&Listen>, config: &Config) -> String {
 fn url(scheme: &str, listen: &Listen) -> String {
     match listen {
         Listen::Tcp(address) => format!("{scheme}://{address}"),
-        Listen::Unix(_) => listen.to_string(),
+        Listen::Unix(_) | Listen::Abstract(_) => listen.to_string(),
     }
 }
 
@@ -270,7 +421,7 @@ fn reachable(listen: &Listen) -> Listen {
     }
 }
 
-/// Prints to stdout; a reader that has gone is no reason to end a node.
+/// Prints to stdout, and waits for it; a reader that has gone is no fault.
 fn print(text: &str) {
     let mut stdout = io::stdout().lock();
     stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()).ok();
@@ -289,6 +440,20 @@ mod tests {
         let addresses: Vec<Listen> = addresses.iter().map(|text| text.parse().expect("an address")).collect();
         let expected = lines.replace("VERSION", env!("CARGO_PKG_VERSION"));
         assert_eq!(welcome(&addresses, &config), expected);
+    }
+
+    #[test]
+    fn knows_who_is_left_out() {
+        #[track_caller]
+        fn check(addresses: &[&str], expected: &[bool]) {
+            let addresses: Vec<Listen> = addresses.iter().map(|text| text.parse().expect("an address")).collect();
+            let found = addresses.iter().map(|listen| is_only_ipv6(listen, &addresses));
+            assert_eq!(found.collect::<Vec<_>>(), expected, "{addresses:?}");
+        }
+        check(&["[::]:1"], &[true]);
+        check(&["[::]:1", "0.0.0.0:1"], &[false, false]);
+        check(&["[::]:1", "0.0.0.0:2", "127.0.0.1:1"], &[true, false, false]);
+        check(&["[::1]:1", "0.0.0.0:2", "unix:/x"], &[false, false, false]);
     }
 
     #[test]
@@ -322,6 +487,13 @@ mod tests {
             |_| {},
             "push from other programs on unix:/x: \
              curl --unix-socket /x --json '\"hi\"' http://localhost/v1/push/alice",
+        );
+        #[cfg(target_os = "linux")]
+        check(
+            "unix:@x",
+            |_| {},
+            "push from other programs on unix:@x: \
+             curl --abstract-unix-socket x --json '\"hi\"' http://localhost/v1/push/alice",
         );
     }
 

@@ -1,45 +1,169 @@
 //! What a service manager is told of a node, by the protocol of sd_notify(3); without one, nothing is.
+//!
+//! ```text
+//!   serve, the watchdog's task ──▶ queue ──▶ a task ──▶ the socket that NOTIFY_SOCKET names
+//! ```
+//! A service manager that is busy takes no datagram, and sending one would wait: only the task does. The crate sd-notify
+//! has the protocol's words; its own sending waits, and knows no abstract sockets.
 
+use std::convert::Infallible;
+use std::ffi::{OsStr, OsString};
+use std::io;
+use std::os::unix::ffi::OsStrExt as _;
+use std::os::unix::net::{SocketAddr, UnixDatagram as StdDatagram};
 use std::time::Duration;
 
 use sd_notify::NotifyState;
+use tokio::net::UnixDatagram;
+use tokio::sync::{mpsc, oneshot};
 use tokio::time::{sleep, timeout};
 use tracing::error;
 
 use crate::server::Handle;
 
-/// Says that the node runs.
-pub(super) fn ready() {
-    notify(&[NotifyState::Ready]);
+/// Messages that may wait for the service manager.
+const MESSAGES_MAX: usize = 8;
+
+/// How long the service manager may take to receive a message: it ends a service that it hears nothing of.
+const SEND_TIME: Duration = Duration::from_secs(60);
+
+/// The socket that the service manager is told by, if there is one.
+#[derive(Clone)]
+pub(super) struct NotifySocket(Option<mpsc::Sender<Entry>>);
+
+enum Entry {
+    Message(String),
+    /// Dropped when all messages before it are sent or given up.
+    Settle(#[expect(dead_code, reason = "its end is the message")] oneshot::Sender<Infallible>),
 }
 
-/// Says that the settings are read again; [`ready`] says that they were.
-pub(super) fn reloading() {
-    let now = NotifyState::monotonic_usec_now();
-    notify(&[NotifyState::Reloading, now.unwrap_or(NotifyState::Custom(""))]);
-}
-
-/// Says that the node drains.
-pub(super) fn stopping() {
-    notify(&[NotifyState::Stopping]);
-}
-
-/// Feeds the watchdog, if there is one, as long as every shard answers; for ever.
-pub(super) async fn feed_watchdog(handle: Handle) {
-    let Some(patience) = sd_notify::watchdog_enabled() else { return };
-    // Twice in its time, as sd_watchdog_enabled(3) recommends, and at least a little apart.
-    let interval = (patience / 2).max(Duration::from_millis(10));
-    loop {
-        match timeout(interval, handle.stats()).await {
-            Ok(_) => notify(&[NotifyState::Watchdog]),
-            Err(_) => error!(patience = ?interval, "a shard does not answer, the watchdog is not fed"),
+impl NotifySocket {
+    /// Finds the service manager that `variables` name; must be called inside of a runtime, which sends the messages.
+    pub(super) fn find(variables: &[(OsString, OsString)]) -> Self {
+        let Some((_, name)) = variables.iter().find(|(name, value)| name == "NOTIFY_SOCKET" && !value.is_empty())
+        else {
+            return Self(None);
+        };
+        match address(name) {
+            Ok(address) => {
+                let (sender, messages) = mpsc::channel(MESSAGES_MAX);
+                tokio::spawn(deliver(address, messages));
+                Self(Some(sender))
+            }
+            Err(error) => {
+                error!(variable = ?name, error = %error, "cannot tell the service manager, see NOTIFY_SOCKET");
+                Self(None)
+            }
         }
-        sleep(interval).await;
+    }
+
+    /// Says that the node runs.
+    pub(super) fn ready(&self) {
+        self.notify(&[NotifyState::Ready]);
+    }
+
+    /// Says that the settings are read again; [`NotifySocket::ready`] says that they were.
+    pub(super) fn reloading(&self) {
+        let now = NotifyState::monotonic_usec_now();
+        self.notify(&[NotifyState::Reloading, now.unwrap_or(NotifyState::Custom(""))]);
+    }
+
+    /// Says that the node drains.
+    pub(super) fn stopping(&self) {
+        self.notify(&[NotifyState::Stopping]);
+    }
+
+    /// Waits until everything is sent that was said before, and at most `time`.
+    pub(super) async fn settle(&self, time: Duration) {
+        let Some(sender) = &self.0 else { return };
+        let (settle, settled) = oneshot::channel();
+        let settling = async {
+            if sender.send(Entry::Settle(settle)).await.is_ok() {
+                // Nothing is ever sent.
+                settled.await.ok();
+            }
+        };
+        timeout(time, settling).await.ok();
+    }
+
+    /// Feeds the watchdog, if there is one, as long as every shard answers; for ever.
+    pub(super) async fn feed_watchdog(self, handle: Handle) {
+        let Some(patience) = sd_notify::watchdog_enabled() else { return };
+        // Twice in its time, as sd_watchdog_enabled(3) recommends, and at least a little apart.
+        let interval = (patience / 2).max(Duration::from_millis(10));
+        loop {
+            match timeout(interval, handle.stats()).await {
+                Ok(_) => self.notify(&[NotifyState::Watchdog]),
+                Err(_) => error!(patience = ?interval, "a shard does not answer, the watchdog is not fed"),
+            }
+            sleep(interval).await;
+        }
+    }
+
+    fn notify(&self, states: &[NotifyState<'_>]) {
+        let Some(sender) = &self.0 else { return };
+        let message = states.iter().map(|state| format!("{state}\n")).collect();
+        if sender.try_send(Entry::Message(message)).is_err() {
+            error!(states = ?states, "the service manager is not told, it does not take what was said before");
+        }
     }
 }
 
-fn notify(states: &[NotifyState<'_>]) {
-    if let Err(error) = sd_notify::notify(states) {
-        error!(error = %error, "cannot tell the service manager");
+/// Sends messages one after the other, until nobody is left who has any.
+async fn deliver(address: SocketAddr, mut entries: mpsc::Receiver<Entry>) {
+    while let Some(entry) = entries.recv().await {
+        // The end of a settling is its drop.
+        let Entry::Message(message) = entry else { continue };
+        match timeout(SEND_TIME, send(&address, &message)).await {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => error!(error = %error, "cannot tell the service manager"),
+            Err(_) => error!(time = ?SEND_TIME, "the service manager takes no message"),
+        }
+    }
+}
+
+/// Sends one message, by a socket of its own: the service manager may have been restarted.
+async fn send(address: &SocketAddr, message: &str) -> io::Result<()> {
+    let socket = StdDatagram::unbound()?;
+    socket.set_nonblocking(true)?;
+    socket.connect_addr(address)?;
+    UnixDatagram::from_std(socket)?.send(message.as_bytes()).await.map(|_| ())
+}
+
+/// Reads `NOTIFY_SOCKET`: a path, or the name of an abstract socket behind an `@`.
+fn address(name: &OsStr) -> io::Result<SocketAddr> {
+    match name.as_bytes() {
+        [b'/', ..] => SocketAddr::from_pathname(name),
+        [b'@', name @ ..] => abstract_address(name),
+        _ => Err(io::Error::other("expected a path or, on Linux, @NAME")),
+    }
+}
+
+#[cfg(target_os = "linux")]
+fn abstract_address(name: &[u8]) -> io::Result<SocketAddr> {
+    <SocketAddr as std::os::linux::net::SocketAddrExt>::from_abstract_name(name)
+}
+
+#[cfg(not(target_os = "linux"))]
+fn abstract_address(_name: &[u8]) -> io::Result<SocketAddr> {
+    Err(io::Error::other("expected a path, only Linux has abstract sockets"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn reads_where_the_service_manager_is() {
+        let read = |name: &str| address(OsStr::new(name));
+        assert_eq!(read("/run/n").expect("a path").as_pathname(), Some(std::path::Path::new("/run/n")));
+        #[cfg(target_os = "linux")]
+        {
+            use std::os::linux::net::SocketAddrExt as _;
+            assert_eq!(read("@n").expect("a name").as_abstract_name(), Some(&b"n"[..]));
+        }
+        for wrong in ["n", "vsock:2:1", &format!("/{}", "x".repeat(108)), &format!("@{}", "x".repeat(108))] {
+            assert!(read(wrong).is_err(), "{wrong}");
+        }
     }
 }

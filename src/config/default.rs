@@ -39,6 +39,7 @@ impl Default for Config {
             origins: Origins::Auto,
             trusted_proxies: Vec::new(),
             proxy_protocol: false,
+            unix_socket_mode: None,
             paths: Paths::Any,
             login_reply: "Login realizado com sucesso, seu uid é {uid}".to_owned(),
             duplicate_login: DuplicateLogin::Replace,

@@ -235,6 +235,35 @@ impl Form<Vec<Listen>> for Addresses {
     }
 }
 
+/// `umask`, or the permissions of a file.
+///
+/// With a zero in front, which TOML's numbers can't have: in TOML `0o660` and `660` are other numbers.
+pub(super) struct FileMode;
+
+impl Form<Option<u32>> for FileMode {
+    const PLACEHOLDER: &'static str = "MODE";
+
+    fn read(&self, items: &[String]) -> Option<Option<u32>> {
+        let text = one(items)?;
+        if text == UMASK {
+            return Some(None);
+        }
+        let digits = text.strip_prefix('0').filter(|digits| digits.len() == 3)?;
+        let is_octal = digits.bytes().all(|digit| (b'0'..=b'7').contains(&digit));
+        if is_octal { u32::from_str_radix(digits, 8).ok().map(Some) } else { None }
+    }
+
+    fn show(&self, value: &Option<u32>) -> Value {
+        value.map_or_else(|| UMASK.into(), |mode| format!("{mode:04o}").into())
+    }
+
+    fn expected(&self) -> String {
+        format!("{UMASK}, or an octal mode of 0000 to 0777, as in \"0660\"")
+    }
+}
+
+const UMASK: &str = "umask";
+
 /// `any`, or one or more request paths.
 pub(super) struct PathList;
 
@@ -475,6 +504,18 @@ mod tests {
         for text in ["", "yes", "1", "True"] {
             check(&Switch, text, None);
         }
+    }
+
+    #[test]
+    fn modes_of_files() {
+        for (text, shown) in [("umask", "\"umask\""), ("0660", "\"0660\""), ("0000", "\"0000\""), ("0777", "\"0777\"")]
+        {
+            check(&FileMode, text, Some(shown));
+        }
+        for text in ["", "0", "660", "432", "0o660", "0680", "01777", "0+66", "-0660", " 0660", "rw-rw----"] {
+            check(&FileMode, text, None);
+        }
+        assert_eq!(FileMode.read(&["0640".to_owned()]), Some(Some(0o640)));
     }
 
     #[test]

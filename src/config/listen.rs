@@ -7,7 +7,7 @@ use std::str::FromStr;
 
 /// An address to accept connections on.
 ///
-/// Written `127.0.0.1:1234`, `[::1]:1234`, `localhost:1234` (which is 127.0.0.1) or `unix:/run/pombo.sock`.
+/// Written `127.0.0.1:1234`, `[::1]:1234`, `localhost:1234` (which is 127.0.0.1), `unix:/run/pombo.sock` or `unix:@pombo`.
 /// Other host names are not looked up: what a node listens on should not depend on a name server.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Listen {
@@ -15,6 +15,8 @@ pub enum Listen {
     Tcp(SocketAddr),
     /// A Unix stream socket at this path.
     Unix(PathBuf),
+    /// An abstract Unix stream socket of this name (unix(7)): it has no file, and no permissions. Only Linux has them.
+    Abstract(String),
 }
 
 /// A text that is no [`Listen`].
@@ -30,13 +32,13 @@ impl Listen {
     pub const CONTROL: Self = Self::Tcp(SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 1235));
 
     /// How an address is written.
-    pub const FORM: &str = "IP:PORT, localhost:PORT or unix:/PATH";
+    pub const FORM: &str = "IP:PORT, localhost:PORT, unix:/PATH or, on Linux, unix:@NAME";
 
     /// Tells whether only this machine can connect to it.
     pub fn is_local(&self) -> bool {
         match self {
             Self::Tcp(address) => address.ip().to_canonical().is_loopback(),
-            Self::Unix(_) => true,
+            Self::Unix(_) | Self::Abstract(_) => true,
         }
     }
 }
@@ -46,6 +48,11 @@ impl FromStr for Listen {
 
     fn from_str(text: &str) -> Result<Self, ListenError> {
         let refused = || ListenError(text.to_owned());
+        if let Some(name) = text.strip_prefix("unix:@") {
+            // The kernel's own bound on a socket's path, less the zero that such a name begins with.
+            let fits = cfg!(target_os = "linux") && (1..=107).contains(&name.len()) && !name.contains('\0');
+            return if fits { Ok(Self::Abstract(name.to_owned())) } else { Err(refused()) };
+        }
         if let Some(path) = text.strip_prefix("unix:") {
             // The kernel's own bound on a socket's path, less its final zero.
             let path_bytes_max = if cfg!(target_os = "linux") { 107 } else { 103 };
@@ -65,6 +72,7 @@ impl fmt::Display for Listen {
         match self {
             Self::Tcp(address) => address.fmt(f),
             Self::Unix(path) => write!(f, "unix:{}", path.display()),
+            Self::Abstract(name) => write!(f, "unix:@{name}"),
         }
     }
 }
@@ -96,12 +104,24 @@ mod tests {
         check(&format!("unix:/{}", "x".repeat(102)), &format!("unix:/{}", "x".repeat(102)));
     }
 
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn reads_abstract_names() {
+        check("unix:@pombo", "unix:@pombo");
+        check("unix:@/a b", "unix:@/a b");
+        check(&format!("unix:@{}", "x".repeat(107)), &format!("unix:@{}", "x".repeat(107)));
+        assert!(Listen::Abstract("pombo".to_owned()).is_local());
+    }
+
     #[test]
     fn refuses_the_rest() {
         for text in ["", ":1234", "1234", "127.0.0.1", "localhost", "localhost:", "localhost:65536", "host:1234"] {
             refuse(text);
         }
-        for text in ["unix:", "unix:/a\0b", "[::1]", "::1:0", "tcp:127.0.0.1:1", " 127.0.0.1:1234"] {
+        refuse(&format!("unix:@{}", "x".repeat(108)));
+        for text in
+            ["unix:", "unix:@", "unix:@a\0b", "unix:/a\0b", "[::1]", "::1:0", "tcp:127.0.0.1:1", " 127.0.0.1:1234"]
+        {
             refuse(text);
         }
         refuse(&format!("unix:/{}", "x".repeat(107)));

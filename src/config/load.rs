@@ -6,7 +6,8 @@
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
-use std::fs;
+use std::fs::File;
+use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
 use toml::{Spanned, Value};
@@ -19,6 +20,9 @@ pub const FILE_VARIABLE: &str = "POMBO_CONFIG";
 
 /// The variable that holds the token of who calls a node: of a caller's own, and no setting of a node's.
 pub const TOKEN_VARIABLE: &str = "POMBO_CONTROL_TOKEN";
+
+/// Longest file of settings that is read.
+const FILE_BYTES_MAX: u64 = 1 << 20;
 
 /// What a user wrote in one layer, not yet read: at most one value for each setting.
 #[derive(Clone, Debug, Default)]
@@ -136,7 +140,7 @@ impl Settings {
     }
 
     fn from_file(path: &Path, faults: &mut Vec<Fault>) -> Self {
-        match fs::read_to_string(path) {
+        match read_file(path) {
             Ok(text) => Self::from_toml(&text, path, faults),
             Err(error) => {
                 faults.push(Fault::Unreadable { path: path.to_owned(), reason: error.to_string() });
@@ -174,6 +178,16 @@ impl Settings {
         }
         settings
     }
+}
+
+/// Reads a file of bounded length, such as `/dev/zero` has none.
+fn read_file(path: &Path) -> io::Result<String> {
+    let mut text = String::new();
+    let length = File::open(path)?.take(FILE_BYTES_MAX + 1).read_to_string(&mut text)?;
+    if length as u64 > FILE_BYTES_MAX {
+        return Err(io::Error::other(format!("longer than {FILE_BYTES_MAX} bytes")));
+    }
+    Ok(text)
 }
 
 /// Reads every value; a setting with a fault, or with no value, keeps its default.
@@ -282,7 +296,7 @@ mod tests {
              uid_bytes_max = [1]\nshard = 1\nqqq = 1\n[limits]\na = 1",
             &[
                 "limits (from p.toml, line 9): no such setting",
-                "listen = [1] (from p.toml, line 5): expected one or more of IP:PORT, localhost:PORT or unix:/PATH",
+                "listen = [1] (from p.toml, line 5): expected one or more of IP:PORT, localhost:PORT, unix:/PATH or, on Linux, unix:@NAME",
                 "page = 1.5 (from p.toml, line 4): expected true or false",
                 "qqq (from p.toml, line 8): no such setting",
                 "shard (from p.toml, line 7): no such setting, did you mean shards?",
@@ -293,7 +307,9 @@ mod tests {
         );
         check_file(
             "listen = []",
-            &["listen =  (from p.toml, line 1): expected one or more of IP:PORT, localhost:PORT or unix:/PATH"],
+            &[
+                "listen =  (from p.toml, line 1): expected one or more of IP:PORT, localhost:PORT, unix:/PATH or, on Linux, unix:@NAME",
+            ],
         );
     }
 
@@ -324,7 +340,7 @@ mod tests {
         fn check(toml: &str, pairs: &[(&str, &str)], expected: Option<&str>) {
             let folder = tempfile::tempdir().expect("a folder");
             let path = folder.path().join("p.toml");
-            fs::write(&path, toml).expect("the folder is writable");
+            std::fs::write(&path, toml).expect("the folder is writable");
             let setting = Setting::of("control").expect("a setting");
             let found = find(setting, Some(&path), &variables(pairs)).map(|found| found.map(|(value, _)| value));
             assert_eq!(found.map_err(|faults| faults.to_string()), Ok(expected.map(str::to_owned)), "{toml} {pairs:?}");

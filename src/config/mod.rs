@@ -50,11 +50,19 @@ pub use table::{Reload, SETTINGS, Setting, VARIABLE_PREFIX};
 /// before it binds; a loaded one has been checked.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Config {
-    /// Addresses to accept connections on; port 0 lets the kernel choose.
+    /// Addresses to accept connections on; port 0 lets the kernel choose; [::] is IPv6 only, and IPv4 needs 0.0.0.0 beside
+    /// it.
     ///
     /// The default is loopback; while `auth` is `none`, others need `insecure_open`. Range: one or more of `IP:PORT`,
-    /// `localhost:PORT` or `unix:/PATH`. Default: `127.0.0.1:1234`.
+    /// `localhost:PORT`, `unix:/PATH` or, on Linux, `unix:@NAME`. Default: `127.0.0.1:1234`.
     pub listen: Vec<Listen>,
+
+    /// Permissions of the files of Unix sockets, for a proxy or a back end that runs as another user.
+    ///
+    /// They hold for `listen`, `control` and `text`; whoever connects needs the right to write. With `umask` the process's
+    /// own decides. The socket is not connected to before it has them. Range: `umask`, or an octal mode of 0000 to 0777,
+    /// as in `"0660"`. Default: `umask`.
+    pub unix_socket_mode: Option<u32>,
 
     /// Certificate of TCP listeners, PEM, with those that lead to a root behind it; they speak TLS if it is set.
     ///
@@ -94,7 +102,8 @@ pub struct Config {
     /// Address where other programs push and ask over HTTP.
     ///
     /// The default is loopback: whoever can connect to it may do everything, unless `control_tokens` are set, which any
-    /// other address needs. Range: `off`, or `IP:PORT`, `localhost:PORT` or `unix:/PATH`. Default: `127.0.0.1:1235`.
+    /// other address needs. Range: `off`, or `IP:PORT`, `localhost:PORT`, `unix:/PATH` or, on Linux,
+    /// `unix:@NAME`. Default: `127.0.0.1:1235`.
     pub control: Option<Listen>,
 
     /// Tokens of the programs that may; better set by its variable, or by a file.
@@ -161,7 +170,7 @@ pub struct Config {
     /// Address where other programs push by lines of JSON.
     ///
     /// There is no way to prove who one is there, so only loopback addresses and Unix sockets are allowed. Range: `off`, or
-    /// `IP:PORT`, `localhost:PORT` or `unix:/PATH`. Default: `off`.
+    /// `IP:PORT`, `localhost:PORT`, `unix:/PATH` or, on Linux, `unix:@NAME`. Default: `off`.
     pub text: Option<Listen>,
 
     /// Most sessions of one address; IPv6 is counted by its /64 network.
@@ -552,7 +561,7 @@ mod tests {
         check(|_| {}, "");
         check(
             |c| c.listen.clear(),
-            "listen =  (from the program): expected one or more of IP:PORT, localhost:PORT or unix:/PATH",
+            "listen =  (from the program): expected one or more of IP:PORT, localhost:PORT, unix:/PATH or, on Linux, unix:@NAME",
         );
         check(|c| c.shards = at_least_one(257), "shards = 257 (from the program): expected 1 to 256");
         check(|c| c.connections_max = 0, "connections_max = 0 (from the program): expected 1 to 100000000");

@@ -8,7 +8,7 @@ use toml::Value;
 use super::admission::{OriginList, Proxies};
 use super::auth::{Exactly, File, Granted, HeaderNames, Hidden, Sources, Url};
 use super::control::Tokens;
-use super::form::{Address, Addresses, Count, Form, OrOff, PathList, Size, Switch, Text, Time, Word, items};
+use super::form::{Address, Addresses, Count, FileMode, Form, OrOff, PathList, Size, Switch, Text, Time, Word, items};
 use super::{Auth, Config, DrainCode, DuplicateLogin, LogFormat, LogLevel, SlowConsumer};
 
 /// One setting: its names, and how it is read, shown and taken over.
@@ -167,7 +167,10 @@ const HOUR: u64 = 3_600_000;
 /// Every setting, in the order in which they are told.
 pub static SETTINGS: &[Setting] = settings! {
     "Listening" {
-        listen: Addresses, Restart, "Addresses to accept connections on; port 0 lets the kernel choose";
+        listen: Addresses, Restart,
+            "Addresses to accept connections on; port 0 lets the kernel choose; [::] is IPv6 only, and IPv4 needs 0.0.0.0 beside it";
+        unix_socket_mode: FileMode, Restart,
+            "Permissions of the files of Unix sockets, for a proxy or a back end that runs as another user";
         tls_certificate: File, Restart,
             "Certificate of TCP listeners, PEM, with those that lead to a root behind it; they speak TLS if it is set";
         tls_key: File, Restart, "Private key of tls_certificate, PEM";

@@ -40,6 +40,7 @@ use crate::config::ControlSettings;
 use crate::dispatcher::{Dispatcher, Unanswered};
 use crate::gateway::{Reason, Refusals, Shortages};
 use crate::listener::BoundListener;
+use crate::log_sink::LogSink;
 use crate::shard::Admission;
 use crate::vital::vital;
 
@@ -74,6 +75,8 @@ pub(crate) struct Control {
     pub(crate) refusals: Refusals,
     /// Listeners of the gateway that can't accept now.
     pub(crate) shortages: Shortages,
+    /// Where the program's log goes; nothing if the program doesn't say.
+    pub(crate) log: Option<LogSink>,
     /// What it counts itself.
     pub(crate) counts: Counts,
     /// What the kernel tells of the process.
@@ -109,6 +112,7 @@ impl Control {
             memory_bytes_max,
             process: self.process.figures(),
             starved_listeners: self.shortages.count() as u64,
+            log_lines_dropped: self.log.as_ref().map_or(0, LogSink::dropped),
             problems: self.counts.problems(),
             refusals,
         };

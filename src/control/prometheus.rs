@@ -35,6 +35,8 @@ pub(super) struct Scrape {
     pub(super) process: Figures,
     /// Listeners that can't accept now.
     pub(super) starved_listeners: u64,
+    /// Lines of the log that were dropped.
+    pub(super) log_lines_dropped: u64,
     /// Each problem of the API, and how often it was the answer.
     pub(super) problems: Vec<(&'static str, u64)>,
     /// Each reason to refuse a connection before it is a session, and how often it was.
@@ -76,6 +78,7 @@ impl Collector for Scrape {
         ] {
             describe(encoder, name)?.encode_gauge(&value)?;
         }
+        counter(&mut describe(encoder, "pombo_log_lines_dropped")?, self.log_lines_dropped)?;
         histogram(&mut describe(encoder, "pombo_push_seconds")?, &self.own.push_time)?;
         self.encode_shards(encoder)?;
         encode_process(encoder, &self.process)
@@ -246,6 +249,7 @@ mod tests {
             refusals: vec![("full", 9)],
             problems: vec![("uid", 8)],
             process: Process::open().figures(),
+            log_lines_dropped: 6,
             ..Scrape::default()
         };
         let text = scrape.text();
@@ -260,6 +264,7 @@ mod tests {
             "pombo_broadcasts_total{sender=\"program\"} 6",
             "pombo_broadcasts_total{sender=\"client\"} 0",
             "pombo_connections 7",
+            "pombo_log_lines_dropped_total 6",
             "pombo_shard_turn_seconds_count{shard=\"1\"} 1",
             "pombo_shard_turn_seconds_bucket{le=\"0.000016384\",shard=\"0\"} 1",
             "pombo_shard_turn_seconds_bucket{le=\"+Inf\",shard=\"0\"} 1",

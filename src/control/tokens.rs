@@ -13,10 +13,10 @@ use std::time::Duration;
 use aws_lc_rs::constant_time::verify_slices_are_equal;
 use aws_lc_rs::digest::{self, Digest};
 use tokio::sync::watch;
-use tokio::task::spawn_blocking;
 use tokio::time::sleep;
 use tracing::{error, info};
 
+use crate::blocking::{BlockingWork, HANGING_INTERVAL};
 use crate::config::{ControlRights, ControlSettings, ControlToken};
 
 /// Time between two looks at the file.
@@ -134,25 +134,35 @@ fn hash(token: &str) -> Digest {
 pub(super) async fn keep(mut settings: watch::Receiver<Arc<ControlSettings>>, in_force: watch::Sender<Arc<TokenSet>>) {
     let mut read = None;
     let mut seen = None;
+    let (reading, mut interval) = (BlockingWork::reading(), LOOK_INTERVAL);
+    // Stays until the tokens are read, however often the file hangs before.
+    let mut is_asked = false;
     loop {
-        let is_asked = tokio::select! {
+        is_asked |= tokio::select! {
             Ok(()) = settings.changed() => true,
-            () = sleep(LOOK_INTERVAL) => false,
+            () = sleep(interval) => false,
         };
         let now = Arc::clone(&settings.borrow_and_update());
         let path = now.tokens_file.clone();
-        // A file may be far away, and looking at it may take long.
-        let Ok(stamp) = spawn_blocking(move || path.as_deref().map(Stamp::of)).await else { return };
+        let stamp = reading.run(move || path.as_deref().map(Stamp::of)).await;
+        interval = if stamp.is_ok() { LOOK_INTERVAL } else { HANGING_INTERVAL };
+        let stamp = match stamp {
+            Ok(stamp) => stamp,
+            Err(error) => {
+                error!(error = %error, "control tokens not looked at, the old ones stay");
+                continue;
+            }
+        };
         let has_settled = seen.replace(stamp) == Some(stamp);
         if !is_asked && (!has_settled || read == Some(stamp)) {
             continue;
         }
         read = Some(stamp);
-        match spawn_blocking(move || TokenSet::load(&now)).await {
+        is_asked = false;
+        match reading.run(move || TokenSet::load(&now)).await {
             Ok(Ok(tokens)) => take(&in_force, tokens),
             Ok(Err(error)) => error!(error = %error, "control tokens not changed, the old ones stay"),
-            // The runtime ends.
-            Err(_) => return,
+            Err(error) => error!(error = %error, "control tokens not changed, the old ones stay"),
         }
     }
 }

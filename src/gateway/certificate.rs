@@ -17,11 +17,12 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer, UnixTime};
 use rustls::server::ParsedCertificate;
 use rustls::{RootCertStore, ServerConfig};
 use tokio::sync::{Notify, watch};
-use tokio::task::spawn_blocking;
 use tokio::time::sleep;
 use tracing::{error, info, warn};
 
 use crate::clock;
+
+use crate::blocking::{BlockingWork, HANGING_INTERVAL};
 
 /// Time between two looks at the files.
 const LOOK_INTERVAL: Duration = Duration::from_secs(1);
@@ -172,32 +173,42 @@ impl Certificate {
     /// A change counts when two looks in a row find the same: the files may be written one after the other.
     pub(crate) async fn keep(mut self) {
         let mut seen = self.read;
+        let (reading, mut interval) = (BlockingWork::reading(), LOOK_INTERVAL);
+        // Stays until the files are read, however often they hang before.
+        let mut is_asked = false;
         loop {
-            let is_asked = tokio::select! {
+            is_asked |= tokio::select! {
                 () = self.asked.notified() => true,
-                () = sleep(LOOK_INTERVAL) => false,
+                () = sleep(interval) => false,
             };
             let files = self.files.clone();
-            // A file may be far away, and looking at it may take long.
-            let Ok(now) = spawn_blocking(move || files.stamps()).await else { return };
+            let now = reading.run(move || files.stamps()).await;
+            interval = if now.is_ok() { LOOK_INTERVAL } else { HANGING_INTERVAL };
+            let now = match now {
+                Ok(now) => now,
+                Err(error) => {
+                    error!(error = %error, "certificate not looked at, the old one stays");
+                    continue;
+                }
+            };
             let has_settled = std::mem::replace(&mut seen, now) == now;
             if is_asked || (has_settled && now != self.read) {
                 self.read = now;
-                self.reload().await;
+                is_asked = false;
+                self.reload(&reading).await;
             }
         }
     }
 
-    async fn reload(&self) {
+    async fn reload(&self, reading: &BlockingWork) {
         let files = self.files.clone();
-        match spawn_blocking(move || files.load()).await {
+        match reading.run(move || files.load()).await {
             Ok(Ok(config)) => {
                 self.in_force.send_replace(config);
                 info!(certificate = %self.files.certificate.display(), "certificate reloaded");
             }
             Ok(Err(error)) => error!(error = %error, "certificate not reloaded, the old one stays"),
-            // The runtime ends.
-            Err(_) => {}
+            Err(error) => error!(error = %error, "certificate not reloaded, the old one stays"),
         }
     }
 }

@@ -34,7 +34,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch};
 use tokio::task::yield_now;
 use tokio::time::{Instant, sleep, sleep_until, timeout, timeout_at};
-use tracing::debug;
+use tracing::{debug, error};
 
 pub(crate) use accept::Shortages;
 pub(crate) use admission::Gate;
@@ -47,6 +47,7 @@ pub(crate) use refusal::Refusals;
 pub use refusal::{Reason, Told};
 
 use self::auth::{Admitted, Facts, Identity, Login};
+use crate::blocking::{BlockingWork, HANGING_INTERVAL};
 use crate::config::GatewaySettings;
 use crate::listener::{Connection, Listener};
 use crate::mailbox::Bell;
@@ -295,16 +296,26 @@ impl Gateway {
     async fn watch_keys(self: Arc<Self>) {
         let mut settings = self.settings.clone();
         let mut draining = pin!(self.drain());
+        let reading = BlockingWork::reading();
+        let mut interval = KEYS_INTERVAL;
         loop {
             tokio::select! {
-                () = tokio::time::sleep(KEYS_INTERVAL) => {}
+                () = sleep(interval) => {}
                 Ok(()) = settings.changed() => {}
                 _ = &mut draining => return,
             }
             let (authenticator, settings) =
                 (Arc::clone(&self.entrance.authenticator), Arc::clone(&settings.borrow_and_update()));
-            // On a thread that may wait for a disk.
-            tokio::task::spawn_blocking(move || authenticator.refresh(&settings.auth)).await.ok();
+            let looked = tokio::select! {
+                looked = reading.run(move || authenticator.look_at_keys(&settings.auth)) => looked,
+                _ = &mut draining => return,
+            };
+            interval = if looked.is_ok() { KEYS_INTERVAL } else { HANGING_INTERVAL };
+            match looked {
+                Ok(Some(changed)) => self.entrance.authenticator.take_keys(changed),
+                Ok(None) => {}
+                Err(error) => error!(error = %error, "keys of tokens not changed, the old ones stay"),
+            }
         }
     }
 }

@@ -167,7 +167,8 @@ impl Handle {
 impl Handle {
     /// Hands what can change while running to every thread; what can't is ignored (see [`Config::reload`]).
     ///
-    /// The files of the certificate are read again, soon after; they are when they change, too.
+    /// The files of the certificate are read again, soon after; they are when they change, too. Blocks while a shard has too
+    /// many requests.
     pub fn reload(&self, config: &Config) {
         if let Some(certificate) = &self.node.certificate {
             certificate.notify_one();

@@ -32,6 +32,7 @@ use crate::gateway::{
 };
 pub use crate::listener::PassedSockets;
 use crate::listener::{BoundListener, Inherited};
+use crate::log_sink::LogSink;
 use crate::mailbox::{self, Bell};
 use crate::presence::Teller;
 use crate::shard::{Admission, LoginNumbers, Parts, Poller, Shard};
@@ -40,6 +41,9 @@ use crate::vital::vital;
 
 /// How long the gateway's threads may take to end, once they have nothing to do any more.
 const RUNTIME_END: Duration = Duration::from_secs(1);
+
+/// How long the log's last lines may take to get out, before a panic ends the process.
+const LAST_LINES_TIME: Duration = Duration::from_secs(1);
 
 /// Logged-in connections that may wait for one shard; past these the gateway waits.
 const HANDOVERS_MAX: usize = 1024;
@@ -70,6 +74,7 @@ pub struct Server {
     control_tokens: TokenSet,
     certificate: Option<Certificate>,
     hooks: Option<(Hooks, HookEnds)>,
+    log: Option<LogSink>,
 }
 
 /// Where other programs reach a node.
@@ -199,14 +204,16 @@ impl Server {
         let mut listeners = Vec::new();
         let mut addresses = Vec::new();
         for listen in &config.listen {
-            let (address, listener) = bind(listen, inherited, &mut passed)?;
+            let (address, listener) = bind(listen, inherited, config.unix_socket_mode, &mut passed)?;
             addresses.push(address);
             listeners.push(listener);
         }
         // Answers that are not read end their connection.
         let inherited = Inherited { user_timeout: Some(config.control_idle_timeout), send_buffer_bytes: None };
-        let mut bind =
-            |listen: &Option<Listen>| listen.as_ref().map(|listen| bind(listen, inherited, &mut passed)).transpose();
+        let mut bind = |listen: &Option<Listen>| {
+            let bind = |listen| bind(listen, inherited, config.unix_socket_mode, &mut passed);
+            listen.as_ref().map(bind).transpose()
+        };
         let (control, http) = bind(&config.control)?.unzip();
         let (text_address, text) = bind(&config.text)?.unzip();
         if let Some(listen) = passed.left().next() {
@@ -222,7 +229,16 @@ impl Server {
             control_tokens,
             certificate,
             hooks,
+            log: None,
         })
+    }
+
+    /// Names the sink that the program's log goes to: the node tells Prometheus how many of its lines were dropped, and lets
+    /// the last lines out before a panic ends the process.
+    #[must_use]
+    pub fn with_log(mut self, log: LogSink) -> Self {
+        self.log = Some(log);
+        self
     }
 
     /// Returns the real addresses, in the order of the config.
@@ -240,14 +256,14 @@ impl Server {
     /// # Errors
     /// See [`StartError`].
     pub fn start(self) -> Result<Handle, StartError> {
-        let Self { config, authenticator, listeners, control, control_tokens, certificate, hooks, .. } = self;
+        let Self { config, authenticator, listeners, control, control_tokens, certificate, hooks, log, .. } = self;
         let (hooks, ends) = hooks.unzip();
         let (teller, ledger) = ends.map(|HookEnds { teller, ledger }| (teller, ledger)).unzip();
         let hasher = UidHasher::random();
         // Held by every thread that users reach, and by control, which is reached until those have ended.
         let (serving, served) = flume::bounded::<Infallible>(0);
         let (alive, running) = flume::bounded::<Infallible>(0);
-        let (doors, shards) = spawn_shards(&config, &hasher, teller, &serving)?;
+        let (doors, shards) = spawn_shards(&config, &hasher, teller, &serving, log.as_ref())?;
         let dispatcher = Dispatcher::new(hasher.clone(), shards, ledger);
 
         let (settings, gateway_settings) = watch::channel(Arc::new(config.gateway()));
@@ -267,7 +283,7 @@ impl Server {
             tls: tls.clone(),
         };
         let certificate_asked = certificate.as_ref().map(Certificate::asked);
-        spawn_gateway(&config, gateway, listeners, certificate, serving)?;
+        spawn_gateway(&config, gateway, listeners, certificate, serving, log.clone())?;
         let (control_settings, settings_of_control) = watch::channel(Arc::new(config.control_settings()));
         let controlling = Control {
             settings: settings_of_control,
@@ -279,6 +295,7 @@ impl Server {
             admission: admission.clone(),
             refusals: refusals.clone(),
             shortages,
+            log,
             counts: counts.clone(),
             process: Process::open(),
             spares: Spares::default(),
@@ -308,9 +325,11 @@ impl Server {
 fn bind(
     listen: &Listen,
     inherited: Inherited,
+    unix_mode: Option<u32>,
     passed: &mut PassedSockets,
 ) -> Result<(Listen, BoundListener), StartError> {
-    let bound = BoundListener::open(listen, inherited, passed).and_then(|bound| Ok((bound.address()?, bound)));
+    let bound =
+        BoundListener::open(listen, inherited, unix_mode, passed).and_then(|bound| Ok((bound.address()?, bound)));
     bound.map_err(|source| StartError::Listen { listen: listen.clone(), source })
 }
 
@@ -321,6 +340,7 @@ fn spawn_shards(
     // Goes with the last shard; then the hook ends.
     presence: Option<Teller>,
     serving: &flume::Sender<Infallible>,
+    log: Option<&LogSink>,
 ) -> io::Result<(Vec<Door>, Vec<ShardDoor>)> {
     let pollers = (0..config.shards.get()).map(|_| Poller::new()).collect::<io::Result<Vec<_>>>()?;
     let bells: Vec<_> = pollers.iter().map(|(_, wake)| Bell::new(Arc::clone(wake))).collect();
@@ -336,7 +356,7 @@ fn spawn_shards(
         let presence = presence.clone();
         let parts = Parts { index, hasher, settings, mailbox, handovers, requests, presence };
         let serving = serving.clone();
-        spawn(format!("pombo-shard-{index}"), move || {
+        spawn(format!("pombo-shard-{index}"), log.cloned(), move || {
             Shard::new(poller, parts).run();
             drop(serving);
         })?;
@@ -351,6 +371,7 @@ fn spawn_gateway(
     listeners: Vec<BoundListener>,
     certificate: Option<Certificate>,
     serving: flume::Sender<Infallible>,
+    log: Option<LogSink>,
 ) -> io::Result<()> {
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(config.gateway_threads.get())
@@ -364,7 +385,7 @@ fn spawn_gateway(
     if let Some(certificate) = certificate {
         runtime.spawn(vital("certificate", certificate.keep()));
     }
-    spawn("pombo-gateway".to_owned(), move || {
+    spawn("pombo-gateway".to_owned(), log, move || {
         // On a worker, so that accepting costs no hop from this thread.
         let run = runtime.spawn(gateway.run(listeners));
         runtime.block_on(run).expect("the gateway does not panic");
@@ -384,7 +405,7 @@ fn spawn_control(
     alive: flume::Sender<Infallible>,
 ) -> io::Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    spawn("pombo-control".to_owned(), move || {
+    spawn("pombo-control".to_owned(), control.log.clone(), move || {
         runtime.block_on(async {
             let hooks = hooks.map(|hooks| tokio::spawn(vital("hook", hooks.run(control.settings.clone()))));
             // Nothing is ever sent.
@@ -400,11 +421,14 @@ fn spawn_control(
 }
 
 /// Starts a named thread; a panic in it ends the process, because half a node is worse than none.
-fn spawn(name: String, run: impl FnOnce() + Send + 'static) -> io::Result<()> {
+fn spawn(name: String, log: Option<LogSink>, run: impl FnOnce() + Send + 'static) -> io::Result<()> {
     let body = move || {
         if catch_unwind(AssertUnwindSafe(run)).is_err() {
             let thread = thread::current();
             error!(thread = thread.name(), "a thread of the node panicked, the process ends");
+            if let Some(log) = log {
+                log.settle(LAST_LINES_TIME);
+            }
             process::abort();
         }
     };

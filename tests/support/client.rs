@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use pombo::Listen;
 use rustls::ClientConfig;
-use socket2::{Domain, SockRef, Socket, Type};
+use socket2::{Domain, SockAddr, SockRef, Socket, Type};
 
 use super::frame::{self, Frame, Sent};
 use super::http::{ACCEPT, Request, Response};
@@ -53,6 +53,11 @@ impl Client {
         match listen {
             Listen::Tcp(address) => TcpStream::connect_timeout(address, DEADLINE).and_then(Self::over_tcp),
             Listen::Unix(path) => UnixStream::connect(path).and_then(|stream| Self::over(Stream::Unix(stream))),
+            Listen::Abstract(name) => {
+                let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
+                socket.connect(&SockAddr::unix(format!("\0{name}"))?)?;
+                Self::over(Stream::Unix(socket.into()))
+            }
         }
     }
 

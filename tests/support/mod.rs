@@ -8,6 +8,7 @@
 mod ask;
 mod client;
 mod frame;
+mod hanging;
 mod held;
 mod http;
 mod interpreter;
@@ -21,6 +22,7 @@ mod token;
 pub(crate) use ask::Ask;
 pub(crate) use client::Client;
 pub(crate) use frame::{Frame, Sent};
+pub(crate) use hanging::HangingFile;
 pub(crate) use held::Held;
 pub(crate) use http::{Request, Response};
 pub(crate) use interpreter::{interpreter, run};

@@ -149,7 +149,7 @@ impl Node {
     pub(crate) fn socket_address(&self) -> SocketAddr {
         match &self.address {
             Listen::Tcp(address) => *address,
-            Listen::Unix(path) => panic!("{} has no port", path.display()),
+            Listen::Unix(_) | Listen::Abstract(_) => panic!("{} has no port", self.address),
         }
     }
 }

@@ -83,7 +83,7 @@ impl Program {
         };
         let address_in = |line: &str| {
             let address =
-                line.split(' ').find_map(|word| word.strip_prefix("http://").or(word.strip_prefix("https://")));
+                line.split(' ').find_map(|word| word.strip_prefix("http://").or_else(|| word.strip_prefix("https://")));
             address.and_then(|address| address.trim_end_matches(':').parse::<Listen>().ok())
         };
         let first = line();
@@ -176,13 +176,28 @@ impl Program {
 impl Program {
     /// Asks it to end by SIGTERM.
     pub(crate) fn terminate(&self) {
+        self.signal(rustix::process::Signal::TERM);
+    }
+
+    /// Asks it to read its settings again by SIGHUP.
+    pub(crate) fn hang_up(&self) {
+        self.signal(rustix::process::Signal::HUP);
+    }
+
+    fn signal(&self, signal: rustix::process::Signal) {
         let pid = rustix::process::Pid::from_raw(self.child.id().cast_signed()).expect("a process has an id");
-        rustix::process::kill_process(pid, rustix::process::Signal::TERM).expect("the program runs");
+        rustix::process::kill_process(pid, signal).expect("the program runs");
     }
 
     /// Waits until it has ended, and returns its exit code.
+    #[track_caller]
     pub(crate) fn wait(&mut self) -> Option<i32> {
-        self.child.wait().expect("the child is ours").code()
+        let mut status = None;
+        eventually("the program ends", || {
+            status = self.child.try_wait().expect("the child is ours");
+            status.is_some()
+        });
+        status.and_then(|status| status.code())
     }
 }
 

@@ -2,6 +2,7 @@
 
 use std::str::FromStr;
 
+use percent_encoding::{AsciiSet, CONTROLS, utf8_percent_encode};
 use tokio_tungstenite::tungstenite::http::Uri;
 
 /// Where to connect to.
@@ -26,6 +27,9 @@ pub(super) enum TargetError {
     /// No address at all.
     #[error("{0:?} is not an address, expected ws://host:port")]
     Invalid(String),
+    /// A part that RFC 6455, section 3, does not allow.
+    #[error("{0:?} has a fragment, expected none; a # in a path or a query is written %23")]
+    Fragment(String),
 }
 
 impl FromStr for Target {
@@ -40,7 +44,11 @@ impl FromStr for Target {
         };
         let invalid = || TargetError::Invalid(text.to_owned());
         let is_secure = scheme == "wss";
-        let uri = format!("{scheme}://{rest}").parse::<Uri>().map_err(|_| invalid())?;
+        if rest.contains('#') {
+            return Err(TargetError::Fragment(text.to_owned()));
+        }
+        let (place, path) = rest.split_at(rest.find(['/', '?']).unwrap_or(rest.len()));
+        let uri = format!("{scheme}://{place}{}", resource(path)).parse::<Uri>().map_err(|_| invalid())?;
         let authority = uri.authority().ok_or_else(invalid)?;
         let host = authority.host().trim_start_matches('[').trim_end_matches(']').to_owned();
         // A port that is not a number, or too large, is missing from the parsed form.
@@ -57,6 +65,37 @@ impl FromStr for Target {
         }
         Ok(Self { uri, is_secure, host, port })
     }
+}
+
+/// Every ASCII character that neither a path nor a query may hold as it is (RFC 3986, sections 3.3 and 3.4); others than
+/// ASCII are encoded in any case.
+const ENCODED: &AsciiSet = &CONTROLS
+    .add(b' ')
+    .add(b'"')
+    .add(b'<')
+    .add(b'>')
+    .add(b'[')
+    .add(b'\\')
+    .add(b']')
+    .add(b'^')
+    .add(b'`')
+    .add(b'{')
+    .add(b'|')
+    .add(b'}');
+
+/// Makes of a path and a query, either of which may be absent, what a request asks for.
+///
+/// What is encoded already stays so: a `%` is encoded where no two hexadecimal digits follow it.
+fn resource(path: &str) -> String {
+    let mut resource = if path.starts_with('/') { String::new() } else { "/".to_owned() };
+    for (place, part) in path.split('%').enumerate() {
+        if place > 0 {
+            let is_encoded = part.bytes().take(2).filter(u8::is_ascii_hexdigit).count() == 2;
+            resource.push_str(if is_encoded { "%" } else { "%25" });
+        }
+        resource.extend(utf8_percent_encode(part, ENCODED));
+    }
+    resource
 }
 
 #[cfg(test)]
@@ -79,12 +118,18 @@ mod tests {
         check("wss://localhost:1", "wss://localhost:1/", "localhost", 1);
         check("WSS://example.org", "wss://example.org/", "example.org", 443);
         check("[::1]:1234/ws", "ws://[::1]:1234/ws", "::1", 1234);
+        check("localhost:1?x=1", "ws://localhost:1/?x=1", "localhost", 1);
+        check("localhost?a/b@c:d", "ws://localhost/?a/b@c:d", "localhost", 80);
+        check("localhost/\u{e9} %41%4", "ws://localhost/%C3%A9%20%41%254", "localhost", 80);
     }
 
     #[test]
     fn refuses_what_it_cannot_reach() {
         let invalid = |text: &str| Err(TargetError::Invalid(text.to_owned()));
         assert_eq!("ftp://localhost".parse::<Target>(), Err(TargetError::Scheme("ftp".to_owned())));
+        for text in ["localhost#", "localhost/a#b", "ws://localhost?a#b"] {
+            assert_eq!(text.parse::<Target>(), Err(TargetError::Fragment(text.to_owned())), "{text}");
+        }
         for text in ["", "ws://", ":1234", "local host:1", "localhost:http", "localhost:65536", "localhost:", "a@b:1"] {
             assert_eq!(text.parse::<Target>(), invalid(text), "{text}");
         }

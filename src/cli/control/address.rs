@@ -19,6 +19,8 @@ pub(super) enum Address {
     },
     /// A Unix socket at this path.
     Unix(PathBuf),
+    /// An abstract Unix socket of this name, on Linux.
+    Abstract(String),
 }
 
 /// Whether TLS is spoken.
@@ -32,7 +34,7 @@ pub(super) enum Scheme {
 
 /// A text that is no [`Address`].
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("expected HOST:PORT, http://HOST:PORT, https://HOST:PORT or unix:/PATH")]
+#[error("expected HOST:PORT, http://HOST:PORT, https://HOST:PORT, unix:/PATH or, on Linux, unix:@NAME")]
 pub(super) struct AddressError;
 
 impl Address {
@@ -41,7 +43,7 @@ impl Address {
         match self {
             Self::Tcp { host, port, .. } if host.contains(':') => format!("[{host}]:{port}"),
             Self::Tcp { host, port, .. } => format!("{host}:{port}"),
-            Self::Unix(_) => "localhost".to_owned(),
+            Self::Unix(_) | Self::Abstract(_) => "localhost".to_owned(),
         }
     }
 
@@ -58,6 +60,10 @@ impl FromStr for Address {
     type Err = AddressError;
 
     fn from_str(text: &str) -> Result<Self, AddressError> {
+        if let Some(name) = text.strip_prefix("unix:@") {
+            let is_sound = cfg!(target_os = "linux") && !name.is_empty() && !name.contains('\0');
+            return if is_sound { Ok(Self::Abstract(name.to_owned())) } else { Err(AddressError) };
+        }
         if let Some(path) = text.strip_prefix("unix:") {
             return if path.is_empty() { Err(AddressError) } else { Ok(Self::Unix(path.into())) };
         }
@@ -96,6 +102,7 @@ impl fmt::Display for Address {
         match self {
             Self::Tcp { .. } => f.write_str(&self.host()),
             Self::Unix(path) => write!(f, "unix:{}", path.display()),
+            Self::Abstract(name) => write!(f, "unix:@{name}"),
         }
     }
 }
@@ -121,11 +128,14 @@ mod tests {
         check("0.0.0.0:1235", "127.0.0.1", 1235, Scheme::Unsaid);
         check("[::]:1235", "::1", 1235, Scheme::Unsaid);
         assert_eq!("unix:/run/p.sock".parse(), Ok(Address::Unix("/run/p.sock".into())));
+        #[cfg(target_os = "linux")]
+        assert_eq!("unix:@p".parse(), Ok(Address::Abstract("p".to_owned())));
     }
 
     #[test]
     fn refuses_the_rest() {
-        for text in ["", "off", "unix:", "localhost", ":1235", "localhost:", "localhost:x", "localhost:65536"] {
+        for text in ["", "off", "unix:", "unix:@", "localhost", ":1235", "localhost:", "localhost:x", "localhost:65536"]
+        {
             assert_eq!(text.parse::<Address>(), Err(AddressError), "{text}");
         }
         for text in ["ws://localhost:1", "http://", "http://a@b:1", "http://b:1/v1", "b:1/?x", "http://b:", "a b:1"] {

@@ -106,6 +106,7 @@ impl Client<Full<Bytes>> {
 async fn dial(callee: &Callee) -> io::Result<Box<dyn Wire>> {
     match &callee.address {
         Address::Unix(path) => Ok(Box::new(UnixStream::connect(path).await?)),
+        Address::Abstract(name) => Ok(Box::new(UnixStream::connect(format!("\0{name}")).await?)),
         Address::Tcp { host, port, scheme } => {
             let stream = TcpStream::connect((host.as_str(), *port)).await?;
             stream.set_nodelay(true)?;

@@ -234,6 +234,8 @@ impl Tally {
     }
 }
 
-fn text(line: Vec<u8>) -> Result<String, Failure> {
+/// Takes a line as text, less the CR of a line that ended with CR LF.
+fn text(mut line: Vec<u8>) -> Result<String, Failure> {
+    line.pop_if(|last| *last == b'\r');
     String::from_utf8(line).map_err(|_| Failure::Settings("a line is not UTF-8, expected text".to_owned()))
 }

@@ -44,7 +44,7 @@ pub(super) struct ControlArgs {
 /// How a node is called.
 #[derive(Debug, clap::Args)]
 pub(super) struct NodeArgs {
-    /// Where the node's control listener is: HOST:PORT, https://HOST:PORT or unix:/PATH [default: the setting control] [env: POMBO_CONTROL]
+    /// Where the node's control listener is: HOST:PORT, https://HOST:PORT, unix:/PATH or unix:@NAME [default: the setting control] [env: POMBO_CONTROL]
     #[arg(long, value_name = "ADDRESS", help_heading = "Node")]
     control: Option<String>,
     /// Reads the setting control from this TOML file, which is the node's [env: POMBO_CONFIG]

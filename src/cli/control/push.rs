@@ -39,7 +39,8 @@ pub(in crate::cli) struct Push {
     /// Sends a binary message; otherwise it is text, and has to be UTF-8
     #[arg(long)]
     binary: bool,
-    /// Sends each line of standard input as a message of its own, as it comes, and tells at the end how many were taken
+    /// Sends each line of standard input, ended by LF or CR LF, as a message of its own, as it comes, and tells at the end
+    /// how many were taken
     #[arg(long, conflicts_with_all = ["binary", "message"])]
     lines: bool,
     #[command(flatten)]

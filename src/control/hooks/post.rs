@@ -5,13 +5,13 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use http_body_util::{BodyExt, Full, Limited};
 use hyper::{Request, Uri, header};
-use tokio::task::spawn_blocking;
 use tokio::time::timeout;
 use tracing::field::Empty;
-use tracing::{Instrument as _, Span, debug_span, info, warn};
+use tracing::{Instrument as _, Span, debug_span, error, info, warn};
 
 use super::HookError;
 use super::signature::{self, Keys};
+use crate::blocking::{BlockingWork, HANGING_INTERVAL, HANGING_MAX};
 use crate::clock;
 use crate::config::HookSettings;
 use crate::service::{self, ServiceClient, causes};
@@ -23,6 +23,9 @@ const ANSWER_BYTES_MAX: usize = 64 << 10;
 /// Least time between two looks at the file of secrets, and between two log lines about the service.
 const INTERVAL: Duration = Duration::from_secs(1);
 
+/// How long the file of secrets is waited for; the batch is signed with the old ones then.
+const KEYS_TIME: Duration = Duration::from_millis(500);
+
 const SIGNATURE: &str = "pombo-signature";
 const USER_AGENT: &str = concat!("pombo/", env!("CARGO_PKG_VERSION"));
 
@@ -33,6 +36,10 @@ pub(super) struct Poster {
     uri: Uri,
     keys: Keys,
     keys_read: Instant,
+    /// Least time to the next look at the file of secrets.
+    keys_interval: Duration,
+    /// Reads it.
+    reading: BlockingWork,
     complained: Option<Instant>,
     has_failed: bool,
 }
@@ -41,7 +48,16 @@ impl Poster {
     pub(super) fn new(settings: &HookSettings) -> Result<Self, HookError> {
         let client = service::client(Some(&settings.url), "hook_url_ca", settings.url_ca.as_deref(), 1)?;
         let (keys, uri) = (Keys::load(settings)?, settings.url.uri().clone());
-        Ok(Self { client, uri, keys, keys_read: Instant::now(), complained: None, has_failed: false })
+        Ok(Self {
+            client,
+            uri,
+            keys,
+            keys_read: Instant::now(),
+            keys_interval: INTERVAL,
+            reading: BlockingWork::new(KEYS_TIME, HANGING_MAX),
+            complained: None,
+            has_failed: false,
+        })
     }
 
     /// Posts a batch; says whether the service has taken it. Takes no longer than `time`.
@@ -81,13 +97,20 @@ impl Poster {
 
     async fn refresh_keys(&mut self) {
         let Some(path) = self.keys.file() else { return };
-        if self.keys_read.elapsed() < INTERVAL {
+        if self.keys_read.elapsed() < self.keys_interval {
             return;
         }
         let path = path.to_owned();
-        let read = spawn_blocking(move || signature::read(&path)).await.expect("reading a file does not panic");
+        // First, so that an attempt whose time ends meanwhile counts as one.
         self.keys_read = Instant::now();
-        self.keys.refresh(read);
+        self.keys_interval = INTERVAL;
+        match self.reading.run(move || signature::read(&path)).await {
+            Ok(read) => self.keys.refresh(read),
+            Err(error) => {
+                self.keys_interval = HANGING_INTERVAL;
+                error!(error = %error, "secrets of the hook not changed, the old ones stay");
+            }
+        }
     }
 
     /// Logs what is wrong with the service, now and then.

@@ -62,6 +62,13 @@ struct Loaded {
     digest: Digest,
 }
 
+/// What was read again, and differs from what is in force.
+#[derive(Debug)]
+pub(crate) struct ChangedKeys {
+    digest: Digest,
+    parsed: Result<KeySet, KeyError>,
+}
+
 /// What the settings lead to, not parsed yet.
 struct Sources<'a> {
     secret: Option<&'a Secret>,
@@ -101,17 +108,23 @@ impl Keys {
         Arc::clone(&self.lock().keys)
     }
 
-    /// Reads all keys again; where something has changed and is sound, it holds from now on.
-    pub(super) fn refresh(&self, settings: &AuthSettings) {
+    /// Reads all keys again; returns what [`Keys::take`] takes, unless nothing has changed.
+    ///
+    /// Blocks for as long as files take to be read.
+    pub(super) fn look(&self, settings: &AuthSettings) -> Option<ChangedKeys> {
         let sources = Sources::read(settings);
         let digest = sources.digest();
         if self.lock().digest.as_ref() == digest.as_ref() {
-            return;
+            return None;
         }
-        let parsed = sources.parse();
+        Some(ChangedKeys { digest, parsed: sources.parse() })
+    }
+
+    /// Takes what was read again; where it is sound, it holds from now on.
+    pub(super) fn take(&self, changed: ChangedKeys) {
         let mut loaded = self.lock();
-        loaded.digest = digest;
-        match parsed {
+        loaded.digest = changed.digest;
+        match changed.parsed {
             Ok(keys) => {
                 info!(keys = keys.0.len(), "keys of tokens changed");
                 loaded.keys = Arc::new(keys);
@@ -419,26 +432,31 @@ mod tests {
         write(&pem("PUBLIC KEY", &ed25519()));
         let keys = Keys::load(&settings).expect("sound keys");
         let first = keys.current();
+        let refresh = |settings: &AuthSettings| {
+            if let Some(changed) = keys.look(settings) {
+                keys.take(changed);
+            }
+        };
         let is_first = |keys: &Keys| Arc::ptr_eq(&first, &keys.current());
 
-        keys.refresh(&settings);
+        refresh(&settings);
         assert!(is_first(&keys), "nothing has changed");
         for unsound in ["", "-----BEGIN PUBLIC KEY-----\nAAAA\n-----END PUBLIC KEY-----\n", &secret] {
             write(unsound);
-            keys.refresh(&settings);
+            refresh(&settings);
             assert!(is_first(&keys), "{unsound}");
         }
         std::fs::remove_file(file.path()).expect("it is there");
-        keys.refresh(&settings);
+        refresh(&settings);
         assert!(is_first(&keys), "a file that is away for a moment takes no key away");
 
         let both = format!("{}{}", pem("PUBLIC KEY", &ed25519()), pem("PUBLIC KEY", &ed25519()));
         write(&both);
-        keys.refresh(&settings);
+        refresh(&settings);
         assert_eq!(keys.current().0.len(), 2);
         // Other settings count as a change, too.
         let more = AuthSettings { jwt_secret: Some(Secret::new(secret)), ..settings };
-        keys.refresh(&more);
+        refresh(&more);
         assert_eq!(keys.current().0.len(), 3);
     }
 }

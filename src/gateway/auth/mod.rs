@@ -22,7 +22,7 @@ pub(crate) use credential::{Facts, offered};
 pub(crate) use entrance::{Admitted, Entrance, Login};
 
 use self::http::Service;
-use self::keys::{KeyError, Keys};
+use self::keys::{ChangedKeys, KeyError, Keys};
 use super::Reason;
 use crate::clock;
 use crate::config::{Auth, AuthSettings};
@@ -123,12 +123,17 @@ impl Authenticator {
         matches!(self.method, Method::Jwt(_))
     }
 
-    /// Reads the keys again if they may have changed; who can't be read keeps the old ones.
+    /// Reads the keys again; returns what [`Authenticator::take_keys`] takes, unless nothing has changed.
     ///
     /// Blocks for as long as files take to be read.
-    pub(crate) fn refresh(&self, settings: &AuthSettings) {
+    pub(crate) fn look_at_keys(&self, settings: &AuthSettings) -> Option<ChangedKeys> {
+        if let Method::Jwt(keys) = &self.method { keys.look(settings) } else { None }
+    }
+
+    /// Takes keys that were read again; those that are not sound leave the old ones in force.
+    pub(crate) fn take_keys(&self, changed: ChangedKeys) {
         if let Method::Jwt(keys) = &self.method {
-            keys.refresh(settings);
+            keys.take(changed);
         }
     }
 

@@ -3,7 +3,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::memory::{BINARY, CLOSE, Client, Node, TEXT, close_code, frames, masked, settings};
+use super::frames::{BINARY, CLOSE, TEXT, close_code, frames, masked};
+use super::memory::{Client, Node, settings};
 use crate::config::{DuplicateLogin, SessionSettings, SlowConsumer};
 use crate::frame::{HEADER_BYTES_MAX, close};
 use crate::shard::{Request, journal};

@@ -5,7 +5,8 @@ use std::time::Duration;
 
 use proptest::prelude::*;
 
-use super::memory::{BINARY, CLOSE, Client, Node, TEXT, close_code, frames, masked, plain, settings};
+use super::frames::{BINARY, CLOSE, TEXT, close_code, frames, masked, plain};
+use super::memory::{Client, Node, settings};
 use crate::config::{SessionSettings, SlowConsumer};
 use crate::frame::close;
 use crate::mailbox::SHARE_FROM;

@@ -1,6 +1,7 @@
 //! Sessions that come and go amid messages: a session key never names another session than the one it was made for.
 
-use super::memory::{Client, Node, TEXT, masked, settings};
+use super::frames::{TEXT, masked};
+use super::memory::{Client, Node, settings};
 use crate::config::{DuplicateLogin, SessionSettings};
 
 /// Longer than what is received at once, so that its rest is received straight into the message's buffer.

@@ -2,7 +2,8 @@
 
 use std::time::Duration;
 
-use super::memory::{CLOSE, Node, PING, PONG, TEXT, close_code, masked, settings};
+use super::frames::{CLOSE, PING, PONG, TEXT, close_code, masked};
+use super::memory::{Node, settings};
 use crate::config::{DuplicateLogin, SessionSettings};
 use crate::frame::close;
 use crate::shard::Request;

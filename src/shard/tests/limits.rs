@@ -3,7 +3,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::memory::{CLOSE, Client, Node, PING, PONG, TEXT, close_code, masked, settings};
+use super::frames::{CLOSE, PING, PONG, TEXT, close_code, masked};
+use super::memory::{Client, Node, settings};
 use crate::config::SessionSettings;
 use crate::frame::close;
 use crate::mailbox::SHARE_FROM;

@@ -1,6 +1,7 @@
 //! Mail to a destination that has no room: the bound of a batch, and the sessions that wait, in their order.
 
-use super::memory::{Client, Node, TEXT, settings};
+use super::frames::TEXT;
+use super::memory::{Client, Node, settings};
 use crate::config::SessionSettings;
 
 /// What a letter takes up besides its message, at most.

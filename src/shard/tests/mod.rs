@@ -3,6 +3,7 @@
 mod budget;
 mod clock;
 mod flow;
+mod frames;
 mod keys;
 mod life;
 mod limits;

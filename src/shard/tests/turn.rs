@@ -4,7 +4,8 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
-use super::memory::{BINARY, Client, Node, PING, PONG, TEXT, masked, settings};
+use super::frames::{BINARY, PING, PONG, TEXT, masked};
+use super::memory::{Client, Node, settings};
 use crate::config::{DuplicateLogin, SessionSettings};
 use crate::frame::close;
 use crate::message::{Delivery, Kind};

@@ -7,7 +7,7 @@ use std::time::{Duration, SystemTime};
 
 use fastrand::Rng;
 
-use super::super::memory::{BINARY, CLOSE, PING, PONG, TEXT, close_code, masked};
+use super::super::frames::{BINARY, CLOSE, PING, PONG, TEXT, close_code, masked};
 use super::message::{EVERYBODY, EVERYBODY_BUT, Identity, payload_of};
 use super::network::{UNLIMITED, Wire, is_one_in};
 use crate::rights::Rights;

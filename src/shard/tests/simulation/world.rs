@@ -7,7 +7,7 @@ use std::time::Duration;
 use fastrand::Rng;
 
 use super::super::clock::Clock;
-use super::super::memory::{PONG, TEXT, masked};
+use super::super::frames::{PONG, TEXT, masked};
 use super::caller::Caller;
 use super::message::EVERYBODY;
 use super::network::{SimulatedNetwork, SimulatedSocket, UNLIMITED, Wire, is_one_in};
