@@ -24,13 +24,16 @@ pub struct Tls {
     connection: ServerConnection,
     /// The socket was not asked for all: the last receive call filled its buffer, or did without, or there was none yet.
     may_have_more: bool,
+    /// Whether our `close_notify` was said. What the peer sends from then on is thrown away as it comes, and not decrypted:
+    /// rustls must not find a fault in it, since it takes no second alert.
+    is_finished: bool,
 }
 
 impl Tls {
     /// Takes over a connection whose handshake is done.
     pub fn new(socket: mio::net::TcpStream, mut connection: ServerConnection) -> Self {
         connection.set_buffer_limit(Some(ENCRYPTED_MAX));
-        Self { socket, connection, may_have_more: true }
+        Self { socket, connection, may_have_more: true, is_finished: false }
     }
 
     pub(super) fn socket(&self) -> &mio::net::TcpStream {
@@ -45,7 +48,13 @@ impl Tls {
     ///
     /// The end without `close_notify` is no error here: WebSocket has its own close, and a message cut short is
     /// thrown away in any case.
+    ///
+    /// Behind [`Tls::finish`] it receives ciphertext, whose only use is to be thrown away.
     pub(super) fn receive(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        if self.is_finished {
+            let (received, _) = rustix::net::recv(&self.socket, buffer, RecvFlags::empty())?;
+            return Ok(received);
+        }
         loop {
             match self.connection.reader().read(buffer) {
                 Ok(length) => {
@@ -160,12 +169,13 @@ impl Tls {
     /// Whether more may be received at once, though the last call gave less than it might have.
     pub(super) fn has_unread(&self) -> bool {
         // rustls wants to read unless it has plaintext left, or the peer's `close_notify`.
-        self.may_have_more || !self.connection.wants_read()
+        !self.is_finished && (self.may_have_more || !self.connection.wants_read())
     }
 
     /// Sends `close_notify`, and then the end of the stream; fails with `WouldBlock` while there is no room for that.
     pub(super) fn finish(&mut self) -> io::Result<()> {
         self.connection.send_close_notify();
+        self.is_finished = true;
         self.push()?;
         self.socket.shutdown(Shutdown::Write)
     }
@@ -268,6 +278,21 @@ mod tests {
                 Err(error) => panic!("{error}"),
             }
         }
+    }
+
+    /// What a peer sent behind our `close_notify` was decrypted: a record that was forged ended a debug build by an assertion of
+    /// rustls's, which had no alert left to send.
+    #[test]
+    fn what_comes_behind_the_end_is_thrown_away_as_it_is() {
+        let (_client, mut socket, mut tls) = pair();
+        tls.finish().expect("there is room");
+        let forged = [&[0x17, 3, 3, 0, 32][..], &[7; 32]].concat();
+        socket.write_all(&forged).expect("it is read");
+        let mut buffer = [0; 1000];
+        assert_eq!(receive(&mut tls, &mut buffer), forged.len());
+        assert!(!tls.has_unread());
+        socket.shutdown(Shutdown::Write).expect("it is connected");
+        assert_eq!(receive(&mut tls, &mut buffer), 0, "the end");
     }
 
     /// Plaintext left over was given without asking the socket, whose event was forgotten then: it was never read again.
