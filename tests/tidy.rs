@@ -28,7 +28,7 @@ const ROOMS: &[(&str, &[&str])] = &[
     ("blocking", &[]),
     ("clock", &[]),
     ("log_sink", &[]),
-    ("vital", &[]),
+    ("vital", &["log_sink"]),
     ("descriptors", &[]),
     ("host", &[]),
     ("trace", &[]),

@@ -42,7 +42,7 @@ use crate::gateway::{Reason, Refusals, Shortages};
 use crate::listener::BoundListener;
 use crate::log_sink::LogSink;
 use crate::shard::Admission;
-use crate::vital::vital;
+use crate::vital::Vital;
 
 /// How long connections may take to end, once nobody is left to push to.
 const END_TIME: Duration = Duration::from_secs(1);
@@ -124,22 +124,22 @@ impl Control {
     /// # Errors
     /// When a listener can't be moved to the runtime that this is called in.
     pub(crate) async fn run(self, listeners: ControlListeners, served: impl Future) -> io::Result<()> {
-        let open = self.open.clone();
+        let (open, vital) = (self.open.clone(), Vital::new(self.log.clone()));
         let ControlListeners { http, text } = listeners;
         // Nothing is ever sent: the sender's drop is the sign to end.
         let (serving, ending) = watch::channel(());
         let http = match http {
             Some(listener) => {
-                tokio::spawn(vital("control tokens", tokens::keep(self.settings.clone(), self.tokens.clone())));
+                tokio::spawn(vital.task("control tokens", tokens::keep(self.settings.clone(), self.tokens.clone())));
                 let serve = http::serve(self.clone(), listener.into_listener()?, ending.clone());
-                Some(tokio::spawn(vital("control", serve)))
+                Some(tokio::spawn(vital.task("control", serve)))
             }
             None => None,
         };
         let text = match text {
             Some(listener) => {
                 let serve = text::serve(self, listener.into_listener()?, ending);
-                Some(tokio::spawn(vital("text port", serve)))
+                Some(tokio::spawn(vital.task("text port", serve)))
             }
             None => None,
         };

@@ -55,7 +55,7 @@ use crate::peer::Peer;
 use crate::protocol::Protocol;
 use crate::router;
 use crate::shard::{Handover, Permit, Stream};
-use crate::vital::vital;
+use crate::vital::Vital;
 
 /// How often files of keys are looked at.
 const KEYS_INTERVAL: Duration = Duration::from_secs(1);
@@ -88,6 +88,8 @@ pub(crate) struct Gateway {
     pub(crate) handshakes: Arc<Semaphore>,
     /// What TLS handshakes are made by, newest first seen; nothing where TCP listeners speak plainly.
     pub(crate) tls: Option<watch::Receiver<Arc<rustls::ServerConfig>>>,
+    /// Watches over the tasks that it can't do without.
+    pub(crate) vital: Vital,
 }
 
 /// A connection just accepted: what it holds of the node's bounds, and until when it must be upgraded.
@@ -153,11 +155,11 @@ impl Gateway {
         for listener in listeners {
             let accepting = Arc::clone(&gateway).accept(listener, under_way.clone());
             // Accepting comes ahead of everything else: tokio would have it yield while the backlog overflows.
-            tokio::spawn(tokio::task::unconstrained(vital("listener", accepting)));
+            tokio::spawn(tokio::task::unconstrained(gateway.vital.task("listener", accepting)));
         }
         drop(under_way);
         if gateway.entrance.authenticator.has_keys() {
-            tokio::spawn(vital("keys of tokens", Arc::clone(&gateway).watch_keys()));
+            tokio::spawn(gateway.vital.task("keys of tokens", Arc::clone(&gateway).watch_keys()));
         }
         tokio::select! {
             // Nothing is ever sent; the channel ends with the last task that holds it.

@@ -7,15 +7,12 @@ mod handle;
 
 use std::convert::Infallible;
 use std::io;
-use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::process;
 use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
 
 use tokio::sync::{Notify, Semaphore, watch};
 use tokio::time::Instant;
-use tracing::error;
 
 pub use self::handle::Handle;
 use crate::clock;
@@ -37,13 +34,10 @@ use crate::mailbox::{self, Bell};
 use crate::presence::Teller;
 use crate::shard::{Admission, LoginNumbers, Parts, Poller, Shard};
 use crate::uid::UidHasher;
-use crate::vital::vital;
+use crate::vital::Vital;
 
 /// How long the gateway's threads may take to end, once they have nothing to do any more.
 const RUNTIME_END: Duration = Duration::from_secs(1);
-
-/// How long the log's last lines may take to get out, before a panic ends the process.
-const LAST_LINES_TIME: Duration = Duration::from_secs(1);
 
 /// Logged-in connections that may wait for one shard; past these the gateway waits.
 const HANDOVERS_MAX: usize = 1024;
@@ -281,9 +275,10 @@ impl Server {
             shortages: shortages.clone(),
             handshakes: Arc::new(Semaphore::new(config.handshakes_max)),
             tls: tls.clone(),
+            vital: Vital::new(log.clone()),
         };
         let certificate_asked = certificate.as_ref().map(Certificate::asked);
-        spawn_gateway(&config, gateway, listeners, certificate, serving, log.clone())?;
+        spawn_gateway(&config, gateway, listeners, certificate, serving)?;
         let (control_settings, settings_of_control) = watch::channel(Arc::new(config.control_settings()));
         let controlling = Control {
             settings: settings_of_control,
@@ -356,7 +351,7 @@ fn spawn_shards(
         let presence = presence.clone();
         let parts = Parts { index, hasher, settings, mailbox, handovers, requests, presence };
         let serving = serving.clone();
-        spawn(format!("pombo-shard-{index}"), log.cloned(), move || {
+        spawn(format!("pombo-shard-{index}"), Vital::new(log.cloned()), move || {
             Shard::new(poller, parts).run();
             drop(serving);
         })?;
@@ -371,7 +366,6 @@ fn spawn_gateway(
     listeners: Vec<BoundListener>,
     certificate: Option<Certificate>,
     serving: flume::Sender<Infallible>,
-    log: Option<LogSink>,
 ) -> io::Result<()> {
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(config.gateway_threads.get())
@@ -382,10 +376,11 @@ fn spawn_gateway(
         let _entered = runtime.enter();
         listeners.into_iter().map(BoundListener::into_listener).collect::<io::Result<Vec<_>>>()?
     };
+    let vital = gateway.vital.clone();
     if let Some(certificate) = certificate {
-        runtime.spawn(vital("certificate", certificate.keep()));
+        runtime.spawn(vital.task("certificate", certificate.keep()));
     }
-    spawn("pombo-gateway".to_owned(), log, move || {
+    spawn("pombo-gateway".to_owned(), vital, move || {
         // On a worker, so that accepting costs no hop from this thread.
         let run = runtime.spawn(gateway.run(listeners));
         runtime.block_on(run).expect("the gateway does not panic");
@@ -405,9 +400,10 @@ fn spawn_control(
     alive: flume::Sender<Infallible>,
 ) -> io::Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    spawn("pombo-control".to_owned(), control.log.clone(), move || {
+    let vital = Vital::new(control.log.clone());
+    spawn("pombo-control".to_owned(), vital.clone(), move || {
         runtime.block_on(async {
-            let hooks = hooks.map(|hooks| tokio::spawn(vital("hook", hooks.run(control.settings.clone()))));
+            let hooks = hooks.map(|hooks| tokio::spawn(vital.task("hook", hooks.run(control.settings.clone()))));
             // Nothing is ever sent.
             let run = control.run(listeners, served.recv_async()).await;
             run.expect("a bound listener moves to the runtime");
@@ -421,17 +417,7 @@ fn spawn_control(
 }
 
 /// Starts a named thread; a panic in it ends the process, because half a node is worse than none.
-fn spawn(name: String, log: Option<LogSink>, run: impl FnOnce() + Send + 'static) -> io::Result<()> {
-    let body = move || {
-        if catch_unwind(AssertUnwindSafe(run)).is_err() {
-            let thread = thread::current();
-            error!(thread = thread.name(), "a thread of the node panicked, the process ends");
-            if let Some(log) = log {
-                log.settle(LAST_LINES_TIME);
-            }
-            process::abort();
-        }
-    };
-    thread::Builder::new().name(name).spawn(body)?;
+fn spawn(name: String, vital: Vital, body: impl FnOnce() + Send + 'static) -> io::Result<()> {
+    thread::Builder::new().name(name).spawn(move || vital.run(body))?;
     Ok(())
 }
