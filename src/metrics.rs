@@ -185,6 +185,8 @@ counts! {
     counter pushes_refused => "pombo_pushes" { outcome = "refused" };
     /// Messages of other programs that a shard has not answered in time: they may have been sent.
     counter pushes_unknown => "pombo_pushes" { outcome = "unknown" };
+    /// Connections of control and of the text port closed because they waited longest for their client and another needed the place.
+    counter gave_way => "pombo_control_gave_way";
     /// Lines of the text port that name no receiver, are too long, or are of another protocol.
     counter text_refused => "pombo_text_refused";
 }

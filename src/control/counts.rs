@@ -69,6 +69,11 @@ impl Counts {
         self.lock().counts.text_refused += lines as u64;
     }
 
+    /// Counts a connection that was closed for another.
+    pub(super) fn note_gave_way(&self) {
+        self.lock().counts.gave_way += 1;
+    }
+
     /// Counts a request that was not done.
     pub(super) fn note_problem(&self, problem: Problem) {
         let place = Problem::ALL.iter().position(|known| *known == problem);

@@ -22,6 +22,8 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Instant, Sleep, sleep, sleep_until};
 
+use super::counts::Counts;
+
 /// A connection that has waited for less is not cut: its next request may be on its way.
 const WAIT_MIN: Duration = Duration::from_millis(100);
 
@@ -37,6 +39,7 @@ struct Inner {
     probe: Arc<Semaphore>,
     ordinary_max: usize,
     taken: Mutex<Taken>,
+    counts: Counts,
 }
 
 #[derive(Default)]
@@ -99,9 +102,11 @@ pub(super) struct Refused {
 
 impl Places {
     /// Makes as many ordinary places, and as many that only probes are served in.
-    pub(super) fn new(ordinary_max: usize, probe_max: usize) -> Self {
+    ///
+    /// Counts in `counts` who gives way.
+    pub(super) fn new(ordinary_max: usize, probe_max: usize, counts: Counts) -> Self {
         let (ordinary, probe) = (Arc::new(Semaphore::new(ordinary_max)), Arc::new(Semaphore::new(probe_max)));
-        Self(Arc::new(Inner { ordinary, probe, ordinary_max, taken: Mutex::default() }))
+        Self(Arc::new(Inner { ordinary, probe, ordinary_max, taken: Mutex::default(), counts }))
     }
 
     /// Takes a place for a new connection; waits until another connection has given way if there is none.
@@ -218,6 +223,7 @@ impl Place {
     /// Waits until the connection has to end, since another one needs its place.
     pub(super) async fn cut(&self) {
         self.0.cut.notified().await;
+        self.0.places.0.counts.note_gave_way();
     }
 
     /// Notes that the head of a request is there, and that it is served from now on.
@@ -383,7 +389,7 @@ mod tests {
 
     #[tokio::test]
     async fn who_waited_longest_gives_way_and_nobody_else() {
-        let places = Places::new(2, 1);
+        let places = Places::new(2, 1, Counts::default());
         let mut taken = Vec::new();
         for _ in 0..3 {
             taken.push(places.enter().await);
@@ -406,7 +412,7 @@ mod tests {
 
     #[tokio::test]
     async fn who_is_served_stays() {
-        let places = Places::new(1, 1);
+        let places = Places::new(1, 1, Counts::default());
         let [first, second] = [places.enter().await, places.enter().await];
         first.begins_request();
         second.begins_request();
@@ -423,7 +429,7 @@ mod tests {
 
     #[tokio::test]
     async fn request_in_a_probe_place_waits_for_an_ordinary_one() {
-        let places = Places::new(1, 2);
+        let places = Places::new(1, 2, Counts::default());
         let [ordinary, probe, other] = [places.enter().await, places.enter().await, places.enter().await];
         ordinary.begins_request();
         assert_eq!(ordinary.enter_ordinary().await, Ok(()));
@@ -445,7 +451,7 @@ mod tests {
 
     #[tokio::test]
     async fn longest_waiting_request_is_refused_for_a_newcomer() {
-        let places = Places::new(1, 1);
+        let places = Places::new(1, 1, Counts::default());
         let [ordinary, probe] = [places.enter().await, places.enter().await];
         ordinary.begins_request();
         probe.begins_request();

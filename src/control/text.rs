@@ -56,23 +56,31 @@ pub(super) async fn serve(control: Control, listener: Listener, ending: watch::R
     let (open, ended) = (control.open.clone(), ending.clone());
     let spares = control.spares.clone();
     // Nobody probes this port.
-    accept(listener, None, Places::new(CONNECTIONS_MAX, 0), spares, &open, ending, move |stream, _peer, place| {
-        let connection = Connection {
-            control: control.clone(),
-            stream,
-            place,
-            ending: ended.clone(),
-            received: BytesMut::new(),
-            room: READ_BYTES,
-            long_lines: Arc::clone(&long_lines),
-            long_line: None,
-        };
-        async move {
-            if let Err(error) = connection.run().await {
-                debug!(error = %error, "text connection lost");
+    accept(
+        listener,
+        None,
+        Places::new(CONNECTIONS_MAX, 0, control.counts.clone()),
+        spares,
+        &open,
+        ending,
+        move |stream, _peer, place| {
+            let connection = Connection {
+                control: control.clone(),
+                stream,
+                place,
+                ending: ended.clone(),
+                received: BytesMut::new(),
+                room: READ_BYTES,
+                long_lines: Arc::clone(&long_lines),
+                long_line: None,
+            };
+            async move {
+                if let Err(error) = connection.run().await {
+                    debug!(error = %error, "text connection lost");
+                }
             }
-        }
-    })
+        },
+    )
     .await;
 }
 

@@ -16,7 +16,7 @@ use tokio::sync::watch;
 use tokio::time::sleep;
 use tracing::{error, info};
 
-use crate::blocking::{BlockingWork, HANGING_INTERVAL};
+use crate::blocking::{BlockingWork, HANGING_INTERVAL, Rereads};
 use crate::config::{ControlRights, ControlSettings, ControlToken};
 
 /// Time between two looks at the file.
@@ -132,16 +132,14 @@ fn hash(token: &str) -> Digest {
 /// A change of the file counts when two looks in a row find the same: it may be half written. A change of the settings
 /// counts at once, and what it finds in the file with it.
 pub(super) async fn keep(mut settings: watch::Receiver<Arc<ControlSettings>>, in_force: watch::Sender<Arc<TokenSet>>) {
-    let mut read = None;
-    let mut seen = None;
+    // Read at the first look that finds the file settled.
+    let mut rereads = Rereads::new(None);
     let (reading, mut interval) = (BlockingWork::reading(), LOOK_INTERVAL);
-    // Stays until the tokens are read, however often the file hangs before.
-    let mut is_asked = false;
     loop {
-        is_asked |= tokio::select! {
-            Ok(()) = settings.changed() => true,
-            () = sleep(interval) => false,
-        };
+        tokio::select! {
+            Ok(()) = settings.changed() => rereads.ask(),
+            () = sleep(interval) => {}
+        }
         let now = Arc::clone(&settings.borrow_and_update());
         let path = now.tokens_file.clone();
         let stamp = reading.run(move || path.as_deref().map(Stamp::of)).await;
@@ -153,13 +151,12 @@ pub(super) async fn keep(mut settings: watch::Receiver<Arc<ControlSettings>>, in
                 continue;
             }
         };
-        let has_settled = seen.replace(stamp) == Some(stamp);
-        if !is_asked && (!has_settled || read == Some(stamp)) {
+        if !rereads.is_due(Some(stamp)) {
             continue;
         }
-        read = Some(stamp);
-        is_asked = false;
-        match reading.run(move || TokenSet::load(&now)).await {
+        let loaded = reading.run(move || TokenSet::load(&now)).await;
+        interval = rereads.note(&loaded, LOOK_INTERVAL);
+        match loaded {
             Ok(Ok(tokens)) => take(&in_force, tokens),
             Ok(Err(error)) => error!(error = %error, "control tokens not changed, the old ones stay"),
             Err(error) => error!(error = %error, "control tokens not changed, the old ones stay"),

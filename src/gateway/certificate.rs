@@ -22,7 +22,7 @@ use tracing::{error, info, warn};
 
 use crate::clock;
 
-use crate::blocking::{BlockingWork, HANGING_INTERVAL};
+use crate::blocking::{BlockingWork, HANGING_INTERVAL, Rereads, Unfinished};
 
 /// Time between two looks at the files.
 const LOOK_INTERVAL: Duration = Duration::from_secs(1);
@@ -171,16 +171,14 @@ impl Certificate {
     /// Reads the files again whenever they change, or that is asked for; for ever.
     ///
     /// A change counts when two looks in a row find the same: the files may be written one after the other.
-    pub(crate) async fn keep(mut self) {
-        let mut seen = self.read;
+    pub(crate) async fn keep(self) {
+        let mut rereads = Rereads::new(self.read);
         let (reading, mut interval) = (BlockingWork::reading(), LOOK_INTERVAL);
-        // Stays until the files are read, however often they hang before.
-        let mut is_asked = false;
         loop {
-            is_asked |= tokio::select! {
-                () = self.asked.notified() => true,
-                () = sleep(interval) => false,
-            };
+            tokio::select! {
+                () = self.asked.notified() => rereads.ask(),
+                () = sleep(interval) => {}
+            }
             let files = self.files.clone();
             let now = reading.run(move || files.stamps()).await;
             interval = if now.is_ok() { LOOK_INTERVAL } else { HANGING_INTERVAL };
@@ -191,18 +189,17 @@ impl Certificate {
                     continue;
                 }
             };
-            let has_settled = std::mem::replace(&mut seen, now) == now;
-            if is_asked || (has_settled && now != self.read) {
-                self.read = now;
-                is_asked = false;
-                self.reload(&reading).await;
+            if rereads.is_due(now) {
+                let files = self.files.clone();
+                let loaded = reading.run(move || files.load()).await;
+                interval = rereads.note(&loaded, LOOK_INTERVAL);
+                self.take(loaded);
             }
         }
     }
 
-    async fn reload(&self, reading: &BlockingWork) {
-        let files = self.files.clone();
-        match reading.run(move || files.load()).await {
+    fn take(&self, loaded: Result<Result<Arc<ServerConfig>, CertificateError>, Unfinished>) {
+        match loaded {
             Ok(Ok(config)) => {
                 self.in_force.send_replace(config);
                 info!(certificate = %self.files.certificate.display(), "certificate reloaded");

@@ -99,7 +99,7 @@ impl Api {
 pub(super) async fn serve(control: Control, listener: Listener, ending: watch::Receiver<()>) {
     let api = Api { control: control.clone(), answers: Arc::default() };
     let service = TowerToHyperService::new(routes(api));
-    let places = Places::new(control.settings.borrow().connections_max, PROBE_PLACES);
+    let places = Places::new(control.settings.borrow().connections_max, PROBE_PLACES, control.counts.clone());
     let (tls, open, spares) = (control.tls.clone(), control.open.clone(), control.spares.clone());
     accept(listener, tls, places, spares, &open, ending, move |stream, peer, place| {
         let (service, control) = (service.clone(), control.clone());

@@ -31,9 +31,14 @@ pub(super) fn receiver(line: &[u8]) -> Option<Box<str>> {
 /// Tells whether a line that names nobody is one that another protocol begins with: the head of a request of HTTP, or a
 /// byte that begins no text, as in TLS.
 ///
+/// No line that begins with a brace is one, whatever it holds: no method and no name of a header begins so.
+///
 /// A web page can have its visitor's browser send such a thing to any port of the visitor's machine, with lines of the
 /// page's own behind it: by a form, or by a name of the page's that leads to the port and a TLS ticket.
 pub(super) fn is_of_another_protocol(line: &[u8]) -> bool {
+    if line.trim_ascii_start().first() == Some(&b'{') {
+        return false;
+    }
     let begins_no_text = line.first().is_some_and(|byte| byte.is_ascii_control() && !byte.is_ascii_whitespace());
     let is_request = || memmem::find(line, b" HTTP/").is_some();
     let is_host = || {
@@ -209,6 +214,8 @@ mod tests {
             "Hosts: x",
             "x: host:",
             "{\"host\":1}",
+            "{\"uid\":null,\"request\":\"GET / HTTP/1.1\"}",
+            " {\"request\":\"GET / HTTP/1.1\"",
             "\u{feff}",
         ] {
             assert!(!is_of_another_protocol(line.as_bytes()), "{line:?}");
