@@ -14,7 +14,7 @@ use tokio::time::{Instant, timeout_at};
 
 use crate::config::SessionSettings;
 use crate::frame::close;
-use crate::mailbox::Bell;
+use crate::mailbox::{Bell, Ring};
 use crate::message::{Delivery, Kind};
 use crate::metrics::{NodeCounts, Stats};
 use crate::presence::{AsOf, Ledger};
@@ -276,7 +276,10 @@ impl Dispatcher {
             None if answered.is_disconnected() && answered.is_empty() => return Err(Unanswered::Busy),
             None => {}
         }
-        door.bell.ring();
+        // Whatever a shard had when it ended it did not do, but for what it has answered.
+        if door.bell.ring_for_news() == Ring::Ended && answered.is_empty() {
+            return Err(Unanswered::Drained);
+        }
         Ok(answered)
     }
 
@@ -359,6 +362,7 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
+    use crate::mailbox;
     use crate::message::Shed;
     use crate::shard::Poller;
 
@@ -401,6 +405,18 @@ mod tests {
         let requests = taken.remove(0);
         drop(requests.recv_async().await);
         assert_eq!(asking.await.expect("no panic"), Err(Unanswered::Drained));
+    }
+
+    /// The queue kept what was in it, and with it the way to answer: its asker waited for ever.
+    #[tokio::test]
+    async fn request_that_a_shard_never_saw_is_answered_by_its_end() {
+        let (_, wake) = Poller::new().expect("a poller");
+        let (requests, _queue) = flume::bounded(1);
+        let bell = Bell::new(wake);
+        let mut mailboxes = mailbox::wire(std::slice::from_ref(&bell), 1);
+        let dispatcher = Dispatcher::new(UidHasher::fixed(1), vec![ShardDoor { requests, bell }], None);
+        mailboxes[0].abandon();
+        assert_eq!(dispatcher.push(push("a")).await, Err(Unanswered::Drained));
     }
 
     #[tokio::test]

@@ -131,9 +131,13 @@ impl Bell {
 
     /// Has the shard look into its queues from outside, and wakes it if it sleeps; call it after something was put there.
     pub fn ring(&self) {
+        let _ = self.ring_for_news();
+    }
+
+    /// As [`Bell::ring`]; says whether the shard has ended. Then it does not look into its queues any more.
+    pub(crate) fn ring_for_news(&self) -> Ring {
         self.doorbell.announce();
-        // A shard that has ended has dropped its queues: the sender's next call says so.
-        let _ = self.ring_or_end();
+        self.ring_or_end()
     }
 
     /// Has the shard look into its queues from outside in its next turn. Does not wake it.
@@ -318,7 +322,7 @@ impl Mailbox {
     }
 
     /// Takes back the arenas of batches that were read.
-    fn take_returns(&mut self) {
+    pub(crate) fn take_returns(&mut self) {
         while let Ok((from, mail)) = self.returns.try_recv() {
             let peer = &mut self.peers[from];
             self.in_flight -= std::mem::take(&mut peer.in_flight);

@@ -83,18 +83,23 @@ impl<N: Network> Shard<N> {
         let mut left_out = Vec::new();
         for (hash, uid) in except {
             for session in self.registry.find(*hash, uid.as_bytes()).to_vec() {
+                // It may have been cut a moment ago.
+                if !self.is_open(session) {
+                    continue;
+                }
                 // What it is due of the log so far moves to its outbox; then it skips what comes now.
                 if self.catch_up(session) {
                     left_out.push(session);
                 }
+                self.relieve();
             }
         }
         let sessions = self.broadcast(kind, payload);
         let log_end = self.log.end();
         let mut skipped = 0;
         for key in left_out {
-            let Some(session) = self.sessions.present(key) else { continue };
-            debug_assert_eq!(session.phase, Phase::Open, "catching up with others closes nobody");
+            // It may have been cut, or lost, for the others.
+            let Some(session) = self.sessions.get(key).filter(|session| session.phase == Phase::Open) else { continue };
             // One whose uid is named twice skips it once.
             if session.log_from != log_end {
                 session.log_from = log_end;
@@ -192,9 +197,11 @@ impl<N: Network> Shard<N> {
         write(outbox);
         let appended = outbox.bytes() - before;
         outbox.accounted += appended;
-        session.held += appended as u32;
         self.outbox_bytes += appended;
-        self.held += appended;
+        // As in `account`: what a session holds is known up to 4 GiB.
+        let before = session.held;
+        session.held = before.saturating_add(u32::try_from(appended).unwrap_or(u32::MAX));
+        self.held += (session.held - before) as usize;
         journal::held(self.held);
         if !session.flags.is_dirty {
             session.flags.is_dirty = true;

@@ -40,6 +40,11 @@ impl<T> Inlet<T> {
         taken
     }
 
+    /// Throws away what is left, as the last act of a shard: whoever put it there is told by its loss.
+    pub(super) fn abandon(&mut self) {
+        while self.queue.try_recv().is_ok() {}
+    }
+
     /// Whether nothing is left and nothing can come; locks, so it is for a drain only.
     pub(super) fn is_over(&self) -> bool {
         self.queue.is_disconnected() && self.queue.is_empty()

@@ -3,10 +3,11 @@
 //! Counted are the parts of messages that have come, what was received and not decoded, a message that waits for room in
 //! the mail, outboxes, and the shard's mail to others, from its gathering until it was read. An outbox is counted as it
 //! grows; everything else of a session is looked up once per read and per flush, never per message, and kept as one number
-//! beside it; the sum is a plain field of the shard. So the part is passed by one message at most. A payload that several outboxes share counts for each in full, as
-//! it may stay for any of them: the sum errs on the safe side.
+//! beside it; the sum is a plain field of the shard. So the part is passed by one message at most, or by the
+//! broadcasts of a turn for one session. A payload that several outboxes share counts for each in full, as it may stay for any of them: the sum errs on the safe side.
 //!
-//! Past the part, the sessions that hold most are closed with 4009 until an eighth of it is free. Mail is not dropped. Only then are
+//! Past the part, the sessions that hold most are sent what is due to them, and those that hold it still are closed with 4009, until
+//! an eighth of the part is free. Mail is not dropped; sessions have an eighth to themselves, whatever is in it. Only then are
 //! sessions compared, so that the cost of that is spread over as many bytes.
 
 use super::Shard;
@@ -57,7 +58,14 @@ impl<N: Network> Shard<N> {
 
     #[cold]
     fn cut_worst(&mut self) {
-        let enough = self.settings.memory_bytes_max - self.settings.memory_bytes_max / 8;
+        // What others have read meanwhile is none any more.
+        self.mailbox.take_returns();
+        let eighth = self.settings.memory_bytes_max / 8;
+        // Sessions have an eighth for themselves: to cut those who hold little frees no mail.
+        let enough = (self.settings.memory_bytes_max - eighth).saturating_sub(self.mailbox.memory()).max(eighth);
+        if self.held <= enough {
+            return;
+        }
         let mut holders = Vec::new();
         let mut place = 0;
         while let Some(key) = self.sessions.next(place) {
@@ -69,18 +77,30 @@ impl<N: Network> Shard<N> {
         }
         holders.sort_unstable_by(|one, other| other.cmp(one));
         for (_, key) in holders {
-            if self.held + self.mailbox.memory() <= enough {
+            if self.held <= enough {
                 break;
             }
             self.cut(key);
         }
     }
 
-    /// Closes a session for what it holds; one that has been told already has no more time to take it.
+    /// Closes a session for what it holds and its socket does not take; one that has been told already has no more time to
+    /// take it.
     fn cut(&mut self, key: SessionKey) {
         let Some(session) = self.sessions.present(key) else { return };
         if session.phase != Phase::Open {
-            return self.remove(key);
+            // Told a moment ago, it has not been sent the close frame yet.
+            let is_untried = session.flags.is_dirty && !session.flags.is_blocked;
+            return if is_untried { self.flush_session(key) } else { self.remove(key) };
+        }
+        let had = session.held;
+        if session.outbox.is_some() && !session.flags.is_blocked {
+            self.flush_session(key);
+            // It may have ended, or have been closed, by that; and a receiver that keeps up is not cut for a busy turn.
+            let Some(session) = self.sessions.get(key).filter(|session| session.phase == Phase::Open) else { return };
+            if session.held < had / 2 {
+                return;
+            }
         }
         self.stats.memory_cuts += 1;
         self.close(key, Farewell::of(close::MEMORY), Unsent::Drop);

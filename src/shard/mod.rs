@@ -249,11 +249,23 @@ impl<N: Network> Shard<N> {
     pub fn run(mut self) {
         while self.turn() == Turn::Done {}
         let Stats { sessions, delivered, broadcast_deliveries, shed_closed, shed_shard_gone, .. } = self.stats();
-        let unread = self.mailbox.abandon();
+        let unread = self.abandon();
         info!(
             shard = self.index,
             sessions, delivered, broadcast_deliveries, unread, shed_closed, shed_shard_gone, "shard drained"
         );
+    }
+
+    /// Gives up mail, requests and hand-overs, as the last act; returns how many messages nobody will read or post.
+    ///
+    /// A queue keeps what is in it for as long as somebody may put more there, so it must be emptied, or an asker would wait for
+    /// ever. That comes behind the end of the mailbox: whoever puts something there later finds that, see
+    /// [`crate::mailbox::Bell::ring`].
+    fn abandon(&mut self) -> usize {
+        let unread = self.mailbox.abandon();
+        self.requests.abandon();
+        self.handovers.abandon();
+        unread
     }
 
     /// Makes one pass: takes what is ready, routes it, sends what is due.

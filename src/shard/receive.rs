@@ -202,8 +202,9 @@ impl<N: Network> Shard<N> {
         let before = self.stats.frames_in;
         let stop = self.act(key, rights, step, &mut budget);
         self.give_back(key, reader);
-        self.charge(key, self.stats.frames_in - before, true);
-        self.keep_rest(key, &[], stop.unwrap_or(Stop::End));
+        let stop = stop.unwrap_or(Stop::End);
+        self.charge(key, self.stats.frames_in - before, stop == Stop::End);
+        self.keep_rest(key, &[], stop);
     }
 
     /// Keeps the bytes that were not decoded, and puts the session where it can go on.

@@ -58,7 +58,7 @@ impl<N: Network> Shard<N> {
         if slice.number.is_multiple_of(SLICES_PER_MAIL) && self.mailbox.shard_count() > 1 {
             self.poll(Some(Duration::ZERO));
             self.take_mail();
-            self.post(self.now);
+            self.post_amid_flush(self.now);
         }
         slice.end = self.network.now() + SLICE;
     }
@@ -74,7 +74,7 @@ impl<N: Network> Shard<N> {
         self.take_requests_amid();
         self.receive_ready();
         self.take_mail();
-        self.post(self.now);
+        self.post_amid_flush(self.now);
         let mut others = self.slice(self.now);
         for _ in 0..self.dirty.len() {
             self.flush_dirty();

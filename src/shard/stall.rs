@@ -89,18 +89,28 @@ impl<N: Network> Shard<N> {
         queue.push_back(key);
     }
 
-    /// Posts the mail in hand as of `now`, and then takes messages that waited for room.
+    /// Posts the mail in hand as of `now`, and then takes messages that waited for room: of the broadcasts one at least.
     pub(super) fn post(&mut self, now: Instant) {
+        self.post_and_take(now, 1);
+    }
+
+    /// As [`Shard::post`], amid a flush: broadcasts wait for the next turn once this one's budget is spent or its log full.
+    pub(super) fn post_amid_flush(&mut self, now: Instant) {
+        self.post_and_take(now, 0);
+    }
+
+    fn post_and_take(&mut self, now: Instant, broadcasts_min: usize) {
+        let mut broadcasts_due = broadcasts_min;
         loop {
             let mut posted = std::mem::take(&mut self.stalled.posted);
             let lost = self.mailbox.post(now, |to| posted.push(to));
             self.stats.mail_batches += posted.len() as u64;
             self.stats.shed_shard_gone += lost as u64;
             for to in posted.drain(..) {
-                self.take_waiting(Stall::Unicast { to });
+                self.take_waiting(Stall::Unicast { to }, 0);
             }
             self.stalled.posted = posted;
-            self.take_waiting(Stall::Broadcast);
+            self.take_waiting(Stall::Broadcast, std::mem::take(&mut broadcasts_due));
             // Messages that waited for a shard that has ended are in hand now. No arena comes back from there, so post again.
             if !self.mailbox.can_post() {
                 break;
@@ -109,9 +119,10 @@ impl<N: Network> Shard<N> {
         self.relieve();
     }
 
-    /// Takes the messages of a queue, oldest first, as long as there is room.
-    fn take_waiting(&mut self, stall: Stall) {
-        let mut is_first = true;
+    /// Takes the messages of a queue, oldest first, as long as there is room, and for more than `broadcasts_min` broadcasts
+    /// budget.
+    fn take_waiting(&mut self, stall: Stall, broadcasts_min: usize) {
+        let mut taken = 0;
         while let Some(&key) = self.stalled.queue(stall).front() {
             // It may have ended, or begun to close, while it waited.
             let session = self.sessions.get(key);
@@ -120,8 +131,7 @@ impl<N: Network> Shard<N> {
                 let payload = Payload::Shared(message.slice(payload_at..));
                 let room = match stall {
                     Stall::Unicast { to } => self.mailbox.unicast(to, hash, &message[..payload_at - 1], kind, &payload),
-                    // One in each turn at least; more wait until the log was sent.
-                    Stall::Broadcast if self.log.is_full() && !is_first => Room::Full,
+                    Stall::Broadcast if self.is_saturated() && taken >= broadcasts_min => Room::Full,
                     Stall::Broadcast => self.mailbox.broadcast(kind, &payload),
                 };
                 match (room, stall) {
@@ -135,7 +145,7 @@ impl<N: Network> Shard<N> {
                     }
                 }
                 self.go_on(key);
-                is_first = false;
+                taken += 1;
             }
             self.stalled.queue(stall).pop_front();
         }
@@ -153,7 +163,7 @@ impl<N: Network> Shard<N> {
         for to in 0..self.mailbox.shard_count() {
             waiting += self.check_queue(Stall::Unicast { to }, self.mailbox.room(to));
         }
-        let room = if self.mailbox.takes_broadcast() && !self.log.is_full() { Room::Left } else { Room::Full };
+        let room = if self.mailbox.takes_broadcast() && !self.is_saturated() { Room::Left } else { Room::Full };
         waiting += self.check_queue(Stall::Broadcast, room);
         let mut stalled = 0;
         let mut place = 0;

@@ -3,11 +3,14 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::Bytes;
+
 use super::frames::{BINARY, CLOSE, TEXT, close_code, frames, masked};
 use super::memory::{Client, Node, settings};
 use crate::config::{DuplicateLogin, SessionSettings, SlowConsumer};
 use crate::frame::{HEADER_BYTES_MAX, close};
-use crate::shard::{Request, journal};
+use crate::message::Kind;
+use crate::shard::{Push, Request, journal};
 
 const KIB: usize = 1 << 10;
 
@@ -168,4 +171,77 @@ fn a_message_to_many_sessions_keeps_within_the_budget() {
         assert!(peak <= 1124 * KIB + HEADER_BYTES_MAX, "{peak} bytes were held for a moment");
         assert!(stats.memory_cuts > 0 && stats.delivered + stats.shed_closed >= SESSIONS as u64, "{stats:?}");
     }
+}
+
+/// A broadcast to many shards counts once for each: whoever held anything was cut for it, which freed none of it.
+#[test]
+fn a_broadcast_to_many_shards_cuts_nobody_who_holds_little() {
+    let mut node = Node::new(8, part_of(4096 * KIB));
+    let sender = node.login(&node.uid_on(0, "sender"));
+    let others: Vec<_> = (0..50).map(|index| node.login(&node.uid_on(0, &format!("other{index}-")))).collect();
+    others.iter().for_each(|other| begin(other, 100));
+    node.settle();
+    sender.send(&format!("all:{}", "x".repeat(700 * KIB)));
+    node.settle();
+    assert!(others.iter().all(|other| code(other).is_none()));
+    assert_eq!(node.stats().memory_cuts, 0);
+}
+
+/// Mail counts until its arena is back, which the shard sees with its next post only.
+#[test]
+fn mail_that_was_read_cuts_nobody() {
+    let mut node = Node::with_mailboxes(2, part_of(2048 * KIB), 4096 * KIB);
+    let sender = node.login(&node.uid_on(0, "sender"));
+    let bob = node.login(&node.uid_on(1, "bob"));
+    let others: Vec<_> = (0..20).map(|index| node.login(&node.uid_on(0, &format!("other{index}-")))).collect();
+    (0..40).for_each(|_| sender.send(&format!("{}:{}", bob.uid, "x".repeat(30 * KIB))));
+    (0..40).for_each(|_| node.turn(0));
+    (0..5).for_each(|_| node.turn(1));
+    node.turn(0);
+    (0..5).for_each(|_| node.turn(1));
+    assert_eq!(bob.take().len(), 40, "all of it was read");
+    others.iter().for_each(|other| begin(other, 50 * KIB));
+    node.turn(0);
+    assert_eq!(node.stats().memory_cuts, 0);
+}
+
+/// A broadcast and then a message to each of its receivers, in one turn: those were cut for what their sockets would take.
+#[test]
+fn receivers_that_keep_up_are_not_cut_for_a_busy_turn() {
+    let mut node = Node::new(1, part_of(4096 * KIB));
+    let users: Vec<_> = (0..30).map(|index| node.login(&format!("user{index}"))).collect();
+    let payload = Bytes::from(vec![b'x'; 500 * KIB]);
+    let (answer, _answered) = flume::bounded(1);
+    node.request(0, Request::Broadcast { kind: Kind::Text, payload, except: Vec::new(), answer });
+    let push = |user: &Client| Push {
+        hash: node.hasher.hash(user.uid.as_bytes()),
+        uid: user.uid.as_str().into(),
+        kind: Kind::Text,
+        payload: Bytes::from_static(b"hi"),
+    };
+    let pushes = users.iter().map(push).collect();
+    let (answer, _answered) = flume::bounded(1);
+    node.request(0, Request::Push { pushes, answer });
+    node.settle();
+    assert!(users.iter().all(|user| user.texts().len() == 2));
+    assert_eq!(node.stats().memory_cuts, 0);
+}
+
+/// A broadcast that leaves many out has all of them take what was broadcast before, and looked at the budget only then.
+#[test]
+fn leaving_out_many_who_read_nothing_keeps_the_budget() {
+    let mut node = Node::new(1, part_of(4096 * KIB));
+    let users: Vec<_> = (0..100).map(|index| node.login(&format!("user{index}"))).collect();
+    users.iter().for_each(|user| user.give_room(0));
+    journal::take();
+    let broadcast = |payload: Bytes, except| {
+        let (answer, _) = flume::bounded(1);
+        node.request(0, Request::Broadcast { kind: Kind::Text, payload, except, answer });
+    };
+    (0..200).for_each(|_| broadcast(Bytes::from(vec![b'x'; 4000]), Vec::new()));
+    let except = users.iter().map(|user| (node.hasher.hash(user.uid.as_bytes()), user.uid.as_str().into()));
+    broadcast(Bytes::from_static(b"hi"), except.collect());
+    node.turn(0);
+    let most = journal::take().held_max;
+    assert!(most <= (4096 + 800) * KIB, "{most} bytes were held for a moment");
 }

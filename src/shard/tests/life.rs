@@ -301,3 +301,14 @@ fn a_drain_ends_when_its_time_is_over() {
     // What was left in an outbox then was lost uncounted.
     assert_eq!((node.stats().shed_closed, node.stats().memory_held), (1, 0));
 }
+
+/// A queue keeps what is in it as long as somebody may put more there: whoever asked just before the end waited for ever.
+#[test]
+fn what_was_asked_of_a_shard_that_ends_is_lost_with_it() {
+    let mut node = Node::new(1, settings());
+    let (answer, answered) = flume::bounded(1);
+    node.request(0, Request::Stats { answer });
+    let shard = &mut node.shards[0];
+    assert_eq!(shard.abandon(), 0);
+    assert!(answered.is_disconnected() && answered.is_empty(), "nobody will answer");
+}

@@ -3,6 +3,7 @@
 use super::frames::TEXT;
 use super::memory::{Client, Node, settings};
 use crate::config::SessionSettings;
+use crate::shard::TURN_DELIVERIES;
 
 /// What a letter takes up besides its message, at most.
 const LETTER_BYTES: usize = 400;
@@ -176,4 +177,29 @@ fn mail_counts_for_the_memory_budget() {
     node.settle();
     assert!(names(&bob).contains(&"still".to_owned()));
     assert_eq!(node.shards[0].mailbox.memory(), 0);
+}
+
+/// All broadcasts that waited went out in one turn as soon as there was room, many times over its budget.
+#[test]
+fn broadcasts_that_waited_keep_within_the_budget_of_a_turn() {
+    const USERS: usize = 400;
+    let mut node = Node::with_mailboxes(2, settings(), 256 << 10);
+    let users: Vec<_> = (0..USERS).map(|index| node.login(&node.uid_on(0, &format!("user{index}-")))).collect();
+    let bob = node.login(&node.uid_on(1, "bob"));
+    (0..5).for_each(|_| users[0].send(&format!("{}:{}", bob.uid, "x".repeat(200 << 10))));
+    (0..60).for_each(|_| node.turn(0));
+    users[1..].iter().for_each(|user| user.send("all:x"));
+    (0..60).for_each(|_| node.turn(0));
+    assert!(node.shards[0].stats().mail_stalls > 300, "they wait for the other shard");
+    node.turn(1);
+    let mut most = 0;
+    for _ in 0..20 {
+        let before = node.shards[0].stats().broadcast_deliveries;
+        node.turn(0);
+        most = most.max(node.shards[0].stats().broadcast_deliveries - before);
+        node.turn(1);
+    }
+    assert!(most as usize <= TURN_DELIVERIES + USERS, "{most} deliveries in a turn");
+    node.settle();
+    assert_eq!(node.stats().broadcasts_sent as usize, USERS - 1, "none is forgotten");
 }

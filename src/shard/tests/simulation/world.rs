@@ -219,7 +219,7 @@ impl World {
         let place = &mut self.places[index];
         place.handovers = None;
         if let Some(mut shard) = place.shard.take() {
-            let unread = shard.mailbox.abandon() as u64;
+            let unread = shard.abandon() as u64;
             place.ended = Some((shard.stats(), unread));
         }
     }
