@@ -15,6 +15,7 @@ use pombo::frame::Opcode;
 use pombo::mailbox::{Bell, SHARE_FROM, wire};
 use pombo::message::{Kind, Payload};
 use pombo::protocol::plain;
+use pombo::shard::SessionKey;
 use pombo::shard::log::Log;
 use pombo::shard::outbox::Outbox;
 use pombo::shard::registry::Registry;
@@ -39,7 +40,7 @@ fn registry(criterion: &mut Criterion) {
     let uid = |index: usize| Uid::new(format!("user-{index}").as_bytes(), 256, &hasher).expect("this is a uid");
     let mut registry = Registry::default();
     for index in 0..UIDS {
-        registry.insert(&uid(index), index as u32);
+        registry.insert(&uid(index), SessionKey::new(index as u32, index as u32));
     }
     // A step that shares no factor with the count visits all of them.
     let order = |index: usize| index * 61_803 % UIDS;

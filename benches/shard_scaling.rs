@@ -44,7 +44,7 @@ use pombo::metrics::Stats;
 use pombo::rights::Rights;
 use pombo::router::shard_of;
 use pombo::shard::io::{Network, Socket};
-use pombo::shard::{Admission, Handover, LoginNumbers, Parts, Poller, Request, Shard, Turn};
+use pombo::shard::{Admission, Handover, LoginNumbers, Parts, Poller, Request, SessionKey, Shard, Turn};
 use pombo::uid::{BROADCAST, Uid, UidHasher};
 use rustix::time::{ClockId, clock_gettime};
 
@@ -453,7 +453,7 @@ fn stand_in_alone(load: Load, pace: Pace) -> f64 {
     delivered.resize(2 + memory::PAYLOAD_BYTES, b'.');
     let delivered = delivered.repeat(load.burst as usize);
     for (index, socket) in sockets.iter_mut().enumerate() {
-        network.add(socket, index as u32).expect("this can't fail");
+        network.add(socket, SessionKey::new(index as u32, 0)).expect("this can't fail");
         socket.send(&[IoSlice::new(&reply)]).expect("this can't fail");
     }
     let (mut scratch, mut ready) = (vec![0; 64 << 10], Vec::new());
@@ -462,7 +462,7 @@ fn stand_in_alone(load: Load, pace: Pace) -> f64 {
     while start.elapsed() < pace.measure {
         network.poll(None, &mut ready).expect("the poller works");
         for readiness in ready.drain(..) {
-            let socket = &mut sockets[readiness.session as usize];
+            let socket = &mut sockets[readiness.session.place() as usize];
             black_box(socket.receive(&mut scratch)).expect("it is ready");
             black_box(socket.send(&[IoSlice::new(&delivered)])).expect("it takes everything");
         }

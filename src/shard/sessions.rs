@@ -73,8 +73,11 @@ pub(crate) struct Sessions<S> {
 struct Group<S> {
     taken: u64,
     /// Absent while none is taken.
-    places: Option<Box<[Option<Box<Session<S>>>; GROUP]>>,
+    places: Option<Box<[Place<S>; GROUP]>>,
 }
+
+/// Where a session is, or may be.
+type Place<S> = Option<Box<Session<S>>>;
 
 impl<S> Sessions<S> {
     pub(crate) fn new() -> Self {
@@ -177,7 +180,7 @@ impl<S> Sessions<S> {
     #[cfg(test)]
     pub(crate) fn table_bytes(&self) -> usize {
         let groups = self.groups.iter().filter(|group| group.places.is_some()).count();
-        self.groups.capacity() * size_of::<Group<S>>() + groups * GROUP * size_of::<Option<Box<Session<S>>>>()
+        self.groups.capacity() * size_of::<Group<S>>() + groups * GROUP * size_of::<Place<S>>()
     }
 
     /// Asserts what must always hold of the table.
