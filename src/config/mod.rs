@@ -50,7 +50,7 @@ pub use table::{Reload, SETTINGS, Setting, VARIABLE_PREFIX};
 /// before it binds; a loaded one has been checked.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Config {
-    /// Addresses to accept connections on; port 0 lets the kernel choose; [::] is IPv6 only, and IPv4 needs 0.0.0.0 beside
+    /// Addresses to accept connections on; port 0 lets the kernel choose; `[::]` is IPv6 only, and IPv4 needs 0.0.0.0 beside
     /// it.
     ///
     /// The default is loopback; while `auth` is `none`, others need `insecure_open`. Range: one or more of `IP:PORT`,
