@@ -167,6 +167,7 @@ impl<N: Network> Shard<N> {
             return false;
         }
         let (hash, log_from) = (session.hash, session.log_from);
+        self.departures += 1;
         self.unregister(hash, key);
         match unsent {
             Unsent::Keep if log_from != log_end => self.take_log(key, log_end),
@@ -206,6 +207,7 @@ impl<N: Network> Shard<N> {
 
     /// Drops a session, wherever in its life it is.
     pub(super) fn remove(&mut self, key: SessionKey) {
+        self.departures += 1;
         let Some(mut session) = self.sessions.remove(key) else {
             debug_assert!(false, "session {key} ends twice");
             return;

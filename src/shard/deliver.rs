@@ -1,8 +1,12 @@
 //! The part of a turn that puts messages into outboxes and the broadcast log.
 
+use std::collections::VecDeque;
+
 use super::close::{Farewell, Unsent};
 use super::io::{Network, SessionKey};
-use super::session::Phase;
+use super::outbox::Outbox;
+use super::pool::OutboxPool;
+use super::session::{Phase, Session};
 use super::{Cost, Shard, journal, log};
 use crate::config::SlowConsumer;
 use crate::frame::{HEADER_BYTES_MAX, Opcode, close};
@@ -155,9 +159,13 @@ impl<N: Network> Shard<N> {
         debug_assert_eq!(session.phase, Phase::Open, "nothing is sent behind a close frame");
         let held = session.outbox.as_ref().map_or(0, |outbox| outbox.bytes());
         let is_next = session.log_from == self.log.end() && held + length <= self.settings.outbox_bytes_max;
-        if !is_next {
-            self.make_way(key, length)?;
+        if is_next {
+            let growth =
+                append_to(session, key, &mut self.outboxes, &mut self.dirty, |outbox| outbox.push(opcode, payload));
+            self.note_growth(growth);
+            return Ok(());
         }
+        self.make_way(key, length)?;
         self.append(key, |outbox| outbox.push(opcode, payload));
         Ok(())
     }
@@ -190,23 +198,17 @@ impl<N: Network> Shard<N> {
 
     /// Gives `write` the session's outbox, from the pool if it has none; counts what was appended, and marks the session dirty.
     #[inline]
-    pub(super) fn append(&mut self, key: SessionKey, write: impl FnOnce(&mut super::outbox::Outbox)) {
+    pub(super) fn append(&mut self, key: SessionKey, write: impl FnOnce(&mut Outbox)) {
         let Some(session) = self.sessions.present(key) else { return };
-        let outbox = session.outbox.get_or_insert_with(|| self.outboxes.take());
-        let before = outbox.bytes();
-        write(outbox);
-        let appended = outbox.bytes() - before;
-        outbox.accounted += appended;
-        self.outbox_bytes += appended;
-        // As in `account`: what a session holds is known up to 4 GiB.
-        let before = session.held;
-        session.held = before.saturating_add(u32::try_from(appended).unwrap_or(u32::MAX));
-        self.held += (session.held - before) as usize;
+        let growth = append_to(session, key, &mut self.outboxes, &mut self.dirty, write);
+        self.note_growth(growth);
+    }
+
+    #[inline]
+    fn note_growth(&mut self, growth: Growth) {
+        self.outbox_bytes += growth.waiting;
+        self.held += growth.held;
         journal::held(self.held);
-        if !session.flags.is_dirty {
-            session.flags.is_dirty = true;
-            self.dirty.push_back(key);
-        }
     }
 
     /// Moves the broadcasts that an open session has not taken into its outbox, so that what comes next stays behind.
@@ -298,6 +300,36 @@ impl<N: Network> Shard<N> {
         self.stats.frames_out += 1;
         self.append(key, |outbox| outbox.push(Opcode::Pong, &Payload::Borrowed(payload)));
     }
+}
+
+/// By how much an outbox and what its session holds have grown, in bytes.
+struct Growth {
+    waiting: usize,
+    held: usize,
+}
+
+/// As [`Shard::append`], for who has found the session already: its shard notes the growth.
+#[inline]
+fn append_to<S>(
+    session: &mut Session<S>,
+    key: SessionKey,
+    outboxes: &mut OutboxPool,
+    dirty: &mut VecDeque<SessionKey>,
+    write: impl FnOnce(&mut Outbox),
+) -> Growth {
+    let outbox = session.outbox.get_or_insert_with(|| outboxes.take());
+    let before = outbox.bytes();
+    write(outbox);
+    let waiting = outbox.bytes() - before;
+    outbox.accounted += waiting;
+    // As in `account`: what a session holds is known up to 4 GiB.
+    let held = session.held;
+    session.held = held.saturating_add(u32::try_from(waiting).unwrap_or(u32::MAX));
+    if !session.flags.is_dirty {
+        session.flags.is_dirty = true;
+        dirty.push_back(key);
+    }
+    Growth { waiting, held: (session.held - held) as usize }
 }
 
 /// Adds what became of a message at one more session of the uid: it counts as delivered when any took it.

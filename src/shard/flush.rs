@@ -8,11 +8,12 @@ use super::close::{Farewell, Unsent};
 use super::io::{Interest, Network, SessionKey, Socket};
 use super::log::{Log, Position, Run};
 use super::outbox::Outbox;
-use super::session::Phase;
+use super::session::{Phase, Session};
 use super::slice::Slice;
 use crate::config::SlowConsumer;
 use crate::frame::{Opcode, close};
 use crate::message::Payload;
+use crate::metrics::Stats;
 
 /// Pieces given to one send call.
 const PIECES_MAX: usize = 64;
@@ -53,10 +54,19 @@ impl<N: Network> Shard<N> {
     /// Sends the log to every session that has not taken all of it.
     fn fan_out(&mut self, slice: &mut Slice) {
         let mut place = 0;
-        while let Some(key) = self.sessions.next(place) {
+        while let Some((key, session)) = self.sessions.next_session(place) {
             place = key.place() + 1;
-            self.flush_log(key);
-            self.relieve();
+            let log_end = self.log.end();
+            if session.log_from != log_end {
+                match session.phase {
+                    Phase::Open => {
+                        self.flush_session(key);
+                        self.relieve();
+                    }
+                    // It left before these.
+                    Phase::Closing | Phase::Lingering => session.log_from = log_end,
+                }
+            }
             self.serve_amid_fan_out(slice);
         }
     }
@@ -75,20 +85,6 @@ impl<N: Network> Shard<N> {
         }
     }
 
-    /// Sends the rest of the log to a session that has not taken all of it.
-    #[inline]
-    fn flush_log(&mut self, key: SessionKey) {
-        let log_end = self.log.end();
-        let Some(session) = self.sessions.present(key) else { return };
-        if session.log_from != log_end {
-            match session.phase {
-                Phase::Open => self.flush_session(key),
-                // It left before these.
-                _ => session.log_from = log_end,
-            }
-        }
-    }
-
     /// Sends everything due to a session; what the socket refuses stays in the outbox, as far as the policy keeps it.
     pub(super) fn flush_session(&mut self, key: SessionKey) {
         let log_end = self.log.end();
@@ -97,59 +93,27 @@ impl<N: Network> Shard<N> {
         if session.phase != Phase::Open {
             session.log_from = log_end;
         }
-        let mut may_send = !session.flags.is_blocked;
-        while may_send {
-            match self.send_once(key) {
-                Sent::All => return self.emptied(key),
-                Sent::Piece => {}
-                Sent::Refused => match self.block(key) {
-                    Ok(()) => may_send = false,
-                    Err(error) => return self.lose(key, &error),
-                },
+        if !session.flags.is_blocked {
+            let sent = loop {
+                match send_once(session, &self.log, &mut self.stats) {
+                    Sent::Piece => {}
+                    sent => break sent,
+                }
+            };
+            match sent {
+                // Most receivers of a broadcast have nothing else to be done for.
+                Sent::All if session.has_nothing_left() => return,
+                Sent::All | Sent::Piece => return self.emptied(key),
+                Sent::Refused => {
+                    if let Err(error) = self.block(key) {
+                        return self.lose(key, &error);
+                    }
+                }
                 Sent::Lost(error) => return self.lose(key, &error),
             }
         }
         self.keep_log(key);
         self.account(key);
-    }
-
-    /// Makes one send call with what is due.
-    fn send_once(&mut self, key: SessionKey) -> Sent {
-        let Some(session) = self.sessions.present(key) else { return Sent::All };
-        let held = session.outbox.as_ref().map_or(0, |outbox| outbox.bytes());
-        let due = held + (self.log.end() - session.log_from) as usize;
-        if due == 0 && !session.socket.holds_back() {
-            return Sent::All;
-        }
-        self.stats.sends += 1;
-        let only_piece = match &session.outbox {
-            Some(outbox) if held == due => outbox.only_piece(),
-            Some(_) => None,
-            None => self.log.only_piece(session.log_from),
-        };
-        let (offered, sent) = match only_piece {
-            Some(piece) => (due, session.socket.send(&[IoSlice::new(piece)])),
-            None => send_pieces(&mut session.socket, session.outbox.as_deref(), &self.log, session.log_from),
-        };
-        let sent = match sent {
-            Ok(sent) => sent,
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => 0,
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => return Sent::Piece,
-            Err(error) => return Sent::Lost(error),
-        };
-        self.stats.bytes_out += sent as u64;
-        let from_outbox = sent.min(held);
-        session.log_from += (sent - from_outbox) as Position;
-        let is_held_back = session.socket.holds_back();
-        if sent == due && !is_held_back {
-            return Sent::All;
-        }
-        if from_outbox > 0
-            && let Some(outbox) = &mut session.outbox
-        {
-            outbox.sent(from_outbox);
-        }
-        if sent == offered && !is_held_back { Sent::Piece } else { Sent::Refused }
     }
 
     /// Goes on after all that was due was sent.
@@ -259,6 +223,54 @@ impl<N: Network> Shard<N> {
                 }
             }
         }
+    }
+}
+
+/// Makes one send call with what is due to a session.
+#[inline]
+fn send_once<S: Socket>(session: &mut Session<S>, log: &Log, stats: &mut Stats) -> Sent {
+    let held = session.outbox.as_ref().map_or(0, |outbox| outbox.bytes());
+    let due = held + (log.end() - session.log_from) as usize;
+    if due == 0 && !session.socket.holds_back() {
+        return Sent::All;
+    }
+    stats.sends += 1;
+    let only_piece = match &session.outbox {
+        Some(outbox) if held == due => outbox.only_piece(),
+        Some(_) => None,
+        None => log.only_piece(session.log_from),
+    };
+    let (offered, sent) = match only_piece {
+        Some(piece) => (due, session.socket.send(&[IoSlice::new(piece)])),
+        None => send_pieces(&mut session.socket, session.outbox.as_deref(), log, session.log_from),
+    };
+    let sent = match sent {
+        Ok(sent) => sent,
+        Err(error) if error.kind() == io::ErrorKind::WouldBlock => 0,
+        Err(error) if error.kind() == io::ErrorKind::Interrupted => return Sent::Piece,
+        Err(error) => return Sent::Lost(error),
+    };
+    stats.bytes_out += sent as u64;
+    let from_outbox = sent.min(held);
+    session.log_from += (sent - from_outbox) as Position;
+    let is_held_back = session.socket.holds_back();
+    if sent == due && !is_held_back {
+        return Sent::All;
+    }
+    if from_outbox > 0
+        && let Some(outbox) = &mut session.outbox
+    {
+        outbox.sent(from_outbox);
+    }
+    if sent == offered && !is_held_back { Sent::Piece } else { Sent::Refused }
+}
+
+impl<S> Session<S> {
+    /// Whether a session that everything was sent to has nothing to give back and nothing to be ended.
+    #[inline]
+    fn has_nothing_left(&self) -> bool {
+        let is_idle = self.outbox.is_none() && self.held == 0 && self.phase == Phase::Open;
+        is_idle && !self.flags.is_watched && !self.flags.has_pong
     }
 }
 

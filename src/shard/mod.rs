@@ -128,6 +128,8 @@ pub struct Shard<N: Network> {
     budget: Budget,
     /// Budget left in this turn for requests that are served between its slices.
     amid: Budget,
+    /// How many sessions have begun to close, or ended without that: to see whether one has since.
+    departures: u64,
     /// What all sessions hold, each as of its last [`Shard::account`]; see [`memory`].
     held: usize,
     /// What of that waits in outboxes.
@@ -232,6 +234,7 @@ impl<N: Network> Shard<N> {
             budget: Budget { deliveries: 0, bytes: 0 },
             amid: slice::AMID,
             held: 0,
+            departures: 0,
             outbox_bytes: 0,
             scratch: vec![0; SCRATCH_BYTES].into_boxed_slice(),
             ready: Vec::new(),

@@ -225,18 +225,17 @@ impl<N: Network> Shard<N> {
         let Some(session) = self.sessions.present(key) else { return Stop::Closed };
         let rights = session.rights;
         let mut reader = std::mem::take(&mut session.reader);
-        if reader.bytes_held() > 0 {
-            // As in `received_onto`.
-            self.account(key);
-        }
-        let Some(session) = self.sessions.present(key) else { return Stop::Closed };
-        let message_bytes_max = self.settings.message_bytes_max;
         let mut budget = Budget { deliveries: CONNECTION_DELIVERIES, bytes: CONNECTION_BYTES };
         let is_metered = session.meter.is_some();
         if let Some(meter) = &session.meter {
             // Each message costs one at least.
             budget.deliveries = budget.deliveries.min(meter.messages_left());
         }
+        if reader.bytes_held() > 0 {
+            // As in `received_onto`.
+            self.account(key);
+        }
+        let message_bytes_max = self.settings.message_bytes_max;
         let before = self.stats.frames_in;
         let mut was_between = false;
         let stop = loop {
@@ -289,6 +288,7 @@ impl<N: Network> Shard<N> {
     #[inline]
     fn act(&mut self, key: SessionKey, rights: Rights, step: Step<'_>, budget: &mut Budget) -> Option<Stop> {
         self.stats.frames_in += 1;
+        let departures = self.departures;
         let mut cost = Cost { deliveries: 1, bytes: 0 };
         let mut stop = None;
         match step {
@@ -337,7 +337,7 @@ impl<N: Network> Shard<N> {
         self.budget.spend(cost);
         self.relieve();
         // It may have been cut just now, or closed by what it sent to itself.
-        if self.is_open(key) { stop } else { Some(Stop::Closed) }
+        if self.departures == departures || self.is_open(key) { stop } else { Some(Stop::Closed) }
     }
 
     /// Answers a message that goes to nobody: tells a client what it may not do, or what it did wrong if it named no

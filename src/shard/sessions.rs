@@ -132,6 +132,13 @@ impl<S> Sessions<S> {
         None
     }
 
+    /// Returns the first session at `place` or behind it, with its key.
+    #[inline]
+    pub(crate) fn next_session(&mut self, place: u32) -> Option<(SessionKey, &mut Session<S>)> {
+        let key = self.next(place)?;
+        self.get(key).map(|session| (key, session))
+    }
+
     /// Puts a session at the lowest free place; returns its key.
     pub(crate) fn insert(&mut self, mut session: Box<Session<S>>) -> SessionKey {
         let serial = self.next_serial;
