@@ -117,26 +117,31 @@ impl<S> Sessions<S> {
     /// Returns the key of the first session at `place` or behind it.
     #[inline]
     pub(crate) fn next(&self, place: u32) -> Option<SessionKey> {
-        let first = place as usize / GROUP;
-        // Of the first group only what is not in front of `place`.
-        let mut mask = u64::MAX << (place as usize % GROUP);
-        for (index, group) in self.groups.iter().enumerate().skip(first) {
-            let taken = group.taken & mask;
-            if taken != 0 {
-                let within = taken.trailing_zeros() as usize;
-                let session = group.places.as_deref().and_then(|places| places[within].as_deref())?;
-                return Some(SessionKey { place: (index * GROUP + within) as u32, serial: session.serial });
-            }
-            mask = u64::MAX;
-        }
-        None
+        let (index, within) = self.next_taken(place)?;
+        let session = self.groups[index].places.as_deref()?[within].as_deref()?;
+        Some(SessionKey { place: (index * GROUP + within) as u32, serial: session.serial })
     }
 
     /// Returns the first session at `place` or behind it, with its key.
     #[inline]
     pub(crate) fn next_session(&mut self, place: u32) -> Option<(SessionKey, &mut Session<S>)> {
-        let key = self.next(place)?;
-        self.get(key).map(|session| (key, session))
+        let (index, within) = self.next_taken(place)?;
+        let session = self.groups[index].places.as_deref_mut()?[within].as_deref_mut()?;
+        Some((SessionKey { place: (index * GROUP + within) as u32, serial: session.serial }, session))
+    }
+
+    /// Returns the first place that is taken, at `place` or behind it: its group, and where it is in that.
+    #[inline]
+    fn next_taken(&self, place: u32) -> Option<(usize, usize)> {
+        let index = place as usize / GROUP;
+        // Of this group only what is not in front of `place`.
+        let taken = self.groups.get(index)?.taken & u64::MAX << (place as usize % GROUP);
+        if taken != 0 {
+            return Some((index, taken.trailing_zeros() as usize));
+        }
+        let behind = self.groups[index + 1..].iter().position(|group| group.taken != 0)?;
+        let index = index + 1 + behind;
+        Some((index, self.groups[index].taken.trailing_zeros() as usize))
     }
 
     /// Puts a session at the lowest free place; returns its key.
@@ -204,5 +209,86 @@ impl<S> Sessions<S> {
         }
         assert_eq!(count, self.count, "sessions are counted");
         assert!(self.groups.last().is_none_or(|group| group.taken != 0), "the last group has a session");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use fastrand::Rng;
+
+    use super::*;
+    use crate::rights::Rights;
+    use crate::shard::expiry::Expiry;
+    use crate::shard::session::{Flags, Phase};
+    use crate::shard::wheel::Tick;
+    use crate::shard::{Admission, LoginNumbers};
+    use crate::uid::UidHash;
+
+    fn session() -> Session<()> {
+        Session {
+            socket: (),
+            reader: Default::default(),
+            unread: None,
+            meter: None,
+            outbox: None,
+            log_from: 0,
+            hash: UidHash(0),
+            login: LoginNumbers::default().draw(),
+            peer: None,
+            _permit: Admission::default().admit(1).expect("there is room"),
+            since: Tick(0),
+            heard: Tick(0),
+            message_since: Tick(0),
+            close_by: Tick(0),
+            timer: Tick::NEVER,
+            held: 0,
+            serial: 0,
+            expires: Expiry::NEVER,
+            discarded: 0,
+            phase: Phase::Open,
+            rights: Rights::ALL,
+            flags: Flags::default(),
+        }
+    }
+
+    /// Against a map from places to serial numbers, with thousands that come and go.
+    #[test]
+    fn agrees_with_a_naive_table() {
+        let mut random = Rng::with_seed(3);
+        let (mut sessions, mut naive, mut ended) = (Sessions::new(), BTreeMap::new(), Vec::new());
+        for step in 0..6_000_u32 {
+            // It fills, and empties, in turns.
+            let is_filling = step / 600 % 2 == 0;
+            if random.u32(..4) == 0 || is_filling {
+                let key = sessions.insert(Box::new(session()));
+                let lowest = (0..).find(|place| !naive.contains_key(place)).expect("there is a free place");
+                assert_eq!((key.place(), naive.insert(key.place(), key)), (lowest, None));
+            } else if let Some(&key) = naive.values().nth(random.usize(..naive.len().max(1))) {
+                assert!(sessions.remove(key).is_some());
+                naive.remove(&key.place());
+                ended.push(key);
+            }
+            let place = random.u32(..800);
+            let next = naive.range(place..).next().map(|(_, key)| *key);
+            assert_eq!(sessions.next(place), next);
+            assert_eq!(sessions.next_session(place).map(|(key, _)| key), next);
+            assert_eq!(sessions.len(), naive.len());
+            assert_eq!(sessions.places_end(), naive.last_key_value().map_or(0, |(place, _)| place + 1));
+            if step % 100 == 0 {
+                sessions.check();
+                assert!(naive.values().all(|key| sessions.get(*key).is_some()));
+                assert!(ended.iter().all(|key| sessions.get(*key).is_none()), "a key names another session");
+            }
+        }
+    }
+
+    #[test]
+    fn keys_come_back_from_the_poller() {
+        for (place, serial) in [(0, 0), (7, u32::MAX), (u32::MAX, 7)] {
+            let key = SessionKey::new(place, serial);
+            assert_eq!(SessionKey::from_bits(key.to_bits()), key);
+        }
     }
 }
