@@ -124,6 +124,8 @@ impl Registry {
     fn shrink(&mut self) {
         if self.table.capacity() > 64 && self.table.len() < self.table.capacity() / 8 {
             self.table.shrink_to(2 * self.table.len(), |user| user.hash.0);
+            // Packed close together, too: each that stayed where it was would keep a page of the allocator's.
+            self.table.iter_mut().for_each(|user| user.uid = user.uid.clone());
         }
     }
 

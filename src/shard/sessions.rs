@@ -19,6 +19,9 @@ use super::session::Session;
 /// Places in a group: as many as a word has bits.
 const GROUP: usize = u64::BITS as usize;
 
+/// After a peak of fewer sessions than this nothing is packed anew: the allocator keeps little for them.
+const PEAK_MIN: usize = if cfg!(test) { 64 } else { 1024 };
+
 /// Names one session of a shard, and no other ever: one that outlives its session names none.
 ///
 /// Serial numbers start anew after 2³² log-ins on a shard; no key waits anywhere for as long as those take.
@@ -66,6 +69,10 @@ pub(crate) struct Sessions<S> {
     /// The serial number of the next session.
     next_serial: u32,
     count: usize,
+    /// Most sessions at a time since they were packed last.
+    peak: usize,
+    /// While sessions are packed: the first place that was not yet.
+    unpacked: Option<u32>,
 }
 
 /// Places that follow each other; bit `n` of `taken` says that place `n` has a session.
@@ -81,7 +88,7 @@ type Place<S> = Option<Box<Session<S>>>;
 
 impl<S> Sessions<S> {
     pub(crate) fn new() -> Self {
-        Self { groups: Vec::new(), free_from: 0, next_serial: 0, count: 0 }
+        Self { groups: Vec::new(), free_from: 0, next_serial: 0, count: 0, peak: 0, unpacked: None }
     }
 
     /// Returns how many sessions there are, closing ones included.
@@ -162,6 +169,7 @@ impl<S> Sessions<S> {
         places[within] = Some(session);
         group.taken |= 1 << within;
         self.count += 1;
+        self.peak = self.peak.max(self.count);
         SessionKey { place: (self.free_from * GROUP + within) as u32, serial }
     }
 
@@ -186,6 +194,28 @@ impl<S> Sessions<S> {
             }
         }
         session
+    }
+
+    /// Packs sessions close together in memory, once few of a peak are left, up to `most` of them at a time.
+    ///
+    /// The allocator gives memory back by pages of some hundred sessions, and each that stays keeps one whole. Their places and
+    /// keys stay as they are.
+    pub(crate) fn pack(&mut self, most: usize) {
+        if self.peak > PEAK_MIN && self.count < self.peak / 8 {
+            self.peak = self.count;
+            self.unpacked = Some(0);
+        }
+        for _ in 0..most {
+            let Some(next) = self.unpacked.and_then(|place| self.next_taken(place)) else {
+                self.unpacked = None;
+                return;
+            };
+            let (index, within) = next;
+            if let Some(places) = self.groups[index].places.as_deref_mut() {
+                places[within] = places[within].take().map(|session| Box::new(*session));
+            }
+            self.unpacked = Some((index * GROUP + within) as u32 + 1);
+        }
     }
 
     /// Returns the memory of the table, in bytes, without that of the sessions.
@@ -276,6 +306,7 @@ mod tests {
             assert_eq!(sessions.next_session(place).map(|(key, _)| key), next);
             assert_eq!(sessions.len(), naive.len());
             assert_eq!(sessions.places_end(), naive.last_key_value().map_or(0, |(place, _)| place + 1));
+            sessions.pack(random.usize(..3));
             if step % 100 == 0 {
                 sessions.check();
                 assert!(naive.values().all(|key| sessions.get(*key).is_some()));
