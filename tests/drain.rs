@@ -35,7 +35,7 @@ fn stops_accepting(node: &Node) {
 
 #[test]
 fn everybody_is_told_and_the_drain_returns() {
-    draining_for(Duration::from_millis(400)).each(|node| {
+    draining_for(Duration::from_secs(5)).each(|node| {
         let mut clients: Vec<_> = node.uids(20).iter().map(|uid| node.log_in(uid)).collect();
         thread::scope(|threads| {
             threads.spawn(|| node.drain());
@@ -53,7 +53,7 @@ fn everybody_is_told_and_the_drain_returns() {
 #[test]
 fn sessions_are_told_to_come_back_when_the_node_restarts() {
     let restarting = |config: &mut Config| config.drain_code = DrainCode::ServiceRestart;
-    draining_for(Duration::from_millis(400)).with(restarting).each(|node| {
+    draining_for(Duration::from_secs(5)).with(restarting).each(|node| {
         let mut clients: Vec<_> = node.uids(5).iter().map(|uid| node.log_in(uid)).collect();
         thread::scope(|threads| {
             threads.spawn(|| node.drain());
