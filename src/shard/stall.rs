@@ -111,7 +111,7 @@ impl<N: Network> Shard<N> {
             }
             self.stalled.posted = posted;
             self.take_waiting(Stall::Broadcast, std::mem::take(&mut broadcasts_due));
-            // Messages that waited for a shard that has ended are in hand now. No arena comes back from there, so post again.
+            // Messages that waited for a shard that has ended are in hand now. Its arenas are back already, and nothing would wake this shard for them: post again.
             if !self.mailbox.can_post() {
                 break;
             }
