@@ -1,12 +1,17 @@
-//! Open files: how many the process may have, and room for them.
+//! Open files: how many the process may have, room for them, and a reserve for when clients have all of them.
 
 use std::fs::File;
+use std::os::fd::OwnedFd;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use rustix::io::fcntl_dupfd_cloexec;
+use rustix::io::{FdFlags, dup2, fcntl_dupfd_cloexec, fcntl_setfd};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 /// Most that room is made for ahead: a place takes eight bytes of the kernel's.
 const ROOM_MAX: usize = 1 << 17;
+
+/// Descriptors that the reserve holds back.
+const RESERVED: usize = 6;
 
 /// Returns how many the process may have; `None` when there is no bound.
 pub(crate) fn limit() -> Option<u64> {
@@ -34,9 +39,106 @@ pub(crate) fn make_room(count: usize) {
     }
 }
 
+/// Descriptors held back for the connections of control, so that the node can still be asked what is wrong with it when
+/// clients have all others; clones share one reserve.
+///
+/// A descriptor that is free for a moment is taken by the gateway, which waits for one. So a descriptor never becomes free
+/// between the reserve and a connection: it is lent under a lock that the gateway takes to accept ([`Reserve::lend`],
+/// [`Reserve::apart`]), and a connection that ends is replaced in place ([`Reserve::take_back`]).
+#[derive(Clone, Default)]
+pub(crate) struct Reserve(Arc<Mutex<Held>>);
+
+#[derive(Default)]
+struct Held {
+    /// `/dev/null`, of which the spares are copies; absent in a process that can't open it, which has no reserve.
+    null: Option<File>,
+    /// Each takes up a descriptor until it is lent; at most [`RESERVED`].
+    spares: Vec<OwnedFd>,
+}
+
+impl Reserve {
+    /// Takes as many descriptors as are free, until [`RESERVED`] are held.
+    pub(crate) fn fill(&self) {
+        let mut held = self.lock();
+        if held.null.is_none() {
+            held.null = File::open("/dev/null").ok();
+        }
+        while held.spares.len() < RESERVED {
+            let Some(Ok(spare)) = held.null.as_ref().map(|null| fcntl_dupfd_cloexec(null, 0)) else { return };
+            held.spares.push(spare);
+        }
+    }
+
+    /// Frees one descriptor of the reserve for what `accept` opens; `None` if the reserve is empty.
+    ///
+    /// `accept` must not wait: the gateway accepts nothing meanwhile.
+    pub(crate) fn lend<T>(&self, accept: impl FnOnce() -> T) -> Option<T> {
+        let mut held = self.lock();
+        drop(held.spares.pop()?);
+        Some(accept())
+    }
+
+    /// Runs `accept` while no descriptor of the reserve is being lent; for everybody but control.
+    ///
+    /// `accept` must not wait.
+    pub(crate) fn apart<T>(&self, accept: impl FnOnce() -> T) -> T {
+        let _held = self.lock();
+        accept()
+    }
+
+    /// Closes `ending`, and keeps its descriptor as a spare if one is missing.
+    pub(crate) fn take_back(&self, mut ending: OwnedFd) {
+        let mut held = self.lock();
+        if held.spares.len() >= RESERVED {
+            return;
+        }
+        // The kernel closes what `ending` was and gives the number its new meaning in one step (dup2(2)).
+        let Some(Ok(())) = held.null.as_ref().map(|null| dup2(null, &mut ending)) else { return };
+        fcntl_setfd(&ending, FdFlags::CLOEXEC).ok();
+        held.spares.push(ending);
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Held> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
 #[cfg(all(test, target_os = "linux"))]
 mod tests {
+    use std::io::Read;
+    use std::os::fd::AsRawFd;
+    use std::os::unix::net::UnixStream;
+
     use super::*;
+
+    #[test]
+    fn connection_that_ends_leaves_its_descriptor_to_the_reserve() {
+        let reserve = Reserve::default();
+        reserve.fill();
+        assert_eq!(reserve.lock().spares.len(), RESERVED);
+        let (near, mut far) = reserve.lend(UnixStream::pair).expect("the reserve is full").expect("a pair");
+        assert_eq!(reserve.lock().spares.len(), RESERVED - 1);
+        let number = near.as_raw_fd();
+        reserve.take_back(near.into());
+        assert_eq!(far.read(&mut [0]).ok(), Some(0), "the connection is closed");
+        let kept = reserve.lock().spares.last().map(AsRawFd::as_raw_fd);
+        assert_eq!(kept, Some(number), "the number was free at no time");
+
+        let number = far.as_raw_fd();
+        reserve.take_back(far.into());
+        let held = reserve.lock();
+        assert_eq!(held.spares.len(), RESERVED);
+        assert!(held.spares.iter().all(|spare| spare.as_raw_fd() != number), "a full reserve keeps none");
+    }
+
+    #[test]
+    fn empty_reserve_lends_nothing() {
+        let reserve = Reserve::default();
+        assert_eq!(reserve.lend(|| ()), None);
+        reserve.fill();
+        assert!((0..RESERVED).all(|_| reserve.lend(|| ()).is_some()));
+        assert_eq!(reserve.lend(|| ()), None);
+    }
 
     #[test]
     fn room_is_made_within_the_bounds() {

@@ -79,7 +79,8 @@ fn a_full_node_lives_and_is_not_ready() {
 fn program(descriptors: usize, shards: usize) -> (Program, Listen, TempDir) {
     let folder = TempDir::new().expect("a folder");
     let control = format!("unix:{}", folder.path().join("control").display());
-    let arguments = ["--control", &control, "--handshake-timeout", "1h"];
+    // No client ends for want of a sign of life, however long a busy machine takes.
+    let arguments = ["--control", &control, "--handshake-timeout", "1h", "--heartbeat-interval", "1h"];
     let program = match descriptors {
         0 => Program::start_with_shards(shards, &arguments),
         _ => Program::start_with_descriptors(descriptors, &arguments),

@@ -1,13 +1,13 @@
 //! Accepting on the control listeners: a bounded number of connections, each with a place and a task of its own.
 
-use std::fs::File;
 use std::future::Future;
 use std::io;
 use std::net::SocketAddr;
 use std::pin::Pin;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::FutureExt as _;
 use rustls::ServerConfig;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::watch;
@@ -16,16 +16,15 @@ use tokio_rustls::TlsAcceptor;
 use tracing::debug;
 
 use super::places::{Place, Places};
-use crate::listener::{Connection, Listener};
+use super::reserved::Reserved;
+use crate::descriptors::Reserve;
+use crate::listener::Listener;
 
 /// How long accepting rests after it failed, as for want of descriptors.
 const RETRY: Duration = Duration::from_millis(10);
 
 /// Time that a TLS handshake may take.
 const TLS_TIME: Duration = Duration::from_secs(10);
-
-/// Descriptors that control keeps for connections.
-const SPARES: usize = 6;
 
 /// A stream as it comes to a task, whatever it runs over.
 pub(super) type Duplex = Pin<Box<dyn ReadWrite>>;
@@ -42,22 +41,35 @@ pub(super) async fn accept<F: Future<Output = ()> + Send + 'static>(
     listener: Listener,
     tls: Option<watch::Receiver<Arc<ServerConfig>>>,
     places: Places,
-    spares: Spares,
+    reserve: Reserve,
     open: &watch::Sender<()>,
     mut ending: watch::Receiver<()>,
     serve: impl Fn(Duplex, Option<SocketAddr>, Place) -> F + Clone + Send + 'static,
 ) {
-    spares.fill();
+    reserve.fill();
     loop {
         let accepted = tokio::select! {
             biased;
             _ = ending.changed() => return,
             accepted = listener.accept() => accepted,
         };
+        let accepted = match accepted {
+            // For want of a descriptor, most likely. `None`: whoever wanted to connect has left since.
+            Err(_) => match reserve.lend(|| listener.accept().now_or_never()) {
+                Some(Some(Ok(connection))) => Ok(connection),
+                Some(None) => {
+                    reserve.fill();
+                    continue;
+                }
+                Some(Some(Err(error))) => Err(error),
+                None => accepted,
+            },
+            Ok(connection) => Ok(connection),
+        };
         let connection = match accepted {
             Ok(connection) => connection,
-            Err(_) if spares.give() => continue,
             Err(error) => {
+                reserve.fill();
                 debug!(error = %error, "cannot accept on a control listener");
                 sleep(RETRY).await;
                 continue;
@@ -68,7 +80,8 @@ pub(super) async fn accept<F: Future<Output = ()> + Send + 'static>(
             _ = ending.changed() => return,
             place = places.enter() => place,
         };
-        let (tls, serve, spares, open) = (tls.clone(), serve.clone(), spares.clone(), open.subscribe());
+        let (tls, serve, open) = (tls.clone(), serve.clone(), open.subscribe());
+        let connection = Reserved::new(connection, reserve.clone());
         tokio::spawn(async move {
             let _open = open;
             let served_in = place.clone();
@@ -83,45 +96,21 @@ pub(super) async fn accept<F: Future<Output = ()> + Send + 'static>(
                 () = place.cut() => debug!("control connection closed, it waited longest and another needs its place"),
                 () = served => {}
             }
-            // Its descriptor is free in this moment, and the gateway may be waiting for one.
-            spares.fill();
         });
-    }
-}
-
-/// Descriptors held for when clients have all others, so that the node can still be asked what is wrong with it.
-#[derive(Clone, Default)]
-pub(crate) struct Spares(Arc<Mutex<Vec<File>>>);
-
-impl Spares {
-    /// Takes as many as are free, up to [`SPARES`].
-    pub(super) fn fill(&self) {
-        let mut spares = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        while spares.len() < SPARES {
-            // Without one, or without `/dev/null`, there is no help in a shortage.
-            let Ok(spare) = File::open("/dev/null") else { return };
-            spares.push(spare);
-        }
-    }
-
-    /// Gives one up, for somebody else to have; tells whether there was one.
-    pub(super) fn give(&self) -> bool {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).pop().is_some()
     }
 }
 
 /// Makes the TLS handshake where it is spoken.
 async fn secure(
-    connection: Connection,
+    connection: Reserved,
     tls: Option<watch::Receiver<Arc<ServerConfig>>>,
 ) -> io::Result<(Duplex, Option<SocketAddr>)> {
-    match (connection, tls) {
-        (Connection::Unix(stream), _) => Ok((Box::pin(stream), None)),
-        (Connection::Tcp(stream, peer), None) => Ok((Box::pin(stream), Some(peer))),
-        (Connection::Tcp(stream, peer), Some(tls)) => {
+    match (connection.peer(), tls) {
+        (Some(peer), Some(tls)) => {
             let config = Arc::clone(&tls.borrow());
-            let stream = timeout(TLS_TIME, TlsAcceptor::from(config).accept(stream)).await??;
+            let stream = timeout(TLS_TIME, TlsAcceptor::from(config).accept(connection)).await??;
             Ok((Box::pin(stream), Some(peer)))
         }
+        (peer, _) => Ok((Box::pin(connection), peer)),
     }
 }

@@ -17,6 +17,7 @@ mod http;
 mod places;
 mod process;
 mod prometheus;
+mod reserved;
 mod text;
 mod tokens;
 
@@ -32,11 +33,11 @@ pub use self::http::Problem;
 pub use self::tokens::ControlTokensError;
 pub(crate) use self::tokens::TokenSet;
 
-pub(crate) use self::accept::Spares;
 pub(crate) use self::counts::Counts;
 pub(crate) use self::hooks::{HookEnds, HookError, Hooks};
 pub(crate) use self::process::Process;
 use crate::config::ControlSettings;
+use crate::descriptors::Reserve;
 use crate::dispatcher::{Dispatcher, Unanswered};
 use crate::gateway::{Reason, Refusals, Shortages};
 use crate::listener::BoundListener;
@@ -81,8 +82,8 @@ pub(crate) struct Control {
     pub(crate) counts: Counts,
     /// What the kernel tells of the process.
     pub(crate) process: Process,
-    /// Descriptors for when there are no others.
-    pub(crate) spares: Spares,
+    /// Descriptors held back for control's connections.
+    pub(crate) reserve: Reserve,
     /// What TLS handshakes are made by; nothing where TCP listeners speak plainly.
     pub(crate) tls: Option<watch::Receiver<Arc<rustls::ServerConfig>>>,
 }

@@ -54,13 +54,13 @@ const END_BYTES_MAX: usize = 16 << 20;
 pub(super) async fn serve(control: Control, listener: Listener, ending: watch::Receiver<()>) {
     let long_lines = Arc::new(Semaphore::new(LONG_LINES_MAX));
     let (open, ended) = (control.open.clone(), ending.clone());
-    let spares = control.spares.clone();
+    let reserve = control.reserve.clone();
     // Nobody probes this port.
     accept(
         listener,
         None,
         Places::new(CONNECTIONS_MAX, 0, control.counts.clone()),
-        spares,
+        reserve,
         &open,
         ending,
         move |stream, _peer, place| {

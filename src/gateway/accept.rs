@@ -4,6 +4,7 @@
 //! free. Accepting them with one held in reserve, only to close them, would turn away in silence clients that could be
 //! served a moment later, and have them all back at once.
 
+use std::future::{Future as _, poll_fn};
 use std::io;
 use std::pin::pin;
 use std::sync::Arc;
@@ -56,7 +57,10 @@ impl Gateway {
 
     async fn accept_one(&self, listener: &Listener) -> io::Result<(Connection, OwnedSemaphorePermit)> {
         let place = Arc::clone(&self.handshakes).acquire_owned().await.expect("the semaphore is never closed");
-        Ok((listener.accept().await?, place))
+        let mut accepting = pin!(listener.accept());
+        // Apart from control's accepting, which would lose a descriptor that it has just freed for itself.
+        let connection = poll_fn(|context| self.reserve.apart(|| accepting.as_mut().poll(context))).await?;
+        Ok((connection, place))
     }
 
     /// Accepts until there is nothing to accept: closing the listener would reset who waits there.
@@ -66,7 +70,7 @@ impl Gateway {
         let Ok(Some(listener)) = listener.into_last() else { return };
         for _ in 0..REST_MAX {
             let place = Arc::clone(&self.handshakes).acquire_owned().await.expect("the semaphore is never closed");
-            match listener.accept() {
+            match self.reserve.apart(|| listener.accept()) {
                 Ok(connection) => self.welcome_on_task(connection, place, under_way),
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
                 Err(error) if is_of_one_connection(&error) => {}

@@ -49,6 +49,7 @@ pub use refusal::{Reason, Told};
 use self::auth::{Admitted, Facts, Identity, Login};
 use crate::blocking::{BlockingWork, HANGING_INTERVAL};
 use crate::config::GatewaySettings;
+use crate::descriptors::Reserve;
 use crate::listener::{Connection, Listener};
 use crate::mailbox::Bell;
 use crate::peer::Peer;
@@ -84,6 +85,8 @@ pub(crate) struct Gateway {
     pub(crate) refusals: Refusals,
     /// Listeners that can't accept now.
     pub(crate) shortages: Shortages,
+    /// Descriptors that are control's, and must not be taken while they are lent.
+    pub(crate) reserve: Reserve,
     /// Bounds the connections that are not logged in yet.
     pub(crate) handshakes: Arc<Semaphore>,
     /// What TLS handshakes are made by, newest first seen; nothing where TCP listeners speak plainly.

@@ -19,9 +19,9 @@ use crate::clock;
 pub use crate::clock::ClockError;
 use crate::config::{Config, ControlSettings, Faults, GatewaySettings, Listen, SlowConsumer};
 use crate::control::{
-    Control, ControlListeners, ControlTokensError, Counts, HookEnds, HookError, Hooks, Process, Spares, TokenSet,
+    Control, ControlListeners, ControlTokensError, Counts, HookEnds, HookError, Hooks, Process, TokenSet,
 };
-use crate::descriptors;
+use crate::descriptors::{self, Reserve};
 use crate::dispatcher::{Dispatcher, ShardDoor};
 pub use crate::gateway::CertificateError;
 use crate::gateway::{
@@ -263,7 +263,7 @@ impl Server {
         let (settings, gateway_settings) = watch::channel(Arc::new(config.gateway()));
         let (drain_by, gateway_drain_by) = watch::channel(None);
         let (admission, logins, refusals) = (Admission::default(), LoginNumbers::default(), Refusals::new());
-        let (shortages, counts) = (Shortages::default(), Counts::default());
+        let (shortages, reserve, counts) = (Shortages::default(), Reserve::default(), Counts::default());
         let tls = certificate.as_ref().map(Certificate::in_force);
         let gateway = Gateway {
             settings: gateway_settings,
@@ -273,6 +273,7 @@ impl Server {
             entrance: Entrance { authenticator: Arc::new(authenticator), hasher, logins: logins.clone() },
             refusals: refusals.clone(),
             shortages: shortages.clone(),
+            reserve: reserve.clone(),
             handshakes: Arc::new(Semaphore::new(config.handshakes_max)),
             tls: tls.clone(),
             vital: Vital::new(log.clone()),
@@ -293,7 +294,7 @@ impl Server {
             log,
             counts: counts.clone(),
             process: Process::open(),
-            spares: Spares::default(),
+            reserve,
             tls,
         };
         spawn_control(controlling, control, hooks, served, alive)?;

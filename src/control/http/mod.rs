@@ -100,8 +100,8 @@ pub(super) async fn serve(control: Control, listener: Listener, ending: watch::R
     let api = Api { control: control.clone(), answers: Arc::default() };
     let service = TowerToHyperService::new(routes(api));
     let places = Places::new(control.settings.borrow().connections_max, PROBE_PLACES, control.counts.clone());
-    let (tls, open, spares) = (control.tls.clone(), control.open.clone(), control.spares.clone());
-    accept(listener, tls, places, spares, &open, ending, move |stream, peer, place| {
+    let (tls, open, reserve) = (control.tls.clone(), control.open.clone(), control.reserve.clone());
+    accept(listener, tls, places, reserve, &open, ending, move |stream, peer, place| {
         let (service, control) = (service.clone(), control.clone());
         async move {
             let head_time = control.settings.borrow().body_timeout;

@@ -1,0 +1,95 @@
+//! The stream of one connection of control, which leaves its descriptor to the reserve when it is dropped.
+//!
+//! Owned by the connection's task. Wherever the stream is dropped, in hyper or amid a TLS handshake, the gateway can't take its
+//! descriptor.
+
+use std::io::{self, IoSlice};
+use std::net::SocketAddr;
+use std::os::fd::OwnedFd;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+
+use crate::descriptors::Reserve;
+use crate::listener::Connection;
+
+/// A connection of control.
+pub(super) struct Reserved {
+    /// Present until the drop.
+    connection: Option<Connection>,
+    reserve: Reserve,
+}
+
+impl Reserved {
+    pub(super) fn new(connection: Connection, reserve: Reserve) -> Self {
+        Self { connection: Some(connection), reserve }
+    }
+
+    /// Returns the peer's address; `None` for a Unix socket.
+    pub(super) fn peer(&self) -> Option<SocketAddr> {
+        match &self.connection {
+            Some(Connection::Tcp(_, peer)) => Some(*peer),
+            Some(Connection::Unix(_)) | None => None,
+        }
+    }
+}
+
+impl Drop for Reserved {
+    fn drop(&mut self) {
+        // Taken off tokio's poller first: the descriptor goes on to exist.
+        let ending: io::Result<OwnedFd> = match self.connection.take() {
+            Some(Connection::Tcp(stream, _)) => stream.into_std().map(OwnedFd::from),
+            Some(Connection::Unix(stream)) => stream.into_std().map(OwnedFd::from),
+            None => return,
+        };
+        if let Ok(ending) = ending {
+            self.reserve.take_back(ending);
+        }
+        // For spares that somebody else's descriptor was taken in place of.
+        self.reserve.fill();
+    }
+}
+
+/// Delegates to the stream of whichever kind.
+macro_rules! delegate {
+    ($reserved:expr, $stream:ident => $call:expr) => {
+        match &mut $reserved.get_mut().connection {
+            Some(Connection::Tcp($stream, _)) => $call,
+            Some(Connection::Unix($stream)) => $call,
+            None => unreachable!("the connection is present until the drop"),
+        }
+    };
+}
+
+impl AsyncRead for Reserved {
+    fn poll_read(self: Pin<&mut Self>, context: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        delegate!(self, stream => Pin::new(stream).poll_read(context, buffer))
+    }
+}
+
+impl AsyncWrite for Reserved {
+    fn poll_write(self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        delegate!(self, stream => Pin::new(stream).poll_write(context, bytes))
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        pieces: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        delegate!(self, stream => Pin::new(stream).poll_write_vectored(context, pieces))
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        true
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        delegate!(self, stream => Pin::new(stream).poll_flush(context))
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        delegate!(self, stream => Pin::new(stream).poll_shutdown(context))
+    }
+}
