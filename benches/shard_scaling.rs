@@ -41,6 +41,7 @@ use pombo::cli::bench::quantity;
 use pombo::config::{Config, SessionSettings};
 use pombo::mailbox::{self, Bell, Mailbox};
 use pombo::metrics::Stats;
+use pombo::protocol::Protocol;
 use pombo::rights::Rights;
 use pombo::router::shard_of;
 use pombo::shard::io::{Network, Socket};
@@ -340,6 +341,7 @@ fn drive(network: MemoryNetwork, seat: Seat, course: &Course, wakes: &AtomicU64)
                 socket,
                 unread: Vec::new(),
                 uid: client.uid,
+                protocol: Protocol::Plain,
                 rights: Rights::ALL,
                 expires: None,
                 login,

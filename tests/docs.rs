@@ -11,7 +11,8 @@ use std::time::Duration;
 
 use pombo::config::{Paths, SETTINGS, Setting};
 use pombo::frame::{Violation, close};
-use pombo::protocol::plain;
+use pombo::protocol::plain::NO_COLON;
+use pombo::protocol::{Protocol, Recipient, Span};
 use pombo::uid::{Uid, UidHasher};
 use pombo::{Config, Reason, Told};
 use support::{Authority, Node, Request, Sent, nodes};
@@ -105,9 +106,11 @@ fn error_texts_are_those_of_the_code() {
     let uids = [&b""[..], &[b'x'; 300], b"a:b", b"all", b"\xff"];
     let refused = uids.map(|uid| Uid::new(uid, uid_bytes_max, &UidHasher::fixed(0)).expect_err("no uid"));
     let meanings = [close::UID_TAKEN, close::UID_FULL].map(|code| close::meaning(code).expect("a code of ours"));
-    let mut expected = [plain::NO_COLON, plain::NO_UNICAST, plain::NO_BROADCAST].map(str::to_owned).to_vec();
-    expected.extend(refused.map(plain::error));
-    expected.extend(meanings.map(plain::error));
+    let one = Recipient::Uid(Span { start: 0, end: 3 });
+    let mut texts = [NO_COLON.0, one.refusal(), Recipient::Everybody.refusal()].map(str::to_owned).to_vec();
+    texts.extend(refused.map(|error| error.to_string()));
+    texts.extend(meanings.map(str::to_owned));
+    let expected: Vec<_> = texts.iter().filter_map(|text| Protocol::Plain.error(text)).collect();
     assert_eq!(written, expected);
 }
 

@@ -12,6 +12,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use pombo::message::{Delivery, Kind};
+use pombo::protocol::Protocol;
 use pombo::protocol::plain::NO_COLON;
 use rustix::process::{Pid, Signal, kill_process};
 use support::{Client, Frame, Node, SECRET, Sent, Signer, eventually, nodes};
@@ -139,7 +140,8 @@ fn a_node_stopped_accepting_when_its_last_handle_was_dropped() {
 fn the_time_of_a_message_ran_on_from_the_one_before() {
     const TIMEOUT: Duration = Duration::from_secs(1);
     nodes().with(|config| config.message_timeout = TIMEOUT).each(|node| {
-        let error = Frame::text(NO_COLON);
+        let error = Protocol::Plain.error(NO_COLON.0).expect("clients are told");
+        let error = Frame::text(&*error);
         for (sent, answer) in [(Sent::text("no colon"), error), (Sent::ping("there?"), Frame::pong("there?"))] {
             let mut client = node.log_in("alice");
             let frame = sent.bytes();

@@ -36,8 +36,6 @@ pub struct SessionSettings {
     pub uid_sessions_max: usize,
     /// Text that answers a login, with `{uid}` for the uid.
     pub login_reply: String,
-    /// What sessions speak.
-    pub protocol: Protocol,
 }
 
 /// What the gateway needs to know; see the fields of the same names in [`Config`].
@@ -67,7 +65,7 @@ pub struct GatewaySettings {
     pub send_buffer_bytes: Option<usize>,
     /// How connections prove who they are.
     pub auth: AuthSettings,
-    /// What sessions speak.
+    /// What a session speaks whose client chooses nothing else at its upgrade.
     pub protocol: Protocol,
 }
 
@@ -89,7 +87,6 @@ impl Config {
             duplicate_login: self.duplicate_login,
             uid_sessions_max: self.uid_sessions_max.get(),
             login_reply: self.login_reply.clone(),
-            protocol: self.protocol,
         }
     }
 

@@ -53,7 +53,7 @@ use crate::descriptors::Reserve;
 use crate::listener::{Connection, Listener};
 use crate::mailbox::Bell;
 use crate::peer::Peer;
-use crate::protocol::Protocol;
+use crate::protocol;
 use crate::router;
 use crate::shard::{Handover, Permit, Stream};
 use crate::vital::Vital;
@@ -265,9 +265,10 @@ impl Gateway {
         };
         let (mut stream, mut received, admitted) =
             upgrade::upgrade(stream, rules, &mut arrival.who, self.drain_of_the_silent()).await?;
+        let protocol = settings.protocol;
         let login = match admitted {
             Admitted::LoggedIn(login) => Ok(login),
-            Admitted::Stranger(_) if settings.protocol == Protocol::Echo => Ok(self.entrance.let_in()?),
+            Admitted::Stranger(_) if protocol.login() == protocol::Login::Anonymous => Ok(self.entrance.let_in()?),
             Admitted::Stranger(facts) => tokio::select! {
                 biased;
                 login = first_message(&mut stream, &mut received, &self.entrance, &facts, settings) => login,
@@ -278,7 +279,7 @@ impl Gateway {
         let (Login { identity: Identity { uid, rights, expires }, number: login }, permit) = match (login, permit) {
             (Ok(login), Some(permit)) => (login, permit),
             (Err(refusal), _) => {
-                refusal::say(&mut stream, &refusal, settings.close_timeout).await;
+                refusal::say(&mut stream, &refusal, protocol, settings.close_timeout).await;
                 return Err(refusal);
             }
             // Refused over HTTP already.
@@ -287,7 +288,7 @@ impl Gateway {
         let door = &self.doors[router::shard_of(uid.hash(), self.doors.len())];
         let socket = stream.into_stream().map_err(Refusal::Lost)?;
         let peer = arrival.who.peer;
-        let handover = Handover { socket, unread: received, uid, rights, expires, login, peer, permit };
+        let handover = Handover { socket, unread: received, uid, protocol, rights, expires, login, peer, permit };
         // Fails only when the shard has drained; the connection ends with it then.
         door.handovers.send_async(handover).await.map_err(|_| Refusal::Draining)?;
         door.bell.announce();

@@ -15,7 +15,7 @@ use tokio::time::timeout;
 
 use super::auth::Unidentified;
 use crate::frame::{self, Opcode, Violation, close};
-use crate::protocol::plain;
+use crate::protocol::Protocol;
 use crate::uid::UidError;
 
 /// Bytes that are read and thrown away while a refused peer takes note.
@@ -278,25 +278,38 @@ impl From<hyper::Error> for Refusal {
 }
 
 /// Tells a peer that was upgraded why it is refused; ends as a session does: close frame, FIN, and the peer's end.
-pub(crate) async fn say<S: AsyncRead + AsyncWrite + Unpin>(stream: &mut S, refusal: &Refusal, time_out: Duration) {
+pub(crate) async fn say<S: AsyncRead + AsyncWrite + Unpin>(
+    stream: &mut S,
+    refusal: &Refusal,
+    protocol: Protocol,
+    time_out: Duration,
+) {
     let mut last_words = Vec::new();
+    let close = |frames: &mut Vec<u8>, cause, reason: &str| {
+        frame::encode_close(frames, protocol.close_code(cause), reason);
+    };
+    let error = |frames: &mut Vec<u8>, text: &str| {
+        if let Some(error) = protocol.error(text) {
+            frame::encode(frames, Opcode::Text, error.as_bytes());
+        }
+    };
     match refusal {
         Refusal::Violation(violation) => {
-            frame::encode_close(&mut last_words, violation.close_code(), &violation.to_string());
+            close(&mut last_words, violation.close_code(), &violation.to_string());
         }
-        Refusal::Uid(error) => {
-            frame::encode(&mut last_words, Opcode::Text, plain::error(error).as_bytes());
-            frame::encode_close(&mut last_words, close::POLICY, &error.to_string());
+        Refusal::Uid(fault) => {
+            error(&mut last_words, &fault.to_string());
+            close(&mut last_words, close::POLICY, &fault.to_string());
         }
         Refusal::Denied(reason) => {
             let Told::Credential(_, code) = reason.told() else { return };
-            frame::encode(&mut last_words, Opcode::Text, plain::error(reason.text()).as_bytes());
-            frame::encode_close(&mut last_words, code, reason.text());
+            error(&mut last_words, reason.text());
+            close(&mut last_words, code, reason.text());
         }
-        Refusal::LoginTimeout(_) => frame::encode_close(&mut last_words, close::POLICY, &refusal.to_string()),
+        Refusal::LoginTimeout(_) => close(&mut last_words, close::POLICY, &refusal.to_string()),
         Refusal::ClosedByPeer(Some(code)) => frame::encode_close(&mut last_words, *code, ""),
         Refusal::ClosedByPeer(None) => frame::encode(&mut last_words, Opcode::Close, &[]),
-        Refusal::Draining => frame::encode_close(&mut last_words, close::GOING_AWAY, &refusal.to_string()),
+        Refusal::Draining => close(&mut last_words, close::GOING_AWAY, &refusal.to_string()),
         Refusal::Answered | Refusal::Http(_) | Refusal::Hyper(..) | Refusal::Tls(_) | Refusal::Lost(_) => return,
     }
     timeout(time_out, async {

@@ -35,7 +35,7 @@ use super::{Accepted, Who};
 use crate::config::{GatewaySettings, Origins};
 use crate::host;
 use crate::peer::Peer;
-use crate::protocol::plain;
+use crate::protocol::Protocol;
 
 /// Most bytes of a request's head.
 const HEAD_BYTES_MAX: usize = 16 << 10;
@@ -337,14 +337,15 @@ fn answer<B>(request: &Request<B>, rules: &Rules, who: &mut Who) -> Result<Answe
     let accept = HeaderValue::try_from(derive_accept_key(key)).expect("base64 is a header value");
     let mut response = Response::new(Full::default());
     *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
-    let offers_ours = auth::offered(headers).any(|offer| offer == plain::SUBPROTOCOL.as_bytes());
+    let offers_ours =
+        auth::offered(headers).any(|offer| Some(offer) == Protocol::Plain.subprotocol().map(str::as_bytes));
     let headers = response.headers_mut();
     headers.insert(header::CONNECTION, HeaderValue::from_static("Upgrade"));
     headers.insert(header::UPGRADE, HeaderValue::from_static("websocket"));
     headers.insert(header::SEC_WEBSOCKET_ACCEPT, accept);
     if offers_ours {
         // A browser gives a connection up that chose none of what it offered.
-        headers.insert(header::SEC_WEBSOCKET_PROTOCOL, HeaderValue::from_static(plain::SUBPROTOCOL));
+        headers.insert(header::SEC_WEBSOCKET_PROTOCOL, HeaderValue::from_static("pombo.plain"));
     }
     Ok(Answer::Upgrade { response, turn })
 }

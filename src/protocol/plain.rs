@@ -3,69 +3,58 @@
 //! The first message of a connection is its uid (see [`crate::uid::Uid`]); each further one is a
 //! command. Matching is exact: nothing is trimmed, no case is folded.
 
-use crate::rights::Rights;
+use std::borrow::Cow;
+
+use super::{Command, Encoding, Login, Malformed, Recipient, Rules, Span};
 use crate::uid::BROADCAST;
 
-/// Its name as a subprotocol; a browser that offers any wants one to be chosen.
-pub const SUBPROTOCOL: &str = "pombo.plain";
+/// The rules of [`super::Protocol::Plain`].
+pub struct Plain;
 
-/// To whom a data message goes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Recipient {
-    /// The sessions of one uid: the bytes in front of the first colon.
-    Uid,
-    /// Every logged-in session, the sender's too.
-    Everybody,
-}
+/// What is wrong with a message without a colon.
+pub const NO_COLON: Malformed = Malformed("expected uid:message or all:message, got no colon");
 
-impl Recipient {
-    /// Returns what a client must have the right to.
+impl Rules for Plain {
+    const SUBPROTOCOL: Option<&'static str> = Some("pombo.plain");
+    const LOGIN: Login = Login::UpgradeOrFirstMessage;
+    const ENCODING: Encoding = Encoding::Payload;
+
     #[inline]
-    pub fn right(self) -> Rights {
-        match self {
-            Self::Uid => Rights::UNICAST,
-            Self::Everybody => Rights::BROADCAST,
-        }
+    fn parse(message: &[u8]) -> Result<Command, Malformed> {
+        parse(message).ok_or(NO_COLON)
+    }
+
+    /// The template with every `{uid}` replaced.
+    fn login_reply(template: &str, uid: &str) -> Option<String> {
+        Some(template.replace("{uid}", uid))
+    }
+
+    fn error(text: &str) -> Option<Cow<'static, str>> {
+        Some(format!("error: {text}").into())
     }
 }
 
-/// Where a data message is split.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Command {
-    /// Whom the part in front of the colon names.
-    pub recipient: Recipient,
-    /// Index of the first colon; the payload is everything behind it.
-    pub colon: usize,
-}
-
-/// Answer to a message without a colon.
-pub const NO_COLON: &str = "error: expected uid:message or all:message, got no colon";
-
-/// Answer to a message to one uid from a client without the right to unicast.
-pub const NO_UNICAST: &str = "error: not allowed to send to a uid, this login lacks the right unicast";
-
-/// Answer to a message to everybody from a client without the right to broadcast.
-pub const NO_BROADCAST: &str = "error: not allowed to send to all, this login lacks the right broadcast";
-
-/// Splits a data message; `None` when it has no colon.
+/// Splits a data message at its first colon; `None` when it has none.
 ///
 /// # Examples
 /// ```
-/// use pombo::protocol::plain::{Recipient, parse};
+/// use pombo::protocol::plain::parse;
+/// use pombo::protocol::{Command, Recipient, Span};
 ///
-/// let command = parse(b"bob:see http://example.org").expect("it has a colon");
-/// assert_eq!(command.recipient, Recipient::Uid);
-/// assert_eq!(parse(b"all:hi").map(|command| command.recipient), Some(Recipient::Everybody));
-/// assert!(parse(b"hi").is_none());
+/// let payload = Span { start: 4, end: 6 };
+/// assert_eq!(parse(b"all:hi"), Some(Command::Send { recipient: Recipient::Everybody, payload }));
+/// let recipient = Recipient::Uid(Span { start: 0, end: 3 });
+/// assert_eq!(parse(b"bob:hi"), Some(Command::Send { recipient, payload }));
+/// assert_eq!(parse(b"hi"), None);
 /// ```
 #[inline]
 pub fn parse(message: &[u8]) -> Option<Command> {
     let colon = find_colon(message)?;
     let recipient = match &message[..colon] {
         uid if uid == BROADCAST.as_bytes() => Recipient::Everybody,
-        _ => Recipient::Uid,
+        _ => Recipient::Uid(Span { start: 0, end: colon }),
     };
-    Some(Command { recipient, colon })
+    Some(Command::Send { recipient, payload: Span { start: colon + 1, end: message.len() } })
 }
 
 /// Returns the index of the first colon.
@@ -81,16 +70,6 @@ fn find_colon(message: &[u8]) -> Option<usize> {
     }
 }
 
-/// Writes the answer to a login: the template with every `{uid}` replaced.
-pub fn login_reply(template: &str, uid: &str) -> String {
-    template.replace("{uid}", uid)
-}
-
-/// Writes an answer that says what was wrong.
-pub fn error(what: impl std::fmt::Display) -> String {
-    format!("error: {what}")
-}
-
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
@@ -98,25 +77,30 @@ mod tests {
     use super::*;
 
     #[track_caller]
-    fn check(message: &str, expected: Option<(Recipient, &str, &str)>) {
-        let split = parse(message.as_bytes())
-            .map(|command| (command.recipient, &message[..command.colon], &message[command.colon + 1..]));
+    fn check(message: &str, expected: Option<(Option<&str>, &str)>) {
+        let split = parse(message.as_bytes()).map(|command| match command {
+            Command::Send { recipient: Recipient::Uid(uid), payload } => {
+                (Some(&message[uid.range()]), &message[payload.range()])
+            }
+            Command::Send { recipient: Recipient::Everybody, payload } => (None, &message[payload.range()]),
+            Command::Echo => panic!("the plain protocol has no echo"),
+        });
         assert_eq!(split, expected);
     }
 
     #[test]
     fn splits_at_the_first_colon_and_trims_nothing() {
-        check("bob:hi", Some((Recipient::Uid, "bob", "hi")));
-        check("bob:http://x:80/", Some((Recipient::Uid, "bob", "http://x:80/")));
-        check(r#"bob:{"k":"v"}"#, Some((Recipient::Uid, "bob", r#"{"k":"v"}"#)));
-        check("bob:", Some((Recipient::Uid, "bob", "")));
-        check("all:", Some((Recipient::Everybody, "all", "")));
-        check("all:x:y", Some((Recipient::Everybody, "all", "x:y")));
-        check("ALL:x", Some((Recipient::Uid, "ALL", "x")));
-        check(" all:x", Some((Recipient::Uid, " all", "x")));
-        check("all :x", Some((Recipient::Uid, "all ", "x")));
-        check("allx:x", Some((Recipient::Uid, "allx", "x")));
-        check(":x", Some((Recipient::Uid, "", "x")));
+        check("bob:hi", Some((Some("bob"), "hi")));
+        check("bob:http://x:80/", Some((Some("bob"), "http://x:80/")));
+        check(r#"bob:{"k":"v"}"#, Some((Some("bob"), r#"{"k":"v"}"#)));
+        check("bob:", Some((Some("bob"), "")));
+        check("all:", Some((None, "")));
+        check("all:x:y", Some((None, "x:y")));
+        check("ALL:x", Some((Some("ALL"), "x")));
+        check(" all:x", Some((Some(" all"), "x")));
+        check("all :x", Some((Some("all "), "x")));
+        check("allx:x", Some((Some("allx"), "x")));
+        check(":x", Some((Some(""), "x")));
         check("bob", None);
         check("", None);
     }
@@ -124,11 +108,11 @@ mod tests {
     #[test]
     fn answers_a_login_byte_for_byte() {
         assert_eq!(
-            login_reply("Login realizado com sucesso, seu uid é {uid}", "alice"),
-            "Login realizado com sucesso, seu uid é alice"
+            Plain::login_reply("Login realizado com sucesso, seu uid é {uid}", "alice").as_deref(),
+            Some("Login realizado com sucesso, seu uid é alice")
         );
-        assert_eq!(login_reply("{uid}{uid}", "{uid}"), "{uid}{uid}");
-        assert_eq!(login_reply("", "x"), "");
+        assert_eq!(Plain::login_reply("{uid}{uid}", "{uid}").as_deref(), Some("{uid}{uid}"));
+        assert_eq!(Plain::login_reply("", "x").as_deref(), Some(""));
     }
 
     proptest! {
@@ -136,10 +120,17 @@ mod tests {
         fn loses_and_invents_no_byte(message in proptest::collection::vec(prop_oneof![Just(b':'), any::<u8>()], 0..40)) {
             match parse(&message) {
                 None => prop_assert!(!message.contains(&b':')),
-                Some(Command { recipient, colon }) => {
-                    prop_assert_eq!(message[colon], b':');
-                    prop_assert!(!message[..colon].contains(&b':'));
-                    prop_assert_eq!(recipient == Recipient::Everybody, &message[..colon] == b"all");
+                Some(Command::Send { recipient: Recipient::Uid(uid), payload }) => {
+                    prop_assert_eq!((uid.start, payload.end), (0, message.len()));
+                    prop_assert_eq!(payload.start, uid.end + 1);
+                    prop_assert_eq!(message[uid.end], b':');
+                    prop_assert!(!message[uid.range()].contains(&b':'));
+                    prop_assert_ne!(&message[uid.range()], b"all");
+                }
+                Some(command) => {
+                    let payload = Span { start: 4, end: message.len() };
+                    prop_assert_eq!(command, Command::Send { recipient: Recipient::Everybody, payload });
+                    prop_assert!(message.starts_with(b"all:"));
                 }
             }
         }

@@ -15,6 +15,7 @@ use super::registry::Removed;
 use super::session::Phase;
 use crate::frame::close;
 use crate::presence::Change;
+use crate::protocol::{Encoding, Protocol};
 use crate::uid::UidHash;
 
 /// Steps towards the end of closing sessions that are made in a turn: thousands that leave at once cost as many calls of the
@@ -24,18 +25,49 @@ pub(super) const FAREWELLS_PER_TURN: usize = 64;
 /// Bytes that a closing session reads and throws away before it gives up on a clean end.
 const DISCARD_BYTES_MAX: u32 = 64 << 20;
 
-/// What a close frame says.
+/// Why the node closes a session.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Farewell<'a> {
+    /// The code of the cause, by which it is counted.
     pub(super) code: u16,
-    /// At most 123 bytes count.
+    /// At most 123 bytes are sent.
     pub(super) reason: &'a str,
+    chosen_by: ChosenBy,
+}
+
+/// Who has chosen a close code.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum ChosenBy {
+    /// The node: the session's protocol may have another code for the cause.
+    Node,
+    /// A caller of the API: it is sent as it is.
+    Caller,
+}
+
+impl<'a> Farewell<'a> {
+    /// Returns one of the node's causes (see [`close`]) with another reason than the code's own meaning.
+    pub(super) fn with_reason(code: u16, reason: &'a str) -> Self {
+        Self { code, reason, chosen_by: ChosenBy::Node }
+    }
+
+    /// Returns what a caller of the API has chosen.
+    pub(super) fn by_caller(code: u16, reason: &'a str) -> Self {
+        Self { code, reason, chosen_by: ChosenBy::Caller }
+    }
+
+    /// Returns the close code for a client that speaks `protocol`.
+    fn code_in(&self, protocol: Protocol) -> u16 {
+        match self.chosen_by {
+            ChosenBy::Node => protocol.close_code(self.code),
+            ChosenBy::Caller => self.code,
+        }
+    }
 }
 
 impl Farewell<'static> {
-    /// Says the code's own meaning.
+    /// Returns one of the node's causes, see [`close`]; its reason is the code's own meaning.
     pub(super) fn of(code: u16) -> Self {
-        Self { code, reason: close::meaning(code).unwrap_or_default() }
+        Self::with_reason(code, close::meaning(code).unwrap_or_default())
     }
 }
 
@@ -61,7 +93,9 @@ impl<N: Network> Shard<N> {
                 "session closing"
             );
             self.stats.frames_out += 1;
-            self.append(key, |outbox| outbox.push_close(farewell.code, farewell.reason));
+            let Some(session) = self.sessions.present(key) else { return };
+            let code = farewell.code_in(session.protocol);
+            self.append(key, |outbox| outbox.push_close(code, farewell.reason));
         }
     }
 
@@ -161,19 +195,20 @@ impl<N: Network> Shard<N> {
 
     /// Takes an open session out of the registry and stops decoding it; says whether it was open.
     fn leave(&mut self, key: SessionKey, unsent: Unsent) -> bool {
-        let (log_end, close_by) = (self.log.end(), self.tick.after(self.settings.close_timeout));
+        let close_by = self.tick.after(self.settings.close_timeout);
         let Some(session) = self.sessions.present(key) else { return false };
         if session.phase != Phase::Open {
             return false;
         }
-        let (hash, log_from) = (session.hash, session.log_from);
+        let (hash, encoding, log_from) = (session.hash, session.protocol.encoding(), session.log_from);
+        let log_end = self.logs.of(encoding).end();
         self.departures += 1;
-        self.unregister(hash, key);
+        self.unregister(hash, encoding, key);
         match unsent {
             Unsent::Keep if log_from != log_end => self.take_log(key, log_end),
             Unsent::Keep => {}
             Unsent::Drop => {
-                let unlogged = self.log.frames_from(log_from) as u64;
+                let unlogged = self.logs.of(encoding).frames_from(log_from) as u64;
                 let outbox = self.sessions.present(key).and_then(|session| session.outbox.as_mut());
                 let dropped = outbox.map_or(0, |outbox| outbox.drop_all());
                 self.stats.shed_closed += unlogged + dropped;
@@ -194,9 +229,13 @@ impl<N: Network> Shard<N> {
         true
     }
 
-    /// Takes a session out of the registry, and tells what that makes of its uid.
-    fn unregister(&mut self, hash: UidHash, key: SessionKey) {
+    /// Takes a session out of the registry and from among the receivers of its encoding, if it is there; tells what that makes of
+    /// its uid.
+    fn unregister(&mut self, hash: UidHash, encoding: Encoding, key: SessionKey) {
         let removed = self.registry.remove(hash, key);
+        if !matches!(removed, Removed::Nothing) {
+            self.logs.leave(encoding);
+        }
         let Some(presence) = &self.presence else { return };
         match removed {
             Removed::Last(uid) => presence.tell(uid, Change::Went, self.now),
@@ -213,8 +252,9 @@ impl<N: Network> Shard<N> {
             return;
         };
         if session.phase == Phase::Open {
-            self.unregister(session.hash, key);
-            self.stats.shed_closed += self.log.frames_from(session.log_from) as u64;
+            let encoding = session.protocol.encoding();
+            self.unregister(session.hash, encoding, key);
+            self.stats.shed_closed += self.logs.of(encoding).frames_from(session.log_from) as u64;
         }
         if let Some(outbox) = &mut session.outbox {
             self.outbox_bytes -= outbox.accounted;

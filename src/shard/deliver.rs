@@ -12,13 +12,14 @@ use crate::config::SlowConsumer;
 use crate::frame::{HEADER_BYTES_MAX, Opcode, close};
 use crate::mailbox::Letter;
 use crate::message::{Delivery, Kind, Payload, Shed};
+use crate::protocol::{Encoding, Message};
 use crate::uid::UidHash;
 
 impl<N: Network> Shard<N> {
     /// Delivers a message to the sessions of a uid that this shard owns; returns what that cost, too.
     #[inline]
-    pub(super) fn deliver(&mut self, hash: UidHash, uid: &[u8], kind: Kind, payload: &Payload<'_>) -> (Delivery, Cost) {
-        let cost = Cost { deliveries: 1, bytes: payload.as_slice().len() };
+    pub(super) fn deliver(&mut self, hash: UidHash, uid: &[u8], message: &mut Message<'_>) -> (Delivery, Cost) {
+        let cost = Cost { deliveries: 1, bytes: message.payload().as_slice().len() };
         match *self.registry.find(hash, uid) {
             [] => {
                 self.stats.offline += 1;
@@ -26,22 +27,22 @@ impl<N: Network> Shard<N> {
             }
             [session] => {
                 journal::reached(1);
-                (self.deliver_to(session, kind, payload), cost)
+                (self.deliver_to(session, message), cost)
             }
             ref sessions => {
                 let sessions = sessions.to_vec();
-                (self.deliver_to_each(&sessions, kind, payload), cost.times(sessions.len()))
+                (self.deliver_to_each(&sessions, message), cost.times(sessions.len()))
             }
         }
     }
 
     /// Delivers a message to all sessions of a uid.
-    fn deliver_to_each(&mut self, sessions: &[SessionKey], kind: Kind, payload: &Payload<'_>) -> Delivery {
+    fn deliver_to_each(&mut self, sessions: &[SessionKey], message: &mut Message<'_>) -> Delivery {
         journal::reached(sessions.len());
         let mut delivery = Delivery::Offline;
         for &session in sessions {
             let next = if self.is_open(session) {
-                self.deliver_to(session, kind, payload)
+                self.deliver_to(session, message)
             } else {
                 // It was cut a moment ago, for what it holds.
                 self.stats.shed_closed += 1;
@@ -56,8 +57,8 @@ impl<N: Network> Shard<N> {
 
     /// Delivers a message to one open session of a uid.
     #[inline]
-    pub(super) fn deliver_to(&mut self, session: SessionKey, kind: Kind, payload: &Payload<'_>) -> Delivery {
-        match self.push(session, kind.into(), payload) {
+    pub(super) fn deliver_to(&mut self, session: SessionKey, message: &mut Message<'_>) -> Delivery {
+        match self.push(session, |encoding| message.encoded(encoding)) {
             Ok(()) => {
                 self.stats.delivered += 1;
                 Delivery::Delivered { sessions: 1 }
@@ -66,24 +67,18 @@ impl<N: Network> Shard<N> {
         }
     }
 
-    /// Puts a message into the log, due to every open session; returns how many those are.
-    pub(super) fn broadcast(&mut self, kind: Kind, payload: Payload<'_>) -> usize {
+    /// Puts a message into the logs, due to every open session; returns how many those are.
+    pub(super) fn broadcast(&mut self, message: &mut Message<'_>) -> usize {
         let sessions = self.registry.sessions();
         self.stats.broadcasts += 1;
         self.stats.broadcast_deliveries += sessions as u64;
-        if sessions > 0 {
-            self.log.push(kind, payload);
-        }
-        sessions
+        let too_long = self.logs.push(message, self.settings.outbox_bytes_max);
+        self.stats.shed_newest += too_long as u64;
+        sessions - too_long
     }
 
-    /// Puts a message into the log, due to every open session but those of the uids in `except`.
-    pub(super) fn broadcast_except(
-        &mut self,
-        kind: Kind,
-        payload: Payload<'_>,
-        except: &[(UidHash, Box<str>)],
-    ) -> usize {
+    /// Puts a message into the logs, due to every open session but those of the uids in `except`.
+    pub(super) fn broadcast_except(&mut self, mut message: Message<'_>, except: &[(UidHash, Box<str>)]) -> usize {
         let mut left_out = Vec::new();
         for (hash, uid) in except {
             for session in self.registry.find(*hash, uid.as_bytes()).to_vec() {
@@ -98,12 +93,12 @@ impl<N: Network> Shard<N> {
                 self.relieve();
             }
         }
-        let sessions = self.broadcast(kind, payload);
-        let log_end = self.log.end();
+        let sessions = self.broadcast(&mut message);
         let mut skipped = 0;
         for key in left_out {
             // It may have been cut, or lost, for the others.
             let Some(session) = self.sessions.get(key).filter(|session| session.phase == Phase::Open) else { continue };
+            let log_end = self.logs.of(session.protocol.encoding()).end();
             // One whose uid is named twice skips it once.
             if session.log_from != log_end {
                 session.log_from = log_end;
@@ -137,28 +132,37 @@ impl<N: Network> Shard<N> {
         self.stats.mail_letters += 1;
         match letter {
             Letter::Unicast { hash, uid, kind, payload } => {
-                let (_, cost) = self.deliver(hash, uid, kind, &payload);
+                let (_, cost) = self.deliver(hash, uid, &mut Message::new(kind, payload));
                 self.relieve();
                 cost
             }
             Letter::Broadcast { kind, payload } => {
                 let bytes = payload.as_slice().len();
-                Cost { deliveries: 1 + self.broadcast(kind, payload), bytes }
+                Cost { deliveries: 1 + self.broadcast(&mut Message::new(kind, payload)), bytes }
             }
         }
     }
 
-    /// Appends a data frame to an open session's outbox, behind the broadcasts due to it.
+    /// Appends a data frame to an open session's outbox, behind the broadcasts due to it; `encoded` returns its content in the
+    /// session's encoding.
     ///
     /// # Errors
     /// When it was not taken, which is counted by then.
     #[inline]
-    pub(super) fn push(&mut self, key: SessionKey, opcode: Opcode, payload: &Payload<'_>) -> Result<(), Shed> {
-        let length = HEADER_BYTES_MAX + payload.as_slice().len();
+    pub(super) fn push<'m>(
+        &mut self,
+        key: SessionKey,
+        encoded: impl FnOnce(Encoding) -> (Kind, &'m Payload<'m>),
+    ) -> Result<(), Shed> {
         let Some(session) = self.sessions.present(key) else { return Err(Shed::Lost) };
         debug_assert_eq!(session.phase, Phase::Open, "nothing is sent behind a close frame");
+        let encoding = session.protocol.encoding();
+        let (kind, payload) = encoded(encoding);
+        let opcode = Opcode::from(kind);
+        let length = HEADER_BYTES_MAX + payload.as_slice().len();
         let held = session.outbox.as_ref().map_or(0, |outbox| outbox.bytes());
-        let is_next = session.log_from == self.log.end() && held + length <= self.settings.outbox_bytes_max;
+        let log_end = self.logs.of(encoding).end();
+        let is_next = session.log_from == log_end && held + length <= self.settings.outbox_bytes_max;
         if is_next {
             let growth =
                 append_to(session, key, &mut self.outboxes, &mut self.dirty, |outbox| outbox.push(opcode, payload));
@@ -172,7 +176,9 @@ impl<N: Network> Shard<N> {
 
     /// Answers a client; an answer that its outbox has no room for is counted as shed like any message.
     pub(super) fn reply(&mut self, key: SessionKey, text: &str) {
-        if self.push(key, Opcode::Text, &Payload::Borrowed(text.as_bytes())).is_ok() {
+        // It is in its protocol's words already.
+        let text = Payload::Borrowed(text.as_bytes());
+        if self.push(key, |_| (Kind::Text, &text)).is_ok() {
             self.stats.frames_out += 1;
         }
     }
@@ -183,9 +189,9 @@ impl<N: Network> Shard<N> {
     /// When there is no room for the frame, which is counted by then.
     #[inline(never)]
     fn make_way(&mut self, key: SessionKey, length: usize) -> Result<(), Shed> {
-        let (log_end, slow_consumers) = (self.log.end(), self.stats.slow_consumers);
+        let slow_consumers = self.stats.slow_consumers;
         let Some(session) = self.sessions.present(key) else { return Err(Shed::Lost) };
-        if session.log_from != log_end && !self.catch_up(key) {
+        if session.log_from != self.logs.of(session.protocol.encoding()).end() && !self.catch_up(key) {
             self.stats.shed_closed += 1;
             // The broadcasts in front of it may have been too much.
             let was_slow = self.stats.slow_consumers > slow_consumers;
@@ -215,8 +221,9 @@ impl<N: Network> Shard<N> {
     ///
     /// Says whether the session is still open: there may be too much for it, or its socket may have failed.
     pub(super) fn catch_up(&mut self, key: SessionKey) -> bool {
-        let (log_end, bytes_max) = (self.log.end(), self.settings.outbox_bytes_max);
+        let bytes_max = self.settings.outbox_bytes_max;
         let Some(session) = self.sessions.present(key) else { return false };
+        let log_end = self.logs.of(session.protocol.encoding()).end();
         if session.phase != Phase::Open {
             session.log_from = log_end;
             return false;
@@ -234,15 +241,21 @@ impl<N: Network> Shard<N> {
 
     /// Copies the log up to `to` into the session's outbox, whatever its bound says.
     pub(super) fn take_log(&mut self, key: SessionKey, to: log::Position) {
-        let log = std::mem::take(&mut self.log);
-        if let Some(session) = self.sessions.present(key) {
-            let from = std::mem::replace(&mut session.log_from, to);
-            self.append(key, |outbox| log.runs(from, to, |run| outbox.append_run(run)));
-        }
-        self.log = log;
+        let Some(session) = self.sessions.present(key) else { return };
+        let from = std::mem::replace(&mut session.log_from, to);
+        self.copy_log(key, from, to);
     }
 
-    /// Makes room for `length` bytes: by sending, and if the socket refuses by the slow-consumer policy.
+    /// Copies a part of its log into a session's outbox, whatever its bound says.
+    pub(super) fn copy_log(&mut self, key: SessionKey, from: log::Position, to: log::Position) {
+        let Some(session) = self.sessions.present(key) else { return };
+        let encoding = session.protocol.encoding();
+        let log = std::mem::take(self.logs.of_mut(encoding));
+        self.append(key, |outbox| log.runs(from, to, |run| outbox.append_run(run)));
+        *self.logs.of_mut(encoding) = log;
+    }
+
+    /// Makes room for a frame of `length` bytes: by sending, and if the socket refuses by the slow-consumer policy.
     ///
     /// # Errors
     /// When there is none even so, which is counted by then.
@@ -250,44 +263,57 @@ impl<N: Network> Shard<N> {
         let slow_consumers = self.stats.slow_consumers;
         self.flush_session(key);
         // It may have been cut or lost just now.
-        let Some(session) = self.sessions.get(key).filter(|session| session.phase == Phase::Open) else {
+        if !self.is_open(key) {
             self.stats.shed_closed += 1;
             let was_slow = self.stats.slow_consumers > slow_consumers;
             return Err(if was_slow { Shed::OutboxFull } else { Shed::Lost });
-        };
-        let fits = |held: usize| held + length <= self.settings.outbox_bytes_max;
-        let Some(outbox) = &mut session.outbox else { return Ok(()) };
-        if fits(outbox.bytes()) {
+        }
+        self.make_room_blocked(key, length)
+    }
+
+    /// Makes room for a frame of `length` bytes in the outbox of an open session whose socket takes nothing: the one place where a
+    /// slow consumer is cut, or loses messages, as the setting `slow_consumer` says.
+    ///
+    /// # Errors
+    /// When the frame has no room, which is counted by then; under [`SlowConsumer::Disconnect`] the session closes.
+    pub(super) fn make_room_blocked(&mut self, key: SessionKey, length: usize) -> Result<(), Shed> {
+        let bytes_max = self.settings.outbox_bytes_max;
+        let Some(session) = self.sessions.present(key) else { return Err(Shed::Lost) };
+        let mut outbox = session.outbox.as_mut();
+        let mut has_room = outbox.as_ref().map_or(0, |outbox| outbox.bytes()) + length <= bytes_max;
+        // No receiver is to blame for a frame that no outbox has room for.
+        let is_too_long = length > bytes_max;
+        if !has_room && !is_too_long {
+            match self.settings.slow_consumer {
+                SlowConsumer::Disconnect => {
+                    self.stats.slow_consumers += 1;
+                    self.close(key, Farewell::of(close::SLOW_CONSUMER), Unsent::Drop);
+                }
+                SlowConsumer::DropNewest => {}
+                SlowConsumer::DropOldest => {
+                    while !has_room
+                        && let Some(outbox) = &mut outbox
+                        && outbox.drop_oldest()
+                    {
+                        self.stats.shed_oldest += 1;
+                        has_room = outbox.bytes() + length <= bytes_max;
+                    }
+                    self.account(key);
+                }
+            }
+        }
+        if has_room {
             return Ok(());
         }
-        match self.settings.slow_consumer {
-            SlowConsumer::Disconnect => {
-                self.stats.slow_consumers += 1;
-                self.stats.shed_newest += 1;
-                self.close(key, Farewell::of(close::SLOW_CONSUMER), Unsent::Drop);
-                return Err(Shed::OutboxFull);
-            }
-            SlowConsumer::DropNewest => {}
-            SlowConsumer::DropOldest => {
-                while !fits(outbox.bytes()) && outbox.drop_oldest() {
-                    self.stats.shed_oldest += 1;
-                }
-                let has_room = fits(outbox.bytes());
-                self.account(key);
-                if has_room {
-                    return Ok(());
-                }
-            }
-        }
         self.stats.shed_newest += 1;
-        Err(Shed::OutboxFull)
+        Err(if is_too_long { Shed::TooLong } else { Shed::OutboxFull })
     }
 
     /// Answers a ping in its place, unless the answer to an earlier one is still there: then when the socket has taken
     /// everything else, and of several the latest only (RFC 6455, section 5.5.3).
     pub(super) fn pong(&mut self, key: SessionKey, payload: &[u8]) {
-        let log_end = self.log.end();
         let Some(session) = self.sessions.present(key) else { return };
+        let log_end = self.logs.of(session.protocol.encoding()).end();
         if session.flags.has_pong
             && let Some(outbox) = &mut session.outbox
         {

@@ -4,14 +4,12 @@ use std::io::{self, IoSlice};
 use std::time::Instant;
 
 use super::Shard;
-use super::close::{Farewell, Unsent};
 use super::io::{Interest, Network, SessionKey, Socket};
 use super::log::{Log, Position, Run};
 use super::outbox::Outbox;
 use super::session::{Phase, Session};
 use super::slice::Slice;
-use crate::config::SlowConsumer;
-use crate::frame::{Opcode, close};
+use crate::frame::Opcode;
 use crate::message::Payload;
 use crate::metrics::Stats;
 
@@ -42,21 +40,21 @@ impl<N: Network> Shard<N> {
             self.serve_between_sends(&mut slice);
         }
         // Bounded by the turn's budget, of which every broadcast that is taken in amid this costs its receivers.
-        while !self.log.is_empty() {
-            let log_end = self.log.end();
+        while !self.logs.is_empty() {
+            let ends = self.logs.ends();
             self.fan_out(&mut slice);
-            if self.log.end() == log_end {
-                self.log.clear();
+            if self.logs.ends() == ends {
+                self.logs.clear();
             }
         }
     }
 
-    /// Sends the log to every session that has not taken all of it.
+    /// Sends each session what it has not taken of its log.
     fn fan_out(&mut self, slice: &mut Slice) {
         let mut place = 0;
         while let Some((key, session)) = self.sessions.next_session(place) {
             place = key.place() + 1;
-            let log_end = self.log.end();
+            let log_end = self.logs.of(session.protocol.encoding()).end();
             if session.log_from != log_end {
                 match session.phase {
                     Phase::Open => {
@@ -87,15 +85,15 @@ impl<N: Network> Shard<N> {
 
     /// Sends everything due to a session; what the socket refuses stays in the outbox, as far as the policy keeps it.
     pub(super) fn flush_session(&mut self, key: SessionKey) {
-        let log_end = self.log.end();
         let Some(session) = self.sessions.present(key) else { return };
+        let log = self.logs.of(session.protocol.encoding());
         session.flags.is_dirty = false;
         if session.phase != Phase::Open {
-            session.log_from = log_end;
+            session.log_from = log.end();
         }
         if !session.flags.is_blocked {
             let sent = loop {
-                match send_once(session, &self.log, &mut self.stats) {
+                match send_once(session, log, &mut self.stats) {
                     Sent::Piece => {}
                     sent => break sent,
                 }
@@ -177,15 +175,17 @@ impl<N: Network> Shard<N> {
         }
     }
 
-    /// Copies what the socket refused of the log, frame by frame under the slow-consumer policy.
+    /// Copies into the outbox what the socket refused of the log: frame by frame, each that has room or is given some by the
+    /// slow-consumer policy.
     fn keep_log(&mut self, key: SessionKey) {
-        let log_end = self.log.end();
         let Some(session) = self.sessions.present(key) else { return };
+        let encoding = session.protocol.encoding();
+        let log_end = self.logs.of(encoding).end();
         if session.log_from == log_end {
             return;
         }
         // The frame begun must be finished, whatever the bound.
-        let begun_to = self.log.frame_from(session.log_from);
+        let begun_to = self.logs.of(encoding).frame_from(session.log_from);
         let begun = (begun_to - session.log_from) as usize;
         if begun > 0 {
             self.take_log(key, begun_to);
@@ -203,24 +203,11 @@ impl<N: Network> Shard<N> {
             if held + all <= self.settings.outbox_bytes_max {
                 return self.take_log(key, log_end);
             }
-            let next = self.log.frame_from(from + 1);
-            let length = (next - from) as usize;
-            if held + length <= self.settings.outbox_bytes_max {
-                self.take_log(key, next);
-                continue;
-            }
-            match self.settings.slow_consumer {
-                SlowConsumer::Disconnect => {
-                    self.stats.slow_consumers += 1;
-                    return self.close(key, Farewell::of(close::SLOW_CONSUMER), Unsent::Drop);
-                }
-                SlowConsumer::DropOldest if session.outbox.as_mut().is_some_and(|outbox| outbox.drop_oldest()) => {
-                    self.stats.shed_oldest += 1;
-                }
-                SlowConsumer::DropNewest | SlowConsumer::DropOldest => {
-                    self.stats.shed_newest += 1;
-                    session.log_from = next;
-                }
+            let next = self.logs.of(encoding).frame_from(from + 1);
+            // Out of the log: a frame that is shed is counted once.
+            session.log_from = next;
+            if self.make_room_blocked(key, (next - from) as usize).is_ok() {
+                self.copy_log(key, from, next);
             }
         }
     }

@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::SystemTime;
 
 use crate::peer::Peer;
+use crate::protocol::Protocol;
 use crate::rights::Rights;
 use crate::uid::Uid;
 
@@ -18,6 +19,8 @@ pub struct Handover<S> {
     pub unread: Vec<u8>,
     /// Who logged in.
     pub uid: Uid,
+    /// What the client speaks.
+    pub protocol: Protocol,
     /// What the client may do.
     pub rights: Rights,
     /// When the session ends for want of a newer credential, by the wall clock; `None` if it may last.

@@ -13,7 +13,7 @@ use super::wheel::Tick;
 use crate::config::DuplicateLogin;
 use crate::frame::close;
 use crate::presence::Change;
-use crate::protocol::{Protocol, plain};
+use crate::protocol::Protocol;
 use crate::uid::Uid;
 
 /// Connections taken in a turn: a millisecond of calls of the kernel or two. More wait in the channel, and the gateway
@@ -41,7 +41,7 @@ impl<N: Network> Shard<N> {
     }
 
     fn adopt(&mut self, handover: Handover<N::Socket>) {
-        let Handover { socket, unread, uid, rights, expires, login, peer, permit } = handover;
+        let Handover { socket, unread, uid, protocol, rights, expires, login, peer, permit } = handover;
         let meeting = self.meet(&uid, login);
         let expires = expires.map_or(Expiry::NEVER, Expiry::at);
         let key = self.sessions.insert(Box::new(Session {
@@ -50,7 +50,7 @@ impl<N: Network> Shard<N> {
             unread: (!unread.is_empty()).then(|| Box::new(Unread { bytes: unread, ..Unread::default() })),
             meter: Meter::new(&self.settings, self.tick),
             outbox: None,
-            log_from: self.log.end(),
+            log_from: self.logs.of(protocol.encoding()).end(),
             hash: uid.hash(),
             login,
             peer,
@@ -65,6 +65,7 @@ impl<N: Network> Shard<N> {
             expires,
             discarded: 0,
             phase: Phase::Open,
+            protocol,
             rights,
             flags: Flags::default(),
         }));
@@ -90,34 +91,40 @@ impl<N: Network> Shard<N> {
                 let farewell = Farewell::of(code);
                 if code != close::REPLACED {
                     self.stats.refused += 1;
-                    let error = plain::error(farewell.reason);
-                    self.reply(key, &error);
+                    if let Some(error) = protocol.error(farewell.reason) {
+                        self.reply(key, &error);
+                    }
                 }
                 return self.close(key, farewell, Unsent::Keep);
             }
             Meeting::Replace(older) => {
                 // Before the older go: the uid is online all the time.
-                self.registry.insert(&uid, key);
+                self.register(&uid, key, protocol);
                 for older in older {
                     self.stats.replaced += 1;
                     self.close(older, Farewell::of(close::REPLACED), Unsent::Keep);
                 }
             }
             Meeting::Free => {
-                let is_first = self.registry.insert(&uid, key);
+                let is_first = self.register(&uid, key, protocol);
                 if let Some(presence) = self.presence.as_ref().filter(|_| is_first) {
                     presence.tell(uid.as_str().into(), Change::Came, self.now);
                 }
             }
         }
-        if self.settings.protocol == Protocol::Plain {
-            let reply = plain::login_reply(&self.settings.login_reply, uid.as_str());
+        if let Some(reply) = protocol.login_reply(&self.settings.login_reply, uid.as_str()) {
             self.reply(key, &reply);
         }
         if self.drain.is_some() {
             return self.close(key, self.drained(), Unsent::Keep);
         }
         self.enqueue_unread(key);
+    }
+
+    /// Enters an open session into the registry, and among the receivers of its encoding; says whether its uid had none.
+    fn register(&mut self, uid: &Uid, key: SessionKey, protocol: Protocol) -> bool {
+        self.logs.join(protocol.encoding());
+        self.registry.insert(uid, key)
     }
 
     /// Finds what a login has to do with the sessions that its uid has.

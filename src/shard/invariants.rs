@@ -10,6 +10,7 @@ use super::io::{Network, Socket};
 use super::session::Phase;
 use super::sessions::SessionKey;
 use super::wheel::Tick;
+use crate::protocol::Encoding;
 
 impl<N: Network> Shard<N> {
     /// Asserts everything that holds between two turns.
@@ -21,7 +22,8 @@ impl<N: Network> Shard<N> {
         self.registry.check();
         self.mailbox.check();
         self.check_stalls();
-        assert!(self.log.is_empty(), "the log is empty between turns");
+        assert!(self.logs.is_empty(), "the logs are empty between turns");
+        let mut receivers = [0; Encoding::COUNT];
         let on = |list: &std::collections::VecDeque<SessionKey>| list.iter().copied().collect::<HashSet<_>>();
         let (run, dirty, leaving) = (on(&self.run), on(&self.dirty), on(&self.leaving));
         let timers: HashSet<_> = self.wheel.entries().collect();
@@ -29,8 +31,8 @@ impl<N: Network> Shard<N> {
         let mut place = 0;
         while let Some(key) = self.sessions.next(place) {
             place = key.place() + 1;
-            let log_end = self.log.end();
             let session = self.sessions.present(key).expect("it was found just now");
+            let encoding = session.protocol.encoding();
             let flags = session.flags;
             let is_open = session.phase == Phase::Open;
             // Whoever has something to do is on a list that brings it back.
@@ -69,7 +71,9 @@ impl<N: Network> Shard<N> {
             match session.phase {
                 Phase::Open => {
                     open += 1;
-                    assert_eq!(session.log_from, log_end, "an open session has taken the log");
+                    receivers[encoding as usize] += 1;
+                    let log_end = self.logs.of(encoding).end();
+                    assert_eq!(session.log_from, log_end, "an open session has taken its log");
                     assert!(self.registry.holds(session.hash, key), "an open session is not registered");
                 }
                 Phase::Closing | Phase::Lingering => {
@@ -78,6 +82,10 @@ impl<N: Network> Shard<N> {
                     assert!(session.phase == Phase::Closing || session.outbox.is_none(), "sent behind the end");
                 }
             }
+        }
+        for &encoding in Encoding::ALL {
+            let counted = self.logs.receivers(encoding);
+            assert_eq!(counted, receivers[encoding as usize], "open sessions that receive {encoding:?}");
         }
         assert_eq!(self.registry.sessions(), open, "every registered session is open");
         assert_eq!(self.held, held, "what all hold is what each holds");

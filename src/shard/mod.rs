@@ -68,7 +68,7 @@ pub use transport::{Poller, Stream};
 use self::close::FAREWELLS_PER_TURN;
 use self::inlet::Inlet;
 use self::io::{Network, Readiness};
-use self::log::Log;
+use self::log::Logs;
 use self::pool::OutboxPool;
 use self::registry::Registry;
 use self::session::Phase;
@@ -108,7 +108,7 @@ pub struct Shard<N: Network> {
 
     sessions: Sessions<N::Socket>,
     registry: Registry,
-    log: Log,
+    logs: Logs,
     outboxes: OutboxPool,
     wheel: Wheel,
 
@@ -221,7 +221,7 @@ impl<N: Network> Shard<N> {
             presence,
             sessions: Sessions::new(),
             registry: Registry::default(),
-            log: Log::default(),
+            logs: Logs::default(),
             outboxes: OutboxPool::new(now),
             wheel: Wheel::new(now),
             yielding: Yielding::default(),

@@ -145,7 +145,7 @@ impl<N: Network> Shard<N> {
         if closed_at <= self.tick {
             self.stats.rate_limited += 1;
             let reason = meter.reason(&self.settings);
-            self.close(key, Farewell { code: close::POLICY, reason: &reason }, Unsent::Keep);
+            self.close(key, Farewell::with_reason(close::POLICY, &reason), Unsent::Keep);
             return Paused::Closed;
         }
         if ready > self.tick {

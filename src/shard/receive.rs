@@ -14,8 +14,7 @@ use super::{Budget, CONNECTION_BYTES, CONNECTION_DELIVERIES, Cost, Shard, journa
 use crate::frame::{self, Event, Reader, Violation, close};
 use crate::mailbox::{Room, SHARE_FROM};
 use crate::message::{Kind, Payload};
-use crate::protocol::Protocol;
-use crate::protocol::plain::{self, Recipient};
+use crate::protocol::{Command, Malformed, Message, Protocol, Recipient, Span};
 use crate::rights::Rights;
 use crate::router;
 use crate::uid::{self, UidHash};
@@ -27,17 +26,14 @@ pub(super) const PANIC_PAYLOAD: &[u8] = b"\0panic";
 
 /// What a frame asks for, found without touching the shard.
 enum Step<'a> {
-    /// A message, its recipient's name in front of the colon.
+    /// A message that asks for something.
     Command {
         kind: Kind,
         message: Payload<'a>,
-        command: plain::Command,
+        command: Command,
     },
-    /// A message without a colon.
-    Malformed {
-        kind: Kind,
-        message: Payload<'a>,
-    },
+    /// A message that asks for nothing.
+    Malformed(Malformed),
     Ping(&'a [u8]),
     Pong,
     Close {
@@ -54,6 +50,14 @@ enum Step<'a> {
     Violation(Violation),
     /// The per-session code panicked.
     Panicked,
+}
+
+/// The session whose input is decoded, as it was when that began.
+#[derive(Clone, Copy)]
+struct Speaker {
+    key: SessionKey,
+    rights: Rights,
+    protocol: Protocol,
 }
 
 /// Why decoding stopped.
@@ -101,7 +105,7 @@ impl<N: Network> Shard<N> {
 
     /// Whether no more may be taken in before what is due was sent.
     pub(super) fn is_saturated(&self) -> bool {
-        self.budget.is_spent() || self.log.is_full()
+        self.budget.is_spent() || self.logs.is_full()
     }
 
     /// Decodes what was received in an earlier turn.
@@ -192,15 +196,15 @@ impl<N: Network> Shard<N> {
             return;
         };
         let Some(session) = self.sessions.present(key) else { return };
-        let rights = session.rights;
+        let speaker = Speaker { key, rights: session.rights, protocol: session.protocol };
         let mut reader = std::mem::take(&mut session.reader);
         // A message that it completes is its receivers' from now on, and must not count twice.
         self.account(key);
         let message_bytes_max = self.settings.message_bytes_max;
-        let step = guard(|| classify(reader.direct_done(message_bytes_max), length));
+        let step = guard(|| classify(speaker.protocol, reader.direct_done(message_bytes_max), length));
         let mut budget = Budget { deliveries: CONNECTION_DELIVERIES, bytes: CONNECTION_BYTES };
         let before = self.stats.frames_in;
-        let stop = self.act(key, rights, step, &mut budget);
+        let stop = self.act(speaker, step, &mut budget);
         self.give_back(key, reader);
         let stop = stop.unwrap_or(Stop::End);
         self.charge(key, self.stats.frames_in - before, stop == Stop::End);
@@ -223,7 +227,7 @@ impl<N: Network> Shard<N> {
     /// Decodes `bytes` from `at` on and does what each frame asks for.
     fn decode(&mut self, key: SessionKey, bytes: &mut [u8], at: &mut usize) -> Stop {
         let Some(session) = self.sessions.present(key) else { return Stop::Closed };
-        let rights = session.rights;
+        let speaker = Speaker { key, rights: session.rights, protocol: session.protocol };
         let mut reader = std::mem::take(&mut session.reader);
         let mut budget = Budget { deliveries: CONNECTION_DELIVERIES, bytes: CONNECTION_BYTES };
         let is_metered = session.meter.is_some();
@@ -248,9 +252,9 @@ impl<N: Network> Shard<N> {
             let step = guard(|| {
                 let (taken, event) = reader.read(&mut bytes[*at..], message_bytes_max);
                 *at += taken;
-                classify(event, taken)
+                classify(speaker.protocol, event, taken)
             });
-            let stop = self.act(key, rights, step, &mut budget);
+            let stop = self.act(speaker, step, &mut budget);
             was_between |= !reader.is_mid_message();
             if let Some(stop) = stop {
                 break stop;
@@ -286,19 +290,32 @@ impl<N: Network> Shard<N> {
 
     /// Does what one frame asks for; says why decoding must stop, if it must.
     #[inline]
-    fn act(&mut self, key: SessionKey, rights: Rights, step: Step<'_>, budget: &mut Budget) -> Option<Stop> {
+    fn act(&mut self, speaker: Speaker, step: Step<'_>, budget: &mut Budget) -> Option<Stop> {
+        let key = speaker.key;
         self.stats.frames_in += 1;
         let departures = self.departures;
         let mut cost = Cost { deliveries: 1, bytes: 0 };
         let mut stop = None;
         match step {
-            Step::Command { kind, message, command } if rights.allow(command.recipient.right()) => {
-                (cost, stop) = self.route(key, kind, message, command);
+            Step::Command { kind, message, command: Command::Send { recipient, payload } } => {
+                if speaker.rights.allow(recipient.right()) {
+                    (cost, stop) = self.route(key, kind, message, recipient, payload);
+                } else {
+                    match recipient {
+                        Recipient::Uid(_) => self.stats.forbidden_unicasts += 1,
+                        Recipient::Everybody => self.stats.forbidden_broadcasts += 1,
+                    }
+                    cost.bytes = self.tell_error(speaker, recipient.refusal());
+                }
             }
-            Step::Command { kind, message, command } => {
-                cost.bytes = self.answer_unrouted(key, kind, &message, Some(command.recipient));
+            Step::Command { kind, message, command: Command::Echo } => {
+                cost.bytes = message.as_slice().len();
+                self.deliver_to(key, &mut Message::new(kind, message));
             }
-            Step::Malformed { kind, message } => cost.bytes = self.answer_unrouted(key, kind, &message, None),
+            Step::Malformed(Malformed(text)) => {
+                self.stats.invalid += 1;
+                cost.bytes = self.tell_error(speaker, text);
+            }
             Step::Ping(payload) => {
                 self.pong(key, payload);
                 // What comes behind waits until the pong is out: a peer that reads is answered each of its pings, in
@@ -318,11 +335,8 @@ impl<N: Network> Shard<N> {
             }
             Step::Violation(violation) => {
                 self.stats.violations += 1;
-                self.close(
-                    key,
-                    Farewell { code: violation.close_code(), reason: &violation.to_string() },
-                    Unsent::Keep,
-                );
+                let reason = violation.to_string();
+                self.close(key, Farewell::with_reason(violation.close_code(), &reason), Unsent::Keep);
                 return Some(Stop::Closed);
             }
             Step::Panicked => {
@@ -340,35 +354,11 @@ impl<N: Network> Shard<N> {
         if self.departures == departures || self.is_open(key) { stop } else { Some(Stop::Closed) }
     }
 
-    /// Answers a message that goes to nobody: tells a client what it may not do, or what it did wrong if it named no
-    /// recipient; sends an echo. Returns how many bytes that takes.
+    /// Tells a client what was wrong with its message, in its protocol's words; returns how many bytes that takes.
     #[cold]
-    fn answer_unrouted(
-        &mut self,
-        key: SessionKey,
-        kind: Kind,
-        message: &Payload<'_>,
-        recipient: Option<Recipient>,
-    ) -> usize {
-        if self.settings.protocol == Protocol::Echo {
-            self.deliver_to(key, kind, message);
-            return message.as_slice().len();
-        }
-        let error = match recipient {
-            None => {
-                self.stats.invalid += 1;
-                plain::NO_COLON
-            }
-            Some(Recipient::Uid) => {
-                self.stats.forbidden_unicasts += 1;
-                plain::NO_UNICAST
-            }
-            Some(Recipient::Everybody) => {
-                self.stats.forbidden_broadcasts += 1;
-                plain::NO_BROADCAST
-            }
-        };
-        self.reply(key, error);
+    fn tell_error(&mut self, speaker: Speaker, text: &str) -> usize {
+        let Some(error) = speaker.protocol.error(text) else { return 0 };
+        self.reply(speaker.key, &error);
         error.len()
     }
 
@@ -379,11 +369,12 @@ impl<N: Network> Shard<N> {
         key: SessionKey,
         kind: Kind,
         message: Payload<'_>,
-        plain::Command { recipient, colon }: plain::Command,
+        recipient: Recipient,
+        span: Span,
     ) -> (Cost, Option<Stop>) {
         let payload = match &message {
-            Payload::Borrowed(bytes) => Payload::Borrowed(&bytes[colon + 1..]),
-            Payload::Shared(bytes) => Payload::Shared(bytes.slice(colon + 1..)),
+            Payload::Borrowed(bytes) => Payload::Borrowed(&bytes[span.range()]),
+            Payload::Shared(bytes) => Payload::Shared(bytes.slice(span.range())),
         };
         let bytes = payload.as_slice().len();
         match recipient {
@@ -392,22 +383,23 @@ impl<N: Network> Shard<N> {
                 let payload = if bytes < SHARE_FROM { payload } else { Payload::Shared(payload.into_shared()) };
                 // A broadcast joins the queue of those that wait, even if there has been room since.
                 if self.stalled.has_broadcasts() || self.mailbox.broadcast(kind, &payload) == Room::Full {
+                    let (uid, span) = (Span { start: 0, end: 0 }, Span { start: 0, end: bytes });
                     let message = payload.into_shared();
-                    self.stall(key, Stall::Broadcast, Waiting { hash: UidHash(0), kind, message, payload_at: 0 });
+                    self.stall(key, Stall::Broadcast, Waiting { hash: UidHash(0), kind, message, uid, payload: span });
                     return (Cost { deliveries: 1, bytes }, Some(Stop::Stalled));
                 }
                 journal::broadcast();
                 self.stats.broadcasts_sent += 1;
-                (Cost { deliveries: 1 + self.broadcast(kind, payload), bytes }, None)
+                (Cost { deliveries: 1 + self.broadcast(&mut Message::new(kind, payload)), bytes }, None)
             }
-            Recipient::Uid => {
-                let uid = &message.as_slice()[..colon];
+            Recipient::Uid(name) => {
+                let uid = &message.as_slice()[name.range()];
                 let cost = Cost { deliveries: 1, bytes };
                 if let Some(session) = self.registry.last_recipient(uid) {
                     debug_assert_eq!(*self.registry.find(self.hasher.hash(uid), uid), [session]);
                     journal::unicast();
                     journal::reached(1);
-                    self.deliver_to(session, kind, &payload);
+                    self.deliver_to(session, &mut Message::new(kind, payload));
                     return (cost, None);
                 }
                 if uid.len() > uid::BYTES_MAX {
@@ -421,15 +413,15 @@ impl<N: Network> Shard<N> {
                     journal::unicast();
                     if let Some(session) = self.registry.find_only(hash, uid) {
                         journal::reached(1);
-                        self.deliver_to(session, kind, &payload);
+                        self.deliver_to(session, &mut Message::new(kind, payload));
                         return (cost, None);
                     }
-                    let (_, cost) = self.deliver(hash, uid, kind, &payload);
+                    let (_, cost) = self.deliver(hash, uid, &mut Message::new(kind, payload));
                     return (cost, None);
                 }
                 if self.mailbox.unicast(to, hash, uid, kind, &payload) == Room::Full {
                     let message = message.into_shared();
-                    self.stall(key, Stall::Unicast { to }, Waiting { hash, kind, message, payload_at: colon + 1 });
+                    self.stall(key, Stall::Unicast { to }, Waiting { hash, kind, message, uid: name, payload: span });
                     return (cost, Some(Stop::Stalled));
                 }
                 journal::unicast();
@@ -450,21 +442,21 @@ fn guard<'a>(decode: impl FnOnce() -> Step<'a>) -> Step<'a> {
 
 /// Says what a frame asks for, having taken `bytes`.
 #[inline(always)]
-fn classify(event: Result<Option<Event<'_>>, Violation>, bytes: usize) -> Step<'_> {
+fn classify(protocol: Protocol, event: Result<Option<Event<'_>>, Violation>, bytes: usize) -> Step<'_> {
     #[cfg(any(test, debug_assertions))]
     if let Ok(Some(Event::Message { payload, .. })) = &event {
         assert_ne!(payload.as_slice(), PANIC_PAYLOAD, "a test asked for it");
     }
     match event {
         Ok(Some(Event::Message { kind, payload })) => {
-            let command = plain::parse(payload.as_slice());
+            let command = protocol.parse(payload.as_slice());
             let message = match payload {
                 frame::Payload::Borrowed(bytes) => Payload::Borrowed(bytes),
                 frame::Payload::Owned(bytes) => Payload::Shared(Bytes::from(bytes)),
             };
             match command {
-                Some(command) => Step::Command { kind, message, command },
-                None => Step::Malformed { kind, message },
+                Ok(command) => Step::Command { kind, message, command },
+                Err(malformed) => Step::Malformed(malformed),
             }
         }
         Ok(Some(Event::Ping(payload))) => Step::Ping(payload),

@@ -17,6 +17,7 @@ use crate::frame::HEADER_BYTES_MAX;
 use crate::message::{Delivery, Kind, Payload, Shed};
 use crate::metrics::Stats;
 use crate::peer::Peer;
+use crate::protocol::Message;
 use crate::uid::UidHash;
 
 /// Most requests taken in one turn; the others wait their turn.
@@ -161,7 +162,7 @@ impl<N: Network> Shard<N> {
                 self.answer(&answer, page);
             }
             Request::Kick { hash, uid, code, reason, answer } => {
-                let sessions = self.kick(hash, &uid, Farewell { code, reason: &reason });
+                let sessions = self.kick(hash, &uid, Farewell::by_caller(code, &reason));
                 self.answer(&answer, sessions);
             }
             Request::Stats { answer } => self.answer(&answer, self.stats()),
@@ -187,7 +188,8 @@ impl<N: Network> Shard<N> {
     fn take_push(&mut self, Push { hash, uid, kind, payload }: Push) -> Delivery {
         let is_offline = self.registry.find(hash, uid.as_bytes()).is_empty();
         if is_offline || self.fits_an_outbox(&payload) {
-            let (delivery, cost) = self.deliver(hash, uid.as_bytes(), kind, &Payload::Shared(payload));
+            let mut message = Message::new(kind, Payload::Shared(payload));
+            let (delivery, cost) = self.deliver(hash, uid.as_bytes(), &mut message);
             self.budget.spend(cost);
             self.relieve();
             return delivery;
@@ -200,7 +202,7 @@ impl<N: Network> Shard<N> {
     fn take_broadcast(&mut self, kind: Kind, payload: Bytes, except: &[(UidHash, Box<str>)]) -> usize {
         let bytes = payload.len();
         let sessions = if self.fits_an_outbox(&payload) {
-            self.broadcast_except(kind, Payload::Shared(payload), except)
+            self.broadcast_except(Message::new(kind, Payload::Shared(payload)), except)
         } else {
             self.stats.shed_newest += 1;
             0

@@ -11,6 +11,7 @@ use super::wheel::Tick;
 use crate::frame::Reader;
 use crate::message::Kind;
 use crate::peer::Peer;
+use crate::protocol::{Protocol, Span};
 use crate::rights::Rights;
 use crate::uid::UidHash;
 
@@ -27,7 +28,7 @@ pub(crate) struct Session<S> {
     pub(crate) meter: Option<Box<Meter>>,
     /// What waits for the socket; absent when nothing does.
     pub(crate) outbox: Option<Box<Outbox>>,
-    /// Up to where the broadcast log was taken; equal to the log's end between turns.
+    /// Up to where the broadcast log of its encoding was taken; equal to that log's end between turns.
     pub(crate) log_from: Position,
     pub(crate) hash: UidHash,
     pub(crate) login: LoginNumber,
@@ -52,6 +53,8 @@ pub(crate) struct Session<S> {
     /// While closing: bytes received and thrown away.
     pub(crate) discarded: u32,
     pub(crate) phase: Phase,
+    /// What its client speaks: decides what its messages ask for, and in which encoding it receives others'.
+    pub(crate) protocol: Protocol,
     /// What its client may send.
     pub(crate) rights: Rights,
     pub(crate) flags: Flags,
@@ -112,10 +115,12 @@ pub(crate) struct Waiting {
     pub(crate) hash: UidHash,
     /// How it goes on the wire.
     pub(crate) kind: Kind,
-    /// The payload; in front of it the uid and a colon, unless it is a broadcast.
+    /// The message as it was received.
     pub(crate) message: Bytes,
-    /// Where in `message` the payload begins.
-    pub(crate) payload_at: usize,
+    /// Where in `message` the recipient's uid stands; empty for a broadcast.
+    pub(crate) uid: Span,
+    /// Where in `message` the payload stands.
+    pub(crate) payload: Span,
 }
 
 #[cfg(test)]

@@ -249,6 +249,7 @@ mod tests {
     use fastrand::Rng;
 
     use super::*;
+    use crate::protocol::Protocol;
     use crate::rights::Rights;
     use crate::shard::expiry::Expiry;
     use crate::shard::session::{Flags, Phase};
@@ -278,6 +279,7 @@ mod tests {
             expires: Expiry::NEVER,
             discarded: 0,
             phase: Phase::Open,
+            protocol: Protocol::Plain,
             rights: Rights::ALL,
             flags: Flags::default(),
         }

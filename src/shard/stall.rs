@@ -15,6 +15,7 @@ use super::session::{Session, Unread, Waiting};
 use super::{Cost, Shard, journal};
 use crate::mailbox::Room;
 use crate::message::Payload;
+use crate::protocol::Message;
 
 /// Entries for which an empty queue keeps memory.
 const RETAINED_MAX: usize = 1024;
@@ -126,11 +127,11 @@ impl<N: Network> Shard<N> {
         while let Some(&key) = self.stalled.queue(stall).front() {
             // It may have ended, or begun to close, while it waited.
             let session = self.sessions.get(key);
-            if let Some(Waiting { hash, kind, message, payload_at }) = session.and_then(|session| session.waiting()) {
-                let (hash, kind, message, payload_at) = (*hash, *kind, message.clone(), *payload_at);
-                let payload = Payload::Shared(message.slice(payload_at..));
+            if let Some(Waiting { hash, kind, message, uid, payload }) = session.and_then(|session| session.waiting()) {
+                let (hash, kind, message, uid) = (*hash, *kind, message.clone(), *uid);
+                let payload = Payload::Shared(message.slice(payload.range()));
                 let room = match stall {
-                    Stall::Unicast { to } => self.mailbox.unicast(to, hash, &message[..payload_at - 1], kind, &payload),
+                    Stall::Unicast { to } => self.mailbox.unicast(to, hash, &message[uid.range()], kind, &payload),
                     Stall::Broadcast if self.is_saturated() && taken >= broadcasts_min => Room::Full,
                     Stall::Broadcast => self.mailbox.broadcast(kind, &payload),
                 };
@@ -140,7 +141,7 @@ impl<N: Network> Shard<N> {
                     (Room::Left, Stall::Broadcast) => {
                         journal::broadcast();
                         self.stats.broadcasts_sent += 1;
-                        let deliveries = self.broadcast(kind, payload);
+                        let deliveries = self.broadcast(&mut Message::new(kind, payload));
                         self.budget.spend(Cost { deliveries, bytes: 0 });
                     }
                 }

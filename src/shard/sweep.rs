@@ -179,7 +179,7 @@ impl<N: Network> Shard<N> {
         if session.flags.is_mid_message && message_by <= tick && !session.flags.is_queued {
             self.stats.timeouts += 1;
             let reason = format!("message not finished within {:?}", settings.message_timeout);
-            return self.close(key, Farewell { code: close::POLICY, reason: &reason }, Unsent::Keep);
+            return self.close(key, Farewell::with_reason(close::POLICY, &reason), Unsent::Keep);
         }
         if session.heard.after(settings.heartbeat_interval * 2) <= tick {
             if session.flags.is_pinged {

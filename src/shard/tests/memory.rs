@@ -15,6 +15,7 @@ use super::frames::{Frame, TEXT, close_code, frames, masked};
 use crate::config::{Config, SessionSettings};
 use crate::mailbox::{self, Bell};
 use crate::metrics::Stats;
+use crate::protocol::Protocol;
 use crate::rights::Rights;
 use crate::router::shard_of;
 use crate::shard::io::{Interest, Network, Readiness, SessionKey, Socket};
@@ -236,15 +237,23 @@ impl Node {
 
     /// Hands a connection over, `sent` being what came behind its login frame; turns nothing.
     pub(super) fn hand_over(&self, uid: &str, login: LoginNumber, sent: &[u8]) -> Client {
-        self.hand_over_until(uid, login, sent, None)
+        self.hand_over_session(uid, Protocol::Plain, login, sent, None)
     }
 
-    fn hand_over_until(&self, uid: &str, login: LoginNumber, sent: &[u8], expires: Option<SystemTime>) -> Client {
+    fn hand_over_session(
+        &self,
+        uid: &str,
+        protocol: Protocol,
+        login: LoginNumber,
+        sent: &[u8],
+        expires: Option<SystemTime>,
+    ) -> Client {
         let wire = Rc::new(RefCell::new(Wire { room: usize::MAX, ..Wire::default() }));
         let handover = Handover {
             socket: MemorySocket(Rc::clone(&wire)),
             unread: sent.to_vec(),
             uid: Uid::new(uid.as_bytes(), 256, &self.hasher).expect("the text is a uid"),
+            protocol,
             rights: Rights::ALL,
             expires,
             login,
@@ -270,11 +279,21 @@ impl Node {
 
     #[track_caller]
     fn login_until(&mut self, uid: &str, expires: Option<SystemTime>) -> Client {
-        let client = self.hand_over_until(uid, self.draw(), &[], expires);
+        let client = self.hand_over_session(uid, Protocol::Plain, self.draw(), &[], expires);
         self.settle();
         assert_eq!(client.take(), [(TEXT, Vec::new())]);
         client.wire.borrow_mut().sends = 0;
         client
+    }
+
+    /// Logs in a client that speaks `protocol`; returns the answers to its login, too.
+    #[track_caller]
+    pub(super) fn login_as(&mut self, protocol: Protocol, uid: &str) -> (Client, Vec<String>) {
+        let client = self.hand_over_session(uid, protocol, self.draw(), &[], None);
+        self.settle();
+        let answers = client.texts();
+        client.wire.borrow_mut().sends = 0;
+        (client, answers)
     }
 
     /// Logs in so many users, `user0` and so on, and takes their answers.

@@ -9,5 +9,6 @@ mod life;
 mod limits;
 mod mail;
 mod memory;
+mod protocols;
 mod simulation;
 mod turn;

@@ -10,6 +10,7 @@ use super::world::{UIDS, World};
 use crate::config::{DuplicateLogin, SlowConsumer};
 use crate::frame::close;
 use crate::metrics::Stats;
+use crate::protocol::json;
 use crate::rights::Rights;
 use crate::shard::journal;
 use crate::shard::session::Phase;
@@ -47,7 +48,7 @@ impl World {
             held += session.held as usize;
             accounted += session.outbox.as_ref().map_or(0, |outbox| outbox.accounted);
             let outbox = session.outbox.as_ref().map_or(0, |outbox| outbox.bytes());
-            let begun = settings.message_bytes_max;
+            let begun = self.plan.encoded_max(settings.message_bytes_max);
             if !session.flags.is_dirty && !session.flags.is_queued {
                 assert_eq!(session.holdings(), session.held, "what it holds was not looked up");
             }
@@ -58,7 +59,8 @@ impl World {
             holders += usize::from(session.held > 0);
             online.insert(peer.uid);
             assert!(outbox <= settings.outbox_bytes_max + begun + CONTROL_BYTES, "an outbox has {outbox} bytes");
-            assert_eq!(session.log_from, shard.log.end(), "the log was not taken");
+            let log_end = shard.logs.of(session.protocol.encoding()).end();
+            assert_eq!(session.log_from, log_end, "the log was not taken");
             let found = shard.registry.find(session.hash, UIDS[peer.uid].as_bytes());
             assert!(found.contains(&key), "{} has a session that is not registered", UIDS[peer.uid]);
             assert!(found.len() <= sessions_max, "{} has {} sessions", UIDS[peer.uid], found.len());
@@ -103,9 +105,10 @@ impl World {
             close::UID_TAKEN => self.facts.meetings.contains(&DuplicateLogin::Reject) && rival(&|_| true),
             close::UID_FULL => self.facts.meetings.contains(&DuplicateLogin::Share) && rival(&|_| true),
             close::HEARTBEAT => silence >= self.plan.settings.heartbeat_interval * 2 && !had_input,
-            close::SLOW_CONSUMER => {
+            close::SLOW_CONSUMER | json::SLOW_CONSUMER => {
                 let is_slow = peer.manner != Manner::Attentive || self.plan.faults.partial > 0;
-                self.facts.slow_consumers.contains(&SlowConsumer::Disconnect)
+                code == peer.protocol.close_code(close::SLOW_CONSUMER)
+                    && self.facts.slow_consumers.contains(&SlowConsumer::Disconnect)
                     && (is_slow || peer.wire.borrow().is_encrypted())
             }
             close::MEMORY => self.plan.settings.memory_bytes_max < 32 << 20,

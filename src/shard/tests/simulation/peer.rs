@@ -10,6 +10,7 @@ use fastrand::Rng;
 use super::super::frames::{BINARY, CLOSE, PING, PONG, TEXT, close_code, masked};
 use super::message::{EVERYBODY, EVERYBODY_BUT, Identity, payload_of};
 use super::network::{UNLIMITED, Wire, is_one_in};
+use crate::protocol::{Protocol, json};
 use crate::rights::Rights;
 use crate::shard::LoginNumber;
 use crate::shard::session::Phase;
@@ -30,6 +31,7 @@ pub(super) struct Peer {
     pub(super) uid: usize,
     pub(super) shard: usize,
     pub(super) login: LoginNumber,
+    pub(super) protocol: Protocol,
     pub(super) rights: Rights,
     pub(super) expires: Option<SystemTime>,
     pub(super) wire: Rc<RefCell<Wire>>,
@@ -89,6 +91,7 @@ impl Peer {
             uid,
             shard,
             login,
+            protocol: Protocol::Plain,
             rights: Rights::ALL,
             expires: None,
             wire: Rc::new(RefCell::new(wire)),
@@ -129,7 +132,10 @@ impl Peer {
 
     /// Sends a message to a uid or everybody, in one frame or several, with pings among them.
     pub(super) fn send(&mut self, random: &mut Rng, peer: usize, name: &str, to: usize, length: usize) {
-        let mut message = [name.as_bytes(), b":"].concat();
+        let mut message = match self.protocol {
+            Protocol::Json => json::command((to != EVERYBODY).then_some(name), b""),
+            Protocol::Plain | Protocol::Echo => [name.as_bytes(), b":"].concat(),
+        };
         // An empty one, and one of a byte, say nothing of themselves.
         if length > 0 {
             Identity { sender: sender_of(peer), number: self.sent, to }.write(length, &mut message);
@@ -225,6 +231,10 @@ impl Peer {
 
     fn hear(&mut self, first: u8, payload: &[u8], name: &str, exceptions: &Exceptions) {
         match first {
+            TEXT | BINARY if self.protocol == Protocol::Json => match json::decode(payload) {
+                Some(payload) => self.hear_message(first, &payload, name, exceptions),
+                None => self.hear_answer(payload, name),
+            },
             TEXT | BINARY => self.hear_message(first, payload, name, exceptions),
             PING => {
                 if self.manner != Manner::Vanished {
@@ -242,6 +252,14 @@ impl Peer {
         }
     }
 
+    /// Takes an answer of the server in JSON.
+    fn hear_answer(&mut self, text: &[u8], name: &str) {
+        self.arrived += 1;
+        let answer: serde_json::Value = serde_json::from_slice(text).expect("an answer is JSON");
+        let is_right = answer["error"].is_string() || answer["welcome"] == name;
+        assert!(is_right, "{name} gets {answer}");
+    }
+
     fn hear_message(&mut self, first: u8, payload: &[u8], name: &str, exceptions: &Exceptions) {
         self.arrived += 1;
         let Some(Identity { sender, number, to }) = Identity::read(payload) else {
@@ -250,7 +268,7 @@ impl Peer {
                 return;
             }
             let text = std::str::from_utf8(payload).expect("an answer is text");
-            assert_eq!(first, TEXT, "{text}");
+            assert_eq!((first, self.protocol), (TEXT, Protocol::Plain), "{text}");
             assert!(text.starts_with("error: ") || text == format!("hello {name}"), "{name} gets {text:?}");
             return;
         };

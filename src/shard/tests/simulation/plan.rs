@@ -12,6 +12,10 @@ use crate::mailbox::SHARE_FROM;
 /// Longest uid among those that log in, and what a command and a frame add to a message.
 const AROUND_A_MESSAGE: usize = 64;
 
+/// How much longer than its message a frame of JSON may be: an escaped byte takes six, and a quarter of the filling is escaped.
+const JSON_FACTOR: usize = 3;
+const JSON_EXTRA: usize = 200;
+
 /// From this length on the end of a message may be received straight into its buffer: that takes more than 64 KiB to come,
 /// and as much that came before.
 pub(super) const LONG_FROM: usize = 140_000;
@@ -33,6 +37,8 @@ pub(super) struct Plan {
     pub(super) uids: usize,
     /// Whether one of six messages is a long one, of [`LONG_FROM`] bytes or more.
     pub(super) has_long: bool,
+    /// Whether half of the clients speak the protocol of the tests, whose messages are longer than their payloads.
+    pub(super) has_json: bool,
     /// Whether connections come and fail as often as callers ask for something.
     pub(super) is_restless: bool,
     /// Whether the settings change on the way.
@@ -50,8 +56,10 @@ impl Plan {
             _ => 300,
         };
         let has_long = length_max > LONG_FROM;
+        let has_json = random.bool();
         let message_bytes_max = length_max + AROUND_A_MESSAGE;
-        let outbox_bytes_max = message_bytes_max + 14 + random.usize(..3 * message_bytes_max);
+        let encoded_max = if has_json { JSON_FACTOR * message_bytes_max + JSON_EXTRA } else { message_bytes_max };
+        let outbox_bytes_max = encoded_max + 14 + random.usize(..3 * message_bytes_max);
         let settings = SessionSettings {
             message_bytes_max,
             message_timeout: Duration::from_secs(random.u64(2..40)),
@@ -81,6 +89,7 @@ impl Plan {
             burst_max: if !has_long && is_one_in(random, 2) { 30 } else { 3 },
             uids: [2, 4, UIDS.len()][random.usize(..3)],
             has_long,
+            has_json,
             is_restless: random.bool(),
             reloads: is_one_in(random, 4),
             drains_early: random.bool(),
@@ -102,6 +111,11 @@ impl Plan {
             duplicate_login: meetings[random.usize(..3)],
             ..self.settings.clone()
         }
+    }
+
+    /// Returns how long a message of `bytes` may be when it is encoded.
+    pub(super) fn encoded_max(&self, bytes: usize) -> usize {
+        if self.has_json { JSON_FACTOR * bytes + JSON_EXTRA } else { bytes }
     }
 
     /// Draws the length of a message.

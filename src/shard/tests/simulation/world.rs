@@ -16,6 +16,7 @@ use super::plan::{LONG_FROM, Plan};
 use crate::config::{DuplicateLogin, SessionSettings, SlowConsumer};
 use crate::mailbox::{self, Bell};
 use crate::metrics::Stats;
+use crate::protocol::Protocol;
 use crate::rights::Rights;
 use crate::router::shard_of;
 use crate::shard::io::SessionKey;
@@ -372,6 +373,9 @@ impl World {
         if is_one_in(&mut self.random, 10) {
             peer.rights = [Rights::RECEIVE, Rights::UNICAST, Rights::BROADCAST][self.random.usize(..3)];
         }
+        if self.plan.has_json && self.random.bool() {
+            peer.protocol = Protocol::Json;
+        }
         if is_one_in(&mut self.random, 15) {
             peer.expires = Some(self.clock.wall() + Duration::from_millis(self.random.u64(..60_000)));
         }
@@ -397,6 +401,7 @@ impl World {
             socket: SimulatedSocket(Rc::clone(&peer.wire)),
             unread: peer.pipelined(bytes),
             uid: Uid::new(UIDS[peer.uid].as_bytes(), 256, &self.hasher).expect("a uid"),
+            protocol: peer.protocol,
             rights: peer.rights,
             expires: peer.expires,
             login,

@@ -1,0 +1,95 @@
+//! How messages look on the wire: neutral on their way through the node, encoded once for each encoding that has a receiver.
+
+use bytes::Bytes;
+
+use crate::message::{Kind, Payload};
+
+/// How a message looks on the wire of one protocol, or of several.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Encoding {
+    /// The payload itself, at no cost.
+    Payload,
+    /// A JSON object around the payload, for the tests.
+    #[cfg(test)]
+    Json,
+}
+
+impl Encoding {
+    /// Every encoding; the place of each is its number.
+    pub const ALL: &[Self] = &[
+        Self::Payload,
+        #[cfg(test)]
+        Self::Json,
+    ];
+
+    /// How many there are.
+    pub const COUNT: usize = Self::ALL.len();
+
+    /// Encodes a message.
+    fn encode(self, kind: Kind, payload: &[u8]) -> (Kind, Payload<'static>) {
+        match self {
+            Self::Payload => (kind, Payload::Shared(Bytes::copy_from_slice(payload))),
+            #[cfg(test)]
+            Self::Json => super::json::encode(kind, payload),
+        }
+    }
+}
+
+/// A message on its way to its receivers, which may speak several protocols.
+#[derive(Debug)]
+pub struct Message<'a> {
+    kind: Kind,
+    payload: Payload<'a>,
+    /// What it looks like in each encoding but the first, once a receiver took it.
+    encoded: [Option<(Kind, Payload<'static>)>; Encoding::COUNT - 1],
+}
+
+impl<'a> Message<'a> {
+    /// Makes a message that nothing is encoded of yet.
+    #[inline]
+    pub fn new(kind: Kind, payload: Payload<'a>) -> Self {
+        Self { kind, payload, encoded: [const { None }; Encoding::COUNT - 1] }
+    }
+
+    /// Returns which kind of message its sender sent.
+    #[inline]
+    pub fn kind(&self) -> Kind {
+        self.kind
+    }
+
+    /// Returns the payload as its sender sent it.
+    #[inline]
+    pub fn payload(&self) -> &Payload<'a> {
+        &self.payload
+    }
+
+    /// Returns its kind and content in an encoding, which is made the first time that it is asked for.
+    #[inline]
+    pub fn encoded(&mut self, encoding: Encoding) -> (Kind, &Payload<'_>) {
+        if encoding == Encoding::Payload {
+            return (self.kind, &self.payload);
+        }
+        let made = self.encoded[encoding as usize - 1]
+            .get_or_insert_with(|| encoding.encode(self.kind, self.payload.as_slice()));
+        (made.0, &made.1)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_encoding_is_made_once() {
+        for (place, &encoding) in Encoding::ALL.iter().enumerate() {
+            assert_eq!(encoding as usize, place);
+        }
+        let mut message = Message::new(Kind::Binary, Payload::Borrowed(b"hi"));
+        let (kind, payload) = message.encoded(Encoding::Payload);
+        assert_eq!((kind, payload.as_slice()), (Kind::Binary, &b"hi"[..]));
+        let first = message.encoded(Encoding::Json).1.as_slice().as_ptr();
+        let (kind, payload) = message.encoded(Encoding::Json);
+        assert_eq!((kind, payload.as_slice().as_ptr()), (Kind::Text, first));
+    }
+}
