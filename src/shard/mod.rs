@@ -31,6 +31,7 @@ mod journal;
 #[doc(hidden)]
 pub mod log;
 mod memory;
+mod meter;
 #[doc(hidden)]
 pub mod outbox;
 mod pool;
