@@ -8,7 +8,7 @@ use super::Shard;
 use super::close::{Farewell, Unsent};
 use super::io::{Network, SessionKey};
 use super::meter::Meter;
-use super::session::{Phase, Session};
+use super::session::Phase;
 use super::wheel::Tick;
 use crate::frame::close;
 
@@ -81,12 +81,5 @@ impl<N: Network> Shard<N> {
                 self.enqueue(key);
             }
         }
-    }
-}
-
-impl<S> Session<S> {
-    /// Whether there may be something to receive or to decode.
-    pub(super) fn can_go_on(&self) -> bool {
-        self.unread.is_some() || self.flags.is_readable
     }
 }
