@@ -59,11 +59,15 @@ fn every_test_named_for_a_difference_an_attack_or_a_promise_exists() {
     for row in differences.iter().chain(&attacks).chain(&promises) {
         let tests = row.last().expect("a row has cells");
         for test in tests.split(", ").map(code) {
-            let (file, name) = test.split_once("::").unwrap_or_else(|| panic!("expected file::test, got {test}"));
-            let source = read(&format!("tests/{file}.rs"));
-            let is_there = ["#[test]\nfn", "#[tokio::test]\nasync fn"]
-                .iter()
-                .any(|head| source.contains(&format!("{head} {name}() {{")));
+            let (module, name) = test.rsplit_once("::").unwrap_or_else(|| panic!("expected file::test, got {test}"));
+            let source = read(&match module.strip_suffix("::tests").unwrap_or(module).replace("::", "/") {
+                file if file.contains('/') => format!("src/{file}.rs"),
+                file => format!("tests/{file}.rs"),
+            });
+            let lines: Vec<_> = source.lines().map(str::trim).collect();
+            let heads = [("#[test]", "fn"), ("#[tokio::test]", "async fn")]
+                .map(|(attribute, keyword)| [attribute.to_owned(), format!("{keyword} {name}() {{")]);
+            let is_there = lines.windows(2).any(|pair| heads.iter().any(|head| pair == head));
             assert!(is_there, "there is no test {test}");
         }
     }

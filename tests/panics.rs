@@ -1,9 +1,7 @@
-//! A fault of our own: in the part that concerns one session it ends that session; anywhere else it ends the process,
-//! since half a node is worse than none.
+//! A panic anywhere but in the code of one session ends the process: half a node is worse than none.
 //!
-//! The first is injected by a message that debug builds take for one, the second by what listens to the node's events.
-
-#![cfg(debug_assertions)]
+//! The panic comes from a layer of tracing, which sees the node's events on the threads that emit them. A panic in the code
+//! of one session is tested inside the library, in `src/shard/tests/turn.rs` and `src/cli/log.rs`.
 
 mod support;
 
@@ -15,48 +13,13 @@ use std::process::{Child, ChildStderr, Command, Stdio};
 use std::thread;
 
 use pombo::{Config, Listen, LogSink, Server};
-use support::{Client, Program, eventually, nodes};
+use support::{Client, eventually};
 use tracing::field::{Field, Visit};
 use tracing::{Event, Subscriber};
 use tracing_subscriber::layer::{Context, Layer, SubscriberExt as _};
 
-/// What makes the per-session part of a debug build panic.
-const PANIC_PAYLOAD: &[u8] = b"\0panic";
-
 /// Whose login makes a shard panic, in the process that is made for it.
 const DOOMED: &str = "doomed";
-
-#[test]
-fn panic_in_the_part_of_a_session_ends_that_session_alone_and_is_counted() {
-    nodes().each_pair(|node, alice, bob| {
-        let (mut alice, mut bob) = (node.log_in(alice), node.log_in(bob));
-        let mut third = node.log_in(&node.uid_on(0, "third"));
-        alice.send_text(format!("{}:before", bob.name()));
-        bob.expect_text("before");
-        alice.send_binary(PANIC_PAYLOAD);
-        alice.expect_close(1011, "internal error");
-        alice.expect_end();
-        bob.converse(&mut third);
-        let stats = node.eventually("the session is gone", |stats| stats.sessions == 2);
-        assert_eq!((stats.panics, stats.violations), (1, 0));
-        // Its uid is free.
-        node.log_in(alice.name()).converse(&mut bob);
-    });
-}
-
-#[test]
-fn panic_in_the_part_of_a_session_is_logged() {
-    let program = Program::start(&[]);
-    let mut alice = program.dial().upgraded();
-    alice.log_in("alice");
-    alice.send_binary(PANIC_PAYLOAD);
-    alice.expect_close(1011, "internal error");
-    program.expect_logged("panic thread=\"pombo-shard-0\" location=src/shard/");
-    program.expect_logged("a session's code panicked, the session ends");
-    let mut bob = program.dial().upgraded();
-    bob.log_in("bob");
-    bob.expect_silence();
-}
 
 /// A node in a process of its own, which is made to panic.
 struct Doomed {
@@ -120,16 +83,6 @@ fn panic_in_a_task_that_the_node_needs_ends_the_process_loudly() {
         "a task that the node needs panicked, the process ends",
         "control tokens",
     ]);
-}
-
-#[test]
-fn panic_is_reported_where_nothing_is_logged() {
-    let program = Program::start(&["--log-level", "off"]);
-    let mut alice = program.dial().upgraded();
-    alice.log_in("alice");
-    alice.send_binary(PANIC_PAYLOAD);
-    alice.expect_close(1011, "internal error");
-    program.expect_logged("thread pombo-shard-0 panicked at src/shard/");
 }
 
 #[test]

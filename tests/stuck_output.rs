@@ -16,9 +16,6 @@ use rustix::process::{Pid, Signal, kill_process};
 use support::{Ask, Client, eventually};
 use tempfile::TempDir;
 
-/// What makes the per-session part of a debug build panic.
-const PANIC_PAYLOAD: &[u8] = b"\0panic";
-
 /// Makes a pipe that has no room for a byte.
 fn full_pipe() -> (PipeReader, PipeWriter) {
     let (reader, mut writer) = pipe().expect("a pipe");
@@ -204,14 +201,4 @@ fn a_node_that_cannot_start_ends_while_nobody_hears_why() {
         let mut node = Node::spawn(Stdio::null(), writer.try_clone().expect("a descriptor can be doubled"), &wrong);
         assert_eq!(node.exit_code(), Some(2), "{wrong:?}");
     }
-}
-
-#[cfg(debug_assertions)]
-#[test]
-fn a_session_that_panics_holds_nobody_up_while_the_log_takes_nothing() {
-    let (node, _log) = Node::with_stuck_log(&[]);
-    let (mut alice, mut bob) = (node.log_in("alice"), node.log_in("bob"));
-    alice.send_binary(PANIC_PAYLOAD);
-    alice.expect_close(1011, "internal error");
-    bob.expect_silence();
 }

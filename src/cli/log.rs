@@ -175,7 +175,129 @@ fn escaped(json: &str) -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::os::fd::OwnedFd;
+    use std::os::unix::net::UnixStream;
+    use std::process::{Child, Command, Stdio};
+    use std::time::{Duration, Instant};
+    use std::{env, fs};
+
+    use tempfile::{NamedTempFile, TempDir};
+    use tokio_tungstenite::tungstenite::protocol::CloseFrame;
+    use tokio_tungstenite::tungstenite::{Message, WebSocket, client};
+
     use super::*;
+    use crate::shard::PANIC_PAYLOAD;
+
+    /// How long a node on a busy machine may take to start, to answer, or to write a line.
+    const PATIENCE: Duration = Duration::from_secs(30);
+
+    /// A node of one shard in a process of its own, since a process has one log and one panic hook. It is the tests' own
+    /// program, which knows [`PANIC_PAYLOAD`]. Killed when dropped.
+    struct Node {
+        child: Child,
+        folder: TempDir,
+    }
+
+    impl Node {
+        fn start(level: &str, stderr: impl Into<Stdio>) -> Self {
+            let folder = tempfile::tempdir().expect("a folder");
+            let child = Command::new(env::current_exe().expect("a process has a program"))
+                .args(["--ignored", "--nocapture", "--exact", "cli::log::tests::node_in_a_process_of_its_own"])
+                .env_clear()
+                .env("POMBO_LISTEN", format!("unix:{}", folder.path().join("listen").display()))
+                .env("POMBO_CONTROL", "off")
+                .env("POMBO_SHARDS", "1")
+                .env("POMBO_LOG_LEVEL", level)
+                .stdin(Stdio::null())
+                .stdout(Stdio::null())
+                .stderr(stderr)
+                .spawn();
+            Self { child: child.expect("it starts"), folder }
+        }
+
+        fn log_in(&self, uid: &str) -> WebSocket<UnixStream> {
+            let stream =
+                within_patience("the node listens", || UnixStream::connect(self.folder.path().join("listen")).ok());
+            stream.set_read_timeout(Some(PATIENCE)).expect("a socket can do that");
+            let (mut client, _) = client("ws://localhost/", stream).expect("the node upgrades");
+            client.send(Message::text(uid)).expect("the node reads");
+            let answer = client.read().expect("the login is answered");
+            assert!(answer.to_text().is_ok_and(|text| text.ends_with(uid)), "{answer:?}");
+            client
+        }
+
+        /// Makes a session's code panic, and waits until the session was closed and another was served after it.
+        fn endure_a_panic(&self) {
+            let mut alice = self.log_in("alice");
+            alice.send(Message::binary(PANIC_PAYLOAD)).expect("the node reads");
+            let close = CloseFrame { code: 1011.into(), reason: "internal error".into() };
+            assert_eq!(alice.read().expect("the session is closed"), Message::Close(Some(close)));
+            let mut bob = self.log_in("bob");
+            bob.send(Message::text("bob:hi")).expect("the node reads");
+            assert_eq!(bob.read().expect("bob is served"), Message::text("hi"));
+        }
+    }
+
+    impl Drop for Node {
+        fn drop(&mut self) {
+            self.child.kill().ok();
+            self.child.wait().ok();
+        }
+    }
+
+    #[track_caller]
+    fn within_patience<T>(what: &str, mut attempt: impl FnMut() -> Option<T>) -> T {
+        let begun = Instant::now();
+        loop {
+            if let Some(result) = attempt() {
+                return result;
+            }
+            assert!(begun.elapsed() < PATIENCE, "not within {PATIENCE:?}: {what}");
+            thread::sleep(Duration::from_millis(5));
+        }
+    }
+
+    /// Checks that a node with this level reports a panic by a line with each of these texts.
+    #[track_caller]
+    fn check_panic(level: &str, texts: &[&str]) {
+        let log = NamedTempFile::new().expect("a file");
+        let node = Node::start(level, log.reopen().expect("the file is there"));
+        node.endure_a_panic();
+        for text in texts {
+            within_patience(text, || {
+                fs::read_to_string(log.path()).expect("a log is UTF-8").contains(text).then_some(())
+            });
+        }
+    }
+
+    /// The process of a [`Node`]; its settings are in its environment.
+    #[test]
+    #[ignore = "other tests run it, and it serves until it is killed"]
+    fn node_in_a_process_of_its_own() {
+        crate::cli::run(["pombo".into()], env::vars_os());
+    }
+
+    #[test]
+    fn a_panic_in_a_sessions_code_is_logged_and_the_node_goes_on() {
+        let panic = "panic thread=\"pombo-shard-0\" location=src/shard/";
+        check_panic("info", &[panic, "a session's code panicked, the session ends"]);
+    }
+
+    #[test]
+    fn a_panic_is_reported_where_nothing_is_logged() {
+        check_panic("off", &["thread pombo-shard-0 panicked at src/shard/"]);
+    }
+
+    #[test]
+    fn a_panic_holds_nobody_up_while_stderr_takes_nothing() {
+        let (_reader, mut writer) = UnixStream::pair().expect("two sockets");
+        writer.set_nonblocking(true).expect("a socket can do that");
+        for part in [&[b'\n'; 4096][..], b"\n"] {
+            while writer.write(part).is_ok() {}
+        }
+        writer.set_nonblocking(false).expect("a socket can do that");
+        Node::start("info", OwnedFd::from(writer)).endure_a_panic();
+    }
 
     #[track_caller]
     fn check(text: &str, expected: &str) {

@@ -7,7 +7,7 @@ use super::close::{Farewell, Unsent};
 use super::expiry::Expiry;
 use super::handover::{Handover, LoginNumber};
 use super::io::{Network, SessionKey, Socket};
-use super::rate::Meter;
+use super::meter::Meter;
 use super::session::{Flags, Phase, Session, Unread};
 use super::wheel::Tick;
 use crate::config::DuplicateLogin;

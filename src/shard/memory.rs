@@ -13,23 +13,8 @@
 use super::Shard;
 use super::close::{Farewell, Unsent};
 use super::io::{Network, SessionKey};
-use super::session::{Phase, Session, Unread, Waiting};
+use super::session::Phase;
 use crate::frame::close;
-
-impl<S> Session<S> {
-    /// Returns the memory that comes and goes with what the peer sends and does not read, in bytes.
-    pub(super) fn holdings(&self) -> u32 {
-        let unread = self.unread.as_ref().map_or(0, |unread| unread.holdings());
-        let outbox = self.outbox.as_ref().map_or(0, |outbox| outbox.held());
-        u32::try_from(self.reader.bytes_held() + unread + outbox).unwrap_or(u32::MAX)
-    }
-}
-
-impl Unread {
-    fn holdings(&self) -> usize {
-        self.bytes.capacity() + self.waiting.as_ref().map_or(0, Waiting::bytes)
-    }
-}
 
 impl<N: Network> Shard<N> {
     /// Takes note of what a session holds now; one that has ended meanwhile holds nothing.

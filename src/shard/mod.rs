@@ -31,6 +31,7 @@ mod journal;
 #[doc(hidden)]
 pub mod log;
 mod memory;
+mod meter;
 #[doc(hidden)]
 pub mod outbox;
 mod pool;
@@ -60,6 +61,8 @@ use std::time::{Duration, Instant};
 use tracing::info;
 
 pub use handover::{Admission, Handover, LoginNumber, LoginNumbers, Permit, Share};
+#[cfg(test)]
+pub(crate) use receive::PANIC_PAYLOAD;
 pub use request::{Push, Request, SessionInfo, UidPage};
 pub use sessions::SessionKey;
 pub use tls::Tls;

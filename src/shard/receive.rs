@@ -19,10 +19,9 @@ use crate::rights::Rights;
 use crate::router;
 use crate::uid::{self, UidHash};
 
-/// A message that makes the per-session code panic, for the tests, and in no release build: nothing that a peer can send
-/// does.
-#[cfg(any(test, debug_assertions))]
-pub(super) const PANIC_PAYLOAD: &[u8] = b"\0panic";
+/// A message that makes the per-session code panic. Only the library's own tests are built with it.
+#[cfg(test)]
+pub(crate) const PANIC_PAYLOAD: &[u8] = b"\0panic";
 
 /// What a frame asks for, found without touching the shard.
 enum Step<'a> {
@@ -443,7 +442,7 @@ fn guard<'a>(decode: impl FnOnce() -> Step<'a>) -> Step<'a> {
 /// Says what a frame asks for, having taken `bytes`.
 #[inline(always)]
 fn classify(protocol: Protocol, event: Result<Option<Event<'_>>, Violation>, bytes: usize) -> Step<'_> {
-    #[cfg(any(test, debug_assertions))]
+    #[cfg(test)]
     if let Ok(Some(Event::Message { payload, .. })) = &event {
         assert_ne!(payload.as_slice(), PANIC_PAYLOAD, "a test asked for it");
     }

@@ -5,8 +5,8 @@ use bytes::Bytes;
 use super::expiry::Expiry;
 use super::handover::{LoginNumber, Permit};
 use super::log::Position;
+use super::meter::Meter;
 use super::outbox::Outbox;
-use super::rate::Meter;
 use super::wheel::Tick;
 use crate::frame::Reader;
 use crate::message::Kind;
@@ -60,6 +60,25 @@ pub(crate) struct Session<S> {
     pub(crate) flags: Flags,
 }
 
+impl<S> Session<S> {
+    /// Whether there may be something to receive or to decode.
+    pub(super) fn can_go_on(&self) -> bool {
+        self.unread.is_some() || self.flags.is_readable
+    }
+
+    /// Returns its message that waits for room in a mailbox, if one does.
+    pub(super) fn waiting(&self) -> Option<&Waiting> {
+        self.unread.as_deref().and_then(|Unread { waiting, .. }| waiting.as_ref())
+    }
+
+    /// Returns the memory that its peer makes it hold, by what the peer sends and by what it does not read, in bytes.
+    pub(super) fn holdings(&self) -> u32 {
+        let unread = self.unread.as_ref().map_or(0, |unread| unread.holdings());
+        let outbox = self.outbox.as_ref().map_or(0, |outbox| outbox.held());
+        u32::try_from(self.reader.bytes_held() + unread + outbox).unwrap_or(u32::MAX)
+    }
+}
+
 /// Where in its life a session is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Phase {
@@ -108,6 +127,12 @@ pub(crate) struct Unread {
     pub(crate) waiting: Option<Waiting>,
 }
 
+impl Unread {
+    fn holdings(&self) -> usize {
+        self.bytes.capacity() + self.waiting.as_ref().map_or(0, Waiting::bytes)
+    }
+}
+
 /// A message for which there was no room in the mail.
 #[derive(Debug)]
 pub(crate) struct Waiting {
@@ -121,6 +146,13 @@ pub(crate) struct Waiting {
     pub(crate) uid: Span,
     /// Where in `message` the payload stands.
     pub(crate) payload: Span,
+}
+
+impl Waiting {
+    /// Returns the memory that it holds, in bytes.
+    pub(super) fn bytes(&self) -> usize {
+        self.message.len()
+    }
 }
 
 #[cfg(test)]

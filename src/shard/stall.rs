@@ -8,10 +8,8 @@
 use std::collections::VecDeque;
 use std::time::Instant;
 
-use bytes::Bytes;
-
 use super::io::{Network, SessionKey};
-use super::session::{Session, Unread, Waiting};
+use super::session::Waiting;
 use super::{Cost, Shard, journal};
 use crate::mailbox::Room;
 use crate::message::Payload;
@@ -204,19 +202,5 @@ impl<N: Network> Shard<N> {
             self.enqueue(key);
         }
         self.account(key);
-    }
-}
-
-impl<S> Session<S> {
-    /// Returns its message that waits for room, if one does.
-    fn waiting(&self) -> Option<&Waiting> {
-        self.unread.as_deref().and_then(|Unread { waiting, .. }| waiting.as_ref())
-    }
-}
-
-impl Waiting {
-    /// Returns the memory that it holds, in bytes.
-    pub(super) fn bytes(&self) -> usize {
-        Bytes::len(&self.message)
     }
 }

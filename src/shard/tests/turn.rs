@@ -9,8 +9,7 @@ use super::memory::{Client, Node, settings};
 use crate::config::{DuplicateLogin, SessionSettings};
 use crate::frame::close;
 use crate::message::{Delivery, Kind};
-use crate::shard::receive::PANIC_PAYLOAD;
-use crate::shard::{CONNECTION_DELIVERIES, Push, Request, SessionKey, TURN_BYTES, TURN_DELIVERIES};
+use crate::shard::{CONNECTION_DELIVERIES, PANIC_PAYLOAD, Push, Request, SessionKey, TURN_BYTES, TURN_DELIVERIES};
 
 #[test]
 fn all_that_is_due_to_a_socket_goes_in_one_send() {
@@ -226,11 +225,18 @@ fn a_panic_in_a_sessions_code_ends_that_session_only() {
     assert_eq!(alice.closed(), close::INTERNAL_ERROR);
     assert!(alice.wire.borrow().is_finished);
     assert_eq!(bob.texts(), ["before", "mine"]);
-    assert_eq!((node.stats().panics, node.stats().sessions), (1, 1));
+    let stats = node.stats();
+    assert_eq!((stats.panics, stats.violations, stats.sessions), (1, 0, 1));
     bob.send("alice:gone?");
     bob.send("bob:still here");
     node.settle();
     assert_eq!((bob.texts(), node.stats().offline), (vec!["still here".to_owned()], 1));
+    // The uid is free.
+    let alice = node.login("alice");
+    bob.send("alice:back?");
+    alice.send("bob:back");
+    node.settle();
+    assert_eq!((alice.texts(), bob.texts()), (vec!["back?".to_owned()], vec!["back".to_owned()]));
 }
 
 #[test]
