@@ -91,7 +91,7 @@ impl Gateway {
             entrance: self.entrance.clone(),
         };
         let mut who = Who { permit: gate.admit(1), ..Who::default() };
-        let (mut peer, mut received, admitted) = upgrade::upgrade(peer, rules, &mut who, pending::<()>()).await?;
+        let (mut peer, mut received, admitted) = upgrade::upgrade(peer, &rules, &mut who, pending::<()>()).await?;
         peer.has_kept(&received);
         let answer = peer.output.escape_ascii();
         assert!(peer.output.starts_with(b"HTTP/1.1 101 ") && peer.output.ends_with(b"\r\n\r\n"), "{answer}");

@@ -14,6 +14,7 @@ mod accept;
 mod admission;
 mod auth;
 mod certificate;
+mod exchange;
 #[cfg(fuzzing)]
 pub mod fuzzing;
 
@@ -261,7 +262,7 @@ impl Gateway {
             entrance: self.entrance.clone(),
         };
         let (mut stream, mut received, admitted) =
-            upgrade::upgrade(stream, rules, &mut arrival.who, self.drain_of_the_silent()).await?;
+            upgrade::upgrade(stream, &rules, &mut arrival.who, self.drain_of_the_silent()).await?;
         let login = match admitted {
             Admitted::LoggedIn(login) => Ok(login),
             Admitted::Stranger(_) if settings.protocol == Protocol::Echo => Ok(self.entrance.let_in()?),
