@@ -14,13 +14,13 @@ use super::signature::{self, Keys};
 use crate::blocking::{BlockingWork, HANGING_INTERVAL, HANGING_MAX};
 use crate::clock;
 use crate::config::HookSettings;
-use crate::service::{self, ServiceClient, causes};
+use crate::service::{self, Complaints, ServiceClient, causes};
 use crate::trace::{self, Place, TRACEPARENT};
 
 /// Longest answer that is read, so that its connection can be used again.
 const ANSWER_BYTES_MAX: usize = 64 << 10;
 
-/// Least time between two looks at the file of secrets, and between two log lines about the service.
+/// Least time between two looks at the file of secrets.
 const INTERVAL: Duration = Duration::from_secs(1);
 
 /// How long the file of secrets is waited for; the batch is signed with the old ones then.
@@ -40,7 +40,7 @@ pub(super) struct Poster {
     keys_interval: Duration,
     /// Reads it.
     reading: BlockingWork,
-    complained: Option<Instant>,
+    complaints: Complaints,
     has_failed: bool,
 }
 
@@ -55,7 +55,7 @@ impl Poster {
             keys_read: Instant::now(),
             keys_interval: INTERVAL,
             reading: BlockingWork::new(KEYS_TIME, HANGING_MAX),
-            complained: None,
+            complaints: Complaints::default(),
             has_failed: false,
         })
     }
@@ -116,8 +116,7 @@ impl Poster {
     /// Logs what is wrong with the service, now and then.
     fn complain(&mut self, reason: &str, place: Place) {
         self.has_failed = true;
-        if self.complained.is_none_or(|last| last.elapsed() >= INTERVAL) {
-            self.complained = Some(Instant::now());
+        if self.complaints.is_due(Instant::now()) {
             let trace_id = place.trace_id();
             warn!(reason = %reason.escape_debug(), trace_id, "the service of hook_url fails, events wait");
         }
