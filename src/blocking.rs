@@ -14,10 +14,7 @@ use tokio::time::timeout;
 pub(crate) const READ_TIME: Duration = Duration::from_secs(5);
 
 /// Most reads that may hang at a time, for each of those who read: the file may have been replaced by one that answers.
-pub(crate) const HANGING_MAX: usize = 8;
-
-/// Time to the next look at a file that hangs.
-pub(crate) const HANGING_INTERVAL: Duration = Duration::from_secs(10);
+const HANGING_MAX: usize = 8;
 
 /// Runs one kind of work, such as reading the settings.
 #[derive(Debug)]
@@ -79,72 +76,11 @@ impl BlockingWork {
     }
 }
 
-/// Decides when a file is read again: when somebody asks, and when its stamp has changed and changes no more.
-///
-/// A change counts when two looks in a row find the same stamp: the file may be half written. A read that was not finished is asked
-/// for again at the next look, whatever the stamp is then.
-#[derive(Debug)]
-pub(crate) struct Rereads<S> {
-    seen: S,
-    /// The stamp of what was read last.
-    read: S,
-    is_asked: bool,
-}
-
-impl<S: Copy + PartialEq> Rereads<S> {
-    /// Begins with what was read at the start.
-    pub(crate) fn new(read: S) -> Self {
-        Self { seen: read, read, is_asked: false }
-    }
-
-    /// Has the file read at the next look.
-    pub(crate) fn ask(&mut self) {
-        self.is_asked = true;
-    }
-
-    /// Takes note of the stamp that a look has found; says whether the file is to be read now.
-    pub(crate) fn is_due(&mut self, stamp: S) -> bool {
-        let has_settled = std::mem::replace(&mut self.seen, stamp) == stamp;
-        self.is_asked || (has_settled && self.read != stamp)
-    }
-
-    /// Takes note that the file was read, well or not, or that the read was not finished; returns the time to the next look,
-    /// or `look_interval`.
-    pub(crate) fn note<T>(&mut self, read: &Result<T, Unfinished>, look_interval: Duration) -> Duration {
-        self.is_asked = read.is_err();
-        if self.is_asked {
-            return HANGING_INTERVAL;
-        }
-        self.read = self.seen;
-        look_interval
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use std::sync::mpsc::{Receiver, sync_channel};
 
     use super::*;
-
-    /// A read that was given up counted as done: the file was not read again before it changed once more.
-    #[test]
-    fn a_file_whose_read_was_given_up_is_read_again() {
-        let look = Duration::from_secs(1);
-        let mut rereads = Rereads::new(1);
-        assert!(!rereads.is_due(1));
-        assert!(!rereads.is_due(2), "it may be half written");
-        assert!(rereads.is_due(2));
-        assert_eq!(rereads.note::<()>(&Err(Unfinished::GivenUp), look), HANGING_INTERVAL);
-        assert!(rereads.is_due(2), "nobody has read it");
-        assert_eq!(rereads.note(&Ok(()), look), look);
-        assert!(!rereads.is_due(2));
-        rereads.ask();
-        assert!(rereads.is_due(2));
-        rereads.note::<()>(&Err(Unfinished::Late(look)), look);
-        assert!(rereads.is_due(3), "it was asked for, and not read");
-        rereads.note(&Ok(()), look);
-        assert!(!rereads.is_due(3));
-    }
 
     #[tokio::test]
     async fn work_that_hangs_is_not_waited_for_and_does_not_pile_up() {

@@ -56,6 +56,7 @@
 //! | `host` | whether a request names the host that it is for |
 //! | `backoff` | how long to wait before another attempt |
 //! | `blocking` | work that may never end, such as reading a file, off the threads that serve |
+//! | `watched_files` | when files that have changed are read again |
 //! | `trace` | the trace that a request belongs to |
 //! | [`uid`], [`message`], [`rights`], `peer` | the vocabulary |
 //!
@@ -99,6 +100,7 @@ mod sync;
 mod trace;
 pub mod uid;
 mod vital;
+mod watched_files;
 
 pub use config::{Config, Listen};
 pub use control::{ControlTokensError, Problem};

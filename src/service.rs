@@ -15,7 +15,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use http_body_util::Full;
@@ -37,6 +37,9 @@ use crate::roots::{self, RootsError};
 /// How long a connection to a service is kept while it is not used.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(30);
 
+/// Least time between two complaints about a service.
+const COMPLAINT_INTERVAL: Duration = Duration::from_secs(1);
+
 /// A client with connections of [`Wire`].
 type WireClient = Client<HttpsConnector<Connector>, Full<Bytes>>;
 
@@ -47,6 +50,24 @@ pub(crate) struct ServiceClient {
     kept: WireClient,
     /// Makes a connection for each request.
     new: WireClient,
+}
+
+/// Complaints about a service that fails: at most one a second is logged.
+#[derive(Debug, Default)]
+pub(crate) struct Complaints {
+    /// When the last one was logged.
+    last: Option<Instant>,
+}
+
+impl Complaints {
+    /// Tells whether a complaint that is made `now` is to be logged; it counts as logged then.
+    pub(crate) fn is_due(&mut self, now: Instant) -> bool {
+        let is_due = self.last.is_none_or(|last| now.saturating_duration_since(last) >= COMPLAINT_INTERVAL);
+        if is_due {
+            self.last = Some(now);
+        }
+        is_due
+    }
 }
 
 /// Makes the way to a service at `url`, for which those in `ca`, named by `setting`, may vouch; asks nothing yet.
@@ -209,4 +230,21 @@ pub(crate) fn causes(error: &dyn Error) -> String {
         next = cause.source();
     }
     text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn complaints_are_due_once_a_second() {
+        let (mut complaints, start) = (Complaints::default(), Instant::now());
+        let mut is_due = |milliseconds| complaints.is_due(start + Duration::from_millis(milliseconds));
+        assert!(is_due(0), "the first");
+        assert!(!is_due(0) && !is_due(999));
+        assert!(is_due(1000));
+        assert!(!is_due(1001) && !is_due(1999), "a complaint that was not logged puts nothing off");
+        assert!(is_due(2000));
+        assert!(!is_due(500), "a clock that was read before that");
+    }
 }

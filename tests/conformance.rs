@@ -4,7 +4,7 @@
 mod support;
 
 use pombo::protocol::Protocol;
-use support::{Client, Frame, Node, Nodes, Sent, nodes};
+use support::{Client, Frame, Node, Nodes, Request, Sent, nodes};
 
 /// Longest message of these nodes.
 const MESSAGE_BYTES_MAX: usize = 4 << 20;
@@ -352,4 +352,24 @@ fn nothing_means_anything() {
 fn no_setting_reaches_it() {
     assert_eq!(pombo::Config::default().protocol, Protocol::Plain);
     assert!(pombo::config::SETTINGS.iter().all(|setting| setting.key != "protocol"));
+}
+
+/// A session's protocol is chosen at its upgrade: sessions of several live on one node.
+#[test]
+fn client_that_offers_the_plain_protocol_speaks_it_beside_sessions_that_echo() {
+    echoing().each(|node| {
+        let mut echo = node.dial().upgraded();
+        let mut alice = node.dial();
+        alice.send_request(&Request::upgrade().with("Sec-WebSocket-Protocol", "chat, pombo.plain"));
+        assert_eq!(alice.expect_upgrade().header("sec-websocket-protocol"), Some("pombo.plain"));
+        alice.log_in("alice");
+
+        echo.send_text("alice:hi");
+        echo.expect_text("alice:hi");
+        alice.send_text("all:hello");
+        alice.expect_text("hello");
+        echo.expect_text("hello");
+        alice.send_text("no colon");
+        alice.expect_error("got no colon");
+    });
 }

@@ -160,6 +160,11 @@ impl AuthSettings {
     pub fn takes_from(&self, source: AuthSource) -> bool {
         self.sources.contains(&source)
     }
+
+    /// Returns the files that hold keys of tokens.
+    pub(crate) fn key_paths(&self) -> Vec<PathBuf> {
+        self.jwt_secret_file.iter().chain(&self.jwt_key_files).cloned().collect()
+    }
 }
 
 impl Config {

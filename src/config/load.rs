@@ -233,26 +233,14 @@ fn is_service_link(name: &str, value: &OsString) -> bool {
 
 /// Finds the name that was probably meant by `wrong`.
 fn nearest(wrong: &str, names: impl Iterator<Item = String>) -> Option<String> {
-    let (distance, name) = names.map(|name| (distance(wrong, &name), name)).min()?;
-    (distance <= 3 && distance * 3 <= wrong.chars().count()).then_some(name)
-}
-
-/// Counts the characters to insert, delete or replace to make `a` into `b` (Levenshtein's distance).
-fn distance(a: &str, b: &str) -> usize {
-    // Names longer than any of ours are no slip of the pen; the bound keeps a hostile one cheap.
-    let a: Vec<char> = a.chars().take(64).collect();
-    let b: Vec<char> = b.chars().take(64).collect();
-    let mut row: Vec<usize> = (0..=b.len()).collect();
-    for (i, from) in a.iter().enumerate() {
-        let mut diagonal = row[0];
-        row[0] = i + 1;
-        for (j, to) in b.iter().enumerate() {
-            let replaced = diagonal + usize::from(from != to);
-            diagonal = row[j + 1];
-            row[j + 1] = replaced.min(row[j] + 1).min(diagonal + 1);
-        }
+    // A name longer than any of ours is no slip of the pen; the bound keeps a hostile one cheap.
+    const CHARACTERS_MAX: usize = 64;
+    let length = wrong.chars().take(CHARACTERS_MAX + 1).count();
+    if length > CHARACTERS_MAX {
+        return None;
     }
-    row[b.len()]
+    let (distance, name) = names.map(|name| (strsim::levenshtein(wrong, &name), name)).min()?;
+    (distance <= 3 && distance * 3 <= length).then_some(name)
 }
 
 #[cfg(test)]
@@ -400,14 +388,15 @@ mod tests {
 
     #[test]
     fn finds_near_names() {
-        for (a, b, expected) in [("", "", 0), ("", "ab", 2), ("ab", "", 2), ("abc", "abd", 1), ("kitten", "sitting", 3)]
-        {
-            assert_eq!(distance(a, b), expected, "{a} {b}");
-        }
-        let near = |wrong| nearest(wrong, SETTINGS.iter().map(|setting| setting.key.to_owned()));
+        let near = |wrong: &str| nearest(wrong, SETTINGS.iter().map(|setting| setting.key.to_owned()));
         assert_eq!(near("outbox-bytes-max").as_deref(), Some("outbox_bytes_max"));
         assert_eq!(near("log_levle").as_deref(), Some("log_level"));
+        assert_eq!(near("hards").as_deref(), Some("shards"));
+        assert_eq!(near("shrads").as_deref(), Some("shards"));
+        assert_eq!(near("shxyzs"), None, "three of six characters are too many");
         assert_eq!(near("x"), None);
+        assert_eq!(near(""), None);
         assert_eq!(near(&"x".repeat(10_000)), None);
+        assert_eq!(near(&format!("shards{}", " ".repeat(10_000))), None);
     }
 }

@@ -3,24 +3,18 @@
 //! Only their hashes are kept. A file that holds something else, at a change, leaves the tokens in force where they
 //! are, and that is logged.
 
-use std::fs::{self, File};
+use std::fs::File;
 use std::io::{self, Read};
-use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
 
 use aws_lc_rs::constant_time::verify_slices_are_equal;
 use aws_lc_rs::digest::{self, Digest};
 use tokio::sync::watch;
-use tokio::time::sleep;
 use tracing::{error, info};
 
-use crate::blocking::{BlockingWork, HANGING_INTERVAL, Rereads};
 use crate::config::{ControlRights, ControlSettings, ControlToken};
-
-/// Time between two looks at the file.
-const LOOK_INTERVAL: Duration = Duration::from_secs(1);
+use crate::watched_files::{Stamps, WatchedFiles};
 
 /// Most bytes of the file, and most tokens: a request is compared with each.
 const FILE_BYTES_MAX: u64 = 1 << 20;
@@ -129,36 +123,20 @@ fn hash(token: &str) -> Digest {
 
 /// Reads the tokens again whenever the settings or the file change; for ever.
 ///
-/// A change of the file counts when two looks in a row find the same: it may be half written. A change of the settings
-/// counts at once, and what it finds in the file with it.
+/// A change of the settings counts at once, and what it finds in the file with it.
 pub(super) async fn keep(mut settings: watch::Receiver<Arc<ControlSettings>>, in_force: watch::Sender<Arc<TokenSet>>) {
-    // Read at the first look that finds the file settled.
-    let mut rereads = Rereads::new(None);
-    let (reading, mut interval) = (BlockingWork::reading(), LOOK_INTERVAL);
+    let mut watched = WatchedFiles::new(Stamps::default());
     loop {
         tokio::select! {
-            Ok(()) = settings.changed() => rereads.ask(),
-            () = sleep(interval) => {}
+            Ok(()) = settings.changed() => watched.ask(),
+            () = watched.next_look() => {}
         }
         let now = Arc::clone(&settings.borrow_and_update());
-        let path = now.tokens_file.clone();
-        let stamp = reading.run(move || path.as_deref().map(Stamp::of)).await;
-        interval = if stamp.is_ok() { LOOK_INTERVAL } else { HANGING_INTERVAL };
-        let stamp = match stamp {
-            Ok(stamp) => stamp,
-            Err(error) => {
-                error!(error = %error, "control tokens not looked at, the old ones stay");
-                continue;
-            }
-        };
-        if !rereads.is_due(Some(stamp)) {
-            continue;
-        }
-        let loaded = reading.run(move || TokenSet::load(&now)).await;
-        interval = rereads.note(&loaded, LOOK_INTERVAL);
-        match loaded {
-            Ok(Ok(tokens)) => take(&in_force, tokens),
-            Ok(Err(error)) => error!(error = %error, "control tokens not changed, the old ones stay"),
+        let paths = now.tokens_file.iter().cloned().collect();
+        match watched.look(paths, move || TokenSet::load(&now)).await {
+            Ok(Some(Ok(tokens))) => take(&in_force, tokens),
+            Ok(None) => {}
+            Ok(Some(Err(error))) => error!(error = %error, "control tokens not changed, the old ones stay"),
             Err(error) => error!(error = %error, "control tokens not changed, the old ones stay"),
         }
     }
@@ -173,17 +151,6 @@ fn take(in_force: &watch::Sender<Arc<TokenSet>>, tokens: TokenSet) {
     if !is_same {
         info!(tokens = tokens.0.len(), "control tokens changed");
         in_force.send_replace(Arc::new(tokens));
-    }
-}
-
-/// Tells whether a file has changed: its inode, time of change in nanoseconds, and length; `None`: it isn't there.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Stamp(Option<(u64, i64, i64, u64)>);
-
-impl Stamp {
-    fn of(path: &Path) -> Self {
-        let file = fs::metadata(path).ok();
-        Self(file.map(|file| (file.ino(), file.ctime(), file.ctime_nsec(), file.len())))
     }
 }
 
@@ -205,6 +172,8 @@ fn read(path: &Path) -> Result<Vec<ControlToken>, ControlTokensError> {
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use super::*;
     use crate::config::Config;
 

@@ -3,8 +3,6 @@
 //! The range 4000 to 4999 is for private use (RFC 6455, section 7.4.2). A code tells the client what
 //! to do next; the reason beside it tells a person why. Flat data, no state.
 
-use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
-
 /// Both sides are done.
 pub const NORMAL: u16 = 1000;
 /// The server is draining; connect again, here or elsewhere.
@@ -74,12 +72,10 @@ pub fn meaning(code: u16) -> Option<&'static str> {
 /// Whether a peer may send `code` in a close frame.
 ///
 /// Valid are the codes that RFC 6455, section 7.4, and the registry it founds define for the wire,
-/// and 3000 to 4999. Not valid are 1004 and what only stands for "no close frame came": 1005, 1006,
-/// 1015.
+/// and 3000 to 4999. Not valid are 1004, which has no meaning, and the codes that only stand for "no close frame came":
+/// 1005, 1006, 1015.
 pub fn is_valid_from_peer(code: u16) -> bool {
-    // Registered after tungstenite's list was written: "bad gateway".
-    const BAD_GATEWAY: u16 = 1014;
-    code == BAD_GATEWAY || CloseCode::from(code).is_allowed()
+    matches!(code, 1000..=1003 | 1007..=1014 | 3000..=4999)
 }
 
 #[cfg(test)]

@@ -3,12 +3,10 @@
 //! Connections take the newest when they come in, and keep it: nobody is dropped for a new one. Files that make no
 //! certificate, at a reload, leave the one in force where it is, and that is logged.
 
-use std::fs::{self, File};
+use std::fs::File;
 use std::io::{self, Read};
-use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
 
 use rustls::client::verify_server_cert_signed_by_trust_anchor;
 use rustls::crypto::aws_lc_rs;
@@ -17,15 +15,10 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer, UnixTime};
 use rustls::server::ParsedCertificate;
 use rustls::{RootCertStore, ServerConfig};
 use tokio::sync::{Notify, watch};
-use tokio::time::sleep;
 use tracing::{error, info, warn};
 
 use crate::clock;
-
-use crate::blocking::{BlockingWork, HANGING_INTERVAL, Rereads, Unfinished};
-
-/// Time between two looks at the files.
-const LOOK_INTERVAL: Duration = Duration::from_secs(1);
+use crate::watched_files::{Stamps, WatchedFiles};
 
 /// Most bytes of either file: a chain takes a few thousand.
 const FILE_BYTES_MAX: u64 = 1 << 20;
@@ -84,14 +77,11 @@ pub enum CertificateError {
 #[derive(Debug)]
 pub(crate) struct Certificate {
     files: CertificateFiles,
-    /// The files as they were when they were last read.
+    /// The files as they were when they were first read.
     read: Stamps,
     in_force: watch::Sender<Arc<ServerConfig>>,
     asked: Arc<Notify>,
 }
-
-/// Tells whether a file has changed: its inode, time of change in nanoseconds, and length; `None`: it isn't there.
-type Stamps = [Option<(u64, i64, i64, u64)>; 2];
 
 impl CertificateFiles {
     /// Reads both files.
@@ -138,11 +128,8 @@ impl CertificateFiles {
         }
     }
 
-    fn stamps(&self) -> Stamps {
-        [&self.certificate, &self.key].map(|path| {
-            let file = fs::metadata(path).ok()?;
-            Some((file.ino(), file.ctime(), file.ctime_nsec(), file.size()))
-        })
+    fn paths(&self) -> Vec<PathBuf> {
+        vec![self.certificate.clone(), self.key.clone()]
     }
 }
 
@@ -153,7 +140,7 @@ impl Certificate {
     /// See [`CertificateError`].
     pub(crate) fn load(files: CertificateFiles) -> Result<Self, CertificateError> {
         // Looked at first: a change while they are read is seen later.
-        let read = files.stamps();
+        let read = Stamps::of(&files.paths());
         let in_force = watch::Sender::new(files.load()?);
         Ok(Self { files, read, in_force, asked: Arc::default() })
     }
@@ -169,43 +156,23 @@ impl Certificate {
     }
 
     /// Reads the files again whenever they change, or that is asked for; for ever.
-    ///
-    /// A change counts when two looks in a row find the same: the files may be written one after the other.
     pub(crate) async fn keep(self) {
-        let mut rereads = Rereads::new(self.read);
-        let (reading, mut interval) = (BlockingWork::reading(), LOOK_INTERVAL);
+        let mut watched = WatchedFiles::new(self.read);
         loop {
             tokio::select! {
-                () = self.asked.notified() => rereads.ask(),
-                () = sleep(interval) => {}
+                () = self.asked.notified() => watched.ask(),
+                () = watched.next_look() => {}
             }
             let files = self.files.clone();
-            let now = reading.run(move || files.stamps()).await;
-            interval = if now.is_ok() { LOOK_INTERVAL } else { HANGING_INTERVAL };
-            let now = match now {
-                Ok(now) => now,
-                Err(error) => {
-                    error!(error = %error, "certificate not looked at, the old one stays");
-                    continue;
+            match watched.look(files.paths(), move || files.load()).await {
+                Ok(Some(Ok(config))) => {
+                    self.in_force.send_replace(config);
+                    info!(certificate = %self.files.certificate.display(), "certificate reloaded");
                 }
-            };
-            if rereads.is_due(now) {
-                let files = self.files.clone();
-                let loaded = reading.run(move || files.load()).await;
-                interval = rereads.note(&loaded, LOOK_INTERVAL);
-                self.take(loaded);
+                Ok(None) => {}
+                Ok(Some(Err(error))) => error!(error = %error, "certificate not reloaded, the old one stays"),
+                Err(error) => error!(error = %error, "certificate not reloaded, the old one stays"),
             }
-        }
-    }
-
-    fn take(&self, loaded: Result<Result<Arc<ServerConfig>, CertificateError>, Unfinished>) {
-        match loaded {
-            Ok(Ok(config)) => {
-                self.in_force.send_replace(config);
-                info!(certificate = %self.files.certificate.display(), "certificate reloaded");
-            }
-            Ok(Err(error)) => error!(error = %error, "certificate not reloaded, the old one stays"),
-            Err(error) => error!(error = %error, "certificate not reloaded, the old one stays"),
         }
     }
 }

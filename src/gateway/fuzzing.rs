@@ -18,7 +18,8 @@ use tokio::time::Instant;
 
 use super::auth::{Admitted, Authenticator, Entrance, Facts, Login};
 use super::refusal::Refusal;
-use super::{Accepted, Gate, Who, login, upgrade};
+use super::upgrade::{self, Upgraded};
+use super::{Accepted, Gate, Who, login};
 use crate::clock;
 use crate::config::{Auth, AuthSource, Config, GatewaySettings, Secret};
 use crate::shard::{Admission, LoginNumbers, Stream};
@@ -91,7 +92,8 @@ impl Gateway {
             entrance: self.entrance.clone(),
         };
         let mut who = Who { permit: gate.admit(1), ..Who::default() };
-        let (mut peer, mut received, admitted) = upgrade::upgrade(peer, rules, &mut who, pending::<()>()).await?;
+        let upgraded = upgrade::upgrade(peer, &rules, &mut who, pending::<()>()).await?;
+        let Upgraded { stream: mut peer, mut received, admitted, .. } = upgraded;
         peer.has_kept(&received);
         let answer = peer.output.escape_ascii();
         assert!(peer.output.starts_with(b"HTTP/1.1 101 ") && peer.output.ends_with(b"\r\n\r\n"), "{answer}");

@@ -8,20 +8,22 @@
 //! The stream also discards hyper's own answer to bytes that are no request, a status without a body. The gateway answers out
 //! of its table of refusals instead.
 //!
-//! Each [`HalfClose`] is owned by the hyper connection of one client, on a thread of the gateway.
+//! Each [`HalfClose`] is owned by the hyper connection of one client, on a thread of the gateway. The [`Exchange`](super::exchange::Exchange)
+//! of that client says how far its request has come.
 
 use std::io::{self, IoSlice};
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::sync::watch;
 
 /// How far the one request of a connection has come.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Stage {
     /// It is not whole. The end of sending means that the client has left; whatever hyper writes is an answer of its own.
     Receiving,
-    /// It is whole, and the service has not been polled: the meaning of the end of sending is not known yet.
+    /// It is whole, and nobody has looked at it: the meaning of the end of sending is not known yet.
     Received,
     /// Its answer waits for something. The end of sending means that the client has left.
     Waiting,
@@ -31,14 +33,18 @@ pub(super) enum Stage {
 
 /// A stream that shows its end only when that means that the client has left, and sends only the gateway's own answers.
 #[derive(Debug)]
-pub(super) struct HalfClose<S, F> {
+pub(super) struct HalfClose<S> {
     stream: S,
-    stage: F,
+    stage: watch::Receiver<Stage>,
 }
 
-impl<S, F: Fn() -> Stage> HalfClose<S, F> {
-    pub(super) fn new(stream: S, stage: F) -> Self {
+impl<S> HalfClose<S> {
+    pub(super) fn new(stream: S, stage: watch::Receiver<Stage>) -> Self {
         Self { stream, stage }
+    }
+
+    fn stage(&self) -> Stage {
+        *self.stage.borrow()
     }
 
     pub(super) fn into_inner(self) -> S {
@@ -46,7 +52,7 @@ impl<S, F: Fn() -> Stage> HalfClose<S, F> {
     }
 }
 
-impl<S: AsyncRead + Unpin, F: Fn() -> Stage + Unpin> AsyncRead for HalfClose<S, F> {
+impl<S: AsyncRead + Unpin> AsyncRead for HalfClose<S> {
     fn poll_read(self: Pin<&mut Self>, context: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
         let (before, has_room) = (buffer.filled().len(), buffer.remaining() > 0);
@@ -54,10 +60,10 @@ impl<S: AsyncRead + Unpin, F: Fn() -> Stage + Unpin> AsyncRead for HalfClose<S, 
         if buffer.filled().len() > before || !has_room {
             return Poll::Ready(Ok(()));
         }
-        match (this.stage)() {
+        match this.stage() {
             Stage::Receiving | Stage::Waiting => Poll::Ready(Ok(())),
             Stage::Received => {
-                // hyper polls the service before this task is polled again, and then reads again.
+                // The task looks at the request as soon as hyper returns to it, and has hyper read again after that.
                 context.waker().wake_by_ref();
                 Poll::Pending
             }
@@ -67,10 +73,10 @@ impl<S: AsyncRead + Unpin, F: Fn() -> Stage + Unpin> AsyncRead for HalfClose<S, 
     }
 }
 
-impl<S: AsyncWrite + Unpin, F: Fn() -> Stage + Unpin> AsyncWrite for HalfClose<S, F> {
+impl<S: AsyncWrite + Unpin> AsyncWrite for HalfClose<S> {
     fn poll_write(self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         let this = self.get_mut();
-        match (this.stage)() {
+        match this.stage() {
             Stage::Receiving => Poll::Ready(Ok(bytes.len())),
             _ => Pin::new(&mut this.stream).poll_write(context, bytes),
         }
@@ -90,7 +96,7 @@ impl<S: AsyncWrite + Unpin, F: Fn() -> Stage + Unpin> AsyncWrite for HalfClose<S
         pieces: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         let this = self.get_mut();
-        match (this.stage)() {
+        match this.stage() {
             Stage::Receiving => Poll::Ready(Ok(pieces.iter().map(|piece| piece.len()).sum())),
             _ => Pin::new(&mut this.stream).poll_write_vectored(context, pieces),
         }

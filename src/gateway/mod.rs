@@ -14,6 +14,7 @@ mod accept;
 mod admission;
 mod auth;
 mod certificate;
+mod exchange;
 #[cfg(fuzzing)]
 pub mod fuzzing;
 
@@ -26,7 +27,6 @@ mod tls;
 mod upgrade;
 
 use std::future::pending;
-use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -47,7 +47,7 @@ pub(crate) use refusal::Refusals;
 pub use refusal::{Reason, Told};
 
 use self::auth::{Admitted, Facts, Identity, Login};
-use crate::blocking::{BlockingWork, HANGING_INTERVAL};
+use self::upgrade::Upgraded;
 use crate::config::GatewaySettings;
 use crate::descriptors::Reserve;
 use crate::listener::{Connection, Listener};
@@ -57,9 +57,7 @@ use crate::protocol;
 use crate::router;
 use crate::shard::{Handover, Permit, Stream};
 use crate::vital::Vital;
-
-/// How often files of keys are looked at.
-const KEYS_INTERVAL: Duration = Duration::from_secs(1);
+use crate::watched_files::{Stamps, WatchedFiles};
 
 /// How long a connection that has said nothing is waited for when the node drains.
 const SILENCE: Duration = Duration::from_millis(100);
@@ -162,7 +160,7 @@ impl Gateway {
         }
         drop(under_way);
         if gateway.entrance.authenticator.has_keys() {
-            tokio::spawn(gateway.vital.task("keys of tokens", Arc::clone(&gateway).watch_keys()));
+            tokio::spawn(gateway.vital.task("keys of tokens", Arc::clone(&gateway).keep_keys()));
         }
         tokio::select! {
             // Nothing is ever sent; the channel ends with the last task that holds it.
@@ -263,9 +261,8 @@ impl Gateway {
             drain_by: self.drain_by.clone(),
             entrance: self.entrance.clone(),
         };
-        let (mut stream, mut received, admitted) =
-            upgrade::upgrade(stream, rules, &mut arrival.who, self.drain_of_the_silent()).await?;
-        let protocol = settings.protocol;
+        let Upgraded { mut stream, mut received, protocol, admitted } =
+            upgrade::upgrade(stream, &rules, &mut arrival.who, self.drain_of_the_silent()).await?;
         let login = match admitted {
             Admitted::LoggedIn(login) => Ok(login),
             Admitted::Stranger(_) if protocol.login() == protocol::Login::Anonymous => Ok(self.entrance.let_in()?),
@@ -298,28 +295,28 @@ impl Gateway {
         Ok(())
     }
 
-    /// Looks at the files of keys now and then, and whenever the settings were reloaded.
-    async fn watch_keys(self: Arc<Self>) {
+    /// Reads the keys again whenever their files or the settings change, until the node drains.
+    async fn keep_keys(self: Arc<Self>) {
+        tokio::select! {
+            () = self.reread_keys() => {}
+            _ = self.drain() => {}
+        }
+    }
+
+    async fn reread_keys(&self) {
         let mut settings = self.settings.clone();
-        let mut draining = pin!(self.drain());
-        let reading = BlockingWork::reading();
-        let mut interval = KEYS_INTERVAL;
+        let mut watched = WatchedFiles::new(Stamps::default());
         loop {
             tokio::select! {
-                () = sleep(interval) => {}
-                Ok(()) = settings.changed() => {}
-                _ = &mut draining => return,
+                Ok(()) = settings.changed() => watched.ask(),
+                () = watched.next_look() => {}
             }
-            let (authenticator, settings) =
+            let (authenticator, now) =
                 (Arc::clone(&self.entrance.authenticator), Arc::clone(&settings.borrow_and_update()));
-            let looked = tokio::select! {
-                looked = reading.run(move || authenticator.look_at_keys(&settings.auth)) => looked,
-                _ = &mut draining => return,
-            };
-            interval = if looked.is_ok() { KEYS_INTERVAL } else { HANGING_INTERVAL };
-            match looked {
-                Ok(Some(changed)) => self.entrance.authenticator.take_keys(changed),
-                Ok(None) => {}
+            let paths = now.auth.key_paths();
+            match watched.look(paths, move || authenticator.reread_keys(&now.auth)).await {
+                Ok(Some(Some(changed))) => self.entrance.authenticator.take_keys(changed),
+                Ok(_) => {}
                 Err(error) => error!(error = %error, "keys of tokens not changed, the old ones stay"),
             }
         }

@@ -321,8 +321,10 @@ pub(crate) async fn say<S: AsyncRead + AsyncWrite + Unpin>(
 }
 
 /// Answers over HTTP where hyper has no request to answer, and ends the stream. The caller bounds the time.
+///
+/// A reason that is not told over HTTP is not answered, and the stream ends all the same.
 pub(crate) async fn answer<S: AsyncRead + AsyncWrite + Unpin>(stream: &mut S, reason: Reason) -> io::Result<()> {
-    let Told::Http(status) = reason.told() else { return Ok(()) };
+    let Told::Http(status) = reason.told() else { return end(stream).await };
     let phrase = StatusCode::from_u16(status).ok().and_then(|status| status.canonical_reason()).unwrap_or_default();
     let text = reason.text();
     let head = format!(

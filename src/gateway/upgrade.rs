@@ -1,33 +1,29 @@
-//! The HTTP upgrade (RFC 6455, section 4.2), on hyper's HTTP/1 server; and what else is asked over HTTP.
+//! The HTTP upgrade (RFC 6455, section 4.2); and what else is asked over HTTP.
 //!
-//! hyper parses and bounds the request. The header checks are ours: tungstenite's `create_response` reads
+//! ```text
+//!   first byte ─▶ request ─▶ decide: headers, origin, admission ─▶ turn ─▶ credential ─▶ 101 ─▶ login
+//!                                │                                            │
+//!                                └──────────▶ the page, or a refusal ◀────────┘
+//! ```
+//! [`Exchange`] has hyper parse and bound the request. The header checks are ours: tungstenite's `create_response` reads
 //! only the first `Connection` line and takes the first of two keys. A refusal is an HTTP status with a
 //! line that says why.
 
-use std::cell::RefCell;
-use std::convert::Infallible;
-use std::future::{Future, Ready, poll_fn, ready};
-use std::mem;
-use std::pin::{Pin, pin};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::future::Future;
+use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::Bytes;
-use futures_util::future::Either;
 use http_body_util::Full;
-use hyper::body::Incoming;
 use hyper::header::{self, HeaderMap, HeaderName, HeaderValue};
-use hyper::server::conn::http1;
-use hyper::service::Service;
-use hyper::{Method, Request, Response, StatusCode, Version};
-use hyper_util::rt::TokioIo;
+use hyper::{Method, Request, StatusCode, Version};
 use tokio::sync::watch;
+use tokio::time::error::Elapsed;
 use tokio::time::{Instant, sleep_until, timeout, timeout_at};
 use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
 
 use super::admission::{self, Denied, Gate};
-use super::auth::{self, Admitted, Entrance, Facts};
-use super::half_close::{HalfClose, Stage};
+use super::auth::{self, Admitted, Entrance};
+use super::exchange::{Exchange, Response};
 use super::page;
 use super::proxy;
 use super::refusal::{self, Reason, Refusal, Told};
@@ -36,12 +32,6 @@ use crate::config::{GatewaySettings, Origins};
 use crate::host;
 use crate::peer::Peer;
 use crate::protocol::Protocol;
-
-/// Most bytes of a request's head.
-const HEAD_BYTES_MAX: usize = 16 << 10;
-
-/// Most header lines of a request.
-const HEADERS_MAX: usize = 64;
 
 /// When to try again after the service that authenticates could not be asked.
 const UNAVAILABLE_RETRY: Duration = Duration::from_secs(5);
@@ -58,21 +48,31 @@ pub(super) struct Rules {
     pub(super) entrance: Entrance,
 }
 
+/// An upgraded connection.
+#[derive(Debug)]
+pub(super) struct Upgraded<S> {
+    pub(super) stream: S,
+    /// Every byte that was received behind the request.
+    pub(super) received: Vec<u8>,
+    /// What its client speaks.
+    pub(super) protocol: Protocol,
+    /// Who logs in, if the request says so.
+    pub(super) admitted: Admitted,
+}
+
 /// Upgrades a connection, or answers it and ends it; one that has said nothing yet ends when `draining` does.
 ///
-/// A credential that comes with the request is judged before the answer. Returns the stream, every byte received behind
-/// the request, and who logs in, if that is known; `who` is by then as the request's headers say, and its permit as
-/// admission has counted it.
+/// A credential that comes with the request is judged before the answer. `who` is afterwards as the request's headers say, and
+/// its permit as admission has counted it.
 ///
 /// # Errors
 /// When the connection was answered otherwise, or lost.
 pub(super) async fn upgrade<S: Accepted>(
     stream: S,
-    rules: Rules,
+    rules: &Rules,
     who: &mut Who,
     draining: impl Future,
-) -> Result<(S, Vec<u8>, Admitted), Refusal> {
-    let (until, close_timeout) = (rules.until, rules.settings.close_timeout);
+) -> Result<Upgraded<S>, Refusal> {
     let has_begun = async {
         tokio::select! {
             biased;
@@ -80,181 +80,80 @@ pub(super) async fn upgrade<S: Accepted>(
             _ = draining => Err(Refusal::Http(Reason::Draining)),
         }
     };
-    timeout_at(until, has_begun).await.map_err(|_| Refusal::Http(Reason::HandshakeTimeout))??;
-    // A service that authenticates has a time of its own; less would end connections that it still lets in.
-    let judged_within = rules.settings.auth.url_timeout + close_timeout;
-    let outcome = Arc::new(Mutex::new(None));
-    let ended = Arc::clone(&outcome);
-    let stream = HalfClose::new(stream, move || stage(lock(&ended).as_ref()));
-    let mut connection = http1::Builder::new()
-        // One deadline for all of it, however the bytes trickle: below, where hyper's would be for the head only.
-        .header_read_timeout(None)
-        .max_buf_size(HEAD_BYTES_MAX)
-        .max_headers(HEADERS_MAX)
-        .serve_connection(
-            TokioIo::new(stream),
-            Answering { rules: Arc::new(rules), who: RefCell::new(mem::take(who)), outcome: Arc::clone(&outcome) },
-        );
-    let mut answering = poll_fn(|context| connection.poll_without_shutdown(context));
-    let answered = match timeout_at(until, &mut answering).await {
-        Err(_) if matches!(*lock(&outcome), Some(Outcome::Judging | Outcome::Waiting)) => {
-            timeout(judged_within, &mut answering).await
-        }
-        answered => answered,
-    };
+    timeout_at(rules.until, has_begun).await.map_err(too_late)??;
+    let mut exchange = Exchange::new(stream);
+    let outcome = answer_request(&mut exchange, rules, who).await;
+    let is_answered = exchange.is_answered();
     // The stream is taken back from hyper however it ended, to be ended without RST.
-    let parts = connection.into_parts();
-    let mut stream = parts.io.into_inner().into_inner();
-    *who = parts.service.who.into_inner();
-    let outcome = lock(&outcome).take();
-    let refusal = match (answered, outcome) {
-        (Ok(Ok(())), Some(Outcome::Upgraded(admitted))) => return Ok((stream, parts.read_buf.into(), *admitted)),
-        (Ok(Ok(())), Some(Outcome::Answered)) => Refusal::Answered,
-        // However the connection ended then: a body cut short is an error of hyper's, or not, by how its bytes came.
-        (Ok(_), Some(Outcome::Refused(reason))) => Refusal::Http(reason),
-        // The peer ended its sending before its request began.
-        (Ok(Ok(())), None | Some(Outcome::Judging | Outcome::Waiting)) => Refusal::ClosedByPeer(None),
-        // hyper's own answer to bytes that are no request was discarded by the stream.
-        (Ok(Err(error)), outcome) => {
-            let refusal = Refusal::from(error);
-            if let (None, Refusal::Hyper(reason @ (Reason::NotHttp | Reason::HeadTooLarge), _)) = (outcome, &refusal) {
-                timeout(close_timeout, refusal::answer(&mut stream, *reason)).await.ok();
-                return Err(refusal);
-            }
-            refusal
-        }
-        (Err(_), None) => {
-            timeout(close_timeout, refusal::answer(&mut stream, Reason::HandshakeTimeout)).await.ok();
-            return Err(Refusal::Http(Reason::HandshakeTimeout));
-        }
-        // The answer was not taken in time.
-        (Err(_), Some(_)) => return Err(Refusal::Http(Reason::HandshakeTimeout)),
+    let (mut stream, received) = exchange.into_stream();
+    let refusal = match outcome {
+        Ok((protocol, admitted)) => return Ok(Upgraded { stream, received, protocol, admitted }),
+        Err(refusal) => refusal,
     };
-    timeout(close_timeout, refusal::end(&mut stream)).await.ok();
+    let end = async {
+        match refusal.reason() {
+            // hyper had no request to answer, and the stream has discarded whatever it wrote.
+            Some(reason) if !is_answered => refusal::answer(&mut stream, reason).await,
+            _ => refusal::end(&mut stream).await,
+        }
+    };
+    timeout(rules.settings.close_timeout, end).await.ok();
     Err(refusal)
 }
 
-/// Answers the one request of a connection, and remembers how.
-struct Answering {
-    rules: Arc<Rules>,
-    who: RefCell<Who>,
-    /// Shared with whoever drives the connection; nothing as long as there is no whole request.
-    outcome: Arc<Mutex<Option<Outcome>>>,
-}
-
-/// How the one request was answered.
-enum Outcome {
-    /// Not yet: its request was read just now.
-    Judging,
-    /// Not yet: it waits for its turn, or for the judgement of its credential.
-    Waiting,
-    Upgraded(Box<Admitted>),
-    /// With what it asked for, which was no upgrade.
-    Answered,
-    Refused(Reason),
-}
-
-impl Service<Request<Incoming>> for Answering {
-    type Response = Response<Full<Bytes>>;
-    type Error = Infallible;
-    /// Boxed only where an upgrade waits for its turn, or has to say who it is.
-    type Future = Either<Ready<Result<Self::Response, Infallible>>, Pin<Box<dyn Waiting>>>;
-
-    fn call(&self, request: Request<Incoming>) -> Self::Future {
-        let mut who = self.who.borrow_mut();
-        let (response, turn) = match answer(&request, &self.rules, &mut who) {
-            Ok(Answer::Upgrade { response, turn }) => (response, turn),
-            Ok(Answer::Page(response)) => return Either::Left(ready(Ok(self.end(response, Outcome::Answered)))),
-            Err(fault) => return Either::Left(ready(Ok(self.refuse(fault)))),
-        };
-        if turn.is_none() && self.rules.entrance.is_open() {
-            let stranger = Admitted::Stranger(Facts::default());
-            lock(&self.outcome).replace(Outcome::Upgraded(Box::new(stranger)));
-            return Either::Left(ready(Ok(response)));
-        }
-        lock(&self.outcome).replace(Outcome::Judging);
-        let judging = Self { rules: self.rules.clone(), who: RefCell::default(), outcome: self.outcome.clone() };
-        let peer = who.peer;
-        let outcome = Arc::clone(&self.outcome);
-        Either::Right(Box::pin(async move {
-            let mut answer = pin!(async move {
+/// Receives the request of a connection, decides on it, and sends the answer; returns the protocol of an upgrade, and who was
+/// admitted by it.
+async fn answer_request<S: Accepted>(
+    exchange: &mut Exchange<S>,
+    rules: &Rules,
+    who: &mut Who,
+) -> Result<(Protocol, Admitted), Refusal> {
+    let request = timeout_at(rules.until, exchange.request()).await.map_err(too_late)??;
+    let answer = match decide(&request, rules, who) {
+        Ok(Answer::Upgrade { response, protocol, turn }) => {
+            // Neither wait needs the deadline: the turn is before it, and a service that authenticates has a time of its own.
+            let judged = exchange.unless_left(async {
                 if let Some(turn) = turn {
                     sleep_until(turn).await;
                 }
-                judging.judge(request, response, peer).await
+                let address = who.peer.map(Peer::address);
+                rules.entrance.judge(request.headers(), request.uri(), address, &rules.settings).await
             });
-            let answer = poll_fn(|context| {
-                let answer = answer.as_mut().poll(context);
-                if answer.is_pending() {
-                    lock(&outcome).replace(Outcome::Waiting);
-                }
-                answer
-            });
-            Ok(answer.await)
-        }))
-    }
-}
-
-impl Answering {
-    /// Answers a good request, after its credential was judged.
-    async fn judge<B>(
-        self,
-        request: Request<B>,
-        response: Response<Full<Bytes>>,
-        peer: Option<Peer>,
-    ) -> Response<Full<Bytes>> {
-        let Rules { entrance, settings, .. } = &*self.rules;
-        let address = peer.map(Peer::address);
-        match entrance.judge(request.headers(), request.uri(), address, settings).await {
-            Ok(admitted) => {
-                lock(&self.outcome).replace(Outcome::Upgraded(Box::new(admitted)));
-                response
-            }
-            Err(reason) => self.refuse(Fault::denied(reason)),
+            judged.await?.map(|admitted| (response, Some((protocol, admitted)))).map_err(Fault::denied)
+        }
+        Ok(Answer::Page(response)) => Ok((response, None)),
+        Err(fault) => Err(fault),
+    };
+    let until = rules.until.max(Instant::now() + rules.settings.close_timeout);
+    match answer {
+        Ok((response, admitted)) => {
+            timeout_at(until, exchange.respond(response)).await.map_err(too_late)??;
+            admitted.ok_or(Refusal::Answered)
+        }
+        Err(fault) => {
+            let reason = fault.reason;
+            let sent = timeout_at(until, exchange.respond(fault.into_response())).await.map_err(too_late)?;
+            // A body cut short is an error of hyper's, or not, by how its bytes came; the request was refused either way.
+            sent.ok();
+            Err(Refusal::Http(reason))
         }
     }
-
-    fn refuse(&self, fault: Fault) -> Response<Full<Bytes>> {
-        let reason = fault.reason;
-        self.end(fault.into_response(), Outcome::Refused(reason))
-    }
-
-    /// Says that there is one request a connection. hyper's own switch for that would overwrite the upgrade's header.
-    fn end(&self, mut answer: Response<Full<Bytes>>, outcome: Outcome) -> Response<Full<Bytes>> {
-        answer.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
-        lock(&self.outcome).replace(outcome);
-        answer
-    }
 }
 
-/// Returns how far the request of a connection has come.
-fn stage(outcome: Option<&Outcome>) -> Stage {
-    match outcome {
-        None => Stage::Receiving,
-        Some(Outcome::Judging) => Stage::Received,
-        Some(Outcome::Waiting) => Stage::Waiting,
-        Some(Outcome::Upgraded(_) | Outcome::Answered | Outcome::Refused(_)) => Stage::Answered,
-    }
+/// The refusal of a connection whose time for the handshake is over.
+fn too_late(_: Elapsed) -> Refusal {
+    Refusal::Http(Reason::HandshakeTimeout)
 }
-
-fn lock<T>(shared: &Mutex<T>) -> MutexGuard<'_, T> {
-    // Each change is one assignment: nothing is half done even if a holder panicked.
-    shared.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-/// An answer that waits for its turn.
-trait Waiting: Future<Output = Result<Response<Full<Bytes>>, Infallible>> + Send {}
-
-impl<F: Future<Output = Result<Response<Full<Bytes>>, Infallible>> + Send> Waiting for F {}
 
 /// What a request is answered that is not refused.
 enum Answer {
     Upgrade {
-        response: Response<Full<Bytes>>,
+        response: Response,
+        protocol: Protocol,
         /// When, if not at once.
         turn: Option<Instant>,
     },
-    Page(Response<Full<Bytes>>),
+    Page(Response),
 }
 
 /// Why a request is refused, and what its answer says beyond that.
@@ -301,7 +200,7 @@ impl Fault {
         StatusCode::from_u16(status).expect("the table has HTTP's statuses only")
     }
 
-    fn into_response(self) -> Response<Full<Bytes>> {
+    fn into_response(self) -> Response {
         let mut response = Response::new(Full::from(format!("{}\n", self.reason.text())));
         *response.status_mut() = self.status();
         let headers = response.headers_mut();
@@ -313,7 +212,8 @@ impl Fault {
     }
 }
 
-fn answer<B>(request: &Request<B>, rules: &Rules, who: &mut Who) -> Result<Answer, Fault> {
+/// Decides on a request by its head, but not on its credential.
+fn decide(request: &Request<()>, rules: &Rules, who: &mut Who) -> Result<Answer, Fault> {
     let headers = request.headers();
     // First, so that whatever is said of the connection is said of who it is.
     who.peer = proxy::client(who.peer, headers, &rules.settings.admission);
@@ -337,17 +237,18 @@ fn answer<B>(request: &Request<B>, rules: &Rules, who: &mut Who) -> Result<Answe
     let accept = HeaderValue::try_from(derive_accept_key(key)).expect("base64 is a header value");
     let mut response = Response::new(Full::default());
     *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
-    let offers_ours =
-        auth::offered(headers).any(|offer| Some(offer) == Protocol::Plain.subprotocol().map(str::as_bytes));
+    let path = request.uri().path();
+    let protocol = Protocol::choose(path, auth::offered(headers), rules.settings.protocol);
+    // A browser gives up a connection if the server chooses none of what the page offered.
+    let subprotocol = protocol.subprotocol().filter(|name| auth::offered(headers).any(|it| it == name.as_bytes()));
     let headers = response.headers_mut();
     headers.insert(header::CONNECTION, HeaderValue::from_static("Upgrade"));
     headers.insert(header::UPGRADE, HeaderValue::from_static("websocket"));
     headers.insert(header::SEC_WEBSOCKET_ACCEPT, accept);
-    if offers_ours {
-        // A browser gives a connection up that chose none of what it offered.
-        headers.insert(header::SEC_WEBSOCKET_PROTOCOL, HeaderValue::from_static("pombo.plain"));
+    if let Some(subprotocol) = subprotocol {
+        headers.insert(header::SEC_WEBSOCKET_PROTOCOL, HeaderValue::from_static(subprotocol));
     }
-    Ok(Answer::Upgrade { response, turn })
+    Ok(Answer::Upgrade { response, protocol, turn })
 }
 
 /// Checks a page's origin; what sends none is no browser.
@@ -375,7 +276,7 @@ fn admit(rules: &Rules, who: &mut Who) -> Result<Option<Instant>, Fault> {
 }
 
 /// Answers a request that doesn't ask for an upgrade: the page.
-fn answer_plain<B>(request: &Request<B>, rules: &Rules) -> Result<Response<Full<Bytes>>, Fault> {
+fn answer_plain(request: &Request<()>, rules: &Rules) -> Result<Response, Fault> {
     if request.method() != Method::GET && request.method() != Method::HEAD {
         return Err(Fault::with(Reason::PageMethod, header::ALLOW, "GET, HEAD"));
     }
@@ -395,7 +296,7 @@ fn answer_plain<B>(request: &Request<B>, rules: &Rules) -> Result<Response<Full<
 }
 
 /// Checks what RFC 6455, section 4.2.1, asks of an opening handshake; returns its key.
-fn check_upgrade<B>(request: &Request<B>) -> Result<&[u8], Fault> {
+fn check_upgrade(request: &Request<()>) -> Result<&[u8], Fault> {
     let headers = request.headers();
     if request.method() != Method::GET {
         return Err(Fault::with(Reason::Method, header::ALLOW, "GET"));
@@ -469,9 +370,9 @@ mod tests {
         }
     }
 
-    fn ask(headers: &[(&str, &str)], rules: &Rules) -> Result<Response<Full<Bytes>>, Fault> {
+    fn ask(headers: &[(&str, &str)], rules: &Rules) -> Result<Response, Fault> {
         let mut who = Who { permit: rules.gate.admit(1), ..Who::default() };
-        answer(&request(headers), rules, &mut who).map(|answer| match answer {
+        decide(&request(headers), rules, &mut who).map(|answer| match answer {
             Answer::Upgrade { response, .. } | Answer::Page(response) => response,
         })
     }

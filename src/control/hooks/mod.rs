@@ -29,6 +29,7 @@ use tracing::warn;
 
 use self::desk::{Desk, Now};
 use self::post::Poster;
+use self::signature::Keys;
 pub(crate) use self::signature::SecretError;
 use crate::config::{ControlSettings, HookSettings};
 use crate::presence::{self, Event, Ledger, Teller};
@@ -60,6 +61,8 @@ pub(crate) struct Hooks {
     events: flume::Receiver<Event>,
     desk: Desk,
     poster: Poster,
+    /// What the poster signs with.
+    keys: watch::Sender<Keys>,
     settings: HookSettings,
 }
 
@@ -89,17 +92,25 @@ impl Hooks {
     /// # Errors
     /// See [`HookError`].
     pub(crate) fn new(settings: HookSettings) -> Result<(Self, HookEnds), HookError> {
-        let poster = Poster::new(&settings)?;
+        let (poster, keys) = Poster::new(&settings)?;
         let mut name = [0; 16];
         rand::fill(&mut name).map_err(|_| HookError::Random)?;
         let (teller, events, ledger) = presence::wire(format!("{:032x}", u128::from_be_bytes(name)).into());
         let desk = Desk::new(Arc::clone(&ledger));
-        Ok((Self { events, desk, poster, settings }, HookEnds { teller, ledger }))
+        Ok((Self { events, desk, poster, keys, settings }, HookEnds { teller, ledger }))
     }
 
     /// Tells the service until the shards have ended and all is told, or `hook_timeout` has passed since.
-    pub(crate) async fn run(self, mut changes: watch::Receiver<Arc<ControlSettings>>) {
-        let Self { events, mut desk, poster, mut settings } = self;
+    pub(crate) async fn run(self, changes: watch::Receiver<Arc<ControlSettings>>) {
+        let keys = self.keys.clone();
+        tokio::select! {
+            () = signature::keep(keys) => {}
+            () = self.tell(changes) => {}
+        }
+    }
+
+    async fn tell(self, mut changes: watch::Receiver<Arc<ControlSettings>>) {
+        let Self { events, mut desk, poster, mut settings, .. } = self;
         let (mut poster, mut attempt) = (Some(poster), None::<Attempt>);
         let mut end = None;
         desk.start(Now::read(), &settings);

@@ -5,26 +5,20 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use http_body_util::{BodyExt, Full, Limited};
 use hyper::{Request, Uri, header};
+use tokio::sync::watch;
 use tokio::time::timeout;
 use tracing::field::Empty;
-use tracing::{Instrument as _, Span, debug_span, error, info, warn};
+use tracing::{Instrument as _, Span, debug_span, info, warn};
 
 use super::HookError;
-use super::signature::{self, Keys};
-use crate::blocking::{BlockingWork, HANGING_INTERVAL, HANGING_MAX};
+use super::signature::Keys;
 use crate::clock;
 use crate::config::HookSettings;
-use crate::service::{self, ServiceClient, causes};
+use crate::service::{self, Complaints, ServiceClient, causes};
 use crate::trace::{self, Place, TRACEPARENT};
 
 /// Longest answer that is read, so that its connection can be used again.
 const ANSWER_BYTES_MAX: usize = 64 << 10;
-
-/// Least time between two looks at the file of secrets, and between two log lines about the service.
-const INTERVAL: Duration = Duration::from_secs(1);
-
-/// How long the file of secrets is waited for; the batch is signed with the old ones then.
-const KEYS_TIME: Duration = Duration::from_millis(500);
 
 const SIGNATURE: &str = "pombo-signature";
 const USER_AGENT: &str = concat!("pombo/", env!("CARGO_PKG_VERSION"));
@@ -34,30 +28,20 @@ const USER_AGENT: &str = concat!("pombo/", env!("CARGO_PKG_VERSION"));
 pub(super) struct Poster {
     client: ServiceClient,
     uri: Uri,
-    keys: Keys,
-    keys_read: Instant,
-    /// Least time to the next look at the file of secrets.
-    keys_interval: Duration,
-    /// Reads it.
-    reading: BlockingWork,
-    complained: Option<Instant>,
+    /// The keys as they are now.
+    keys: watch::Receiver<Keys>,
+    complaints: Complaints,
     has_failed: bool,
 }
 
 impl Poster {
-    pub(super) fn new(settings: &HookSettings) -> Result<Self, HookError> {
+    /// Makes the way to the service, and reads what it signs with; returns where the keys can be replaced, too.
+    pub(super) fn new(settings: &HookSettings) -> Result<(Self, watch::Sender<Keys>), HookError> {
         let client = service::client(Some(&settings.url), "hook_url_ca", settings.url_ca.as_deref(), 1)?;
-        let (keys, uri) = (Keys::load(settings)?, settings.url.uri().clone());
-        Ok(Self {
-            client,
-            uri,
-            keys,
-            keys_read: Instant::now(),
-            keys_interval: INTERVAL,
-            reading: BlockingWork::new(KEYS_TIME, HANGING_MAX),
-            complained: None,
-            has_failed: false,
-        })
+        let keys = watch::Sender::new(Keys::load(settings)?);
+        let uri = settings.url.uri().clone();
+        let poster = Self { client, uri, keys: keys.subscribe(), complaints: Complaints::default(), has_failed: false };
+        Ok((poster, keys))
     }
 
     /// Posts a batch; says whether the service has taken it. Takes no longer than `time`.
@@ -78,13 +62,12 @@ impl Poster {
     }
 
     async fn attempt(&mut self, body: Bytes, place: Place) -> Result<(), String> {
-        self.refresh_keys().await;
         let second = clock::since_1970().as_secs();
         let request = Request::post(&self.uri)
             .header(header::CONTENT_TYPE, "application/json")
             .header(header::USER_AGENT, USER_AGENT)
             .header(TRACEPARENT, place.traceparent())
-            .header(SIGNATURE, self.keys.sign(second, &body))
+            .header(SIGNATURE, self.keys.borrow().sign(second, &body))
             .body(Full::from(body))
             .expect("the parts of the request are sound");
         let response = self.client.request(request).await.map_err(|error| causes(&error))?;
@@ -95,29 +78,10 @@ impl Poster {
         if status.is_success() { Ok(()) } else { Err(format!("status {}", status.as_str())) }
     }
 
-    async fn refresh_keys(&mut self) {
-        let Some(path) = self.keys.file() else { return };
-        if self.keys_read.elapsed() < self.keys_interval {
-            return;
-        }
-        let path = path.to_owned();
-        // First, so that an attempt whose time ends meanwhile counts as one.
-        self.keys_read = Instant::now();
-        self.keys_interval = INTERVAL;
-        match self.reading.run(move || signature::read(&path)).await {
-            Ok(read) => self.keys.refresh(read),
-            Err(error) => {
-                self.keys_interval = HANGING_INTERVAL;
-                error!(error = %error, "secrets of the hook not changed, the old ones stay");
-            }
-        }
-    }
-
     /// Logs what is wrong with the service, now and then.
     fn complain(&mut self, reason: &str, place: Place) {
         self.has_failed = true;
-        if self.complained.is_none_or(|last| last.elapsed() >= INTERVAL) {
-            self.complained = Some(Instant::now());
+        if self.complaints.is_due(Instant::now()) {
             let trace_id = place.trace_id();
             warn!(reason = %reason.escape_debug(), trace_id, "the service of hook_url fails, events wait");
         }

@@ -2,13 +2,16 @@
 
 use std::fmt::Write as _;
 use std::fs::File;
+use std::future::pending;
 use std::io::{self, Read as _};
 use std::path::{Path, PathBuf};
 
 use aws_lc_rs::hmac;
+use tokio::sync::watch;
 use tracing::{error, info};
 
 use crate::config::{HookSettings, Secret};
+use crate::watched_files::{Stamps, WatchedFiles};
 
 /// Longest file that is read, and most secrets in all.
 const FILE_BYTES_MAX: u64 = 64 << 10;
@@ -49,13 +52,8 @@ impl Keys {
         Ok(keys)
     }
 
-    /// Returns the file that secrets are in.
-    pub(super) fn file(&self) -> Option<&Path> {
-        self.file.as_deref()
-    }
-
-    /// Takes over what [`read`] found in the file, if it has changed and is sound.
-    pub(super) fn refresh(&mut self, read: Result<Vec<u8>, String>) {
+    /// Takes over what [`read`] found in the file, if it holds something else than before and is sound.
+    fn refresh(&mut self, read: Result<Vec<u8>, String>) {
         if self.read == read {
             return;
         }
@@ -85,8 +83,23 @@ impl Keys {
     }
 }
 
+/// Reads the file of secrets again whenever it changes; for ever.
+pub(super) async fn keep(keys: watch::Sender<Keys>) {
+    let Some(path) = keys.borrow().file.clone() else { return pending().await };
+    let mut watched = WatchedFiles::new(Stamps::default());
+    loop {
+        watched.next_look().await;
+        let file = path.clone();
+        match watched.look(vec![path.clone()], move || read(&file)).await {
+            Ok(Some(read)) => keys.send_modify(|keys| keys.refresh(read)),
+            Ok(None) => {}
+            Err(error) => error!(error = %error, "secrets of the hook not changed, the old ones stay"),
+        }
+    }
+}
+
 /// Reads the file of secrets; blocks for as long as that takes.
-pub(super) fn read(path: &Path) -> Result<Vec<u8>, String> {
+fn read(path: &Path) -> Result<Vec<u8>, String> {
     let mut bytes = Vec::new();
     let length = File::open(path).and_then(|file| file.take(FILE_BYTES_MAX + 1).read_to_end(&mut bytes));
     match length.map_err(|error: io::Error| error.to_string())? as u64 {

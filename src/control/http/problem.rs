@@ -1,13 +1,13 @@
-//! Why a request was not done: the table of problems, and how each is answered (RFC 9457).
+//! Why a request was not done: the table of problems, and what each is answered with (RFC 9457).
+//!
+//! Knows nothing of a [`Reply`](super::reply::Reply), which is made of a problem.
 
 use axum::http::StatusCode;
 use axum::http::header::{ACCEPT_ENCODING, CONNECTION, HeaderValue, RETRY_AFTER, WWW_AUTHENTICATE};
-use axum::response::{IntoResponse, Response};
-use bytes::Bytes;
+use axum::response::Response;
 use serde::Serialize;
 use utoipa::ToSchema;
 
-use super::reply::Reply;
 use crate::dispatcher::Unanswered;
 
 /// Why a request of another program was not done, or may not have been.
@@ -138,6 +138,10 @@ impl Problem {
         self.row().1.as_u16()
     }
 
+    pub(super) const fn status_code(self) -> StatusCode {
+        self.row().1
+    }
+
     /// Returns what is the same each time.
     pub const fn title(self) -> &'static str {
         self.row().2
@@ -221,25 +225,6 @@ impl From<Unanswered> for Told {
 /// The node ends, and nothing was done.
 pub(super) fn draining() -> Told {
     Problem::Draining.because("the node drains, nothing was done; try again later, here or elsewhere").retry_after(1)
-}
-
-impl From<Told> for Reply {
-    fn from(told: Told) -> Self {
-        let body = serde_json::to_vec(&told.details()).expect("texts and numbers are JSON");
-        Self {
-            status: told.problem.row().1,
-            content_type: HeaderValue::from_static("application/problem+json"),
-            body: Bytes::from(body),
-            problem: Some(told.problem),
-            retry_after: told.retry_after,
-        }
-    }
-}
-
-impl IntoResponse for Told {
-    fn into_response(self) -> Response {
-        Reply::from(self).into_response()
-    }
 }
 
 /// Adds the headers that go with a problem.

@@ -9,7 +9,7 @@ use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
 use serde::Serialize;
 
-use super::problem::{self, Problem};
+use super::problem::{self, Problem, Told};
 
 /// An answer whose body is all there; a clone shares it.
 #[derive(Clone, Debug)]
@@ -48,6 +48,25 @@ impl Reply {
     /// Tells whether the request was done, or may have been: then it must not be done again.
     pub(super) fn may_be_done(&self) -> bool {
         self.problem.is_none_or(Problem::may_be_done)
+    }
+}
+
+impl From<Told> for Reply {
+    fn from(told: Told) -> Self {
+        let body = serde_json::to_vec(&told.details()).expect("texts and numbers are JSON");
+        Self {
+            status: told.problem.status_code(),
+            content_type: HeaderValue::from_static("application/problem+json"),
+            body: Bytes::from(body),
+            problem: Some(told.problem),
+            retry_after: told.retry_after,
+        }
+    }
+}
+
+impl IntoResponse for Told {
+    fn into_response(self) -> Response {
+        Reply::from(self).into_response()
     }
 }
 

@@ -27,14 +27,11 @@ use super::{Claims, rights, seconds};
 use crate::config::AuthSettings;
 use crate::gateway::Reason;
 use crate::roots::RootsError;
-use crate::service::{self, ServiceClient, causes};
+use crate::service::{self, Complaints, ServiceClient, causes};
 use crate::trace::{self, Place, TRACEPARENT};
 
 /// Longest answer that is read.
 const ANSWER_BYTES_MAX: usize = 64 << 10;
-
-/// Least time between two log lines about the service.
-const COMPLAINT_INTERVAL: Duration = Duration::from_secs(1);
 
 /// The service, and what is remembered of its answers.
 #[derive(Debug)]
@@ -47,7 +44,7 @@ pub(super) struct Service {
 #[derive(Debug)]
 struct Memory {
     answers: Cache<Result<Claims, Reason>>,
-    complained: Option<Instant>,
+    complaints: Complaints,
 }
 
 /// What the service is asked.
@@ -66,7 +63,7 @@ impl Service {
     pub(super) fn new(settings: &AuthSettings) -> Result<Self, RootsError> {
         let (url, ca) = (settings.url.as_ref(), settings.url_ca.as_deref());
         let client = service::client(url, "auth_url_ca", ca, settings.url_in_flight_max)?;
-        let memory = Memory { answers: Cache::new(settings.cache_entries_max), complained: None };
+        let memory = Memory { answers: Cache::new(settings.cache_entries_max), complaints: Complaints::default() };
         Ok(Self { client, in_flight: Semaphore::new(settings.url_in_flight_max), memory: Mutex::new(memory) })
     }
 
@@ -128,11 +125,8 @@ impl Service {
 
     /// Logs what is wrong with the service, now and then.
     pub(super) fn complain(&self, reason: &str) {
-        let now = Instant::now();
-        let mut memory = self.memory();
-        if memory.complained.is_none_or(|last| now.saturating_duration_since(last) >= COMPLAINT_INTERVAL) {
-            memory.complained = Some(now);
-            drop(memory);
+        let is_due = self.memory().complaints.is_due(Instant::now());
+        if is_due {
             warn!(reason = %reason.escape_debug(), "the service of auth_url fails, nobody gets in");
         }
     }

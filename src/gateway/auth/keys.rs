@@ -58,7 +58,7 @@ pub(super) struct Keys {
 #[derive(Debug)]
 struct Loaded {
     keys: Arc<KeySet>,
-    /// Of what was read last, sound or not: the same is not parsed, nor complained about, again.
+    /// Of what was read last, sound or not: files that have changed and hold the same are not parsed, nor complained about, again.
     digest: Digest,
 }
 
@@ -108,10 +108,10 @@ impl Keys {
         Arc::clone(&self.lock().keys)
     }
 
-    /// Reads all keys again; returns what [`Keys::take`] takes, unless nothing has changed.
+    /// Reads all keys again; returns what [`Keys::take`] takes, unless they hold the same as before.
     ///
     /// Blocks for as long as files take to be read.
-    pub(super) fn look(&self, settings: &AuthSettings) -> Option<ChangedKeys> {
+    pub(super) fn reread(&self, settings: &AuthSettings) -> Option<ChangedKeys> {
         let sources = Sources::read(settings);
         let digest = sources.digest();
         if self.lock().digest.as_ref() == digest.as_ref() {
@@ -433,7 +433,7 @@ mod tests {
         let keys = Keys::load(&settings).expect("sound keys");
         let first = keys.current();
         let refresh = |settings: &AuthSettings| {
-            if let Some(changed) = keys.look(settings) {
+            if let Some(changed) = keys.reread(settings) {
                 keys.take(changed);
             }
         };

@@ -123,11 +123,11 @@ impl Authenticator {
         matches!(self.method, Method::Jwt(_))
     }
 
-    /// Reads the keys again; returns what [`Authenticator::take_keys`] takes, unless nothing has changed.
+    /// Reads the keys again; returns what [`Authenticator::take_keys`] takes, unless they hold the same as before.
     ///
     /// Blocks for as long as files take to be read.
-    pub(crate) fn look_at_keys(&self, settings: &AuthSettings) -> Option<ChangedKeys> {
-        if let Method::Jwt(keys) = &self.method { keys.look(settings) } else { None }
+    pub(crate) fn reread_keys(&self, settings: &AuthSettings) -> Option<ChangedKeys> {
+        if let Method::Jwt(keys) = &self.method { keys.reread(settings) } else { None }
     }
 
     /// Takes keys that were read again; those that are not sound leave the old ones in force.

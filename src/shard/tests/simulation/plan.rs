@@ -8,6 +8,7 @@ use super::network::{Faults, is_one_in};
 use super::world::UIDS;
 use crate::config::{Config, DrainCode, DuplicateLogin, SessionSettings, SlowConsumer};
 use crate::mailbox::SHARE_FROM;
+use crate::protocol::Protocol;
 
 /// Longest uid among those that log in, and what a command and a frame add to a message.
 const AROUND_A_MESSAGE: usize = 64;
@@ -111,6 +112,11 @@ impl Plan {
             duplicate_login: meetings[random.usize(..3)],
             ..self.settings.clone()
         }
+    }
+
+    /// Draws what a client speaks.
+    pub(super) fn protocol(&self, random: &mut Rng) -> Protocol {
+        if self.has_json && random.bool() { Protocol::Json } else { Protocol::Plain }
     }
 
     /// Returns how long a message of `bytes` may be when it is encoded.

@@ -16,7 +16,6 @@ use super::plan::{LONG_FROM, Plan};
 use crate::config::{DuplicateLogin, SessionSettings, SlowConsumer};
 use crate::mailbox::{self, Bell};
 use crate::metrics::Stats;
-use crate::protocol::Protocol;
 use crate::rights::Rights;
 use crate::router::shard_of;
 use crate::shard::io::SessionKey;
@@ -373,9 +372,7 @@ impl World {
         if is_one_in(&mut self.random, 10) {
             peer.rights = [Rights::RECEIVE, Rights::UNICAST, Rights::BROADCAST][self.random.usize(..3)];
         }
-        if self.plan.has_json && self.random.bool() {
-            peer.protocol = Protocol::Json;
-        }
+        peer.protocol = self.plan.protocol(&mut self.random);
         if is_one_in(&mut self.random, 15) {
             peer.expires = Some(self.clock.wall() + Duration::from_millis(self.random.u64(..60_000)));
         }

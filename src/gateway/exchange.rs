@@ -1,0 +1,151 @@
+//! One HTTP request and its answer, on hyper's HTTP/1 server; then the stream is taken back.
+//!
+//! ```text
+//!   new ─▶ request ─▶ unless_left ─▶ respond ─▶ into_stream
+//!             │           │             │            ▲
+//!             └───────────┴─────────────┴── failed ──┘
+//! ```
+//! hyper calls a service for each request. Here the service hands the request to the task that owns the [`Exchange`] and waits
+//! for the answer, so that this task reads, decides and answers in one straight line. Only that task polls the connection.
+
+use std::cell::Cell;
+use std::future::{Future, poll_fn};
+
+use bytes::Bytes;
+use http_body_util::Full;
+use hyper::body::Incoming;
+use hyper::header::{self, HeaderValue};
+use hyper::server::conn::http1;
+use hyper::service::Service;
+use hyper::{Request, StatusCode};
+use hyper_util::rt::TokioIo;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::sync::{oneshot, watch};
+
+use super::half_close::{HalfClose, Stage};
+use super::refusal::Refusal;
+
+/// Most bytes of a request's head.
+const HEAD_BYTES_MAX: usize = 16 << 10;
+
+/// Most header lines of a request.
+const HEADERS_MAX: usize = 64;
+
+/// The answer to a request; its body is all there.
+pub(super) type Response = hyper::Response<Full<Bytes>>;
+
+/// The one request of a connection, and its answer.
+///
+/// # Cancel safety
+/// Every future of this type may be dropped before it is done, such as by a time-out: the stream can be taken back then.
+pub(super) struct Exchange<S: AsyncRead + AsyncWrite + Unpin> {
+    connection: http1::Connection<TokioIo<HalfClose<S>>, Handing>,
+    stage: watch::Sender<Stage>,
+    /// Brings the request out of hyper.
+    asked: oneshot::Receiver<Asked>,
+    /// Takes the answer to hyper; there from the request to the answer.
+    answer: Option<oneshot::Sender<Response>>,
+}
+
+/// A request as the service hands it over: without its body, since no request may have one.
+struct Asked {
+    request: Request<()>,
+    answer: oneshot::Sender<Response>,
+}
+
+/// The service that hyper calls.
+struct Handing {
+    /// Taken by the first request. A connection has no second one, because `respond` closes it.
+    asked: Cell<Option<oneshot::Sender<Asked>>>,
+    stage: watch::Sender<Stage>,
+}
+
+impl Service<Request<Incoming>> for Handing {
+    type Response = Response;
+    type Error = oneshot::error::RecvError;
+    type Future = oneshot::Receiver<Response>;
+
+    fn call(&self, request: Request<Incoming>) -> Self::Future {
+        let (answer, answered) = oneshot::channel();
+        self.stage.send_replace(Stage::Received);
+        if let Some(asked) = self.asked.take() {
+            asked.send(Asked { request: request.map(drop), answer }).ok();
+        }
+        answered
+    }
+}
+
+impl<S: AsyncRead + AsyncWrite + Unpin> Exchange<S> {
+    pub(super) fn new(stream: S) -> Self {
+        let stage = watch::Sender::new(Stage::Receiving);
+        let (asking, asked) = oneshot::channel();
+        let service = Handing { asked: Cell::new(Some(asking)), stage: stage.clone() };
+        let connection = http1::Builder::new()
+            // The caller bounds all of the request's time, however the bytes trickle. hyper would bound the head's only.
+            .header_read_timeout(None)
+            .max_buf_size(HEAD_BYTES_MAX)
+            .max_headers(HEADERS_MAX)
+            .serve_connection(TokioIo::new(HalfClose::new(stream, stage.subscribe())), service);
+        Self { connection, stage, asked, answer: None }
+    }
+
+    /// Receives the request.
+    ///
+    /// # Errors
+    /// When the client leaves, or sends what is no request.
+    pub(super) async fn request(&mut self) -> Result<Request<()>, Refusal> {
+        let asked = tokio::select! {
+            biased;
+            ended = poll_fn(|context| self.connection.poll_without_shutdown(context)) => return Err(unanswered(ended)),
+            Ok(asked) = &mut self.asked => asked,
+        };
+        self.answer = Some(asked.answer);
+        Ok(asked.request)
+    }
+
+    /// Waits for something that the answer depends on.
+    ///
+    /// # Errors
+    /// When the client leaves meanwhile.
+    pub(super) async fn unless_left<T>(&mut self, waited_for: impl Future<Output = T>) -> Result<T, Refusal> {
+        self.stage.send_replace(Stage::Waiting);
+        tokio::select! {
+            biased;
+            result = waited_for => Ok(result),
+            ended = poll_fn(|context| self.connection.poll_without_shutdown(context)) => Err(unanswered(ended)),
+        }
+    }
+
+    /// Answers the request; returns when the answer is sent.
+    ///
+    /// # Errors
+    /// hyper's: the client has gone, or a body that it began to send is cut.
+    pub(super) async fn respond(&mut self, mut response: Response) -> Result<(), hyper::Error> {
+        if response.status() != StatusCode::SWITCHING_PROTOCOLS {
+            // Here, because hyper's own switch for one request a connection would overwrite the header of an upgrade.
+            response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+        }
+        self.stage.send_replace(Stage::Answered);
+        if let Some(answer) = self.answer.take() {
+            // Fails only if the connection has ended, and then polling it says so.
+            answer.send(response).ok();
+        }
+        poll_fn(|context| self.connection.poll_without_shutdown(context)).await
+    }
+
+    /// Tells whether the request was answered, even if the answer was not sent in full.
+    pub(super) fn is_answered(&self) -> bool {
+        *self.stage.borrow() == Stage::Answered
+    }
+
+    /// Returns the stream, and every byte that was received behind the request.
+    pub(super) fn into_stream(self) -> (S, Vec<u8>) {
+        let parts = self.connection.into_parts();
+        (parts.io.into_inner().into_inner(), parts.read_buf.into())
+    }
+}
+
+/// Says why a connection ended before its request was answered.
+fn unanswered(ended: Result<(), hyper::Error>) -> Refusal {
+    ended.map_or_else(Refusal::from, |()| Refusal::ClosedByPeer(None))
+}
