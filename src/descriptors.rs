@@ -9,12 +9,12 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 const ROOM_MAX: usize = 1 << 17;
 
 /// Returns how many the process may have; `None` when there is no bound.
-pub(crate) fn limit() -> Option<u64> {
+pub fn limit() -> Option<u64> {
     getrlimit(Resource::Nofile).current
 }
 
 /// Raises the limit as far as the process may; returns what it is then.
-pub(crate) fn raise_limit() -> Option<u64> {
+pub fn raise_limit() -> Option<u64> {
     let maximum = getrlimit(Resource::Nofile).maximum;
     // Where it is not granted the limit stays, and tells by itself.
     setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum }).ok();
@@ -26,7 +26,7 @@ pub(crate) fn raise_limit() -> Option<u64> {
 /// It doubles a table that is full, and in a process with threads it then waits until every core has let go of the old one
 /// (`expand_fdtable` in Linux's fs/file.c): 10 to 25 ms at 256, 512, 1,024 … connections, in which none is accepted. Room
 /// that can't be made ahead is made when it is needed.
-pub(crate) fn make_room(count: usize) {
+pub fn make_room(count: usize) {
     let room = limit().map_or(ROOM_MAX as u64, |limit| limit.min(ROOM_MAX as u64)).min(count as u64);
     // Anything, opened once more at the last place and closed again.
     if let Ok(any) = File::open("/dev/null") {
