@@ -79,8 +79,8 @@ impl Desk {
         let (desk, authority) = (Self { folder: tempfile::tempdir().expect("a folder"), address }, Authority::new());
         let path = |name: &str| desk.folder.path().join(name);
         symlink(env!("CARGO_BIN_EXE_pombo"), path("pombo")).expect("the folder is writable");
-        fs::create_dir_all(path("target/release")).expect("the folder is writable");
-        symlink(env!("CARGO_BIN_EXE_pombo"), path("target/release/pombo")).expect("the folder is writable");
+        fs::create_dir_all(path("target/dist")).expect("the folder is writable");
+        symlink(env!("CARGO_BIN_EXE_pombo"), path("target/dist/pombo")).expect("the folder is writable");
         fs::write(path("picture.svg"), "<svg/>").expect("the folder is writable");
         // What is piped into pombo there.
         desk.program("make", "echo building; echo built >&2");
