@@ -65,6 +65,21 @@ fn one_version_of_each_package() {
     }
 }
 
+/// Most packages in the server as `cargo run --release` builds it, itself included: each is built by everyone who tries it.
+const SERVER_PACKAGES_MAX: usize = 160;
+
+#[test]
+fn the_server_is_built_of_few_packages() {
+    let mut cargo = Command::new(env::var_os("CARGO").unwrap_or("cargo".into()));
+    cargo.current_dir(env!("CARGO_MANIFEST_DIR"));
+    cargo.args(["tree", "--locked", "--offline", "--edges", "normal", "--prefix", "none", "--no-dedupe"]);
+    let tree = run(&mut cargo).expect("the packages of the default build were downloaded");
+    // A line is a name, a version, and what kind of package it is.
+    let packages: HashSet<_> = tree.lines().map(|line| line.split(' ').take(2).collect::<Vec<_>>()).collect();
+    let count = packages.len();
+    assert!((2..=SERVER_PACKAGES_MAX).contains(&count), "{count} packages, expected at most {SERVER_PACKAGES_MAX}");
+}
+
 /// Tells whether a licence expression (SPDX, or the older form with slashes) can be met by [`LICENCES`].
 fn is_allowed(expression: &str) -> bool {
     let expression = expression.replace('/', " OR ").replace(['(', ')'], "");
