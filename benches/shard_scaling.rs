@@ -36,8 +36,6 @@ use std::sync::{Arc, Barrier};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use pombo::cli::bench::page::{Axis, Line, Page};
-use pombo::cli::bench::quantity;
 use pombo::config::{Config, SessionSettings};
 use pombo::mailbox::{self, Bell, Mailbox};
 use pombo::metrics::Stats;
@@ -47,6 +45,7 @@ use pombo::router::shard_of;
 use pombo::shard::io::{Network, Socket};
 use pombo::shard::{Admission, Handover, LoginNumbers, Parts, Poller, Request, SessionKey, Shard, Turn};
 use pombo::uid::{BROADCAST, Uid, UidHasher};
+use pombo_plots::{Axis, Line, Page, quantity};
 use rustix::time::{ClockId, clock_gettime};
 
 use self::memory::{MemoryNetwork, Script, Tag, burst, tag};

@@ -35,7 +35,7 @@
 //!
 //! | room | holds |
 //! | --- | --- |
-//! | [`cli`] | `pombo serve`, `connect`, `push`, `online`, `kick`, `top`, `bench` |
+//! | [`cli`] | `pombo serve`, `connect`, `push`, `online`, `kick`, `top`; `bench`, which becomes `pombo-bench` |
 //! | [`server`] | the only wiring: a checked config, then bound, then running, then drained |
 //! | `dispatcher` | the way to the shards from outside the message path |
 //! | `control` | what other programs reach: pushes, queries and actions over HTTP, the console, pushes by lines of JSON |
@@ -77,7 +77,8 @@ pub mod cli;
 mod clock;
 pub mod config;
 mod control;
-mod descriptors;
+#[doc(hidden)]
+pub mod descriptors;
 mod dispatcher;
 pub mod frame;
 mod gateway;
@@ -91,7 +92,8 @@ mod peer;
 pub mod presence;
 pub mod protocol;
 pub mod rights;
-mod roots;
+#[doc(hidden)]
+pub mod roots;
 pub mod router;
 pub mod server;
 mod service;

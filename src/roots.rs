@@ -1,6 +1,6 @@
 //! Whom to trust over TLS as a client: the system's roots, or those in a file; and what handshakes are made by then.
 //!
-//! Read once, by who is about to connect somewhere: `pombo connect` and `bench`, and the gateway towards the service
+//! Read once, by who is about to connect somewhere: `pombo connect`, `pombo-bench`, and the gateway towards the service
 //! that authenticates. Never on the way of a message.
 
 use std::fs::File;
@@ -18,7 +18,7 @@ const FILE_BYTES_MAX: u64 = 1 << 20;
 
 /// Why there is nobody to trust; the user's to mend.
 #[derive(Debug, thiserror::Error)]
-pub(crate) enum RootsError {
+pub enum RootsError {
     #[error("cannot read {setting} {}: {source}", path.display())]
     Unreadable { setting: &'static str, path: PathBuf, source: io::Error },
     #[error("{setting} {} holds no certificate in PEM that can be trusted", path.display())]
@@ -31,7 +31,7 @@ pub(crate) enum RootsError {
 ///
 /// # Errors
 /// When there is no root, see [`RootsError`].
-pub(crate) fn load(setting: &'static str, file: Option<&Path>) -> Result<RootCertStore, RootsError> {
+pub fn load(setting: &'static str, file: Option<&Path>) -> Result<RootCertStore, RootsError> {
     let mut roots = RootCertStore::empty();
     let Some(path) = file else {
         let (added, _) = roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
@@ -44,7 +44,7 @@ pub(crate) fn load(setting: &'static str, file: Option<&Path>) -> Result<RootCer
 }
 
 /// Makes what handshakes with servers are made by that one of `roots` vouches for.
-pub(crate) fn client_config(roots: RootCertStore) -> ClientConfig {
+pub fn client_config(roots: RootCertStore) -> ClientConfig {
     ClientConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))
         .with_safe_default_protocol_versions()
         .expect("AWS-LC has the ciphers of TLS 1.2 and 1.3")

@@ -99,5 +99,9 @@ fn random_bytes_end_in_every_state_and_others_do_not_notice() {
 
 #[test]
 fn storms_pass_and_others_do_not_notice() {
-    hold_against(&["resets at once", "come back at once, half of them", "come back at once"]);
+    hold_against(&["resets at once"]);
+    // The load generator comes back.
+    if support::sibling(env!("CARGO_BIN_EXE_pombo"), "pombo-bench").is_some() {
+        hold_against(&["come back at once, half of them", "come back at once"]);
+    }
 }

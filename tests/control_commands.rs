@@ -383,8 +383,7 @@ fn man_pages_are_of_each_command() {
     let pages = folder.path().join("share/man1");
     let (stdout, stderr, exit) = pombo(&["man", pages.to_str().expect("a path in UTF-8")], &[], b"");
     assert_eq!((stdout.as_str(), stderr.as_str(), exit), ("", "", 0));
-    for name in ["pombo", "pombo-serve", "pombo-push", "pombo-online", "pombo-kick", "pombo-top", "pombo-bench-unicast"]
-    {
+    for name in ["pombo", "pombo-serve", "pombo-push", "pombo-online", "pombo-kick", "pombo-top", "pombo-bench"] {
         let page =
             fs::read_to_string(pages.join(format!("{name}.1"))).unwrap_or_else(|error| panic!("{name}: {error}"));
         assert!(page.contains(".TH ") && page.contains(".SH NAME"), "{page}");

@@ -1,4 +1,4 @@
-//! What the crate depends on: licences that go with ours, one version of each package, one source.
+//! What the workspace depends on: licences that go with ours, one version of each package, one source.
 //!
 //! Asks cargo about the lock file, offline, for this machine's platform; known vulnerabilities are in a database that
 //! must be downloaded, so they are not looked at here. Packages of optional features are looked at where they have been
@@ -24,7 +24,7 @@ const DUPLICATES: &[(&str, &str)] = &[
     ("syn", "tracing-attributes asks for an older one than the derives; at compile time only"),
 ];
 
-/// Where packages may come from; the crate itself comes from nowhere.
+/// Where packages may come from; ours come from nowhere.
 const SOURCE: &str = "registry+https://github.com/rust-lang/crates.io-index";
 
 #[test]
@@ -42,7 +42,7 @@ fn licences_go_with_ours() {
 fn every_package_comes_from_the_registry() {
     for package in packages().0 {
         let source = package["source"].as_str();
-        assert!(source == Some(SOURCE) || package["name"] == "pombo", "{} comes from {source:?}", package["name"]);
+        assert!(source == Some(SOURCE) || is_ours(&package), "{} comes from {source:?}", package["name"]);
     }
 }
 
@@ -63,6 +63,21 @@ fn one_version_of_each_package() {
         let stale = cfg!(target_os = "linux") && has_all_features && !versions.contains_key(*name);
         assert!(!stale, "{name} comes once; its exception ({reason}) can go");
     }
+}
+
+/// Most packages in the server as `cargo run --release` builds it, itself included: each is built by everyone who tries it.
+const SERVER_PACKAGES_MAX: usize = 160;
+
+#[test]
+fn the_server_is_built_of_few_packages() {
+    let mut cargo = Command::new(env::var_os("CARGO").unwrap_or("cargo".into()));
+    cargo.current_dir(env!("CARGO_MANIFEST_DIR"));
+    cargo.args(["tree", "--locked", "--offline", "--edges", "normal", "--prefix", "none", "--no-dedupe"]);
+    let tree = run(&mut cargo).expect("the packages of the default build were downloaded");
+    // A line is a name, a version, and what kind of package it is.
+    let packages: HashSet<_> = tree.lines().map(|line| line.split(' ').take(2).collect::<Vec<_>>()).collect();
+    let count = packages.len();
+    assert!((2..=SERVER_PACKAGES_MAX).contains(&count), "{count} packages, expected at most {SERVER_PACKAGES_MAX}");
 }
 
 /// Tells whether a licence expression (SPDX, or the older form with slashes) can be met by [`LICENCES`].
@@ -100,6 +115,11 @@ fn packages() -> (Vec<Value>, bool) {
     let used: HashSet<_> = nodes.iter().map(|node| &node["id"]).collect();
     let packages = metadata["packages"].as_array().expect("the packages");
     (packages.iter().filter(|package| used.contains(&package["id"])).cloned().collect(), has_all_features)
+}
+
+/// Whether a package is of this workspace.
+fn is_ours(package: &Value) -> bool {
+    package["manifest_path"].as_str().is_some_and(|path| path.starts_with(env!("CARGO_MANIFEST_DIR")))
 }
 
 /// Asks cargo for the packages of these features, without downloading any.

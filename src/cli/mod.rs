@@ -11,13 +11,14 @@ use std::fmt::Display;
 use std::io::{self, Write};
 use std::process::ExitCode;
 
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory as _, Parser, Subcommand};
 
-pub mod bench;
+mod bench;
 mod connect;
 mod control;
 mod flags;
-mod generate;
+#[doc(hidden)]
+pub mod generate;
 mod input;
 mod log;
 mod serve;
@@ -28,11 +29,15 @@ mod traces;
 mod trim;
 mod trust;
 
+/// The version, and the commit if it is known; `pombo-bench` tells the same.
+#[doc(hidden)]
+pub const VERSION: &str = env!("BUILD_VERSION");
+
 /// The whole command line.
 #[derive(Parser)]
 #[command(
     name = "pombo",
-    version = env!("BUILD_VERSION"),
+    version = VERSION,
     long_version = concat!(env!("BUILD_VERSION"), "\nfeatures: ", env!("BUILD_FEATURES")),
     about = "A WebSocket push server: delivers a message to one user by uid, or to everybody, on every core",
     after_help = "Without a command, pombo serves. Each setting is a flag, a variable (POMBO_SHARDS) and a key in \
@@ -58,8 +63,7 @@ enum Command {
     Kick(control::kick::Kick),
     Health(control::health::Health),
     Top(control::top::Top),
-    /// Puts a server under load, checks every message, and says what it cost
-    Bench(bench::BenchArgs),
+    Bench(bench::Bench),
     Completions(generate::Completions),
     Man(generate::Man),
 }
@@ -88,9 +92,9 @@ pub fn run(
         Command::Health(health) => health.run(&variables),
         Command::Top(top) => top.run(&variables),
         Command::Connect(connect) => connect::run(connect),
-        Command::Bench(bench) => bench::run(bench),
-        Command::Completions(completions) => completions.run(),
-        Command::Man(man) => man.run(),
+        Command::Bench(bench) => bench.run(),
+        Command::Completions(completions) => completions.run(Cli::command()),
+        Command::Man(man) => man.run(Cli::command()),
     }
 }
 

@@ -4,8 +4,8 @@ use std::io;
 use std::path::Path;
 use std::sync::Arc;
 
+use rustls::ClientConfig;
 use rustls::pki_types::ServerName;
-use rustls::{ClientConfig, ClientConnection};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
@@ -32,11 +32,6 @@ impl Trust {
         let stream = TlsConnector::from(Arc::clone(&self.0)).connect(name(host)?, stream).await;
         let failed = |error: io::Error| io::Error::new(error.kind(), format!("no TLS with {host}: {error}"));
         Ok(Box::new(stream.map_err(failed)?))
-    }
-
-    /// Begins a connection to a server that must be `host`, for who drives it alone.
-    pub(super) fn connection(&self, host: &str) -> io::Result<ClientConnection> {
-        ClientConnection::new(Arc::clone(&self.0), name(host)?).map_err(io::Error::other)
     }
 }
 

@@ -40,12 +40,11 @@ impl Process {
 
 #[cfg(target_os = "linux")]
 mod kernel {
-    use std::fs::File;
+    use std::fs::{self, File};
     use std::os::unix::fs::FileExt as _;
 
-    use procfs::process::Stat;
-    use procfs::{CurrentSI as _, FromRead as _, KernelStats};
     use rustix::fs::Dir;
+    use rustix::param::{clock_ticks_per_second, page_size};
 
     use super::Figures;
 
@@ -67,26 +66,59 @@ mod kernel {
             Self {
                 stat: File::open("/proc/self/stat").ok(),
                 descriptors: File::open("/proc/self/fd").ok().and_then(|folder| Dir::new(folder).ok()),
-                boot: KernelStats::current().ok().map(|kernel| kernel.btime),
+                boot: fs::read_to_string("/proc/stat").ok().and_then(|text| boot_seconds(&text)),
             }
         }
 
         pub(super) fn read(&mut self, figures: &mut Figures) {
             figures.open_descriptors = self.descriptors.as_mut().and_then(count);
             let Some(stat) = self.stat.as_ref().and_then(read_stat) else { return };
-            let seconds = |ticks: u64| ticks as f64 / procfs::ticks_per_second() as f64;
-            figures.cpu_seconds = Some(seconds(stat.utime + stat.stime));
-            figures.resident_bytes = Some(stat.rss * procfs::page_size());
-            figures.virtual_bytes = Some(stat.vsize);
-            figures.threads = Some(stat.num_threads);
-            figures.start_seconds = self.boot.map(|boot| boot as f64 + seconds(stat.starttime));
+            let seconds = |ticks: u64| ticks as f64 / clock_ticks_per_second() as f64;
+            figures.cpu_seconds = Some(seconds(stat.cpu_ticks));
+            figures.resident_bytes = Some(stat.resident_pages * page_size() as u64);
+            figures.virtual_bytes = Some(stat.virtual_bytes);
+            figures.threads = Some(stat.threads);
+            figures.start_seconds = self.boot.map(|boot| boot as f64 + seconds(stat.start_ticks));
         }
+    }
+
+    /// The figures of `/proc/self/stat`.
+    #[derive(Debug, PartialEq)]
+    pub(super) struct Stat {
+        pub(super) cpu_ticks: u64,
+        pub(super) threads: i64,
+        /// Since the kernel started.
+        pub(super) start_ticks: u64,
+        pub(super) virtual_bytes: u64,
+        pub(super) resident_pages: u64,
     }
 
     fn read_stat(file: &File) -> Option<Stat> {
         let mut content = [0; STAT_BYTES_MAX];
         let length = file.read_at(&mut content, 0).ok()?;
-        Stat::from_read(&content[..length]).ok()
+        Stat::parse(std::str::from_utf8(&content[..length]).ok()?)
+    }
+
+    impl Stat {
+        /// Reads the fields by the numbers that proc_pid_stat(5) gives them. The name, the second, may hold spaces and
+        /// brackets itself.
+        pub(super) fn parse(text: &str) -> Option<Self> {
+            let (_, behind_name) = text.rsplit_once(')')?;
+            let fields: Vec<&str> = behind_name.split_ascii_whitespace().collect();
+            let field = |number: usize| fields.get(number - 3)?.parse::<u64>().ok();
+            Some(Self {
+                cpu_ticks: field(14)? + field(15)?,
+                threads: i64::try_from(field(20)?).ok()?,
+                start_ticks: field(22)?,
+                virtual_bytes: field(23)?,
+                resident_pages: field(24)?,
+            })
+        }
+    }
+
+    /// Finds when the kernel started in `/proc/stat`, in seconds since 1970.
+    pub(super) fn boot_seconds(text: &str) -> Option<u64> {
+        text.lines().find_map(|line| line.strip_prefix("btime "))?.trim().parse().ok()
     }
 
     /// Counts the entries of the folder but itself and the one above it.
@@ -121,7 +153,21 @@ mod tests {
     use std::fs::File;
     use std::hint::black_box;
 
+    use super::kernel::{Stat, boot_seconds};
     use super::*;
+
+    #[test]
+    fn fields_are_found_by_their_number() {
+        let text = "7 (a b) c) S 1 7 7 0 -1 4194560 900 0 3 0 14 15 16 17 20 0 20 0 22 23 24 25 1 1";
+        let stat = Stat { cpu_ticks: 29, threads: 20, start_ticks: 22, virtual_bytes: 23, resident_pages: 24 };
+        assert_eq!(Stat::parse(text), Some(stat));
+        for bad in ["", "7 a S 1", "7 (a) S 1 7 7", &text.replace(" 24 ", " x ")] {
+            assert_eq!(Stat::parse(bad), None, "{bad}");
+        }
+        assert_eq!(boot_seconds("cpu 1 2\nbtime 1760000000\nprocesses 3\n"), Some(1_760_000_000));
+        assert_eq!(boot_seconds("cpu 1 2\nbtime soon\n"), None);
+        assert_eq!(boot_seconds(""), None);
+    }
 
     #[test]
     fn each_reading_is_of_now() {

@@ -16,6 +16,7 @@ mod node;
 mod patience;
 mod program;
 mod service;
+mod sibling;
 mod tls;
 mod token;
 
@@ -30,5 +31,6 @@ pub(crate) use node::{Node, Nodes, nodes};
 pub(crate) use patience::{DEADLINE, eventually};
 pub(crate) use program::Program;
 pub(crate) use service::{Reply, Service};
+pub(crate) use sibling::sibling;
 pub(crate) use tls::{Authority, LOCAL, Secured, secure};
 pub(crate) use token::{SECRET, Signer, claims, seconds_from_now};

@@ -29,6 +29,7 @@ mod lines;
 pub(super) mod online;
 mod outcome;
 pub(super) mod push;
+#[cfg_attr(not(feature = "top"), path = "no_top.rs")]
 pub(super) mod top;
 
 /// How a node is called, and how its answer is shown.

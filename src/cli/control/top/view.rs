@@ -22,7 +22,6 @@ use ratatui::widgets::{Block, Borders, Clear, Paragraph, Row, Sparkline, Table};
 use super::figures::{DELIVERED, Figures, Rates, Reason, SHED, ShardFigures, TurnTimes, rate, total};
 use super::sample::Counts;
 use super::screen::Screen;
-use crate::cli::bench::numbers::whole;
 use crate::frame::close;
 
 /// Heights of parts, and of screens that have room for them.
@@ -280,6 +279,19 @@ fn pace(rate: Option<f64>) -> String {
     rate.map_or("–/s".to_owned(), |rate| format!("{}/s", short(rate)))
 }
 
+/// A whole number, its thousands apart.
+fn whole(number: u64) -> String {
+    let digits = number.to_string();
+    let mut text = String::with_capacity(digits.len() * 4 / 3);
+    for (index, digit) in digits.chars().enumerate() {
+        if index > 0 && (digits.len() - index).is_multiple_of(3) {
+            text.push(',');
+        }
+        text.push(digit);
+    }
+    text
+}
+
 /// A number in five places at most.
 fn short(number: f64) -> String {
     let (number, unit) = match number {
@@ -480,6 +492,13 @@ shard sessions     uids    in/s deliv/s
         assert_eq!((bytes(12.0), bytes(12_000.0)), ("12 B".to_owned(), "12 kB".to_owned()));
         for (us, text) in [(0, "0.0 µs"), (12, "12 µs"), (9_960, "10 ms"), (1_200, "1.2 ms"), (1_500_000, "1.5 s")] {
             assert_eq!(short_time(Duration::from_micros(us)), text);
+        }
+    }
+
+    #[test]
+    fn thousands_are_apart() {
+        for (number, text) in [(0, "0"), (999, "999"), (1000, "1,000"), (1234567, "1,234,567"), (100000, "100,000")] {
+            assert_eq!(whole(number), text);
         }
     }
 }

@@ -1,7 +1,8 @@
 //! A report as a page: the rows that a terminal shows, and plots.
 
-use super::super::numbers::{quantity, time};
-use super::super::page::{Axis, Bar, Line, Page};
+use pombo_plots::{Axis, Bar, Line, Page, quantity};
+
+use super::super::numbers::time;
 use super::{Cpu, Messages, Report, Soak};
 
 /// Marks of the axis of shares: each is a nine more.

@@ -1,4 +1,4 @@
-//! `pombo bench`: puts a server under load, checks every message, and says what it cost.
+//! `pombo-bench`, which `pombo bench` runs: puts a server under load, checks every message, and says what it cost.
 //!
 //! It speaks the plain protocol only, so it measures any server that does. One thread drives all clients; see the
 //! drawing. It runs where it is started, and touches the server through its sockets and, with `--pid`, through `/proc`.
@@ -25,8 +25,7 @@ mod generator;
 mod inside;
 mod latency;
 mod ledger;
-pub(super) mod numbers;
-pub mod page;
+mod numbers;
 mod process;
 mod progress;
 mod report;
@@ -38,19 +37,21 @@ mod target;
 mod traffic;
 mod wire;
 
+use std::ffi::OsString;
 use std::io;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 
-use clap::{Args, Subcommand};
+use clap::{CommandFactory as _, Parser, Subcommand};
+use pombo::cli::generate::{Completions, Man};
+use pombo_plots::Page;
 
 pub use self::arguments::ScenarioArgs;
 pub use self::inside::Placement;
 pub use self::latency::Latency;
 pub use self::ledger::Tally;
-pub use self::numbers::quantity;
 pub use self::process::ProcessError;
 pub use self::progress::Sample;
 pub use self::report::{Cpu, GeneratorCost, Logins, Messages, Parameters, Report, ServerCost};
@@ -58,22 +59,29 @@ pub use self::soak::{Minute, Soak};
 pub use self::traffic::Targets;
 
 use self::arguments::Scenario;
-use self::page::Page;
 use self::progress::Progress;
 
-/// Arguments of `pombo bench`.
-#[derive(Args, Clone, Debug)]
-pub struct BenchArgs {
+/// The whole command line.
+#[derive(Parser)]
+#[command(
+    name = "pombo-bench",
+    version = pombo::cli::VERSION,
+    about = "Puts a server under load, checks every message, and says what it cost",
+    disable_help_subcommand = true
+)]
+struct Cli {
     #[command(subcommand)]
     command: Command,
 }
 
-#[derive(Subcommand, Clone, Debug)]
+#[derive(Subcommand)]
 enum Command {
     #[command(flatten)]
     Scenario(Scenario),
     /// Start several servers, run scenarios against each in turn, and compare
     Compare(compare::CompareArgs),
+    Completions(Completions),
+    Man(Man),
 }
 
 /// Why a run could not be made, or could not go on.
@@ -154,13 +162,20 @@ impl BenchError {
     }
 }
 
-/// Runs a scenario and prints what it found; the exit code is 0 if it is sound, 1 if not, 2 if it was never made.
-pub fn run(args: BenchArgs) -> ExitCode {
-    let args = match args.command {
-        Command::Scenario(scenario) => ScenarioArgs { scenario },
-        Command::Compare(args) => return compare::run(&args),
-    };
-    match measure(&args) {
+/// Runs the command that `arguments` (the program's name first) ask for, and prints what it found.
+///
+/// The exit code is 0 if the run is sound, 1 if not, 2 if it was never made.
+pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
+    match Cli::parse_from(arguments).command {
+        Command::Scenario(scenario) => run_scenario(&ScenarioArgs { scenario }),
+        Command::Compare(args) => compare::run(&args),
+        Command::Completions(completions) => completions.run(Cli::command()),
+        Command::Man(man) => man.run(Cli::command()),
+    }
+}
+
+fn run_scenario(args: &ScenarioArgs) -> ExitCode {
+    match measure(args) {
         Ok(report) => {
             if args.common().json {
                 println!("{}", report.to_json());
@@ -168,16 +183,16 @@ pub fn run(args: BenchArgs) -> ExitCode {
                 print!("{report}");
             }
             for failure in report.failures.iter().filter(|_| args.common().json) {
-                eprintln!("pombo: {failure}");
+                eprintln!("pombo-bench: {failure}");
             }
             if let Err(error) = save(args.common().report.as_deref(), || report.page()) {
-                eprintln!("pombo: {error}");
+                eprintln!("pombo-bench: {error}");
                 return ExitCode::from(error.exit_code());
             }
             ExitCode::from(u8::from(!report.is_sound()))
         }
         Err(error) => {
-            eprintln!("pombo: {error}");
+            eprintln!("pombo-bench: {error}");
             ExitCode::from(error.exit_code())
         }
     }

@@ -27,8 +27,8 @@ impl Generator {
         let address = self.target.address;
         let failed = |source| BenchError::Connect { address, source };
         let mut client = Client::connect(address, self.target.source(index), self.now()).map_err(failed)?;
-        if let Some((trust, host)) = &self.target.secure {
-            client.secure = Some(Box::new(Secure::new(trust.connection(host).map_err(failed)?)));
+        if let Some(identity) = &self.target.secure {
+            client.secure = Some(Box::new(Secure::new(identity).map_err(failed)?));
         }
         let interest = Interest::READABLE | Interest::WRITABLE;
         self.poll.registry().register(&mut client.socket, Token(index as usize), interest).map_err(failed)?;

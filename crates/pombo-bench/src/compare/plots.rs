@@ -1,7 +1,8 @@
 //! A comparison as a page: a table and plots of each scenario. Lines are those of the last sound round, bars are medians.
 
+use pombo_plots::{Bar, Line, Page};
+
 use super::super::numbers::{time, whole};
-use super::super::page::{Bar, Line, Page};
 use super::super::report::plots;
 use super::{Column, Comparison, Curves, Row};
 

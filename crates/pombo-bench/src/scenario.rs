@@ -1,6 +1,6 @@
 //! From arguments to a run: each scenario's traffic, and what is told of its parameters.
 
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use super::BenchError;
 use super::arguments::{
@@ -14,7 +14,6 @@ use super::soak::Watch;
 use super::target::Target;
 use super::traffic::{Broadcast, Load, Mixed, Unicast, Visits};
 use super::wire::{Addresses, Kind, Writer};
-use crate::clock;
 
 /// Longest login reply or error text that is read.
 const REPLY_BYTES_MAX: usize = 64 * 1024;
@@ -91,7 +90,7 @@ impl LoadArgs {
 
     fn writer(&self) -> Writer {
         // Runs that follow each other, or share a server, differ in their process and the time they began.
-        let nanos = clock::since_1970().subsec_nanos() >> 8;
+        let nanos = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.subsec_nanos()) >> 8;
         let run = (nanos ^ std::process::id().wrapping_mul(0x9e37)) as u16;
         let kind = if self.binary { Kind::Binary } else { Kind::Text };
         Writer::new(kind, self.size as usize, run)

@@ -278,6 +278,21 @@ impl Page {
     }
 }
 
+/// A number for an axis.
+pub fn quantity(number: f64) -> String {
+    match number {
+        1e6.. => format!("{} M", short(number / 1e6)),
+        1e3.. => format!("{} k", short(number / 1e3)),
+        _ => short(number),
+    }
+}
+
+/// Up to two places, but no zeros at the end.
+fn short(number: f64) -> String {
+    let text = format!("{number:.2}");
+    text.trim_end_matches('0').trim_end_matches('.').to_owned()
+}
+
 /// A range of values, perhaps with marks of its own.
 struct Marked {
     range: std::ops::Range<f64>,
@@ -423,5 +438,12 @@ mod tests {
         page.bars("", ["a", "b"], &[]);
         page.bars("", ["a", "b"], &[Bar { name: "x", parts: [0.0, 0.0], remark: String::new() }]);
         assert_eq!(plots(&page), 0, "{}", page.html);
+    }
+
+    #[test]
+    fn quantities() {
+        for (number, text) in [(0.0, "0"), (0.25, "0.25"), (999.0, "999"), (1500.0, "1.5 k"), (2_340_000.0, "2.34 M")] {
+            assert_eq!(quantity(number), text);
+        }
     }
 }

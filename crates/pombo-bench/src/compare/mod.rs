@@ -144,13 +144,13 @@ pub(super) fn run(args: &CompareArgs) -> ExitCode {
                 print!("{comparison}");
             }
             if let Err(error) = save(args.report.as_deref(), || comparison.page()) {
-                eprintln!("pombo: {error}");
+                eprintln!("pombo-bench: {error}");
                 return ExitCode::from(error.exit_code());
             }
             ExitCode::from(u8::from(!comparison.is_sound()))
         }
         Err(error) => {
-            eprintln!("pombo: {error}");
+            eprintln!("pombo-bench: {error}");
             ExitCode::from(error.exit_code())
         }
     }

@@ -1,21 +1,32 @@
-//! Promise: `pombo bench` finds every message that is lost, doubled, out of order or misdelivered, and no other.
+//! Promise: `pombo-bench` finds every message that is lost, doubled, out of order or misdelivered, and no other.
 //!
 //! It runs against a small server which speaks the plain protocol over tokio-tungstenite and misbehaves on purpose.
+
+#[path = "../../../tests/support/sibling.rs"]
+mod sibling;
 
 use std::collections::HashMap;
 use std::fs;
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use clap::Parser;
-use pombo::cli::bench::{BenchError, Report, ScenarioArgs, Tally, measure};
+use pombo_bench::{BenchError, Report, ScenarioArgs, Tally, measure};
 use tokio_tungstenite::tungstenite::protocol::CloseFrame;
 use tokio_tungstenite::tungstenite::{Message, WebSocket, accept};
+
+/// The program that is tested.
+const BENCH: &str = env!("CARGO_BIN_EXE_pombo-bench");
+
+/// The server that a user would measure, if it was built.
+fn pombo() -> Option<PathBuf> {
+    sibling::sibling(BENCH, "pombo")
+}
 
 /// Connections that a server takes in its life; no test opens more.
 const CLIENTS_MAX: usize = 4096;
@@ -444,9 +455,10 @@ fn a_server_that_does_not_let_go_fails_a_soak() {
 #[test]
 #[cfg(target_os = "linux")]
 fn a_soak_of_a_real_server_is_sound() {
+    let Some(pombo) = pombo() else { return };
     let port = TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr()).expect("a free port");
     let address = port.to_string();
-    let mut server = Command::new(env!("CARGO_BIN_EXE_pombo"))
+    let mut server = Command::new(pombo)
         .args(["--control", "off", "--listen", &address, "--shards", "2"])
         .stdout(std::process::Stdio::null())
         .stderr(std::process::Stdio::null())
@@ -458,8 +470,8 @@ fn a_soak_of_a_real_server_is_sound() {
     }
     let folder = tempfile::tempdir().expect("a folder");
     let page = folder.path().join("soak.html");
-    let output = Command::new(env!("CARGO_BIN_EXE_pombo"))
-        .args(["bench", "soak", &address, "--pid", &server.id().to_string()])
+    let output = Command::new(BENCH)
+        .args(["soak", &address, "--pid", &server.id().to_string()])
         .args(["--active", "8", "--idle", "40", "--visitors", "8", "--stay", "0.2", "--broadcasts", "50"])
         .args(["--seconds", "2", "--every", "0.3", "--warmup", "0.2", "--report"])
         .arg(&page)
@@ -586,7 +598,7 @@ fn the_deadline_ends_the_run() {
 
 #[track_caller]
 fn check_exit(arguments: &[&str], code: i32, stderr: &str) {
-    let output = Command::new(env!("CARGO_BIN_EXE_pombo")).arg("bench").args(arguments).output().expect("it starts");
+    let output = Command::new(BENCH).args(arguments).output().expect("it starts");
     let said = String::from_utf8_lossy(&output.stderr);
     assert_eq!(output.status.code(), Some(code), "{said}");
     assert!(said.contains(stderr), "{said}");
@@ -597,8 +609,8 @@ fn exit_codes() {
     let sound = server(Conduct::Behave).to_string();
     check_exit(&["unicast", &sound, "-c", "2", "--messages", "50", "--warmup", "0", "--json"], 0, "");
     // Progress is for terminals.
-    let arguments = ["bench", "unicast", &sound, "-c", "2", "--messages", "50", "--warmup", "0"];
-    let output = Command::new(env!("CARGO_BIN_EXE_pombo")).args(arguments).output().expect("it starts");
+    let arguments = ["unicast", &sound, "-c", "2", "--messages", "50", "--warmup", "0"];
+    let output = Command::new(BENCH).args(arguments).output().expect("it starts");
     assert!(output.stderr.is_empty(), "{}", String::from_utf8_lossy(&output.stderr));
     let doubling = server(Conduct::Double).to_string();
     check_exit(&["unicast", &doubling, "-c", "2", "--messages", "50", "--warmup", "0"], 1, "");
@@ -631,16 +643,16 @@ fn exit_codes() {
     );
 }
 
-/// Starts `pombo bench compare`.
+/// Starts `pombo-bench compare`.
 fn compare(arguments: &[&str]) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_pombo"));
-    command.args(["bench", "compare", "--json", "--seconds", "0.2", "--warmup", "0.1"]).args(arguments);
+    let mut command = Command::new(BENCH);
+    command.args(["compare", "--json", "--seconds", "0.2", "--warmup", "0.1"]).args(arguments);
     command
 }
 
 /// A command line that notes the process that it becomes.
-fn noting(pids: &Path) -> String {
-    let (pombo, pids) = (env!("CARGO_BIN_EXE_pombo"), pids.display());
+fn noting(pombo: &Path, pids: &Path) -> String {
+    let (pombo, pids) = (pombo.display(), pids.display());
     format!("echo $$ >> '{pids}'; exec '{pombo}' serve --control off --listen 127.0.0.1:{{port}} 2> /dev/null")
 }
 
@@ -658,9 +670,10 @@ fn ended(pids: &Path) -> usize {
 #[test]
 #[cfg(target_os = "linux")]
 fn servers_are_compared_and_ended() {
+    let Some(pombo) = pombo() else { return };
     let folder = tempfile::tempdir().expect("a folder");
     let pids = folder.path().join("pids");
-    let (first, second) = (format!("one={}", noting(&pids)), format!("two={}", noting(&pids)));
+    let (first, second) = (format!("one={}", noting(&pombo, &pids)), format!("two={}", noting(&pombo, &pids)));
     let output = compare(&["--server", &first, "--server", &second, "--baseline", "two", "--rounds", "3"])
         .args(["--scenario", "unicast -c 4 -w 2 against one", "--scenario", "connect -c 10"])
         .args(["--scenario", "broadcast -c 4 --messages 50"])
@@ -695,9 +708,10 @@ fn servers_are_compared_and_ended() {
 #[cfg(target_os = "linux")]
 fn a_comparison_that_is_ended_ends_its_servers() {
     use rustix::process::{Pid, Signal, kill_process};
+    let Some(pombo) = pombo() else { return };
     let folder = tempfile::tempdir().expect("a folder");
     let pids = folder.path().join("pids");
-    let line = format!("one={}", noting(&pids));
+    let line = format!("one={}", noting(&pombo, &pids));
     let mut child = compare(&["--server", &line, "--scenario", "connect -c 1 --hold 60"]).spawn().expect("it starts");
     let patience = Instant::now() + Duration::from_secs(30);
     while fs::read_to_string(&pids).unwrap_or_default().is_empty() && Instant::now() < patience {

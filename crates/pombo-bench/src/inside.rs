@@ -5,10 +5,10 @@
 use std::fmt::Write as _;
 use std::num::NonZeroUsize;
 
+use pombo::{Config, Handle, Listen, Server};
+
 use super::BenchError;
 use super::target::Target;
-use crate::config::{Config, Listen};
-use crate::server::{Handle, Server};
 
 /// Names tried for a connection until one is owned by the shard it should be: enough for hundreds of shards.
 const ATTEMPTS_MAX: u32 = 100_000;

@@ -2,7 +2,7 @@
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
-use super::super::trust::Trust;
+use super::secure::Identity;
 
 /// Connections from one loopback address. The kernel has 28,232 ephemeral ports by default, and searches long once they
 /// are scarce.
@@ -19,8 +19,8 @@ pub(super) struct Target {
     /// The `Host` header.
     pub(super) authority: String,
     pub(super) path: String,
-    /// By whom the server may be vouched for, and its name; nothing without TLS.
-    pub(super) secure: Option<(Trust, String)>,
+    /// Whom the server must prove to be; `None` without TLS.
+    pub(super) secure: Option<Identity>,
     pub(super) uid_prefix: String,
     /// The first connections' uids, if they were chosen; all others have the prefix and their number.
     pub(super) uids: Vec<String>,

@@ -1,18 +1,43 @@
 //! TLS under a load client: rustls's connection, driven without waiting.
 
 use std::io::{self, Read, Write};
+use std::path::Path;
+use std::sync::Arc;
 
 use mio::net::TcpStream;
-use rustls::ClientConnection;
+use pombo::roots;
+use rustls::pki_types::ServerName;
+use rustls::{ClientConfig, ClientConnection};
+
+use super::BenchError;
+
+/// Whom a server must prove to be: its name, and the roots that its certificate may come from.
+#[derive(Clone, Debug)]
+pub(super) struct Identity {
+    name: ServerName<'static>,
+    config: Arc<ClientConfig>,
+}
+
+impl Identity {
+    /// Takes the roots in `ca`, or the system's, for a server named `host`.
+    pub(super) fn load(host: &str, ca: Option<&Path>) -> Result<Self, BenchError> {
+        let roots = roots::load("--ca", ca).map_err(|error| BenchError::Arguments(error.to_string()))?;
+        let name = ServerName::try_from(host.to_owned())
+            .map_err(|error| BenchError::Arguments(format!("server is {host:?}: {error}")))?;
+        Ok(Self { name, config: Arc::new(roots::client_config(roots)) })
+    }
+}
 
 /// The state of one client's TLS; its socket is the client's.
 pub(super) struct Secure(ClientConnection);
 
 impl Secure {
-    pub(super) fn new(mut connection: ClientConnection) -> Self {
+    pub(super) fn new(identity: &Identity) -> io::Result<Self> {
+        let connection = ClientConnection::new(Arc::clone(&identity.config), identity.name.clone());
+        let mut connection = connection.map_err(io::Error::other)?;
         // The client bounds what waits.
         connection.set_buffer_limit(None);
-        Self(connection)
+        Ok(Self(connection))
     }
 
     /// Reads plaintext until the socket has no more, or `buffer` no more room; goes on with the handshake meanwhile.

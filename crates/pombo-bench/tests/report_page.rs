@@ -1,8 +1,10 @@
-//! Promise: the page of `pombo bench --report` needs nothing but itself, and reads in the dark, in the light, and on a phone.
+//! Promise: the page of `pombo-bench --report` needs nothing but itself, and reads in the dark, in the light, and on a phone.
 
 #[allow(dead_code, reason = "this page has nothing to fill in")]
-#[path = "support/browser.rs"]
+#[path = "../../../tests/support/browser.rs"]
 mod browser;
+#[path = "../../../tests/support/sibling.rs"]
+mod sibling;
 
 use std::path::Path;
 use std::process::Command;
@@ -15,11 +17,13 @@ use browser::{Browser, Tab};
 /// One browser at a time: each takes a core and a few hundred megabytes.
 static ONE_AT_A_TIME: tokio::sync::Mutex<()> = tokio::sync::Mutex::const_new(());
 
-/// Runs `pombo bench` and writes its page.
+/// The program that is tested.
+const BENCH: &str = env!("CARGO_BIN_EXE_pombo-bench");
+
+/// Runs it and writes its page.
 #[track_caller]
 fn bench(arguments: &[&str], page: &Path) {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_pombo"));
-    let output = command.arg("bench").args(arguments).arg("--report").arg(page).output().expect("it starts");
+    let output = Command::new(BENCH).args(arguments).arg("--report").arg(page).output().expect("it starts");
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
 }
 
@@ -78,15 +82,13 @@ async fn a_run_as_a_page() {
 #[tokio::test]
 #[cfg(target_os = "linux")]
 async fn a_comparison_as_a_page() {
+    let Some(pombo) = sibling::sibling(BENCH, "pombo") else { return };
     let _turn = ONE_AT_A_TIME.lock().await;
     let Some(browser) = Browser::start().await else { return };
     let folder = tempfile::tempdir().expect("a folder");
     let page = folder.path().join("comparison.html");
     let server = |name: &str| {
-        format!(
-            "{name}=exec '{}' --control off --listen 127.0.0.1:{{port}} --shards 1 2> /dev/null",
-            env!("CARGO_BIN_EXE_pombo")
-        )
+        format!("{name}=exec '{}' --control off --listen 127.0.0.1:{{port}} --shards 1 2> /dev/null", pombo.display())
     };
     let (one, two) = (server("one"), server("two"));
     let servers = ["compare", "--server", &one, "--server", &two, "--rounds", "2", "--seconds", "0.3"];

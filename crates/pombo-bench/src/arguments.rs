@@ -7,14 +7,14 @@ use std::time::Duration;
 
 use bytesize::ByteSize;
 use clap::{Args, Subcommand};
+use pombo::descriptors;
 
-use super::super::trust::Trust;
 use super::BenchError;
 use super::inside::Placement;
+use super::secure::Identity;
 use super::target::Target;
 use super::traffic::Targets;
 use super::wire::{CONNECTIONS_MAX, STAMP_BYTES};
-use crate::descriptors;
 
 /// Descriptors that are not connections: standard streams, the poller, files of `/proc`.
 const SPARE_DESCRIPTORS: u64 = 32;
@@ -365,9 +365,8 @@ impl CommonArgs {
             authority.to_socket_addrs().or_else(|_| (authority, port).to_socket_addrs()).map_err(|_| bad(EXPECTED))?;
         let address = addresses.next().ok_or_else(|| bad("which has no address"))?;
         let secure = if is_secure {
-            let trust = Trust::load(self.ca.as_deref()).map_err(|error| BenchError::Arguments(error.to_string()))?;
             let host = authority.rsplit_once(':').map_or(authority, |(host, _)| host);
-            Some((trust, host.trim_matches(['[', ']']).to_owned()))
+            Some(Identity::load(host.trim_matches(['[', ']']), self.ca.as_deref())?)
         } else {
             None
         };

@@ -1,0 +1,38 @@
+//! `pombo bench`: runs `pombo-bench`, the load generator, which is a program of its own: no server needs its plots.
+
+use std::ffi::OsString;
+use std::io;
+use std::os::unix::process::CommandExt as _;
+use std::process::{Command, ExitCode};
+use std::{env, path::PathBuf};
+
+use super::refuse;
+
+/// The program's name.
+const PROGRAM: &str = "pombo-bench";
+
+/// Puts a server under load, checks every message, and says what it cost; runs `pombo-bench`
+#[derive(Debug, clap::Args)]
+#[command(disable_help_flag = true)]
+pub(super) struct Bench {
+    /// Arguments of `pombo-bench`; `pombo bench --help` tells them
+    #[arg(value_name = "ARGUMENTS", trailing_var_arg = true, allow_hyphen_values = true)]
+    arguments: Vec<OsString>,
+}
+
+impl Bench {
+    /// Becomes `pombo-bench`, the one beside this program or else on the PATH; returns only if there is none to run.
+    pub(super) fn run(self) -> ExitCode {
+        let beside =
+            env::current_exe().ok().map(|program| program.with_file_name(PROGRAM)).filter(|path| path.exists());
+        let program = beside.unwrap_or_else(|| PathBuf::from(PROGRAM));
+        let error = Command::new(&program).args(self.arguments).exec();
+        refuse([match error.kind() {
+            io::ErrorKind::NotFound => format!(
+                "there is no {PROGRAM} beside this program or on the PATH; the packages have it, and in the sources \
+                 `cargo build --release -p {PROGRAM}` builds it"
+            ),
+            _ => format!("cannot run {}: {error}", program.display()),
+        }])
+    }
+}
