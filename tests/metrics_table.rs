@@ -35,9 +35,9 @@ fn table() -> String {
     let node: String = NodeCounts::ALL.iter().map(row).collect();
     let families: String = FAMILIES.iter().map(family_row).collect();
     format!(
-        "\nOf each shard, and of the node as their sum:\n\n{HEAD}{shards}\n\
-         Of the node, whatever its shards:\n\n{HEAD}{node}\n\
-         Told to Prometheus besides:\n\n| for Prometheus | kind | what it tells |\n| --- | --- | --- |\n{families}\n"
+        "\nEach shard has these counts; the node has their sum:\n\n{HEAD}{shards}\n\
+         These counts belong to the node and to no shard:\n\n{HEAD}{node}\n\
+         Prometheus also gets these:\n\n| for Prometheus | kind | what it tells |\n| --- | --- | --- |\n{families}\n"
     )
 }
 
