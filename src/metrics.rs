@@ -99,7 +99,7 @@ counts! {
     counter forbidden_unicasts => "pombo_client_errors" { reason = "forbidden-unicast" };
     /// Messages to everybody whose sender lacks the right broadcast, answered with an error.
     counter forbidden_broadcasts => "pombo_client_errors" { reason = "forbidden-broadcast" };
-    /// Messages not taken because an outbox was full, under `drop-newest`, or since nothing older could go.
+    /// Messages not taken because an outbox had no room for them, or because their frame is longer than any outbox.
     counter shed_newest => "pombo_shed" { reason = "newest" };
     /// Messages taken and dropped again to make room, under `drop-oldest`.
     counter shed_oldest => "pombo_shed" { reason = "oldest" };
