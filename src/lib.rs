@@ -56,6 +56,8 @@
 //! | `host` | whether a request names the host that it is for |
 //! | `backoff` | how long to wait before another attempt |
 //! | `blocking` | work that may never end, such as reading a file, off the threads that serve |
+//! | `bounded_file` | reads a whole file of bounded length |
+//! | `linger` | the end of a connection whose peer may still be sending |
 //! | `watched_files` | when files that have changed are read again |
 //! | `trace` | the trace that a request belongs to |
 //! | [`uid`], [`message`], [`rights`], `peer` | the vocabulary |
@@ -73,6 +75,7 @@
 
 mod backoff;
 mod blocking;
+mod bounded_file;
 pub mod cli;
 mod clock;
 pub mod config;
@@ -83,6 +86,7 @@ mod dispatcher;
 pub mod frame;
 mod gateway;
 mod host;
+mod linger;
 mod listener;
 mod log_sink;
 pub mod mailbox;

@@ -3,8 +3,7 @@
 //! Read once, by who is about to connect somewhere: `pombo connect`, `pombo-bench`, and the gateway towards the service
 //! that authenticates. Never on the way of a message.
 
-use std::fs::File;
-use std::io::{self, Read};
+use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -12,6 +11,8 @@ use rustls::crypto::aws_lc_rs;
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject;
 use rustls::{ClientConfig, RootCertStore};
+
+use crate::bounded_file;
 
 /// Longest file that is read; the system's own has a quarter of that.
 const FILE_BYTES_MAX: u64 = 1 << 20;
@@ -37,7 +38,11 @@ pub fn load(setting: &'static str, file: Option<&Path>) -> Result<RootCertStore,
         let (added, _) = roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
         return if added == 0 { Err(RootsError::NoSystemRoots { setting }) } else { Ok(roots) };
     };
-    let bytes = read(path).map_err(|source| RootsError::Unreadable { setting, path: path.to_owned(), source })?;
+    let bytes = bounded_file::read(path, FILE_BYTES_MAX).map_err(|source| RootsError::Unreadable {
+        setting,
+        path: path.to_owned(),
+        source,
+    })?;
     let certificates = CertificateDer::pem_slice_iter(&bytes).collect::<Result<Vec<_>, _>>();
     let (added, _) = roots.add_parsable_certificates(certificates.unwrap_or_default());
     if added == 0 { Err(RootsError::Empty { setting, path: path.to_owned() }) } else { Ok(roots) }
@@ -50,13 +55,4 @@ pub fn client_config(roots: RootCertStore) -> ClientConfig {
         .expect("AWS-LC has the ciphers of TLS 1.2 and 1.3")
         .with_root_certificates(roots)
         .with_no_client_auth()
-}
-
-fn read(path: &Path) -> io::Result<Vec<u8>> {
-    let mut bytes = Vec::new();
-    let length = File::open(path)?.take(FILE_BYTES_MAX).read_to_end(&mut bytes)?;
-    if length as u64 == FILE_BYTES_MAX {
-        return Err(io::Error::other(format!("expected less than {FILE_BYTES_MAX} bytes")));
-    }
-    Ok(bytes)
 }

@@ -24,20 +24,31 @@ const LOOK_INTERVAL: Duration = Duration::from_secs(1);
 /// Time to the next look after one that hung.
 const HANGING_INTERVAL: Duration = Duration::from_secs(10);
 
-/// By what it shows that files have changed: path, inode, time of change in seconds and nanoseconds, and length.
-///
-/// A file that is not there has its path only.
+/// What shows that files have changed: for each its path and its [`Stamp`]; `None` if it is not there.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Stamps(Vec<(PathBuf, Option<(u64, i64, i64, u64)>)>);
+pub(crate) struct Stamps(Vec<(PathBuf, Option<Stamp>)>);
+
+/// What the file system knows of a file, and changes with its content.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Stamp {
+    /// Another file has another one, even if it was renamed to the same path.
+    inode: u64,
+    /// The time of the last change, in seconds and nanoseconds since 1970. No program can set it.
+    changed: (i64, i64),
+    length: u64,
+}
 
 impl Stamps {
     /// Looks at the files; blocks for as long as that takes.
     pub(crate) fn of(paths: &[PathBuf]) -> Self {
-        let stamp = |path: &Path| {
-            let file = fs::metadata(path).ok()?;
-            Some((file.ino(), file.ctime(), file.ctime_nsec(), file.len()))
-        };
-        Self(paths.iter().map(|path| (path.clone(), stamp(path))).collect())
+        Self(paths.iter().map(|path| (path.clone(), Stamp::of(path))).collect())
+    }
+}
+
+impl Stamp {
+    fn of(path: &Path) -> Option<Self> {
+        let file = fs::metadata(path).ok()?;
+        Some(Self { inode: file.ino(), changed: (file.ctime(), file.ctime_nsec()), length: file.len() })
     }
 }
 

@@ -6,14 +6,13 @@
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
-use std::fs::File;
-use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
 use toml::{Spanned, Value};
 
 use super::form::items;
 use super::{Config, Fault, Faults, Origin, SETTINGS, Setting, VARIABLE_PREFIX};
+use crate::bounded_file;
 
 /// The variable that names the file, beside the flag `--config`.
 pub const FILE_VARIABLE: &str = "POMBO_CONFIG";
@@ -140,7 +139,7 @@ impl Settings {
     }
 
     fn from_file(path: &Path, faults: &mut Vec<Fault>) -> Self {
-        match read_file(path) {
+        match bounded_file::read_text(path, FILE_BYTES_MAX) {
             Ok(text) => Self::from_toml(&text, path, faults),
             Err(error) => {
                 faults.push(Fault::Unreadable { path: path.to_owned(), reason: error.to_string() });
@@ -178,16 +177,6 @@ impl Settings {
         }
         settings
     }
-}
-
-/// Reads a file of bounded length, such as `/dev/zero` has none.
-fn read_file(path: &Path) -> io::Result<String> {
-    let mut text = String::new();
-    let length = File::open(path)?.take(FILE_BYTES_MAX + 1).read_to_string(&mut text)?;
-    if length as u64 > FILE_BYTES_MAX {
-        return Err(io::Error::other(format!("longer than {FILE_BYTES_MAX} bytes")));
-    }
-    Ok(text)
 }
 
 /// Reads every value; a setting with a fault, or with no value, keeps its default.

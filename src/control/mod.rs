@@ -14,6 +14,7 @@ mod accept;
 mod counts;
 mod hooks;
 mod http;
+mod lines;
 mod places;
 mod process;
 mod prometheus;

@@ -14,8 +14,7 @@ use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::{Buf as _, Bytes, BytesMut};
-use memchr::{memchr_iter, memrchr};
+use bytes::Bytes;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio::time::{Instant, timeout, timeout_at};
@@ -24,8 +23,10 @@ use tracing::debug;
 use self::line::{is_of_another_protocol, receiver};
 use super::Control;
 use super::accept::{Duplex, accept};
+use super::lines::{Line, Lines};
 use super::places::{Place, Places};
 use crate::dispatcher::{Push, Unanswered};
+use crate::linger::linger;
 use crate::listener::Listener;
 use crate::message::{Delivery, Kind};
 
@@ -69,7 +70,7 @@ pub(super) async fn serve(control: Control, listener: Listener, ending: watch::R
                 stream,
                 place,
                 ending: ended.clone(),
-                received: BytesMut::new(),
+                lines: Lines::default(),
                 room: READ_BYTES,
                 long_lines: Arc::clone(&long_lines),
                 long_line: None,
@@ -92,7 +93,7 @@ struct Connection {
     /// Tells by its sender's drop that the node ends.
     ending: watch::Receiver<()>,
     /// Received and not taken yet: the begin of a line, except between a read and [`gather`].
-    received: BytesMut,
+    lines: Lines,
     /// Bytes that the next read may take; grows while reads fill it.
     room: usize,
     /// Places for long lines, of all connections.
@@ -118,7 +119,6 @@ impl Connection {
     /// What follows the last line's end is answered `fail` then, and goes nowhere: it may be half of a line.
     async fn run(mut self) -> io::Result<()> {
         loop {
-            let before = self.received.len();
             let mut ending = self.ending.clone();
             let length = tokio::select! {
                 biased;
@@ -126,47 +126,37 @@ impl Connection {
                 length = self.read() => length?,
             };
             if length == 0 {
-                if !self.received.is_empty() {
+                if self.lines.held() > 0 {
                     self.control.counts.note_text_refused(1);
                     self.answer(b"fail\n").await?;
                 }
                 return self.stream.shutdown().await;
             }
             let line_bytes_max = self.control.settings.borrow().push_bytes_max;
-            let end = memrchr(b'\n', &self.received[before..]).map(|place| before + place + 1);
-            let (lines, mut next) = match end {
-                Some(end) => gather(&self.received[..end], line_bytes_max),
-                None => (Lines::default(), Next::Lines),
-            };
-            self.received.advance(end.unwrap_or(0));
-            if self.received.len() > line_bytes_max {
-                next = Next::Cut;
-            }
-            self.push(lines, next).await?;
+            let (gathered, next) = gather(&mut self.lines, line_bytes_max);
+            let has_lines = !gathered.asked.is_empty();
+            self.push(gathered, next).await?;
             if next != Next::Lines {
                 return self.end().await;
             }
-            if end.is_some() && self.long_line.take().is_some() {
-                // Without the memory that the long line needed.
-                self.received = BytesMut::from(&self.received[..]);
-            }
-            if self.received.is_empty() && self.room == READ_BYTES {
-                // The next line may be long in coming.
-                self.received = BytesMut::new();
+            let gives_place_back = has_lines && self.long_line.take().is_some();
+            if gives_place_back || (self.lines.held() == 0 && self.room == READ_BYTES) {
+                // Without the memory that the long line needed; or the next line may be long in coming.
+                self.lines.shrink();
             }
         }
     }
 
     /// Receives what is there, or waits; returns 0 at the client's end. Nothing is lost by dropping the future.
     async fn read(&mut self) -> io::Result<usize> {
-        if self.received.len() > READ_BYTES_MAX && self.long_line.is_none() {
+        if self.lines.held() > READ_BYTES_MAX && self.long_line.is_none() {
             let places = Arc::clone(&self.long_lines);
             let place = places.acquire_owned().await.expect("the semaphore is never closed");
             self.long_line = Some((place, Instant::now() + LONG_LINE_TIME));
         }
-        self.received.reserve(self.room);
+        self.lines.received().reserve(self.room);
         let mut stream = (&mut self.stream).take(self.room as u64);
-        let reading = stream.read_buf(&mut self.received);
+        let reading = stream.read_buf(self.lines.received());
         let length = match &self.long_line {
             Some((_, deadline)) => timeout_at(*deadline, reading).await??,
             None => reading.await?,
@@ -179,7 +169,7 @@ impl Connection {
     ///
     /// # Errors
     /// When the answers are not read in time; or when it can't be told what became of a line, which no answer would say.
-    async fn push(&mut self, lines: Lines, next: Next) -> io::Result<()> {
+    async fn push(&mut self, lines: Gathered, next: Next) -> io::Result<()> {
         if lines.asked.is_empty() && next == Next::Lines {
             return Ok(());
         }
@@ -217,58 +207,37 @@ impl Connection {
         timeout(ANSWER_TIME, self.stream.write_all(answers)).await?
     }
 
-    /// Ends a connection whose client has more to say: closing with input unread would reset it, and the client might
-    /// never see the last answer.
+    /// Ends a connection whose client has more to say.
     async fn end(mut self) -> io::Result<()> {
-        self.stream.shutdown().await?;
-        let mut left = END_BYTES_MAX;
-        let ignored = async {
-            while left > 0 {
-                self.received.clear();
-                match self.stream.read_buf(&mut self.received).await? {
-                    0 => break,
-                    length => left = left.saturating_sub(length),
-                }
-            }
-            Ok(())
-        };
-        timeout(END_TIME, ignored).await?
+        timeout(END_TIME, linger(&mut self.stream, END_BYTES_MAX)).await?
     }
 }
 
 /// Lines that were received together.
 #[derive(Debug, Default)]
-struct Lines {
+struct Gathered {
     /// For each whether a push stands for it; else it failed by itself.
     asked: Vec<bool>,
     /// What goes to the shards, in order.
     pushes: Vec<Push>,
 }
 
-/// Takes the lines in `received`, which ends with a line's end; up to the first that is too long or of another protocol.
-fn gather(received: &[u8], line_bytes_max: usize) -> (Lines, Next) {
-    let mut lines = Lines::default();
-    let mut start = 0;
-    for end in memchr_iter(b'\n', received) {
-        let mut line = &received[start..end];
-        start = end + 1;
-        // As the demo does, all of them.
-        while let [rest @ .., b'\r'] = line {
-            line = rest;
+/// Takes the lines that were received; up to the first that is too long or of another protocol.
+fn gather(lines: &mut Lines, line_bytes_max: usize) -> (Gathered, Next) {
+    let mut gathered = Gathered::default();
+    while let Some(line) = lines.next(line_bytes_max) {
+        let Line::Whole(line) = line else { return (gathered, Next::Cut) };
+        let uid = receiver(&line);
+        if uid.is_none() && is_of_another_protocol(&line) {
+            return (gathered, Next::Foreign);
         }
-        if line.len() > line_bytes_max {
-            return (lines, Next::Cut);
-        }
-        let uid = receiver(line);
-        if uid.is_none() && is_of_another_protocol(line) {
-            return (lines, Next::Foreign);
-        }
-        lines.asked.push(uid.is_some());
+        gathered.asked.push(uid.is_some());
         if let Some(uid) = uid {
-            lines.pushes.push(Push { uid, kind: Kind::Text, payload: Bytes::copy_from_slice(line) });
+            // A copy, since the line shares the memory of all that was received with it.
+            gathered.pushes.push(Push { uid, kind: Kind::Text, payload: Bytes::copy_from_slice(&line) });
         }
     }
-    (lines, Next::Lines)
+    (gathered, Next::Lines)
 }
 
 #[cfg(test)]
@@ -277,7 +246,9 @@ mod tests {
 
     #[track_caller]
     fn check(received: &str, asked: &[bool], payloads: &[&str], next: Next) {
-        let (lines, found) = gather(received.as_bytes(), 20);
+        let mut lines = Lines::default();
+        lines.received().extend_from_slice(received.as_bytes());
+        let (lines, found) = gather(&mut lines, 20);
         let gathered: Vec<_> = lines.pushes.iter().map(|push| push.payload.to_vec()).collect();
         assert_eq!((lines.asked.as_slice(), found), (asked, next), "{received:?}");
         let expected: Vec<_> = payloads.iter().map(|payload| payload.as_bytes().to_vec()).collect();
@@ -288,6 +259,7 @@ mod tests {
     fn lines_are_taken_without_their_ends() {
         check("{\"uid\":1}\n", &[true], &["{\"uid\":1}"], Next::Lines);
         check("{\"uid\":1}\r\n {\"uid\":2}\r\r\n", &[true, true], &["{\"uid\":1}", " {\"uid\":2}"], Next::Lines);
+        check("{\"uid\":1}\n{\"uid\":2}", &[true], &["{\"uid\":1}"], Next::Lines);
         check("\n\r\nx\n{\"uid\":1}\n", &[false, false, false, true], &["{\"uid\":1}"], Next::Lines);
     }
 
@@ -304,5 +276,8 @@ mod tests {
         let received = format!("{longest}\r\n{longer}\n{longest}\n");
         check(&received, &[true], &[&longest], Next::Cut);
         check(&format!("{longest}\n"), &[true], &[&longest], Next::Lines);
+        check(&longer, &[], &[], Next::Cut);
+        // The line feed may come with the next read.
+        check(&format!("{longest}\r"), &[], &[], Next::Lines);
     }
 }

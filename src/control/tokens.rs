@@ -3,8 +3,6 @@
 //! Only their hashes are kept. A file that holds something else, at a change, leaves the tokens in force where they
 //! are, and that is logged.
 
-use std::fs::File;
-use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -13,6 +11,7 @@ use aws_lc_rs::digest::{self, Digest};
 use tokio::sync::watch;
 use tracing::{error, info};
 
+use crate::bounded_file;
 use crate::config::{ControlRights, ControlSettings, ControlToken};
 use crate::watched_files::{Stamps, WatchedFiles};
 
@@ -155,13 +154,8 @@ fn take(in_force: &watch::Sender<Arc<TokenSet>>, tokens: TokenSet) {
 }
 
 fn read(path: &Path) -> Result<Vec<ControlToken>, ControlTokensError> {
-    let unreadable = |reason: String| ControlTokensError::Unreadable { path: path.to_owned(), reason };
-    let mut text = String::new();
-    let read = |text: &mut String| -> io::Result<usize> { File::open(path)?.take(FILE_BYTES_MAX).read_to_string(text) };
-    let length = read(&mut text).map_err(|error| unreadable(error.to_string()))?;
-    if length as u64 == FILE_BYTES_MAX {
-        return Err(unreadable(format!("expected less than {FILE_BYTES_MAX} bytes")));
-    }
+    let text = bounded_file::read_text(path, FILE_BYTES_MAX)
+        .map_err(|error| ControlTokensError::Unreadable { path: path.to_owned(), reason: error.to_string() })?;
     let lines = text.lines().enumerate().map(|(index, line)| (index + 1, line.trim()));
     let mut tokens = Vec::new();
     for (line, text) in lines.filter(|(_, text)| !text.is_empty() && !text.starts_with('#')) {
@@ -218,7 +212,7 @@ mod tests {
         check(Some(&format!("{ONE}\ntwo push short\n")), &[], Err("control_tokens_file FILE, line 2: expected NAME"));
         check(Some(ONE), &[ONE], Err("control token one stands there twice"));
         check(Some(&ONE.replace("one", "other")), &[ONE], Err("control token other stands there twice"));
-        check(Some(&"x".repeat(1 << 20)), &[], Err("cannot read control_tokens_file FILE: expected less than"));
+        check(Some(&"x".repeat((1 << 20) + 1)), &[], Err("cannot read control_tokens_file FILE: longer than"));
         let many: String = (0..1001).map(|index| format!("n{index} push {index:032}\n")).collect();
         check(Some(&many), &[], Err("there are 1001 control tokens, expected at most 1000"));
     }

@@ -3,8 +3,6 @@
 //! Connections take the newest when they come in, and keep it: nobody is dropped for a new one. Files that make no
 //! certificate, at a reload, leave the one in force where it is, and that is logged.
 
-use std::fs::File;
-use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -17,6 +15,7 @@ use rustls::{RootCertStore, ServerConfig};
 use tokio::sync::{Notify, watch};
 use tracing::{error, info, warn};
 
+use crate::bounded_file;
 use crate::clock;
 use crate::watched_files::{Stamps, WatchedFiles};
 
@@ -191,14 +190,11 @@ fn out_of_time(certificate: &CertificateDer<'_>, now: UnixTime) -> Option<rustls
 }
 
 fn read(setting: &'static str, path: &Path) -> Result<Vec<u8>, CertificateError> {
-    let unreadable = |reason| CertificateError::Unreadable { setting, path: path.to_owned(), reason };
-    let mut bytes = Vec::new();
-    let read = |bytes: &mut Vec<u8>| -> io::Result<usize> { File::open(path)?.take(FILE_BYTES_MAX).read_to_end(bytes) };
-    let length = read(&mut bytes).map_err(|error| unreadable(error.to_string()))?;
-    if length as u64 == FILE_BYTES_MAX {
-        return Err(unreadable(format!("expected less than {FILE_BYTES_MAX} bytes")));
-    }
-    Ok(bytes)
+    bounded_file::read(path, FILE_BYTES_MAX).map_err(|error| CertificateError::Unreadable {
+        setting,
+        path: path.to_owned(),
+        reason: error.to_string(),
+    })
 }
 
 /// Makes what handshakes are made by: TLS 1.2 and 1.3, with the ciphers that rustls holds to be safe.

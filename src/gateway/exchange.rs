@@ -149,3 +149,101 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Exchange<S> {
 fn unanswered(ended: Result<(), hyper::Error>) -> Refusal {
     ended.map_or_else(Refusal::from, |()| Refusal::ClosedByPeer(None))
 }
+
+#[cfg(test)]
+mod tests {
+    use std::future::pending;
+    use std::time::Duration;
+
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, DuplexStream, duplex};
+    use tokio::time::timeout;
+
+    use super::*;
+    use crate::gateway::Reason;
+
+    const REQUEST: &[u8] = b"GET /path HTTP/1.1\r\nhost: x\r\n\r\n";
+
+    /// Fails if `future` is not done in time.
+    async fn soon<T>(future: impl Future<Output = T>) -> T {
+        timeout(Duration::from_secs(60), future).await.expect("it should be done long ago")
+    }
+
+    /// Begins an exchange with a client that has sent `bytes`.
+    async fn client(bytes: &[u8]) -> (DuplexStream, Exchange<DuplexStream>) {
+        let (mut client, server) = duplex(64 << 10);
+        client.write_all(bytes).await.expect("there is room");
+        (client, Exchange::new(server))
+    }
+
+    fn response(status: StatusCode) -> Response {
+        let mut response = Response::new(Full::from("text"));
+        *response.status_mut() = status;
+        response
+    }
+
+    async fn received(client: &mut DuplexStream) -> String {
+        let mut received = String::new();
+        soon(client.read_to_string(&mut received)).await.expect("text");
+        received
+    }
+
+    #[tokio::test]
+    async fn request_is_answered_and_what_is_behind_it_is_kept() {
+        let (mut client, mut exchange) = client(&[REQUEST, b"behind"].concat()).await;
+        let request = soon(exchange.request()).await.expect("a request");
+        assert_eq!(request.uri().path(), "/path");
+        assert_eq!(soon(exchange.unless_left(async { 7 })).await.expect("the client is here"), 7);
+        assert!(!exchange.is_answered());
+        soon(exchange.respond(response(StatusCode::OK))).await.expect("the answer is sent");
+        assert!(exchange.is_answered());
+        let (stream, behind) = exchange.into_stream();
+        assert_eq!(behind, b"behind");
+        drop(stream);
+        let received = received(&mut client).await;
+        assert!(received.starts_with("HTTP/1.1 200 OK\r\nconnection: close\r\n"), "{received}");
+        assert!(received.ends_with("\r\n\r\ntext"), "{received}");
+    }
+
+    #[tokio::test]
+    async fn end_of_sending_behind_a_request_is_no_leaving_until_the_answer_waits() {
+        for waits in [false, true] {
+            let (mut client, mut exchange) = client(REQUEST).await;
+            client.shutdown().await.expect("the pipe is whole");
+            soon(exchange.request()).await.expect("a request");
+            if waits {
+                let left = soon(exchange.unless_left(pending::<()>())).await.expect_err("the client has left");
+                assert_eq!(left.reason(), Some(Reason::Left));
+            } else {
+                soon(exchange.respond(response(StatusCode::OK))).await.expect("the answer is sent");
+            }
+            drop(exchange);
+            assert_eq!(received(&mut client).await.is_empty(), waits);
+        }
+    }
+
+    #[tokio::test]
+    async fn nothing_is_sent_to_who_sends_no_request() {
+        for (bytes, reason) in
+            [(&b"\r\nno request\r\n\r\n"[..], Reason::NotHttp), (b"", Reason::Left), (b"GET ", Reason::Left)]
+        {
+            let (mut client, mut exchange) = client(bytes).await;
+            client.shutdown().await.expect("the pipe is whole");
+            let refusal = soon(exchange.request()).await.expect_err("there is no request");
+            assert_eq!(refusal.reason(), Some(reason), "{refusal}");
+            assert!(!exchange.is_answered());
+            drop(exchange);
+            assert_eq!(received(&mut client).await, "");
+        }
+    }
+
+    /// A request may take as long as its sender likes; whoever waits for it gives up, and has the stream.
+    #[tokio::test]
+    async fn stream_is_taken_back_from_an_exchange_that_was_given_up() {
+        let (mut client, mut exchange) = client(b"GET / HT").await;
+        timeout(Duration::from_millis(10), exchange.request()).await.expect_err("it is not whole");
+        let (mut stream, _) = exchange.into_stream();
+        stream.write_all(b"too late").await.expect("the client reads");
+        drop(stream);
+        assert_eq!(received(&mut client).await, "too late");
+    }
+}

@@ -10,11 +10,12 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use hyper::StatusCode;
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt as _};
 use tokio::time::timeout;
 
 use super::auth::Unidentified;
 use crate::frame::{self, Opcode, Violation, close};
+use crate::linger::linger;
 use crate::protocol::Protocol;
 use crate::uid::UidError;
 
@@ -336,20 +337,9 @@ pub(crate) async fn answer<S: AsyncRead + AsyncWrite + Unpin>(stream: &mut S, re
     end(stream).await
 }
 
-/// Ends a stream so that what was sent arrives: FIN, then reads and throws away until the peer's end, or a bound.
-///
-/// Closing with input unread would send an RST, and the peer might never see the answer. The caller bounds the time.
+/// Ends a stream so that what was sent arrives. The caller bounds the time.
 pub(crate) async fn end<S: AsyncRead + AsyncWrite + Unpin>(stream: &mut S) -> io::Result<()> {
-    stream.shutdown().await?;
-    let mut left = DISCARD_BYTES_MAX;
-    let mut scratch = [0; 1024];
-    loop {
-        let received = stream.read(&mut scratch).await?;
-        left = left.saturating_sub(received);
-        if received == 0 || left == 0 {
-            return Ok(());
-        }
-    }
+    linger(stream, DISCARD_BYTES_MAX).await
 }
 
 #[cfg(test)]

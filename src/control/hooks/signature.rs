@@ -1,15 +1,14 @@
 //! What a batch is signed with: one secret or several, read again when their file changes.
 
 use std::fmt::Write as _;
-use std::fs::File;
 use std::future::pending;
-use std::io::{self, Read as _};
 use std::path::{Path, PathBuf};
 
 use aws_lc_rs::hmac;
 use tokio::sync::watch;
 use tracing::{error, info};
 
+use crate::bounded_file;
 use crate::config::{HookSettings, Secret};
 use crate::watched_files::{Stamps, WatchedFiles};
 
@@ -100,12 +99,7 @@ pub(super) async fn keep(keys: watch::Sender<Keys>) {
 
 /// Reads the file of secrets; blocks for as long as that takes.
 fn read(path: &Path) -> Result<Vec<u8>, String> {
-    let mut bytes = Vec::new();
-    let length = File::open(path).and_then(|file| file.take(FILE_BYTES_MAX + 1).read_to_end(&mut bytes));
-    match length.map_err(|error: io::Error| error.to_string())? as u64 {
-        0..=FILE_BYTES_MAX => Ok(bytes),
-        _ => Err(format!("longer than {FILE_BYTES_MAX} bytes")),
-    }
+    bounded_file::read(path, FILE_BYTES_MAX).map_err(|error| error.to_string())
 }
 
 /// Takes each line as a secret; empty ones count for nothing, nor does a byte order mark in front of the first.

@@ -12,7 +12,6 @@ use axum::body::{Body, Bytes};
 use axum::extract::{Extension, Request, State};
 use axum::http::header::{CONTENT_TYPE, HeaderValue};
 use axum::response::{IntoResponse, Response};
-use bytes::BytesMut;
 use futures_util::stream;
 use http_body_util::BodyExt as _;
 use tokio::time::timeout;
@@ -24,6 +23,7 @@ use super::parameters::{Pairs, Parameters};
 use super::problem::{self, Problem, Told};
 use super::spans::{self, Tally};
 use super::{Api, body, idempotency};
+use crate::control::lines::{Line, Lines};
 use crate::control::tokens::Caller;
 use crate::dispatcher::Push;
 
@@ -58,8 +58,9 @@ pub(super) async fn batch(
     let (parts, body) = request.into_parts();
     idempotency::refuse(&parts.headers)?;
     body::require(&parts.headers, &MEDIA_TYPES)?;
-    let (lines, tally) = (Lines::new(api.line_bytes_max()), Tally::new(spans::batch()));
-    let mut batch = Batch { lines, api, body, is_over: false, tally };
+    let (lines, tally) = (Lines::default(), Tally::new(spans::batch()));
+    let line_bytes_max = api.line_bytes_max();
+    let mut batch = Batch { lines, line_bytes_max, api, body, is_over: false, tally };
     if body::is_awaited(&parts.headers) {
         // The client sends no body before `100 Continue`, and hyper can't send that once the answer has begun.
         batch.receive().await?;
@@ -78,6 +79,8 @@ struct Batch {
     api: Api,
     body: Body,
     lines: Lines,
+    /// Most bytes of a line, all through the batch.
+    line_bytes_max: usize,
     /// Nothing more is read.
     is_over: bool,
     /// What was done, to be told however the batch ends.
@@ -88,7 +91,7 @@ impl Batch {
     /// Returns answers to the next lines; waits until there are some, or the batch is over.
     async fn next(&mut self) -> Option<Bytes> {
         loop {
-            let group = self.lines.group();
+            let group = group(&mut self.lines, self.line_bytes_max, self.is_over);
             if !group.is_empty() {
                 return Some(push(&self.api, group, &mut self.tally).await);
             }
@@ -113,13 +116,12 @@ impl Batch {
         match frame {
             Ok(Some(Ok(frame))) => {
                 if let Ok(bytes) = frame.into_data() {
-                    self.lines.add(&bytes);
+                    self.lines.received().extend_from_slice(&bytes);
                 }
                 Ok(())
             }
             Ok(None) => {
                 self.is_over = true;
-                self.lines.end();
                 Ok(())
             }
             // Who sent it has gone.
@@ -169,148 +171,63 @@ fn answers<'a>(answered: impl IntoIterator<Item = (Option<&'a str>, &'a Answered
     Bytes::from(text)
 }
 
-/// Lines out of pieces that were cut anywhere.
-struct Lines {
-    /// Received and not taken yet.
-    received: BytesMut,
-    /// How much of it has no line's end.
-    looked_at: usize,
-    /// Most bytes of a line.
-    bytes_max: usize,
-    /// A line is being thrown away, up to its end.
-    skips: bool,
-    /// A line that was too long, and is not told of yet, before what is in `received`.
-    too_long: bool,
-    /// No more comes: what is left is a line.
-    is_whole: bool,
-}
-
-/// A line, without its end.
-#[derive(Debug, PartialEq, Eq)]
-enum Line {
-    Whole(BytesMut),
-    TooLong,
-}
-
-impl Lines {
-    fn new(bytes_max: usize) -> Self {
-        let received = BytesMut::new();
-        Self { received, looked_at: 0, bytes_max, skips: false, too_long: false, is_whole: false }
-    }
-
-    fn add(&mut self, bytes: &[u8]) {
-        self.received.extend_from_slice(bytes);
-    }
-
-    fn end(&mut self) {
-        self.is_whole = true;
-    }
-
-    /// Returns the next lines that are whole, up to a group of them.
-    fn group(&mut self) -> Vec<Line> {
-        let (mut group, mut bytes) = (Vec::new(), 0);
-        while group.len() < GROUP_LINES_MAX && bytes < GROUP_BYTES_MAX {
-            let Some(line) = self.line() else { break };
-            if let Line::Whole(line) = &line {
+/// Takes the next lines of a batch, up to a group of them; without those that hold nothing.
+fn group(lines: &mut Lines, bytes_max: usize, is_over: bool) -> Vec<Line> {
+    let (mut group, mut bytes) = (Vec::new(), 0);
+    while group.len() < GROUP_LINES_MAX && bytes < GROUP_BYTES_MAX {
+        // The last line may lack its end.
+        let next = lines.next(bytes_max).or_else(|| if is_over { lines.rest() } else { None });
+        match next {
+            Some(Line::Whole(line)) if line.is_empty() => continue,
+            Some(Line::Whole(line)) => {
                 bytes += line.len();
+                group.push(Line::Whole(line));
             }
-            group.push(line);
-        }
-        group
-    }
-
-    fn line(&mut self) -> Option<Line> {
-        loop {
-            let end = memchr::memchr(b'\n', &self.received[self.looked_at..]).map(|place| self.looked_at + place);
-            let length = end.unwrap_or(self.received.len());
-            if !self.skips && length > self.bytes_max {
-                self.skips = true;
-                self.too_long = true;
-            }
-            let mut line = match end {
-                Some(end) => {
-                    let line = self.received.split_to(end);
-                    let _end = self.received.split_to(1);
-                    line
-                }
-                None if self.is_whole && !self.received.is_empty() => self.received.split(),
-                None => {
-                    if self.skips {
-                        self.received.clear();
-                    }
-                    self.looked_at = self.received.len();
-                    return std::mem::take(&mut self.too_long).then_some(Line::TooLong);
-                }
-            };
-            self.looked_at = 0;
-            if std::mem::take(&mut self.skips) {
-                if std::mem::take(&mut self.too_long) {
-                    return Some(Line::TooLong);
-                }
-                continue;
-            }
-            if line.last() == Some(&b'\r') {
-                line.truncate(line.len() - 1);
-            }
-            if !line.is_empty() {
-                return Some(Line::Whole(line));
-            }
+            Some(Line::TooLong) => group.push(Line::TooLong),
+            None => break,
         }
     }
+    group
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    /// Cuts `text` into pieces of `size`, and returns the lines; `!` for one that is too long.
-    fn lines(text: &str, size: usize, bytes_max: usize) -> Vec<String> {
-        let mut lines = Lines::new(bytes_max);
-        let mut found = Vec::new();
-        let mut take = |lines: &mut Lines| loop {
-            let group = lines.group();
-            if group.is_empty() {
-                return;
-            }
-            found.extend(group.into_iter().map(|line| match line {
-                Line::Whole(line) => String::from_utf8(line.to_vec()).expect("text"),
-                Line::TooLong => "!".to_owned(),
-            }));
-        };
-        for piece in text.as_bytes().chunks(size) {
-            lines.add(piece);
-            take(&mut lines);
-            assert!(lines.received.len() <= bytes_max + size, "it holds {} bytes", lines.received.len());
-        }
-        lines.end();
-        take(&mut lines);
-        found
+    #[track_caller]
+    fn check(text: &str, is_over: bool, expected: &[Option<&str>]) {
+        let mut lines = Lines::default();
+        lines.received().extend_from_slice(text.as_bytes());
+        let group: Vec<_> = group(&mut lines, 8, is_over)
+            .into_iter()
+            .map(|line| match line {
+                Line::Whole(line) => Some(String::from_utf8(line.to_vec()).expect("text")),
+                Line::TooLong => None,
+            })
+            .collect();
+        assert_eq!(group.iter().map(Option::as_deref).collect::<Vec<_>>(), expected, "{text:?}");
     }
 
     #[test]
-    fn lines_are_the_same_however_they_are_cut() {
-        for (text, expected) in [
-            ("", &[][..]),
-            ("a\nb\n", &["a", "b"]),
-            ("a\r\n\n\r\nb", &["a", "b"]),
-            ("12345678\n123456789\nx\n", &["12345678", "!", "x"]),
-            ("123456789012345678901234567890\nx", &["!", "x"]),
-            ("x\n1234567890123", &["x", "!"]),
-            ("\n\n\n", &[]),
-        ] {
-            for size in 1..=text.len().max(1) {
-                assert_eq!(lines(text, size, 8), expected, "{text:?} by {size}");
-            }
-        }
+    fn every_line_that_holds_something_is_taken() {
+        check("", true, &[]);
+        check("\n\r\n\n", true, &[]);
+        check("a\n\n123456789\nb\r\n", false, &[Some("a"), None, Some("b")]);
+        check("a\nb", false, &[Some("a")]);
+        check("a\nb", true, &[Some("a"), Some("b")]);
+        check("a\nb\r", true, &[Some("a"), Some("b")]);
+        check("a\n\r", true, &[Some("a")]);
+        check("a\n123456789", true, &[Some("a"), None]);
     }
 
     #[test]
     fn groups_are_bounded() {
-        let mut lines = Lines::new(1 << 20);
-        lines.add("x\n".repeat(1000).as_bytes());
-        assert_eq!(lines.group().len(), GROUP_LINES_MAX);
-        let mut lines = Lines::new(1 << 20);
-        lines.add(format!("{}\n", "x".repeat(600_000)).repeat(4).as_bytes());
-        assert_eq!(lines.group().len(), 2);
+        let size = |text: String| {
+            let mut lines = Lines::default();
+            lines.received().extend_from_slice(text.as_bytes());
+            group(&mut lines, 1 << 20, false).len()
+        };
+        assert_eq!(size("x\n".repeat(1000)), GROUP_LINES_MAX);
+        assert_eq!(size(format!("{}\n", "x".repeat(600_000)).repeat(4)), 2);
     }
 }

@@ -40,7 +40,6 @@ use hyper::server::conn::http1;
 use hyper::service::{HttpService, Service as _, service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep, timeout};
 use tokio_io_timeout::TimeoutWriter;
@@ -55,6 +54,7 @@ use super::accept::{Duplex, accept};
 use super::places::{Paced, Place, Places};
 use crate::config::ControlSettings;
 use crate::dispatcher::Dispatcher;
+use crate::linger::linger;
 use crate::listener::Listener;
 
 /// Most bytes of a request's head; what is longer is answered 431.
@@ -62,8 +62,8 @@ const HEAD_BYTES_MAX: usize = 64 << 10;
 
 /// How long, and for how many bytes, input is still read behind the last answer: unread, it would turn the end of the
 /// connection into a reset, and the answer might be lost.
-const LINGER: Duration = Duration::from_secs(2);
-const LINGER_BYTES_MAX: u64 = 16 << 20;
+const LINGER_TIME: Duration = Duration::from_secs(2);
+const LINGER_BYTES_MAX: usize = 16 << 20;
 
 /// Places that are kept for probes; docs/operations.md names the number.
 const PROBE_PLACES: usize = 16;
@@ -155,7 +155,11 @@ where
         }
     };
     match served {
-        Ok(()) => linger(connection.into_parts().io.into_inner()).await,
+        Ok(()) => {
+            let mut stream = connection.into_parts().io.into_inner();
+            // However it ends, it is over.
+            timeout(LINGER_TIME, linger(&mut stream, LINGER_BYTES_MAX)).await.ok();
+        }
         Err(error) => debug!(error = %error, "control connection lost"),
     }
 }
@@ -169,17 +173,6 @@ async fn drains(mut draining: watch::Receiver<Option<Instant>>) {
         pending::<()>().await;
     }
     sleep(SILENCE).await;
-}
-
-/// Ends a connection so that its last answer arrives.
-async fn linger(mut stream: Duplex) {
-    let end = async {
-        stream.shutdown().await?;
-        let mut unread = (&mut stream).take(LINGER_BYTES_MAX);
-        tokio::io::copy(&mut unread, &mut tokio::io::sink()).await
-    };
-    // However it ends, it is over.
-    timeout(LINGER, end).await.ok();
 }
 
 fn routes(api: Api) -> Router {

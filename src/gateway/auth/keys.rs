@@ -3,8 +3,7 @@
 //! A key is for one algorithm, whatever a token's header says: so a public key never serves as a secret. Files
 //! that can't be read at the start stop it; later the old keys stay, and the log says why.
 
-use std::fs::File;
-use std::io::{self, Read};
+use std::io;
 use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -18,6 +17,7 @@ use serde_json::Value;
 use tracing::{error, info, warn};
 
 use super::jwk;
+use crate::bounded_file;
 use crate::config::{AuthSettings, Secret};
 
 /// Longest file that is read.
@@ -141,6 +141,7 @@ impl Keys {
 
 impl<'a> Sources<'a> {
     fn read(settings: &'a AuthSettings) -> Self {
+        let read = |path: &Path| bounded_file::read(path, FILE_BYTES_MAX);
         Self {
             secret: settings.jwt_secret.as_ref(),
             secret_file: settings.jwt_secret_file.as_deref().map(|path| (path, read(path))),
@@ -188,16 +189,6 @@ impl<'a> Sources<'a> {
         }
         Ok(KeySet(keys))
     }
-}
-
-/// Reads a file of bounded length.
-fn read(path: &Path) -> io::Result<Vec<u8>> {
-    let mut bytes = Vec::new();
-    File::open(path)?.take(FILE_BYTES_MAX + 1).read_to_end(&mut bytes)?;
-    if bytes.len() as u64 > FILE_BYTES_MAX {
-        return Err(io::Error::other(format!("longer than {FILE_BYTES_MAX} bytes")));
-    }
-    Ok(bytes)
 }
 
 /// Takes a file's bytes as a secret, less a byte order mark in front and ends of lines behind.
