@@ -14,7 +14,7 @@ use tokio::time::{Instant, timeout_at};
 
 use crate::config::SessionSettings;
 use crate::frame::close;
-use crate::mailbox::{Bell, Ring};
+use crate::mailbox::{RingOutcome, ShardWaker};
 use crate::message::{Delivery, Kind};
 use crate::metrics::{NodeCounts, Stats};
 use crate::presence::{AsOf, Ledger};
@@ -66,7 +66,7 @@ pub(crate) struct Broadcast {
 pub(crate) struct ShardDoor {
     /// Bounded: past it the caller waits.
     pub(crate) requests: flume::Sender<Request>,
-    pub(crate) bell: Bell,
+    pub(crate) waker: ShardWaker,
 }
 
 /// A message to one uid.
@@ -247,7 +247,7 @@ impl Dispatcher {
         for door in self.doors.iter() {
             // A shard that has drained needs none.
             door.requests.send(Request::Reload(Arc::clone(settings))).ok();
-            door.bell.ring();
+            door.waker.wake();
         }
     }
 
@@ -255,7 +255,7 @@ impl Dispatcher {
     pub(crate) async fn drain(&self, time_out: std::time::Duration) {
         for door in self.doors.iter() {
             door.requests.send_async(Request::Drain { time_out }).await.ok();
-            door.bell.ring();
+            door.waker.wake();
         }
     }
 
@@ -277,7 +277,7 @@ impl Dispatcher {
             None => {}
         }
         // Whatever a shard had when it ended it did not do, but for what it has answered.
-        if door.bell.ring_for_news() == Ring::Ended && answered.is_empty() {
+        if door.waker.wake_unless_ended() == RingOutcome::Ended && answered.is_empty() {
             return Err(Unanswered::Drained);
         }
         Ok(answered)
@@ -372,7 +372,7 @@ mod tests {
         for _ in 0..count {
             let (_, wake) = Poller::new().expect("a poller");
             let (requests, receiver) = flume::bounded(1);
-            doors.push(ShardDoor { requests, bell: Bell::new(wake) });
+            doors.push(ShardDoor { requests, waker: ShardWaker::new(wake) });
             taken.push(receiver);
         }
         (Dispatcher::new(UidHasher::fixed(1), doors, None), taken)
@@ -412,9 +412,9 @@ mod tests {
     async fn request_that_a_shard_never_saw_is_answered_by_its_end() {
         let (_, wake) = Poller::new().expect("a poller");
         let (requests, _queue) = flume::bounded(1);
-        let bell = Bell::new(wake);
-        let mut mailboxes = mailbox::wire(std::slice::from_ref(&bell), 1);
-        let dispatcher = Dispatcher::new(UidHasher::fixed(1), vec![ShardDoor { requests, bell }], None);
+        let waker = ShardWaker::new(wake);
+        let mut mailboxes = mailbox::wire(std::slice::from_ref(&waker), 1);
+        let dispatcher = Dispatcher::new(UidHasher::fixed(1), vec![ShardDoor { requests, waker }], None);
         mailboxes[0].abandon();
         assert_eq!(dispatcher.push(push("a")).await, Err(Unanswered::Drained));
     }

@@ -30,7 +30,7 @@ use crate::gateway::{
 pub use crate::listener::PassedSockets;
 use crate::listener::{BoundListener, Inherited};
 use crate::log_sink::LogSink;
-use crate::mailbox::{self, Bell};
+use crate::mailbox::{self, ShardWaker};
 use crate::presence::Teller;
 use crate::shard::{Admission, LoginNumbers, Parts, Poller, Shard};
 use crate::uid::UidHasher;
@@ -339,15 +339,15 @@ fn spawn_shards(
     log: Option<&LogSink>,
 ) -> io::Result<(Vec<Door>, Vec<ShardDoor>)> {
     let pollers = (0..config.shards.get()).map(|_| Poller::new()).collect::<io::Result<Vec<_>>>()?;
-    let bells: Vec<_> = pollers.iter().map(|(_, wake)| Bell::new(Arc::clone(wake))).collect();
-    let mailboxes = mailbox::wire(&bells, config.mailbox_bytes_max);
+    let wakers: Vec<_> = pollers.iter().map(|(_, wake)| ShardWaker::new(Arc::clone(wake))).collect();
+    let mailboxes = mailbox::wire(&wakers, config.mailbox_bytes_max);
     let settings = Arc::new(config.session());
     let (mut doors, mut shards) = (Vec::new(), Vec::new());
-    for (index, (((poller, _), mailbox), bell)) in pollers.into_iter().zip(mailboxes).zip(&bells).enumerate() {
+    for (index, (((poller, _), mailbox), waker)) in pollers.into_iter().zip(mailboxes).zip(&wakers).enumerate() {
         let (handover_sender, handovers) = flume::bounded(HANDOVERS_MAX);
         let (request_sender, requests) = flume::bounded(REQUESTS_MAX);
-        doors.push(Door { handovers: handover_sender, bell: bell.clone() });
-        shards.push(ShardDoor { requests: request_sender, bell: bell.clone() });
+        doors.push(Door { handovers: handover_sender, waker: waker.clone() });
+        shards.push(ShardDoor { requests: request_sender, waker: waker.clone() });
         let (hasher, settings) = (hasher.clone(), Arc::clone(&settings));
         let presence = presence.clone();
         let parts = Parts { index, hasher, settings, mailbox, handovers, requests, presence };
