@@ -83,7 +83,7 @@ use self::yielding::Yielding;
 use crate::config::SessionSettings;
 use crate::mailbox::Mailbox;
 use crate::metrics::Stats;
-use crate::presence::Teller;
+use crate::presence::PresenceSender;
 use crate::uid::UidHasher;
 
 /// Size of the one buffer that sockets are received into, in bytes.
@@ -107,7 +107,7 @@ pub struct Shard<N: Network> {
     handovers: Inlet<Handover<N::Socket>>,
     requests: Inlet<Request>,
     /// Who is told which uids come and go, if anybody.
-    presence: Option<Teller>,
+    presence: Option<PresenceSender>,
 
     sessions: Sessions<N::Socket>,
     registry: Registry,
@@ -204,7 +204,7 @@ pub struct Parts<S> {
     /// Where everything else from outside comes from.
     pub requests: flume::Receiver<Request>,
     /// Who is told which uids come and go, if anybody.
-    pub presence: Option<Teller>,
+    pub presence: Option<PresenceSender>,
 }
 
 impl<N: Network> Shard<N> {
