@@ -51,7 +51,7 @@ use self::upgrade::Upgraded;
 use crate::config::GatewaySettings;
 use crate::descriptors::Reserve;
 use crate::listener::{Connection, Listener};
-use crate::mailbox::Bell;
+use crate::mailbox::ShardWaker;
 use crate::peer::Peer;
 use crate::protocol;
 use crate::router;
@@ -67,7 +67,7 @@ const SILENCE: Duration = Duration::from_millis(100);
 pub(crate) struct Door {
     /// Logged-in connections; bounded, so that a storm waits here and not in the shard.
     pub(crate) handovers: flume::Sender<Handover<Stream>>,
-    pub(crate) bell: Bell,
+    pub(crate) waker: ShardWaker,
 }
 
 /// What every connection's task needs.
@@ -288,10 +288,10 @@ impl Gateway {
         let handover = Handover { socket, unread: received, uid, protocol, rights, expires, login, peer, permit };
         // Fails only when the shard has drained; the connection ends with it then.
         door.handovers.send_async(handover).await.map_err(|_| Refusal::Draining)?;
-        door.bell.announce();
+        door.waker.raise_external_work();
         // In a storm the other logins that are ready go first, and the shard is woken once for all of them.
         yield_now().await;
-        door.bell.ring_if_unheard();
+        door.waker.wake_if_unseen();
         Ok(())
     }
 

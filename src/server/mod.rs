@@ -22,7 +22,7 @@ use crate::control::{
     Control, ControlListeners, ControlTokensError, Counts, HookEnds, HookError, Hooks, Process, TokenSet,
 };
 use crate::descriptors::{self, Reserve};
-use crate::dispatcher::{Dispatcher, ShardDoor};
+use crate::dispatcher::{Dispatcher, RequestSender};
 pub use crate::gateway::CertificateError;
 use crate::gateway::{
     Authenticator, Certificate, CertificateFiles, Door, Entrance, Gate, Gateway, Refusals, Shortages,
@@ -30,8 +30,8 @@ use crate::gateway::{
 pub use crate::listener::PassedSockets;
 use crate::listener::{BoundListener, Inherited};
 use crate::log_sink::LogSink;
-use crate::mailbox::{self, Bell};
-use crate::presence::Teller;
+use crate::mailbox::{self, ShardWaker};
+use crate::presence::PresenceSender;
 use crate::shard::{Admission, LoginNumbers, Parts, Poller, Shard};
 use crate::uid::UidHasher;
 use crate::vital::Vital;
@@ -252,13 +252,13 @@ impl Server {
     pub fn start(self) -> Result<Handle, StartError> {
         let Self { config, authenticator, listeners, control, control_tokens, certificate, hooks, log, .. } = self;
         let (hooks, ends) = hooks.unzip();
-        let (teller, ledger) = ends.map(|HookEnds { teller, ledger }| (teller, ledger)).unzip();
+        let (presence, progress) = ends.map(|HookEnds { presence, progress }| (presence, progress)).unzip();
         let hasher = UidHasher::random();
         // Held by every thread that users reach, and by control, which is reached until those have ended.
         let (serving, served) = flume::bounded::<Infallible>(0);
         let (alive, running) = flume::bounded::<Infallible>(0);
-        let (doors, shards) = spawn_shards(&config, &hasher, teller, &serving, log.as_ref())?;
-        let dispatcher = Dispatcher::new(hasher.clone(), shards, ledger);
+        let (doors, shards) = spawn_shards(&config, &hasher, presence, &serving, log.as_ref())?;
+        let dispatcher = Dispatcher::new(hasher.clone(), shards, progress);
 
         let (settings, gateway_settings) = watch::channel(Arc::new(config.gateway()));
         let (drain_by, gateway_drain_by) = watch::channel(None);
@@ -334,20 +334,20 @@ fn spawn_shards(
     config: &Config,
     hasher: &UidHasher,
     // Goes with the last shard; then the hook ends.
-    presence: Option<Teller>,
+    presence: Option<PresenceSender>,
     serving: &flume::Sender<Infallible>,
     log: Option<&LogSink>,
-) -> io::Result<(Vec<Door>, Vec<ShardDoor>)> {
+) -> io::Result<(Vec<Door>, Vec<RequestSender>)> {
     let pollers = (0..config.shards.get()).map(|_| Poller::new()).collect::<io::Result<Vec<_>>>()?;
-    let bells: Vec<_> = pollers.iter().map(|(_, wake)| Bell::new(Arc::clone(wake))).collect();
-    let mailboxes = mailbox::wire(&bells, config.mailbox_bytes_max);
+    let wakers: Vec<_> = pollers.iter().map(|(_, wake)| ShardWaker::new(Arc::clone(wake))).collect();
+    let mailboxes = mailbox::wire(&wakers, config.mailbox_bytes_max);
     let settings = Arc::new(config.session());
     let (mut doors, mut shards) = (Vec::new(), Vec::new());
-    for (index, (((poller, _), mailbox), bell)) in pollers.into_iter().zip(mailboxes).zip(&bells).enumerate() {
+    for (index, (((poller, _), mailbox), waker)) in pollers.into_iter().zip(mailboxes).zip(&wakers).enumerate() {
         let (handover_sender, handovers) = flume::bounded(HANDOVERS_MAX);
         let (request_sender, requests) = flume::bounded(REQUESTS_MAX);
-        doors.push(Door { handovers: handover_sender, bell: bell.clone() });
-        shards.push(ShardDoor { requests: request_sender, bell: bell.clone() });
+        doors.push(Door { handovers: handover_sender, waker: waker.clone() });
+        shards.push(RequestSender { requests: request_sender, waker: waker.clone() });
         let (hasher, settings) = (hasher.clone(), Arc::clone(&settings));
         let presence = presence.clone();
         let parts = Parts { index, hasher, settings, mailbox, handovers, requests, presence };

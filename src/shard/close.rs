@@ -238,8 +238,8 @@ impl<N: Network> Shard<N> {
         }
         let Some(presence) = &self.presence else { return };
         match removed {
-            Removed::Last(uid) => presence.tell(uid, Change::Went, self.now),
-            Removed::Oldest(uid) => presence.tell(uid.into(), Change::Moved, self.now),
+            Removed::Last(uid) => presence.send(uid, Change::Offline, self.now),
+            Removed::Oldest(uid) => presence.send(uid.into(), Change::Moved, self.now),
             Removed::Younger | Removed::Nothing => {}
         }
     }

@@ -1,7 +1,7 @@
 //! The receiving end of a queue from outside, which the shard touches only after an entry was announced.
 //!
 //! The queue has a lock inside: a thread that is preempted in it would hold the shard up. So the shard touches it only
-//! after it has taken down the news of its bell (see [`crate::mailbox::Bell::ring`]), and then until the queue is empty.
+//! after it has lowered its flag for external work (see [`crate::mailbox::ShardWaker::wake`]), and then until the queue is empty.
 //! No other file of the shard receives from such a queue: `tests/tidy.rs` fails otherwise.
 
 /// The shard's end of a queue from outside.

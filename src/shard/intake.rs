@@ -108,7 +108,7 @@ impl<N: Network> Shard<N> {
             Meeting::Free => {
                 let is_first = self.register(&uid, key, protocol);
                 if let Some(presence) = self.presence.as_ref().filter(|_| is_first) {
-                    presence.tell(uid.as_str().into(), Change::Came, self.now);
+                    presence.send(uid.as_str().into(), Change::Online, self.now);
                 }
             }
         }

@@ -83,7 +83,7 @@ use self::yielding::Yielding;
 use crate::config::SessionSettings;
 use crate::mailbox::Mailbox;
 use crate::metrics::Stats;
-use crate::presence::Teller;
+use crate::presence::PresenceSender;
 use crate::uid::UidHasher;
 
 /// Size of the one buffer that sockets are received into, in bytes.
@@ -107,7 +107,7 @@ pub struct Shard<N: Network> {
     handovers: Inlet<Handover<N::Socket>>,
     requests: Inlet<Request>,
     /// Who is told which uids come and go, if anybody.
-    presence: Option<Teller>,
+    presence: Option<PresenceSender>,
 
     sessions: Sessions<N::Socket>,
     registry: Registry,
@@ -189,7 +189,7 @@ pub enum Turn {
 
 /// What a shard is made of, besides its network.
 ///
-/// Whoever puts something into one of the channels rings the shard's [`crate::mailbox::Bell`] afterwards.
+/// Whoever puts something into one of the channels rings the shard's [`crate::mailbox::ShardWaker`] afterwards.
 pub struct Parts<S> {
     /// Which of the node's shards it is, from 0; the same as its mailbox's place in [`crate::mailbox::wire`].
     pub index: usize,
@@ -204,7 +204,7 @@ pub struct Parts<S> {
     /// Where everything else from outside comes from.
     pub requests: flume::Receiver<Request>,
     /// Who is told which uids come and go, if anybody.
-    pub presence: Option<Teller>,
+    pub presence: Option<PresenceSender>,
 }
 
 impl<N: Network> Shard<N> {
@@ -266,7 +266,7 @@ impl<N: Network> Shard<N> {
     ///
     /// A queue keeps what is in it for as long as somebody may put more there, so it must be emptied, or an asker would wait for
     /// ever. That comes behind the end of the mailbox: whoever puts something there later finds that, see
-    /// [`crate::mailbox::Bell::ring`].
+    /// [`crate::mailbox::ShardWaker::wake`].
     fn abandon(&mut self) -> usize {
         let unread = self.mailbox.abandon();
         self.requests.abandon();
@@ -397,7 +397,7 @@ impl<N: Network> Shard<N> {
     /// Takes the news down; if they were up, the queues from outside are looked into from now on.
     #[inline]
     fn heed_news(&mut self) {
-        if self.mailbox.take_news() {
+        if self.mailbox.take_external_work() {
             self.handovers.note();
             self.requests.note();
         }
@@ -411,7 +411,7 @@ impl<N: Network> Shard<N> {
             || (self.stalled.has_broadcasts() && self.mailbox.takes_broadcast())
             || self.handovers.may_hold()
             || self.requests.may_hold()
-            || self.mailbox.has_news()
+            || self.mailbox.has_external_work()
             || self.mailbox.has_unread();
         if waits {
             return Some(Duration::ZERO);

@@ -14,7 +14,7 @@ use super::network::{SimulatedNetwork, SimulatedSocket, UNLIMITED, Wire, is_one_
 use super::peer::{Manner, Peer};
 use super::plan::{LONG_FROM, Plan};
 use crate::config::{DuplicateLogin, SessionSettings, SlowConsumer};
-use crate::mailbox::{self, Bell};
+use crate::mailbox::{self, ShardWaker};
 use crate::metrics::Stats;
 use crate::rights::Rights;
 use crate::router::shard_of;
@@ -42,7 +42,7 @@ pub(super) struct Place {
     /// Absent when it has ended.
     pub(super) shard: Option<Shard<SimulatedNetwork>>,
     requests: flume::Sender<Request>,
-    bell: Bell,
+    waker: ShardWaker,
     handovers: Option<flume::Sender<Handover<SimulatedSocket>>>,
     /// Most sessions that a uid may have had so far.
     pub(super) facts_sessions_max: usize,
@@ -85,7 +85,7 @@ impl Place {
     /// Asks; says whether there was room.
     pub(super) fn request(&self, request: Request) -> bool {
         let has_room = self.requests.try_send(request).is_ok();
-        self.bell.ring();
+        self.waker.wake();
         has_room
     }
 
@@ -113,7 +113,7 @@ impl World {
         let clock = Rc::new(Clock::new(plan.look));
         let hasher = UidHasher::fixed(seed);
         journal::take();
-        let bells: Vec<_> = (0..plan.shards).map(|_| Bell::new(Arc::new(|| Ok(())))).collect();
+        let wakers: Vec<_> = (0..plan.shards).map(|_| ShardWaker::new(Arc::new(|| Ok(())))).collect();
         let settings = Arc::new(plan.settings.clone());
         let place = |(index, mailbox)| {
             let (handover_sender, handovers) = flume::bounded(16);
@@ -126,13 +126,13 @@ impl World {
                 shard_count: plan.shards,
                 shard: Some(Shard::new(network, parts)),
                 requests: request_sender,
-                bell: bells[index].clone(),
+                waker: wakers[index].clone(),
                 handovers: Some(handover_sender),
                 facts_sessions_max: 1,
                 ended: None,
             }
         };
-        let places = mailbox::wire(&bells, plan.mailbox_bytes_max).into_iter().enumerate().map(place).collect();
+        let places = mailbox::wire(&wakers, plan.mailbox_bytes_max).into_iter().enumerate().map(place).collect();
         let hashes = UIDS.iter().map(|uid| hasher.hash(uid.as_bytes())).collect();
         let settings = plan.settings.clone();
         let mut world = Self {
@@ -409,7 +409,7 @@ impl World {
         let place = &self.places[peer.shard];
         let Some(handovers) = &place.handovers else { return };
         if handovers.try_send(handover).is_ok() {
-            place.bell.ring();
+            place.waker.wake();
             self.active.push(number);
         }
     }
