@@ -100,7 +100,7 @@ impl<N: Network> Shard<N> {
             };
             match sent {
                 // Most receivers of a broadcast have nothing else to be done for.
-                Sent::All if session.has_nothing_left() => return,
+                Sent::All if session.is_settled() => return,
                 Sent::All | Sent::Piece => return self.emptied(key),
                 Sent::Refused => {
                     if let Err(error) = self.block(key) {
@@ -250,15 +250,6 @@ fn send_once<S: Socket>(session: &mut Session<S>, log: &Log, stats: &mut Stats) 
         outbox.sent(from_outbox);
     }
     if sent == offered && !is_held_back { Sent::Piece } else { Sent::Refused }
-}
-
-impl<S> Session<S> {
-    /// Whether a session that everything was sent to has nothing to give back and nothing to be ended.
-    #[inline]
-    fn has_nothing_left(&self) -> bool {
-        let is_idle = self.outbox.is_none() && self.held == 0 && self.phase == Phase::Open;
-        is_idle && !self.flags.is_watched && !self.flags.has_pong
-    }
 }
 
 /// Sends the outbox, and behind it the log from `log_from` on, as far as one call takes pieces; returns the bytes

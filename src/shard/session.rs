@@ -66,6 +66,14 @@ impl<S> Session<S> {
         self.unread.is_some() || self.flags.is_readable
     }
 
+    /// Whether nothing is left to do once everything due was sent: no outbox to give back, no memory to account for, no
+    /// interest in writability to take back, no end of sending.
+    #[inline]
+    pub(super) fn is_settled(&self) -> bool {
+        let is_idle = self.outbox.is_none() && self.held == 0 && self.phase == Phase::Open;
+        is_idle && !self.flags.is_watched && !self.flags.has_pong
+    }
+
     /// Returns its message that waits for room in a mailbox, if one does.
     pub(super) fn waiting(&self) -> Option<&Waiting> {
         self.unread.as_deref().and_then(|Unread { waiting, .. }| waiting.as_ref())
