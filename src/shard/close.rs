@@ -158,15 +158,15 @@ impl<N: Network> Shard<N> {
     /// of their own, so that thousands of them are not looked at in every turn.
     pub(super) fn see_off(&mut self, steps: usize) {
         for _ in 0..steps {
-            let Some(key) = self.leaving.pop_front() else { return };
+            let Some(key) = self.lists.next_closing() else { return };
             // It may have ended since it was put here.
             let Some(session) = self.sessions.get(key) else { continue };
-            debug_assert_ne!(session.phase, Phase::Open, "an open session is among those that leave");
-            if session.flags.is_dirty {
+            debug_assert_ne!(session.phase, Phase::Open, "an open session is on the closing list");
+            if session.listed.is_dirty() {
                 self.flush_session(key);
             }
             // It may have ended with what was sent.
-            if self.sessions.get(key).is_some_and(|session| std::mem::take(&mut session.flags.is_queued)) {
+            if self.sessions.get(key).is_some_and(|session| session.listed.take_queued()) {
                 self.discard(key);
                 self.account(key);
             }

@@ -1,9 +1,8 @@
 //! The part of a turn that puts messages into outboxes and the broadcast log.
 
-use std::collections::VecDeque;
-
 use super::close::{Farewell, Unsent};
 use super::io::{Network, SessionKey};
+use super::lists::WorkLists;
 use super::outbox::Outbox;
 use super::pool::OutboxPool;
 use super::session::{Phase, Session};
@@ -165,7 +164,7 @@ impl<N: Network> Shard<N> {
         let is_next = session.log_from == log_end && held + length <= self.settings.outbox_bytes_max;
         if is_next {
             let growth =
-                append_to(session, key, &mut self.outboxes, &mut self.dirty, |outbox| outbox.push(opcode, payload));
+                append_to(session, key, &mut self.outboxes, &mut self.lists, |outbox| outbox.push(opcode, payload));
             self.note_growth(growth);
             return Ok(());
         }
@@ -206,7 +205,7 @@ impl<N: Network> Shard<N> {
     #[inline]
     pub(super) fn append(&mut self, key: SessionKey, write: impl FnOnce(&mut Outbox)) {
         let Some(session) = self.sessions.present(key) else { return };
-        let growth = append_to(session, key, &mut self.outboxes, &mut self.dirty, write);
+        let growth = append_to(session, key, &mut self.outboxes, &mut self.lists, write);
         self.note_growth(growth);
     }
 
@@ -340,7 +339,7 @@ fn append_to<S>(
     session: &mut Session<S>,
     key: SessionKey,
     outboxes: &mut OutboxPool,
-    dirty: &mut VecDeque<SessionKey>,
+    lists: &mut WorkLists,
     write: impl FnOnce(&mut Outbox),
 ) -> Growth {
     let outbox = session.outbox.get_or_insert_with(|| outboxes.take());
@@ -351,10 +350,7 @@ fn append_to<S>(
     // As in `account`: what a session holds is known up to 4 GiB.
     let held = session.held;
     session.held = held.saturating_add(u32::try_from(waiting).unwrap_or(u32::MAX));
-    if !session.flags.is_dirty {
-        session.flags.is_dirty = true;
-        dirty.push_back(key);
-    }
+    lists.mark_dirty(key, session);
     Growth { waiting, held: (session.held - held) as usize }
 }
 

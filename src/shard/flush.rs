@@ -35,7 +35,7 @@ impl<N: Network> Shard<N> {
     /// others from their turn for as long as that lasts.
     pub(super) fn flush(&mut self, now: Instant) {
         let mut slice = self.slice(now);
-        for _ in 0..self.dirty.len() {
+        for _ in 0..self.lists.dirty_len() {
             self.flush_dirty();
             self.serve_between_sends(&mut slice);
         }
@@ -72,14 +72,9 @@ impl<N: Network> Shard<N> {
     /// Sends what is due to the next dirty session.
     #[inline]
     pub(super) fn flush_dirty(&mut self) {
-        let Some(key) = self.dirty.pop_front() else { return };
-        // It may have ended since it became dirty.
-        let Some(session) = self.sessions.get(key) else { return };
-        if session.phase == Phase::Open {
+        if let Some(key) = self.lists.next_dirty(&mut self.sessions) {
             self.flush_session(key);
             self.relieve();
-        } else {
-            self.leaving.push_back(key);
         }
     }
 
@@ -87,7 +82,7 @@ impl<N: Network> Shard<N> {
     pub(super) fn flush_session(&mut self, key: SessionKey) {
         let Some(session) = self.sessions.present(key) else { return };
         let log = self.logs.of(session.protocol.encoding());
-        session.flags.is_dirty = false;
+        session.listed.clear_dirty();
         if session.phase != Phase::Open {
             session.log_from = log.end();
         }
@@ -169,9 +164,8 @@ impl<N: Network> Shard<N> {
     pub(super) fn unblock(&mut self, key: SessionKey) {
         let Some(session) = self.sessions.present(key) else { return };
         session.flags.is_blocked = false;
-        if (session.outbox.is_some() || session.socket.holds_back()) && !session.flags.is_dirty {
-            session.flags.is_dirty = true;
-            self.dirty.push_back(key);
+        if session.outbox.is_some() || session.socket.holds_back() {
+            self.lists.mark_dirty(key, session);
         }
     }
 

@@ -7,6 +7,7 @@ use super::close::{Farewell, Unsent};
 use super::expiry::Expiry;
 use super::handover::{Handover, LoginNumber};
 use super::io::{Network, SessionKey, Socket};
+use super::lists::Listed;
 use super::meter::Meter;
 use super::session::{Flags, Phase, Session, Unread};
 use super::wheel::Tick;
@@ -68,6 +69,7 @@ impl<N: Network> Shard<N> {
             protocol,
             rights,
             flags: Flags::default(),
+            listed: Listed::default(),
         }));
         debug!(
             shard = self.index,

@@ -51,15 +51,8 @@ impl<N: Network> Shard<N> {
         if self.held <= enough {
             return;
         }
-        let mut holders = Vec::new();
-        let mut place = 0;
-        while let Some(key) = self.sessions.next(place) {
-            place = key.place() + 1;
-            let held = self.sessions.present(key).map_or(0, |session| session.held);
-            if held > 0 {
-                holders.push((held, key));
-            }
-        }
+        let holders = self.sessions.iter().filter(|(_, session)| session.held > 0);
+        let mut holders: Vec<_> = holders.map(|(key, session)| (session.held, key)).collect();
         holders.sort_unstable_by(|one, other| other.cmp(one));
         for (_, key) in holders {
             if self.held <= enough {
@@ -75,7 +68,7 @@ impl<N: Network> Shard<N> {
         let Some(session) = self.sessions.present(key) else { return };
         if session.phase != Phase::Open {
             // Told a moment ago, it has not been sent the close frame yet.
-            let is_untried = session.flags.is_dirty && !session.flags.is_blocked;
+            let is_untried = session.listed.is_dirty() && !session.flags.is_blocked;
             return if is_untried { self.flush_session(key) } else { self.remove(key) };
         }
         let had = session.held;

@@ -28,6 +28,7 @@ mod intake;
 mod invariants;
 pub mod io;
 mod journal;
+mod lists;
 #[doc(hidden)]
 pub mod log;
 mod memory;
@@ -53,7 +54,6 @@ mod transport;
 mod wheel;
 mod yielding;
 
-use std::collections::VecDeque;
 use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
@@ -71,6 +71,7 @@ pub use transport::{Poller, Stream};
 use self::close::FAREWELLS_PER_TURN;
 use self::inlet::Inlet;
 use self::io::{Network, Readiness};
+use self::lists::WorkLists;
 use self::log::Logs;
 use self::pool::OutboxPool;
 use self::registry::Registry;
@@ -120,12 +121,8 @@ pub struct Shard<N: Network> {
     now: Instant,
     /// `now` on the wheel.
     tick: Tick,
-    /// Open sessions that may have something to receive or to decode.
-    run: VecDeque<SessionKey>,
-    /// Sessions with frames in their outbox since the last flush.
-    dirty: VecDeque<SessionKey>,
-    /// Sessions that close and have something to send, or to receive; see [`Shard::see_off`].
-    leaving: VecDeque<SessionKey>,
+    /// Sessions that have work to do.
+    lists: WorkLists,
     /// Sessions that wait for room in the mail.
     stalled: Stalls,
     budget: Budget,
@@ -230,9 +227,7 @@ impl<N: Network> Shard<N> {
             yielding: Yielding::default(),
             now,
             tick: Tick::default(),
-            run: VecDeque::new(),
-            dirty: VecDeque::new(),
-            leaving: VecDeque::new(),
+            lists: WorkLists::default(),
             stalled,
             budget: Budget { deliveries: 0, bytes: 0 },
             amid: slice::AMID,
@@ -384,14 +379,10 @@ impl<N: Network> Shard<N> {
         self.sessions.get(key).is_some_and(|session| session.phase == Phase::Open)
     }
 
-    /// Puts a session that can progress on the run list, once; a closing one among those that leave.
+    /// Queues a session to be read; see [`WorkLists::enqueue`].
     fn enqueue(&mut self, key: SessionKey) {
         let Some(session) = self.sessions.present(key) else { return };
-        if !session.flags.is_queued && !session.flags.is_stalled && !session.flags.is_paused {
-            session.flags.is_queued = true;
-            let list = if session.phase == Phase::Open { &mut self.run } else { &mut self.leaving };
-            list.push_back(key);
-        }
+        self.lists.enqueue(key, session);
     }
 
     /// Takes the news down; if they were up, the queues from outside are looked into from now on.
@@ -405,9 +396,7 @@ impl<N: Network> Shard<N> {
 
     /// Returns how long there is nothing to do unless somebody brings something; `None`: for ever.
     fn idle_for(&self) -> Option<Duration> {
-        let waits = !self.run.is_empty()
-            || !self.dirty.is_empty()
-            || !self.leaving.is_empty()
+        let waits = !self.lists.is_empty()
             || (self.stalled.has_broadcasts() && self.mailbox.takes_broadcast())
             || self.handovers.may_hold()
             || self.requests.may_hold()

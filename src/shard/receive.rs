@@ -76,22 +76,11 @@ impl<N: Network> Shard<N> {
     /// Gives each session on the run list its share, until the turn's budget is spent.
     pub(super) fn receive_ready(&mut self) {
         let mut slice = self.slice(self.now);
-        for _ in 0..self.run.len() {
+        for _ in 0..self.lists.run_len() {
             if self.is_saturated() {
                 return;
             }
-            let Some(key) = self.run.pop_front() else { return };
-            // It may have ended since it was put here.
-            let Some(session) = self.sessions.get(key) else { continue };
-            // As one of those that leave it may have had its step already.
-            if !session.flags.is_queued {
-                continue;
-            }
-            if session.phase != Phase::Open {
-                self.leaving.push_back(key);
-                continue;
-            }
-            session.flags.is_queued = false;
+            let Some((key, session)) = self.lists.next_run(&mut self.sessions) else { continue };
             match session.unread.take() {
                 Some(unread) => self.resume(key, unread),
                 None => self.receive(key),

@@ -4,6 +4,7 @@ use bytes::Bytes;
 
 use super::expiry::Expiry;
 use super::handover::{LoginNumber, Permit};
+use super::lists::Listed;
 use super::log::Position;
 use super::meter::Meter;
 use super::outbox::Outbox;
@@ -58,6 +59,7 @@ pub(crate) struct Session<S> {
     /// What its client may send.
     pub(crate) rights: Rights,
     pub(crate) flags: Flags,
+    pub(crate) listed: Listed,
 }
 
 impl<S> Session<S> {
@@ -98,7 +100,7 @@ pub(crate) enum Phase {
     Lingering,
 }
 
-/// What is known of the socket, and where the session is queued.
+/// What is known of the socket, and what holds the session back.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Flags {
     /// There may be bytes to receive.
@@ -109,10 +111,6 @@ pub(crate) struct Flags {
     pub(crate) is_blocked: bool,
     /// The poller watches for writability.
     pub(crate) is_watched: bool,
-    /// On the run list.
-    pub(crate) is_queued: bool,
-    /// On the dirty list.
-    pub(crate) is_dirty: bool,
     /// Waits for room in a mailbox.
     pub(crate) is_stalled: bool,
     /// Not read, as it was over its rate.

@@ -76,7 +76,7 @@ impl<N: Network> Shard<N> {
         self.take_mail();
         self.post_amid_flush(self.now);
         let mut others = self.slice(self.now);
-        for _ in 0..self.dirty.len() {
+        for _ in 0..self.lists.dirty_len() {
             self.flush_dirty();
             if self.is_over(&mut others) {
                 break;

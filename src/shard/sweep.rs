@@ -24,9 +24,6 @@ const READY_AT_LEAST: usize = 256;
 /// Sessions that are packed together in a turn after a peak: some hundred microseconds.
 const PACKED_AT_ONCE: usize = 1024;
 
-/// Entries for which an empty list keeps its memory.
-const LIST_LENGTH_KEPT: usize = 64;
-
 /// What was last logged about shed messages.
 #[derive(Debug)]
 pub(super) struct Summary {
@@ -95,7 +92,7 @@ impl<N: Network> Shard<N> {
         self.due = due;
         self.sum_up();
         if self.outboxes.trim(self.now) {
-            self.trim_lists();
+            self.lists.trim();
             self.sessions.pack(PACKED_AT_ONCE);
         }
         self.sweep_drain()
@@ -118,15 +115,6 @@ impl<N: Network> Shard<N> {
         for _ in 0..2 + self.sessions.len() / READY_AT_LEAST {
             if self.poll(Some(Duration::ZERO)) == 0 {
                 return;
-            }
-        }
-    }
-
-    /// Lets go of what lists needed at a peak that is over.
-    fn trim_lists(&mut self) {
-        for list in [&mut self.run, &mut self.dirty, &mut self.leaving] {
-            if list.len() < list.capacity() / 8 {
-                list.shrink_to((2 * list.len()).max(LIST_LENGTH_KEPT));
             }
         }
     }
@@ -176,7 +164,7 @@ impl<N: Network> Shard<N> {
         let is_paused = session.flags.is_paused;
         let message_by = session.message_since.after(settings.message_timeout);
         // One whose turn to be read has yet to come may have sent the rest long ago, as while the process was paused.
-        if session.flags.is_mid_message && message_by <= tick && !session.flags.is_queued {
+        if session.flags.is_mid_message && message_by <= tick && !session.listed.is_queued() {
             self.stats.timeouts += 1;
             let reason = format!("message not finished within {:?}", settings.message_timeout);
             return self.close(key, Farewell::with_reason(close::POLICY, &reason), Unsent::Keep);
@@ -237,7 +225,7 @@ impl<N: Network> Shard<N> {
         if is_over {
             // The last chance of what was closed just now; what is left then is counted.
             self.flush(self.now);
-            self.see_off(self.leaving.len());
+            self.see_off(self.lists.closing_len());
             while let Some(key) = self.sessions.next(0) {
                 self.remove(key);
             }

@@ -380,9 +380,7 @@ fn after_a_peak_memory_and_walks_are_those_of_who_stays() {
     node.settle();
     let tables = |node: &Node| {
         let shard = &node.shards[0];
-        let lists = [&shard.run, &shard.dirty, &shard.leaving];
-        let lists: usize = lists.iter().map(|list| list.capacity() * size_of::<SessionKey>()).sum();
-        shard.sessions.table_bytes() + shard.registry.table_bytes() + lists
+        shard.sessions.table_bytes() + shard.registry.table_bytes() + shard.lists.table_bytes()
     };
     let peak = tables(&node);
     let stays = |index: usize| index.is_multiple_of(PEAK / STAY);

@@ -49,7 +49,7 @@ impl World {
             accounted += session.outbox.as_ref().map_or(0, |outbox| outbox.accounted);
             let outbox = session.outbox.as_ref().map_or(0, |outbox| outbox.bytes());
             let begun = self.plan.encoded_max(settings.message_bytes_max);
-            if !session.flags.is_dirty && !session.flags.is_queued {
+            if !session.listed.is_dirty() && !session.listed.is_queued() {
                 assert_eq!(session.holdings(), session.held, "what it holds was not looked up");
             }
             if session.phase != Phase::Open {
