@@ -256,11 +256,10 @@ impl<N: Network> Shard<N> {
             self.unregister(session.hash, encoding, key);
             self.stats.shed_closed += self.logs.of(encoding).frames_from(session.log_from) as u64;
         }
+        self.memory.remove(&mut session);
         if let Some(outbox) = &mut session.outbox {
-            self.outbox_bytes -= outbox.accounted;
             self.stats.shed_closed += outbox.abandon();
         }
-        self.held -= session.held as usize;
         self.network.remove(&mut session.socket);
         debug!(shard = self.index, session = %key, peer = session.peer.map(tracing::field::display), "session ended");
     }

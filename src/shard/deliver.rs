@@ -3,6 +3,7 @@
 use super::close::{Farewell, Unsent};
 use super::io::{Network, SessionKey};
 use super::lists::WorkLists;
+use super::memory::Memory;
 use super::outbox::Outbox;
 use super::pool::OutboxPool;
 use super::session::{Phase, Session};
@@ -163,9 +164,9 @@ impl<N: Network> Shard<N> {
         let log_end = self.logs.of(encoding).end();
         let is_next = session.log_from == log_end && held + length <= self.settings.outbox_bytes_max;
         if is_next {
-            let growth =
-                append_to(session, key, &mut self.outboxes, &mut self.lists, |outbox| outbox.push(opcode, payload));
-            self.note_growth(growth);
+            append_to(session, key, &mut self.outboxes, &mut self.lists, &mut self.memory, |outbox| {
+                outbox.push(opcode, payload);
+            });
             return Ok(());
         }
         self.make_way(key, length)?;
@@ -205,15 +206,7 @@ impl<N: Network> Shard<N> {
     #[inline]
     pub(super) fn append(&mut self, key: SessionKey, write: impl FnOnce(&mut Outbox)) {
         let Some(session) = self.sessions.present(key) else { return };
-        let growth = append_to(session, key, &mut self.outboxes, &mut self.lists, write);
-        self.note_growth(growth);
-    }
-
-    #[inline]
-    fn note_growth(&mut self, growth: Growth) {
-        self.outbox_bytes += growth.waiting;
-        self.held += growth.held;
-        journal::held(self.held);
+        append_to(session, key, &mut self.outboxes, &mut self.lists, &mut self.memory, write);
     }
 
     /// Moves the broadcasts that an open session has not taken into its outbox, so that what comes next stays behind.
@@ -327,31 +320,22 @@ impl<N: Network> Shard<N> {
     }
 }
 
-/// By how much an outbox and what its session holds have grown, in bytes.
-struct Growth {
-    waiting: usize,
-    held: usize,
-}
-
-/// As [`Shard::append`], for who has found the session already: its shard notes the growth.
+/// As [`Shard::append`], for a session that was looked up already.
 #[inline]
 fn append_to<S>(
     session: &mut Session<S>,
     key: SessionKey,
     outboxes: &mut OutboxPool,
     lists: &mut WorkLists,
+    memory: &mut Memory,
     write: impl FnOnce(&mut Outbox),
-) -> Growth {
+) {
     let outbox = session.outbox.get_or_insert_with(|| outboxes.take());
     let before = outbox.bytes();
     write(outbox);
-    let waiting = outbox.bytes() - before;
-    outbox.accounted += waiting;
-    // As in `account`: what a session holds is known up to 4 GiB.
-    let held = session.held;
-    session.held = held.saturating_add(u32::try_from(waiting).unwrap_or(u32::MAX));
+    let grown = outbox.bytes() - before;
+    memory.add(session, grown);
     lists.mark_dirty(key, session);
-    Growth { waiting, held: (session.held - held) as usize }
 }
 
 /// Adds what became of a message at one more session of the uid: it counts as delivered when any took it.

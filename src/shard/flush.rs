@@ -115,12 +115,11 @@ impl<N: Network> Shard<N> {
         let Some(session) = self.sessions.present(key) else { return };
         session.flags.has_pong = false;
         let outbox = session.outbox.take();
-        if session.held > 0 {
-            self.account(key);
+        if session.held.get() > 0 {
+            self.memory.update(session);
         }
-        let Some(session) = self.sessions.present(key) else { return };
         if let Some(mut outbox) = outbox {
-            self.outbox_bytes -= std::mem::take(&mut outbox.accounted);
+            self.memory.remove_outbox(&mut outbox);
             let late_pong = outbox.take_late_pong();
             self.outboxes.put_back(outbox);
             // Behind a close frame nothing is sent.

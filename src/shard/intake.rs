@@ -8,6 +8,7 @@ use super::expiry::Expiry;
 use super::handover::{Handover, LoginNumber};
 use super::io::{Network, SessionKey, Socket};
 use super::lists::Listed;
+use super::memory::Counted;
 use super::meter::Meter;
 use super::session::{Flags, Phase, Session, Unread};
 use super::wheel::Tick;
@@ -61,7 +62,7 @@ impl<N: Network> Shard<N> {
             message_since: self.tick,
             close_by: self.tick,
             timer: Tick::NEVER,
-            held: 0,
+            held: Counted::default(),
             serial: 0,
             expires,
             discarded: 0,

@@ -73,6 +73,7 @@ use self::inlet::Inlet;
 use self::io::{Network, Readiness};
 use self::lists::WorkLists;
 use self::log::Logs;
+use self::memory::Memory;
 use self::pool::OutboxPool;
 use self::registry::Registry;
 use self::session::Phase;
@@ -130,10 +131,8 @@ pub struct Shard<N: Network> {
     amid: Budget,
     /// How many sessions have begun to close, or ended without that: to see whether one has since.
     departures: u64,
-    /// What all sessions hold, each as of its last [`Shard::account`]; see [`memory`].
-    held: usize,
-    /// What of that waits in outboxes.
-    outbox_bytes: usize,
+    /// Memory that the sessions hold.
+    memory: Memory,
     scratch: Box<[u8]>,
     ready: Vec<Readiness>,
     due: Vec<(Tick, SessionKey)>,
@@ -231,9 +230,8 @@ impl<N: Network> Shard<N> {
             stalled,
             budget: Budget { deliveries: 0, bytes: 0 },
             amid: slice::AMID,
-            held: 0,
             departures: 0,
-            outbox_bytes: 0,
+            memory: Memory::default(),
             scratch: vec![0; SCRATCH_BYTES].into_boxed_slice(),
             ready: Vec::new(),
             due: Vec::new(),
@@ -311,8 +309,8 @@ impl<N: Network> Shard<N> {
         Stats {
             sessions: self.registry.sessions() as u64,
             uids: self.registry.len() as u64,
-            memory_held: self.held as u64,
-            outbox_bytes: self.outbox_bytes as u64,
+            memory_held: self.memory.held() as u64,
+            outbox_bytes: self.memory.outbox_bytes() as u64,
             mail_bytes: self.mailbox.held() as u64,
             mailbox_batches: self.mailbox.waiting() as u64,
             // Messages are counted already; only what else is sent has a count of its own.

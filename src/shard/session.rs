@@ -6,6 +6,7 @@ use super::expiry::Expiry;
 use super::handover::{LoginNumber, Permit};
 use super::lists::Listed;
 use super::log::Position;
+use super::memory::Counted;
 use super::meter::Meter;
 use super::outbox::Outbox;
 use super::wheel::Tick;
@@ -45,8 +46,8 @@ pub(crate) struct Session<S> {
     pub(crate) close_by: Tick,
     /// Where the session waits on the wheel; entries for other ticks are stale.
     pub(crate) timer: Tick,
-    /// Memory it holds, as last accounted for.
-    pub(crate) held: u32,
+    /// Memory it holds, as of its last [`Memory::update`](super::memory::Memory::update).
+    pub(crate) held: Counted<u32>,
     /// The serial number of its key; [`super::sessions::Sessions::insert`] draws it.
     pub(crate) serial: u32,
     /// When its credential's time is over.
@@ -72,7 +73,7 @@ impl<S> Session<S> {
     /// interest in writability to take back, no end of sending.
     #[inline]
     pub(super) fn is_settled(&self) -> bool {
-        let is_idle = self.outbox.is_none() && self.held == 0 && self.phase == Phase::Open;
+        let is_idle = self.outbox.is_none() && self.held.get() == 0 && self.phase == Phase::Open;
         is_idle && !self.flags.is_watched && !self.flags.has_pong
     }
 

@@ -265,6 +265,7 @@ mod tests {
     use crate::rights::Rights;
     use crate::shard::expiry::Expiry;
     use crate::shard::lists::Listed;
+    use crate::shard::memory::Counted;
     use crate::shard::session::{Flags, Phase};
     use crate::shard::wheel::Tick;
     use crate::shard::{Admission, LoginNumbers};
@@ -287,7 +288,7 @@ mod tests {
             message_since: Tick(0),
             close_by: Tick(0),
             timer: Tick::NEVER,
-            held: 0,
+            held: Counted::default(),
             serial: 0,
             expires: Expiry::NEVER,
             discarded: 0,

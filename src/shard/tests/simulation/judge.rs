@@ -45,18 +45,18 @@ impl World {
             peer.phase = phase;
             let (Some(key), Some(session)) = (key, session) else { continue };
             assert!(session.hash == self.hashes[peer.uid] && session.login == peer.login, "another's session");
-            held += session.held as usize;
-            accounted += session.outbox.as_ref().map_or(0, |outbox| outbox.accounted);
+            held += session.held.get() as usize;
+            accounted += session.outbox.as_ref().map_or(0, |outbox| outbox.counted.get());
             let outbox = session.outbox.as_ref().map_or(0, |outbox| outbox.bytes());
             let begun = self.plan.encoded_max(settings.message_bytes_max);
             if !session.listed.is_dirty() && !session.listed.is_queued() {
-                assert_eq!(session.holdings(), session.held, "what it holds was not looked up");
+                assert_eq!(session.holdings(), session.held.get(), "what it holds was not looked up");
             }
             if session.phase != Phase::Open {
                 continue;
             }
             open += 1;
-            holders += usize::from(session.held > 0);
+            holders += usize::from(session.held.get() > 0);
             online.insert(peer.uid);
             assert!(outbox <= settings.outbox_bytes_max + begun + CONTROL_BYTES, "an outbox has {outbox} bytes");
             let log_end = shard.logs.of(session.protocol.encoding()).end();
@@ -66,8 +66,8 @@ impl World {
             assert!(found.len() <= sessions_max, "{} has {} sessions", UIDS[peer.uid], found.len());
         }
         assert_eq!((shard.registry.sessions(), shard.registry.len()), (open, online.len()), "registered, not alive");
-        assert_eq!(shard.held, held, "what all hold is what each holds");
-        assert_eq!(shard.outbox_bytes, accounted, "what waits in all outboxes is what waits in each");
+        assert_eq!(shard.memory.held(), held, "what all hold is what each holds");
+        assert_eq!(shard.memory.outbox_bytes(), accounted, "what waits in all outboxes is what waits in each");
         let (all, part) = (held + shard.mailbox.memory(), settings.memory_bytes_max);
         let is_within = all <= part || held <= part / 8 || holders == 0;
         assert!(is_within, "{held} bytes are held, and {all} with the mail");
@@ -147,7 +147,7 @@ impl World {
         }
         for place in &mut self.places {
             let Some(shard) = &mut place.shard else { continue };
-            assert_eq!(shard.held, 0, "nothing is to be held");
+            assert_eq!(shard.memory.held(), 0, "nothing is to be held");
             assert_eq!(shard.sessions.len(), shard.registry.sessions());
             assert!(shard.stalled.len() == 0 && shard.mailbox.held() == 0, "mail waits for ever");
         }
