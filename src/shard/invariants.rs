@@ -3,12 +3,9 @@
 //! The invariants of a part stand with that part: [`super::sessions::Sessions::check`], [`super::registry::Registry::check`],
 //! [`super::outbox::Outbox::check`]. Here is what binds them together: the flags of a session and the lists that it is on.
 
-use std::collections::HashSet;
-
 use super::Shard;
 use super::io::{Network, Socket};
 use super::session::Phase;
-use super::wheel::Tick;
 use crate::protocol::Encoding;
 
 impl<N: Network> Shard<N> {
@@ -20,12 +17,12 @@ impl<N: Network> Shard<N> {
         self.sessions.check();
         self.lists.check(&self.sessions);
         self.memory.check(&self.sessions);
+        self.wheel.check(&self.sessions);
         self.registry.check();
         self.mailbox.check();
         self.check_stalls();
         assert!(self.logs.is_empty(), "the logs are empty between turns");
         let mut receivers = [0; Encoding::COUNT];
-        let timers: HashSet<_> = self.wheel.entries().collect();
         let mut open = 0;
         let mut place = 0;
         while let Some(key) = self.sessions.next(place) {
@@ -33,11 +30,6 @@ impl<N: Network> Shard<N> {
             let session = self.sessions.present(key).expect("it was found just now");
             let encoding = session.protocol.encoding();
             let flags = session.flags;
-            assert!(
-                session.timer == Tick::NEVER || timers.contains(&(session.timer, key)),
-                "its timer is not on the wheel"
-            );
-            assert_ne!(session.timer, Tick::NEVER, "every session has a deadline");
             // An outbox is there while something waits, and then somebody sends it.
             match &session.outbox {
                 Some(outbox) => {

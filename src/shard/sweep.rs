@@ -130,12 +130,10 @@ impl<N: Network> Shard<N> {
         }
     }
 
-    /// Makes sure that the session is looked at by `at`.
+    /// Makes sure that the session is looked at by `at`; see [`Wheel::wake_at`](super::wheel::Wheel::wake_at).
     pub(super) fn wake_at(&mut self, key: SessionKey, at: Tick) {
         let Some(session) = self.sessions.present(key) else { return };
-        if at < session.timer {
-            session.timer = self.wheel.put(at, key);
-        }
+        self.wheel.wake_at(key, session, at);
     }
 
     /// Does what a session's deadlines ask for, and puts it down for the next.
@@ -147,8 +145,7 @@ impl<N: Network> Shard<N> {
             if session.close_by <= tick {
                 return self.remove(key);
             }
-            let close_by = session.close_by;
-            return self.wake_at(key, close_by);
+            return self.wheel.wake_at(key, session, session.close_by);
         }
         let expires_in = session.expires.left(self.network.wall());
         if expires_in == Some(Duration::ZERO) {
