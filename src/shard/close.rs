@@ -200,22 +200,19 @@ impl<N: Network> Shard<N> {
         if session.phase != Phase::Open {
             return false;
         }
-        let (hash, encoding, log_from) = (session.hash, session.protocol.encoding(), session.log_from);
-        let log_end = self.logs.of(encoding).end();
+        let (hash, encoding) = (session.hash, session.protocol.encoding());
         self.departures += 1;
         self.unregister(hash, encoding, key);
         match unsent {
-            Unsent::Keep if log_from != log_end => self.take_log(key, log_end),
-            Unsent::Keep => {}
+            Unsent::Keep => self.take_log(key),
             Unsent::Drop => {
-                let unlogged = self.logs.of(encoding).frames_from(log_from) as u64;
-                let outbox = self.sessions.present(key).and_then(|session| session.outbox.as_mut());
-                let dropped = outbox.map_or(0, |outbox| outbox.drop_all());
-                self.stats.shed_closed += unlogged + dropped;
+                let Some(session) = self.sessions.present(key) else { return false };
+                let dropped = session.outbox.as_mut().map_or(0, |outbox| outbox.drop_all());
+                self.stats.shed_closed += self.logs.due_frames(session) + dropped;
+                self.logs.skip(session);
             }
         }
         let Some(session) = self.sessions.present(key) else { return false };
-        session.log_from = log_end;
         session.phase = Phase::Closing;
         session.reader = Default::default();
         session.unread = None;
@@ -254,7 +251,7 @@ impl<N: Network> Shard<N> {
         if session.phase == Phase::Open {
             let encoding = session.protocol.encoding();
             self.unregister(session.hash, encoding, key);
-            self.stats.shed_closed += self.logs.of(encoding).frames_from(session.log_from) as u64;
+            self.stats.shed_closed += self.logs.due_frames(&session);
         }
         self.memory.remove(&mut session);
         if let Some(outbox) = &mut session.outbox {

@@ -54,15 +54,14 @@ impl<N: Network> Shard<N> {
         let mut place = 0;
         while let Some((key, session)) = self.sessions.next_session(place) {
             place = key.place() + 1;
-            let log_end = self.logs.of(session.protocol.encoding()).end();
-            if session.log_from != log_end {
+            if self.logs.has_due(session) {
                 match session.phase {
                     Phase::Open => {
                         self.flush_session(key);
                         self.relieve();
                     }
                     // It left before these.
-                    Phase::Closing | Phase::Lingering => session.log_from = log_end,
+                    Phase::Closing | Phase::Lingering => _ = self.logs.skip(session),
                 }
             }
             self.serve_amid_fan_out(slice);
@@ -81,11 +80,11 @@ impl<N: Network> Shard<N> {
     /// Sends everything due to a session; what the socket refuses stays in the outbox, as far as the policy keeps it.
     pub(super) fn flush_session(&mut self, key: SessionKey) {
         let Some(session) = self.sessions.present(key) else { return };
-        let log = self.logs.of(session.protocol.encoding());
         session.listed.clear_dirty();
         if session.phase != Phase::Open {
-            session.log_from = log.end();
+            self.logs.skip(session);
         }
+        let log = self.logs.of(session.protocol.encoding());
         if !session.flags.is_blocked {
             let sent = loop {
                 match send_once(session, log, &mut self.stats) {
@@ -172,31 +171,30 @@ impl<N: Network> Shard<N> {
     /// slow-consumer policy.
     fn keep_log(&mut self, key: SessionKey) {
         let Some(session) = self.sessions.present(key) else { return };
-        let encoding = session.protocol.encoding();
-        let log_end = self.logs.of(encoding).end();
-        if session.log_from == log_end {
+        if !self.logs.has_due(session) {
             return;
         }
         // The frame begun must be finished, whatever the bound.
-        let begun_to = self.logs.of(encoding).frame_from(session.log_from);
-        let begun = (begun_to - session.log_from) as usize;
+        let from = session.log_from;
+        let begun_to = self.logs.of_session(session).frame_from(from);
+        let begun = (begun_to - from) as usize;
         if begun > 0 {
-            self.take_log(key, begun_to);
+            session.log_from = begun_to;
+            self.copy_log(key, from, begun_to);
             if let Some(outbox) = self.sessions.present(key).and_then(|session| session.outbox.as_mut()) {
                 outbox.fix(begun);
             }
         }
         while let Some(session) = self.sessions.present(key)
             && session.phase == Phase::Open
-            && session.log_from != log_end
+            && self.logs.has_due(session)
         {
             let from = session.log_from;
             let held = session.outbox.as_ref().map_or(0, |outbox| outbox.bytes());
-            let all = (log_end - from) as usize;
-            if held + all <= self.settings.outbox_bytes_max {
-                return self.take_log(key, log_end);
+            if held + self.logs.due_bytes(session) <= self.settings.outbox_bytes_max {
+                return self.take_log(key);
             }
-            let next = self.logs.of(encoding).frame_from(from + 1);
+            let next = self.logs.of_session(session).frame_from(from + 1);
             // Out of the log: a frame that is shed is counted once.
             session.log_from = next;
             if self.make_room_blocked(key, (next - from) as usize).is_ok() {

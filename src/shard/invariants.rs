@@ -6,7 +6,6 @@
 use super::Shard;
 use super::io::{Network, Socket};
 use super::session::Phase;
-use crate::protocol::Encoding;
 
 impl<N: Network> Shard<N> {
     /// Asserts everything that holds between two turns.
@@ -18,17 +17,15 @@ impl<N: Network> Shard<N> {
         self.lists.check(&self.sessions);
         self.memory.check(&self.sessions);
         self.wheel.check(&self.sessions);
+        self.logs.check(&self.sessions);
         self.registry.check();
         self.mailbox.check();
         self.check_stalls();
-        assert!(self.logs.is_empty(), "the logs are empty between turns");
-        let mut receivers = [0; Encoding::COUNT];
         let mut open = 0;
         let mut place = 0;
         while let Some(key) = self.sessions.next(place) {
             place = key.place() + 1;
             let session = self.sessions.present(key).expect("it was found just now");
-            let encoding = session.protocol.encoding();
             let flags = session.flags;
             // An outbox is there while something waits, and then somebody sends it.
             match &session.outbox {
@@ -46,9 +43,6 @@ impl<N: Network> Shard<N> {
             match session.phase {
                 Phase::Open => {
                     open += 1;
-                    receivers[encoding as usize] += 1;
-                    let log_end = self.logs.of(encoding).end();
-                    assert_eq!(session.log_from, log_end, "an open session has taken its log");
                     assert!(self.registry.holds(session.hash, key), "an open session is not registered");
                 }
                 Phase::Closing | Phase::Lingering => {
@@ -57,10 +51,6 @@ impl<N: Network> Shard<N> {
                     assert!(session.phase == Phase::Closing || session.outbox.is_none(), "sent behind the end");
                 }
             }
-        }
-        for &encoding in Encoding::ALL {
-            let counted = self.logs.receivers(encoding);
-            assert_eq!(counted, receivers[encoding as usize], "open sessions that receive {encoding:?}");
         }
         assert_eq!(self.registry.sessions(), open, "every registered session is open");
     }

@@ -31,6 +31,7 @@ mod journal;
 mod lists;
 #[doc(hidden)]
 pub mod log;
+mod logs;
 mod memory;
 mod meter;
 #[doc(hidden)]
@@ -72,7 +73,7 @@ use self::close::FAREWELLS_PER_TURN;
 use self::inlet::Inlet;
 use self::io::{Network, Readiness};
 use self::lists::WorkLists;
-use self::log::Logs;
+use self::logs::Logs;
 use self::memory::Memory;
 use self::pool::OutboxPool;
 use self::registry::Registry;
