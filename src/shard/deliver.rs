@@ -1,5 +1,6 @@
 //! The part of a turn that puts messages into outboxes and the broadcast log.
 
+use super::budget::Cost;
 use super::close::{Farewell, Unsent};
 use super::io::{Network, SessionKey};
 use super::lists::WorkLists;
@@ -8,7 +9,7 @@ use super::memory::Memory;
 use super::outbox::Outbox;
 use super::pool::OutboxPool;
 use super::session::{Phase, Session};
-use super::{Cost, Shard, journal};
+use super::{Shard, journal};
 use crate::config::SlowConsumer;
 use crate::frame::{HEADER_BYTES_MAX, Opcode, close};
 use crate::mailbox::Letter;

@@ -17,6 +17,7 @@
 //!
 //! Three rooms are public for `benches/pieces.rs` alone, and hidden: they are no part of the library.
 
+mod budget;
 mod close;
 mod deliver;
 mod expiry;
@@ -69,6 +70,7 @@ pub use sessions::SessionKey;
 pub use tls::Tls;
 pub use transport::{Poller, Stream};
 
+use self::budget::TurnBudget;
 use self::close::FAREWELLS_PER_TURN;
 use self::inlet::Inlet;
 use self::io::{Network, Readiness};
@@ -91,14 +93,6 @@ use crate::uid::UidHasher;
 
 /// Size of the one buffer that sockets are received into, in bytes.
 const SCRATCH_BYTES: usize = 64 << 10;
-
-/// Deliveries that may be made on behalf of one connection in a turn, and of a turn's whole intake.
-const CONNECTION_DELIVERIES: usize = 16 << 10;
-const TURN_DELIVERIES: usize = 128 << 10;
-
-/// Bytes that may be queued on behalf of one connection in a turn, and of a turn's whole intake.
-const CONNECTION_BYTES: usize = 1 << 20;
-const TURN_BYTES: usize = 8 << 20;
 
 /// The loop and its state, over sockets and clock of `N`.
 pub struct Shard<N: Network> {
@@ -127,9 +121,8 @@ pub struct Shard<N: Network> {
     lists: WorkLists,
     /// Sessions that wait for room in the mail.
     stalled: Stalls,
-    budget: Budget,
-    /// Budget left in this turn for requests that are served between its slices.
-    amid: Budget,
+    /// What this turn may still do.
+    budget: TurnBudget,
     /// How many sessions have begun to close, or ended without that: to see whether one has since.
     departures: u64,
     /// Memory that the sessions hold.
@@ -140,38 +133,6 @@ pub struct Shard<N: Network> {
     drain: Option<Drain>,
     stats: Stats,
     summary: Summary,
-}
-
-/// What may still be done, in a turn or for a connection, before others have their turn.
-#[derive(Clone, Copy, Debug)]
-struct Budget {
-    deliveries: usize,
-    bytes: usize,
-}
-
-/// What one message cost of a budget.
-#[derive(Clone, Copy, Debug)]
-struct Cost {
-    deliveries: usize,
-    bytes: usize,
-}
-
-impl Cost {
-    /// Returns the cost of the same for so many receivers.
-    fn times(self, receivers: usize) -> Self {
-        Self { deliveries: self.deliveries.saturating_mul(receivers), bytes: self.bytes.saturating_mul(receivers) }
-    }
-}
-
-impl Budget {
-    fn is_spent(&self) -> bool {
-        self.deliveries == 0 || self.bytes == 0
-    }
-
-    fn spend(&mut self, cost: Cost) {
-        self.deliveries = self.deliveries.saturating_sub(cost.deliveries);
-        self.bytes = self.bytes.saturating_sub(cost.bytes);
-    }
 }
 
 /// Whether a shard goes on.
@@ -229,8 +190,7 @@ impl<N: Network> Shard<N> {
             tick: Tick::default(),
             lists: WorkLists::default(),
             stalled,
-            budget: Budget { deliveries: 0, bytes: 0 },
-            amid: slice::AMID,
+            budget: TurnBudget::new(),
             departures: 0,
             memory: Memory::default(),
             scratch: vec![0; SCRATCH_BYTES].into_boxed_slice(),
@@ -276,8 +236,7 @@ impl<N: Network> Shard<N> {
         self.stats.turns += 1;
         self.wait();
         let begun = self.now;
-        self.budget = Budget { deliveries: TURN_DELIVERIES, bytes: TURN_BYTES };
-        self.amid = slice::AMID;
+        self.budget.renew();
         self.take_in();
         self.take_handovers();
         // One look at the clock for both.

@@ -6,11 +6,12 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use bytes::Bytes;
 use tracing::error;
 
+use super::budget::{Budget, Cost};
 use super::close::{Farewell, Unsent};
 use super::io::{Network, SessionKey, Socket};
 use super::session::{Phase, Unread, Waiting};
 use super::stall::Stall;
-use super::{Budget, CONNECTION_BYTES, CONNECTION_DELIVERIES, Cost, Shard, journal};
+use super::{Shard, journal};
 use crate::frame::{self, Event, Reader, Violation, close};
 use crate::mailbox::{Room, SHARE_FROM};
 use crate::message::{Kind, Payload};
@@ -190,7 +191,7 @@ impl<N: Network> Shard<N> {
         self.account(key);
         let message_bytes_max = self.settings.message_bytes_max;
         let step = guard(|| classify(speaker.protocol, reader.direct_done(message_bytes_max), length));
-        let mut budget = Budget { deliveries: CONNECTION_DELIVERIES, bytes: CONNECTION_BYTES };
+        let mut budget = Budget::CONNECTION;
         let before = self.stats.frames_in;
         let stop = self.act(speaker, step, &mut budget);
         self.give_back(key, reader);
@@ -217,7 +218,7 @@ impl<N: Network> Shard<N> {
         let Some(session) = self.sessions.present(key) else { return Stop::Closed };
         let speaker = Speaker { key, rights: session.rights, protocol: session.protocol };
         let mut reader = std::mem::take(&mut session.reader);
-        let mut budget = Budget { deliveries: CONNECTION_DELIVERIES, bytes: CONNECTION_BYTES };
+        let mut budget = Budget::CONNECTION;
         let is_metered = session.meter.is_some();
         if let Some(meter) = &session.meter {
             // Each message costs one at least.

@@ -8,10 +8,11 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
+use super::Shard;
+use super::budget::Cost;
 use super::close::{Farewell, Unsent};
 use super::io::Network;
 use super::sweep::Drain;
-use super::{Cost, Shard};
 use crate::config::SessionSettings;
 use crate::frame::HEADER_BYTES_MAX;
 use crate::message::{Delivery, Kind, Payload, Shed};
