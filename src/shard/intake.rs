@@ -35,9 +35,9 @@ enum Meeting {
 impl<N: Network> Shard<N> {
     /// Takes logged-in connections as sessions.
     pub(super) fn take_handovers(&mut self) {
-        self.heed_news();
+        self.inlets.check_news(&self.mailbox);
         for _ in 0..HANDOVERS_PER_TURN {
-            let Some(handover) = self.handovers.take() else { return };
+            let Some(handover) = self.inlets.handovers.take() else { return };
             self.adopt(handover);
         }
     }

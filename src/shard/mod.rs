@@ -72,7 +72,7 @@ pub use transport::{Poller, Stream};
 
 use self::budget::TurnBudget;
 use self::close::FAREWELLS_PER_TURN;
-use self::inlet::Inlet;
+use self::inlet::Inlets;
 use self::io::{Network, Readiness};
 use self::lists::WorkLists;
 use self::logs::Logs;
@@ -101,8 +101,7 @@ pub struct Shard<N: Network> {
     settings: Arc<SessionSettings>,
     index: usize,
     mailbox: Mailbox,
-    handovers: Inlet<Handover<N::Socket>>,
-    requests: Inlet<Request>,
+    inlets: Inlets<N::Socket>,
     /// Who is told which uids come and go, if anybody.
     presence: Option<Teller>,
 
@@ -177,8 +176,7 @@ impl<N: Network> Shard<N> {
             settings,
             index,
             mailbox,
-            handovers: Inlet::new(handovers),
-            requests: Inlet::new(requests),
+            inlets: Inlets::new(handovers, requests),
             presence,
             sessions: Sessions::new(),
             registry: Registry::default(),
@@ -223,8 +221,7 @@ impl<N: Network> Shard<N> {
     /// [`crate::mailbox::Bell::ring`].
     fn abandon(&mut self) -> usize {
         let unread = self.mailbox.abandon();
-        self.requests.abandon();
-        self.handovers.abandon();
+        self.inlets.abandon();
         unread
     }
 
@@ -343,21 +340,11 @@ impl<N: Network> Shard<N> {
         self.lists.enqueue(key, session);
     }
 
-    /// Takes the news down; if they were up, the queues from outside are looked into from now on.
-    #[inline]
-    fn heed_news(&mut self) {
-        if self.mailbox.take_news() {
-            self.handovers.note();
-            self.requests.note();
-        }
-    }
-
     /// Returns how long there is nothing to do unless somebody brings something; `None`: for ever.
     fn idle_for(&self) -> Option<Duration> {
         let waits = !self.lists.is_empty()
             || (self.stalled.has_broadcasts() && self.mailbox.takes_broadcast())
-            || self.handovers.may_hold()
-            || self.requests.may_hold()
+            || self.inlets.may_hold()
             || self.mailbox.has_news()
             || self.mailbox.has_unread();
         if waits {

@@ -132,7 +132,7 @@ pub struct UidPage {
 impl<N: Network> Shard<N> {
     /// Answers requests from outside the message path, within the turn's budget.
     pub(super) fn take_requests(&mut self) {
-        self.heed_news();
+        self.inlets.check_news(&self.mailbox);
         for _ in 0..REQUESTS_PER_TURN {
             if self.is_saturated() || !self.take_request() {
                 return;
@@ -142,7 +142,7 @@ impl<N: Network> Shard<N> {
 
     /// Answers the oldest request; says whether there was one.
     pub(super) fn take_request(&mut self) -> bool {
-        let Some(request) = self.requests.take() else { return false };
+        let Some(request) = self.inlets.requests.take() else { return false };
         // Whatever it asks for: a flood of questions is work, too.
         self.budget.spend(Cost { deliveries: 1, bytes: 0 });
         match request {

@@ -93,8 +93,8 @@ impl<N: Network> Shard<N> {
     }
 
     fn take_requests_amid(&mut self) {
-        self.heed_news();
-        if !self.requests.may_hold() {
+        self.inlets.check_news(&self.mailbox);
+        if !self.inlets.requests.may_hold() {
             return;
         }
         self.budget.switch();

@@ -218,7 +218,7 @@ impl<N: Network> Shard<N> {
         }
         let is_empty = self.sessions.len() == 0;
         // The gateway lets go of its end when no login is under way any more.
-        let no_more = self.handovers.is_over();
+        let no_more = self.inlets.handovers.is_over();
         if is_over {
             // The last chance of what was closed just now; what is left then is counted.
             self.flush(self.now);

@@ -184,7 +184,7 @@ fn a_turn_without_news_takes_no_lock() {
         assert_eq!((alice.texts().len(), bob.texts().len()), (2, 2));
         node.pass(Duration::from_secs(1));
     }
-    assert_eq!(node.shards[0].requests.len(), 1, "a turn looked into the queue");
+    assert_eq!(node.shards[0].inlets.requests.len(), 1, "a turn looked into the queue");
     node.ring(0);
     node.settle();
     assert!(answered.try_recv().is_ok());

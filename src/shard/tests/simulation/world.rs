@@ -461,8 +461,8 @@ impl World {
             while !place.request(Request::Drain { time_out: DRAIN_TIME })
                 && let Some(shard) = &mut place.shard
             {
-                shard.heed_news();
-                assert!(shard.requests.take().is_some(), "a shard does not look into a full queue");
+                shard.inlets.check_news(&shard.mailbox);
+                assert!(shard.inlets.requests.take().is_some(), "a shard does not look into a full queue");
             }
         }
     }
