@@ -1,7 +1,7 @@
 //! The part of a turn that puts messages into outboxes and the broadcast log.
 
 use super::budget::Cost;
-use super::close::{Farewell, Unsent};
+use super::close::{CloseReason, Unsent};
 use super::io::{Network, SessionKey};
 use super::lists::WorkLists;
 use super::log::Position;
@@ -277,7 +277,7 @@ impl<N: Network> Shard<N> {
             match self.settings.slow_consumer {
                 SlowConsumer::Disconnect => {
                     self.stats.slow_consumers += 1;
-                    self.close(key, Farewell::of(close::SLOW_CONSUMER), Unsent::Drop);
+                    self.close(key, CloseReason::of(close::SLOW_CONSUMER), Unsent::Drop);
                 }
                 SlowConsumer::DropNewest => {}
                 SlowConsumer::DropOldest => {

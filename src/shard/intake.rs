@@ -3,7 +3,7 @@
 use tracing::debug;
 
 use super::Shard;
-use super::close::{Farewell, Unsent};
+use super::close::{CloseReason, Unsent};
 use super::expiry::Expiry;
 use super::handover::{Handover, LoginNumber};
 use super::io::{Network, SessionKey, Socket};
@@ -91,21 +91,21 @@ impl<N: Network> Shard<N> {
         self.wake_at(key, self.tick.after(self.settings.heartbeat_interval).min(expires));
         match meeting {
             Meeting::Refused(code) => {
-                let farewell = Farewell::of(code);
+                let reason = CloseReason::of(code);
                 if code != close::REPLACED {
                     self.stats.refused += 1;
-                    if let Some(error) = protocol.error(farewell.reason) {
+                    if let Some(error) = protocol.error(reason.text) {
                         self.reply(key, &error);
                     }
                 }
-                return self.close(key, farewell, Unsent::Keep);
+                return self.close(key, reason, Unsent::Keep);
             }
             Meeting::Replace(older) => {
                 // Before the older go: the uid is online all the time.
                 self.register(&uid, key, protocol);
                 for older in older {
                     self.stats.replaced += 1;
-                    self.close(older, Farewell::of(close::REPLACED), Unsent::Keep);
+                    self.close(older, CloseReason::of(close::REPLACED), Unsent::Keep);
                 }
             }
             Meeting::Free => {

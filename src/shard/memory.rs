@@ -10,7 +10,7 @@
 //! an eighth of the part is free. Mail is not dropped; sessions have an eighth to themselves, whatever is in it. Only then are
 //! sessions compared, so that the cost of that is spread over as many bytes.
 
-use super::close::{Farewell, Unsent};
+use super::close::{CloseReason, Unsent};
 use super::io::{Network, SessionKey};
 use super::outbox::Outbox;
 use super::session::{Phase, Session};
@@ -168,7 +168,7 @@ impl<N: Network> Shard<N> {
             }
         }
         self.stats.memory_cuts += 1;
-        self.close(key, Farewell::of(close::MEMORY), Unsent::Drop);
+        self.close(key, CloseReason::of(close::MEMORY), Unsent::Drop);
         self.account(key);
     }
 }

@@ -71,7 +71,7 @@ pub use tls::Tls;
 pub use transport::{Poller, Stream};
 
 use self::budget::TurnBudget;
-use self::close::FAREWELLS_PER_TURN;
+use self::close::LINGER_STEPS_PER_TURN;
 use self::inlet::Inlets;
 use self::io::{Network, Readiness};
 use self::lists::WorkLists;
@@ -240,7 +240,7 @@ impl<N: Network> Shard<N> {
         let now = self.network.now();
         self.post(now);
         self.flush(now);
-        self.see_off(FAREWELLS_PER_TURN);
+        self.linger_steps(LINGER_STEPS_PER_TURN);
         let turn = self.sweep();
         if cfg!(debug_assertions) {
             self.mailbox.check();

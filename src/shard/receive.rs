@@ -7,7 +7,7 @@ use bytes::Bytes;
 use tracing::error;
 
 use super::budget::{Budget, Cost};
-use super::close::{Farewell, Unsent};
+use super::close::{CloseReason, Unsent};
 use super::io::{Network, SessionKey, Socket};
 use super::session::{Phase, Unread, Waiting};
 use super::stall::Stall;
@@ -325,14 +325,14 @@ impl<N: Network> Shard<N> {
             Step::Violation(violation) => {
                 self.stats.violations += 1;
                 let reason = violation.to_string();
-                self.close(key, Farewell::with_reason(violation.close_code(), &reason), Unsent::Keep);
+                self.close(key, CloseReason::with_text(violation.close_code(), &reason), Unsent::Keep);
                 return Some(Stop::Closed);
             }
             Step::Panicked => {
                 self.stats.panics += 1;
                 error!(shard = self.index, session = %key, "a session's code panicked, the session ends");
-                let farewell = Farewell::of(close::INTERNAL_ERROR);
-                self.close(key, farewell, Unsent::Keep);
+                let reason = CloseReason::of(close::INTERNAL_ERROR);
+                self.close(key, reason, Unsent::Keep);
                 return Some(Stop::Closed);
             }
         }

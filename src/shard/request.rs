@@ -10,7 +10,7 @@ use bytes::Bytes;
 
 use super::Shard;
 use super::budget::Cost;
-use super::close::{Farewell, Unsent};
+use super::close::{CloseReason, Unsent};
 use super::io::Network;
 use super::sweep::Drain;
 use crate::config::SessionSettings;
@@ -163,7 +163,7 @@ impl<N: Network> Shard<N> {
                 self.answer(&answer, page);
             }
             Request::Kick { hash, uid, code, reason, answer } => {
-                let sessions = self.kick(hash, &uid, Farewell::by_caller(code, &reason));
+                let sessions = self.kick(hash, &uid, CloseReason::by_caller(code, &reason));
                 self.answer(&answer, sessions);
             }
             Request::Stats { answer } => self.answer(&answer, self.stats()),
@@ -177,11 +177,11 @@ impl<N: Network> Shard<N> {
         true
     }
 
-    fn kick(&mut self, hash: UidHash, uid: &str, farewell: Farewell<'_>) -> usize {
+    fn kick(&mut self, hash: UidHash, uid: &str, reason: CloseReason<'_>) -> usize {
         let sessions = self.registry.find(hash, uid.as_bytes()).to_vec();
         for &session in &sessions {
             self.stats.kicked += 1;
-            self.close(session, farewell, Unsent::Keep);
+            self.close(session, reason, Unsent::Keep);
         }
         sessions.len()
     }

@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use tracing::warn;
 
-use super::close::{Farewell, Unsent};
+use super::close::{CloseReason, Unsent};
 use super::io::{Network, SessionKey};
 use super::rate::Paused;
 use super::session::Phase;
@@ -150,7 +150,7 @@ impl<N: Network> Shard<N> {
         let expires_in = session.expires.left(self.network.wall());
         if expires_in == Some(Duration::ZERO) {
             self.stats.expired += 1;
-            return self.close(key, Farewell::of(close::EXPIRED), Unsent::Keep);
+            return self.close(key, CloseReason::of(close::EXPIRED), Unsent::Keep);
         }
         if session.flags.is_stalled || session.flags.is_paused || session.unread.is_some() || session.flags.is_readable
         {
@@ -164,12 +164,12 @@ impl<N: Network> Shard<N> {
         if session.flags.is_mid_message && message_by <= tick && !session.listed.is_queued() {
             self.stats.timeouts += 1;
             let reason = format!("message not finished within {:?}", settings.message_timeout);
-            return self.close(key, Farewell::with_reason(close::POLICY, &reason), Unsent::Keep);
+            return self.close(key, CloseReason::with_text(close::POLICY, &reason), Unsent::Keep);
         }
         if session.heard.after(settings.heartbeat_interval * 2) <= tick {
             if session.flags.is_pinged {
                 self.stats.timeouts += 1;
-                return self.close(key, Farewell::of(close::HEARTBEAT), Unsent::Drop);
+                return self.close(key, CloseReason::of(close::HEARTBEAT), Unsent::Drop);
             }
             // It was not asked in time, as after a machine was suspended: it has an interval from now.
             session.heard = tick.before(settings.heartbeat_interval);
@@ -197,8 +197,8 @@ impl<N: Network> Shard<N> {
     }
 
     /// What sessions are told at the drain.
-    pub(super) fn drained(&self) -> Farewell<'static> {
-        Farewell::of(match self.settings.drain_code {
+    pub(super) fn drained(&self) -> CloseReason<'static> {
+        CloseReason::of(match self.settings.drain_code {
             DrainCode::GoingAway => close::GOING_AWAY,
             DrainCode::ServiceRestart => close::SERVICE_RESTART,
         })
@@ -210,11 +210,11 @@ impl<N: Network> Shard<N> {
         let to = drain.due(self.now).max(from);
         drain.told = to;
         let is_over = drain.is_over(self.now);
-        let farewell = self.drained();
+        let reason = self.drained();
         let mut place = from;
         while let Some(key) = self.sessions.next(place).filter(|key| key.place() < to) {
             place = key.place() + 1;
-            self.close(key, farewell, Unsent::Keep);
+            self.close(key, reason, Unsent::Keep);
         }
         let is_empty = self.sessions.len() == 0;
         // The gateway lets go of its end when no login is under way any more.
@@ -222,7 +222,7 @@ impl<N: Network> Shard<N> {
         if is_over {
             // The last chance of what was closed just now; what is left then is counted.
             self.flush(self.now);
-            self.see_off(self.lists.closing_len());
+            self.linger_steps(self.lists.closing_len());
             while let Some(key) = self.sessions.next(0) {
                 self.remove(key);
             }
