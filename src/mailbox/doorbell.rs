@@ -77,7 +77,7 @@ impl Doorbell {
     /// Whether the news are up.
     #[inline]
     pub(crate) fn has_news(&self) -> bool {
-        // Relaxed: before a sleep it is ordered by the fence in `lie_down`, which pairs with the one in `ring`; awake, the
+        // Relaxed: before a sleep it is ordered by the fence in `park`, which pairs with the one in `ring`; awake, the
         // shard sees it a turn later at worst.
         self.news.load(Ordering::Relaxed) != 0
     }
@@ -90,7 +90,7 @@ impl Doorbell {
     }
 
     /// Raises the flag. The sleeper must then look at all its queues once more, and may sleep only if all are empty.
-    pub(crate) fn lie_down(&self, sleep: Sleep) {
+    pub(crate) fn park(&self, sleep: Sleep) {
         let state = match sleep {
             Sleep::UntilWork => ASLEEP,
             Sleep::UntilWorkOrRoom => ASLEEP_WITH_MAIL,
@@ -101,7 +101,7 @@ impl Doorbell {
     }
 
     /// Lowers the flag; whoever took it meanwhile has woken, or is about to wake, the poller for nothing.
-    pub(crate) fn get_up(&self) {
+    pub(crate) fn unpark(&self) {
         // Relaxed: a producer that still sees the flag raised wakes once too often, which is harmless.
         self.state.store(AWAKE, Ordering::Relaxed);
     }
@@ -116,7 +116,7 @@ impl Doorbell {
     /// Returns the next step of a caller that has published work.
     pub(crate) fn ring(&self) -> Ring {
         fence(Fence::Publish);
-        // Relaxed: ordered by the fence; pairs with the stores in `lie_down` and `end`.
+        // Relaxed: ordered by the fence; pairs with the stores in `park` and `end`.
         match self.state.load(Ordering::Relaxed) {
             AWAKE => Ring::Heard,
             ENDED => Ring::Ended,
@@ -147,15 +147,15 @@ mod tests {
     fn only_one_ringer_wakes_and_only_a_sleeper_is_woken() {
         let bell = Doorbell::new();
         assert_eq!(bell.ring(), Ring::Heard);
-        bell.lie_down(Sleep::UntilWork);
+        bell.park(Sleep::UntilWork);
         assert!(!bell.ring_for_room(), "it does not wait for room");
         assert_eq!(bell.ring(), Ring::Wake);
         assert_eq!(bell.ring(), Ring::Heard, "woken already");
-        bell.lie_down(Sleep::UntilWorkOrRoom);
+        bell.park(Sleep::UntilWorkOrRoom);
         assert!(bell.ring_for_room());
         assert!(!bell.ring_for_room());
-        bell.lie_down(Sleep::UntilWorkOrRoom);
-        bell.get_up();
+        bell.park(Sleep::UntilWorkOrRoom);
+        bell.unpark();
         assert_eq!(bell.ring(), Ring::Heard);
         bell.end();
         assert_eq!((bell.ring(), bell.ring()), (Ring::Ended, Ring::Ended));

@@ -162,7 +162,7 @@ impl<N: Network> Shard<N> {
     pub(super) fn unblock(&mut self, key: SessionKey) {
         let Some(session) = self.sessions.present(key) else { return };
         session.flags.is_blocked = false;
-        if session.outbox.is_some() || session.socket.holds_back() {
+        if session.outbox.is_some() || session.socket.has_unsent() {
             self.lists.mark_dirty(key, session);
         }
     }
@@ -209,7 +209,7 @@ impl<N: Network> Shard<N> {
 fn send_once<S: Socket>(session: &mut Session<S>, log: &Log, stats: &mut Stats) -> Sent {
     let held = session.outbox.as_ref().map_or(0, |outbox| outbox.bytes());
     let due = held + (log.end() - session.log_from) as usize;
-    if due == 0 && !session.socket.holds_back() {
+    if due == 0 && !session.socket.has_unsent() {
         return Sent::All;
     }
     stats.sends += 1;
@@ -231,7 +231,7 @@ fn send_once<S: Socket>(session: &mut Session<S>, log: &Log, stats: &mut Stats) 
     stats.bytes_out += sent as u64;
     let from_outbox = sent.min(held);
     session.log_from += (sent - from_outbox) as Position;
-    let is_held_back = session.socket.holds_back();
+    let is_held_back = session.socket.has_unsent();
     if sent == due && !is_held_back {
         return Sent::All;
     }

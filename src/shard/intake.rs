@@ -87,7 +87,7 @@ impl<N: Network> Shard<N> {
         session.flags.is_readable = session.socket.has_unread();
         self.stats.logins += 1;
         self.account(key);
-        let expires = expires.left(self.network.wall()).map_or(Tick::NEVER, |left| self.tick.after(left));
+        let expires = expires.left(self.network.wall_time()).map_or(Tick::NEVER, |left| self.tick.after(left));
         self.wake_at(key, self.tick.after(self.settings.heartbeat_interval).min(expires));
         match meeting {
             Meeting::Refused(code) => {

@@ -37,7 +37,7 @@ impl<N: Network> Shard<N> {
                 None => assert!(!flags.has_pong, "a pong waits in no outbox"),
             }
             assert!(
-                !session.socket.holds_back() || session.listed.is_dirty() || flags.is_watched,
+                !session.socket.has_unsent() || session.listed.is_dirty() || flags.is_watched,
                 "bytes are held back for ever"
             );
             match session.phase {

@@ -293,11 +293,11 @@ impl<N: Network> Shard<N> {
             }
         }
         let mut time_out = self.idle_for();
-        if !self.mailbox.lie_down() {
+        if !self.mailbox.park() {
             time_out = Some(Duration::ZERO);
         }
         self.poll(time_out);
-        self.mailbox.get_up();
+        self.mailbox.unpark();
     }
 
     /// Polls for at most `time_out` and notes what each socket is ready for; returns how many were.

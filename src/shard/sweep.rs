@@ -147,7 +147,7 @@ impl<N: Network> Shard<N> {
             }
             return self.wheel.wake_at(key, session, session.close_by);
         }
-        let expires_in = session.expires.left(self.network.wall());
+        let expires_in = session.expires.left(self.network.wall_time());
         if expires_in == Some(Duration::ZERO) {
             self.stats.expired += 1;
             return self.close(key, CloseReason::of(close::EXPIRED), Unsent::Keep);

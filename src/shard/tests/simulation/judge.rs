@@ -27,7 +27,7 @@ const LETTER_BYTES: usize = 1200;
 impl World {
     /// Compares a shard's insides with its clients, after a turn.
     pub(super) fn inspect(&mut self, index: usize) {
-        let (now, wall) = (self.clock.now(), self.clock.wall());
+        let (now, wall) = (self.clock.now(), self.clock.wall_time());
         let (settings, sessions_max) = (&self.plan.settings, self.places[index].facts_sessions_max);
         let Some(shard) = &mut self.places[index].shard else { return };
         shard.check_invariants();
@@ -94,7 +94,7 @@ impl World {
                 .enumerate()
                 .any(|(other, rival)| other != number && rival.uid == peer.uid && is_rival(rival))
         };
-        let never_open = Left { at: self.clock.wall(), silence: Duration::ZERO, had_input: false };
+        let never_open = Left { at: self.clock.wall_time(), silence: Duration::ZERO, had_input: false };
         let Left { at: left, silence, had_input } = peer.left.unwrap_or(never_open);
         let is_right = match code {
             close::GOING_AWAY | close::SERVICE_RESTART => self.facts.is_draining,
@@ -142,7 +142,7 @@ impl World {
             assert!(peer.is_sound() && peer.phase == Some(Phase::Open), "still there: {what:?}");
             // A second for its rounding, and an interval until the next heartbeat.
             let latest = peer.expires.map(|at| at + Duration::from_secs(1) + interval + LATE);
-            assert!(latest.is_none_or(|at| self.clock.wall() <= at), "outlives its credential: {what:?}");
+            assert!(latest.is_none_or(|at| self.clock.wall_time() <= at), "outlives its credential: {what:?}");
             assert!(peer.has_said_all() && !peer.wire.borrow().has_input(), "not read to its end: {what:?}");
         }
         for place in &mut self.places {
