@@ -77,7 +77,7 @@ impl Doorbell {
     /// Says whether the flag for external work is raised.
     #[inline]
     pub(crate) fn has_external_work(&self) -> bool {
-        // Relaxed: before a sleep, the fence in `lie_down` orders this load; it pairs with the fence in `ring`. While awake,
+        // Relaxed: before a sleep, the fence in `park` orders this load; it pairs with the fence in `ring`. While awake,
         // the shard sees the flag a turn later at worst.
         self.external_work.load(Ordering::Relaxed) != 0
     }
@@ -90,7 +90,7 @@ impl Doorbell {
     }
 
     /// Raises the flag. The sleeper must then look at all its queues once more, and may sleep only if all are empty.
-    pub(crate) fn lie_down(&self, sleep: Sleep) {
+    pub(crate) fn park(&self, sleep: Sleep) {
         let state = match sleep {
             Sleep::UntilWork => ASLEEP,
             Sleep::UntilWorkOrRoom => ASLEEP_WITH_MAIL,
@@ -101,7 +101,7 @@ impl Doorbell {
     }
 
     /// Lowers the flag. A producer that lowered it before wakes the poller needlessly.
-    pub(crate) fn get_up(&self) {
+    pub(crate) fn unpark(&self) {
         // Relaxed: a producer that still sees the flag raised wakes once too often, which is harmless.
         self.state.store(AWAKE, Ordering::Relaxed);
     }
@@ -116,7 +116,7 @@ impl Doorbell {
     /// Returns the next step of a caller that has published work.
     pub(crate) fn ring(&self) -> RingOutcome {
         fence(Fence::Publish);
-        // Relaxed: ordered by the fence; pairs with the stores in `lie_down` and `end`.
+        // Relaxed: ordered by the fence; pairs with the stores in `park` and `end`.
         match self.state.load(Ordering::Relaxed) {
             AWAKE => RingOutcome::NoWake,
             ENDED => RingOutcome::Ended,
@@ -147,15 +147,15 @@ mod tests {
     fn only_one_ringer_wakes_and_only_a_sleeper_is_woken() {
         let bell = Doorbell::new();
         assert_eq!(bell.ring(), RingOutcome::NoWake);
-        bell.lie_down(Sleep::UntilWork);
+        bell.park(Sleep::UntilWork);
         assert!(!bell.ring_for_room(), "it does not wait for room");
         assert_eq!(bell.ring(), RingOutcome::Wake);
         assert_eq!(bell.ring(), RingOutcome::NoWake, "woken already");
-        bell.lie_down(Sleep::UntilWorkOrRoom);
+        bell.park(Sleep::UntilWorkOrRoom);
         assert!(bell.ring_for_room());
         assert!(!bell.ring_for_room());
-        bell.lie_down(Sleep::UntilWorkOrRoom);
-        bell.get_up();
+        bell.park(Sleep::UntilWorkOrRoom);
+        bell.unpark();
         assert_eq!(bell.ring(), RingOutcome::NoWake);
         bell.end();
         assert_eq!((bell.ring(), bell.ring()), (RingOutcome::Ended, RingOutcome::Ended));

@@ -411,10 +411,10 @@ impl Mailbox {
         self.waker.doorbell.take_external_work()
     }
 
-    /// Raises this shard's flag and looks once more: says whether it may sleep. Pair it with [`Mailbox::get_up`].
-    pub fn lie_down(&self) -> bool {
+    /// Raises this shard's flag and looks once more: says whether it may sleep. Pair it with [`Mailbox::unpark`].
+    pub fn park(&self) -> bool {
         let sleep = if self.in_hand > 0 { Sleep::UntilWorkOrRoom } else { Sleep::UntilWork };
-        self.waker.doorbell.lie_down(sleep);
+        self.waker.doorbell.park(sleep);
         !self.has_work() && !self.has_external_work()
     }
 
@@ -449,8 +449,8 @@ impl Mailbox {
     }
 
     /// Lowers this shard's flag: it is awake and will look at its queues by itself.
-    pub fn get_up(&self) {
-        self.waker.doorbell.get_up();
+    pub fn unpark(&self) {
+        self.waker.doorbell.unpark();
     }
 }
 
@@ -587,24 +587,24 @@ mod tests {
         let (mut node, wakes) = node(2, 1 << 20);
         let count = |shard: usize| wakes[shard].load(Ordering::Relaxed);
         let [a, b] = &mut node[..] else { unreachable!() };
-        assert!(b.lie_down());
+        assert!(b.park());
         let (_, _) = (send(a, 1, "1"), send(a, 1, "2"));
         a.post(Instant::now(), |_| {});
         assert_eq!(count(1), 1);
-        assert!(!b.lie_down(), "there is mail");
-        b.get_up();
-        assert!(a.lie_down(), "nothing in hand");
+        assert!(!b.park(), "there is mail");
+        b.unpark();
+        assert!(a.park(), "nothing in hand");
         drain(b);
         assert_eq!(count(0), 0, "the room is not waited for");
-        a.get_up();
+        a.unpark();
         for text in ["3", "4"] {
             let _ = send(a, 1, text);
             a.post(Instant::now(), |_| {});
         }
-        assert!(a.lie_down(), "one batch in hand, none came back");
+        assert!(a.park(), "one batch in hand, none came back");
         assert_eq!(drain(b), ["3"]);
         assert_eq!(count(0), 1, "room was waited for");
-        assert!(!a.lie_down(), "the batch in hand can go");
+        assert!(!a.park(), "the batch in hand can go");
     }
 
     /// Regression: a batch in flight to a shard that ended never came back. The next batch waited for ever for its arena,

@@ -125,11 +125,11 @@ impl Sleeper {
     /// The poll of a turn: raises the flag, looks once more, sleeps unless there is work, lowers the flag.
     fn poll(&self, sleep: Sleep, idle: impl FnOnce() -> bool) {
         self.sleeps.fetch_add(1, SeqCst);
-        self.doorbell.lie_down(sleep);
+        self.doorbell.park(sleep);
         if idle() {
             self.eventfd.wait();
         }
-        self.doorbell.get_up();
+        self.doorbell.unpark();
     }
 }
 

@@ -20,18 +20,18 @@ use crate::uid::UidHash;
 
 /// Steps towards the end of closing sessions that are made in a turn: thousands that leave at once cost as many calls of the
 /// kernel, and those who stay have their turn in between.
-pub(super) const FAREWELLS_PER_TURN: usize = 64;
+pub(super) const LINGER_STEPS_PER_TURN: usize = 64;
 
 /// Bytes that a closing session reads and throws away before it gives up on a clean end.
 const DISCARD_BYTES_MAX: u32 = 64 << 20;
 
 /// Why the node closes a session.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Farewell<'a> {
+pub(super) struct CloseReason<'a> {
     /// The code of the cause, by which it is counted.
     pub(super) code: u16,
     /// At most 123 bytes are sent.
-    pub(super) reason: &'a str,
+    pub(super) text: &'a str,
     chosen_by: ChosenBy,
 }
 
@@ -44,15 +44,15 @@ enum ChosenBy {
     Caller,
 }
 
-impl<'a> Farewell<'a> {
-    /// Returns one of the node's causes (see [`close`]) with another reason than the code's own meaning.
-    pub(super) fn with_reason(code: u16, reason: &'a str) -> Self {
-        Self { code, reason, chosen_by: ChosenBy::Node }
+impl<'a> CloseReason<'a> {
+    /// Returns one of the node's causes (see [`close`]) with another text than the code's own meaning.
+    pub(super) fn with_text(code: u16, text: &'a str) -> Self {
+        Self { code, text, chosen_by: ChosenBy::Node }
     }
 
     /// Returns what a caller of the API has chosen.
-    pub(super) fn by_caller(code: u16, reason: &'a str) -> Self {
-        Self { code, reason, chosen_by: ChosenBy::Caller }
+    pub(super) fn by_caller(code: u16, text: &'a str) -> Self {
+        Self { code, text, chosen_by: ChosenBy::Caller }
     }
 
     /// Returns the close code for a client that speaks `protocol`.
@@ -64,10 +64,10 @@ impl<'a> Farewell<'a> {
     }
 }
 
-impl Farewell<'static> {
-    /// Returns one of the node's causes, see [`close`]; its reason is the code's own meaning.
+impl CloseReason<'static> {
+    /// Returns one of the node's causes, see [`close`]; its text is the code's own meaning.
     pub(super) fn of(code: u16) -> Self {
-        Self::with_reason(code, close::meaning(code).unwrap_or_default())
+        Self::with_text(code, close::meaning(code).unwrap_or_default())
     }
 }
 
@@ -82,20 +82,20 @@ pub(super) enum Unsent {
 
 impl<N: Network> Shard<N> {
     /// Begins to close an open session with a close frame.
-    pub(super) fn close(&mut self, key: SessionKey, farewell: Farewell<'_>, unsent: Unsent) {
+    pub(super) fn close(&mut self, key: SessionKey, reason: CloseReason<'_>, unsent: Unsent) {
         if self.leave(key, unsent) {
-            self.stats.count_close(farewell.code);
+            self.stats.count_close(reason.code);
             debug!(
                 shard = self.index,
                 session = %key,
-                code = farewell.code,
-                reason = farewell.reason,
+                code = reason.code,
+                reason = reason.text,
                 "session closing"
             );
             self.stats.frames_out += 1;
             let Some(session) = self.sessions.present(key) else { return };
-            let code = farewell.code_in(session.protocol);
-            self.append(key, |outbox| outbox.push_close(code, farewell.reason));
+            let code = reason.code_in(session.protocol);
+            self.append(key, |outbox| outbox.push_close(code, reason.text));
         }
     }
 
@@ -156,17 +156,17 @@ impl<N: Network> Shard<N> {
 
     /// Makes so many steps with sessions that leave: sends what is due to one, receives what it still says. They have a list
     /// of their own, so that thousands of them are not looked at in every turn.
-    pub(super) fn see_off(&mut self, steps: usize) {
+    pub(super) fn linger_steps(&mut self, steps: usize) {
         for _ in 0..steps {
-            let Some(key) = self.leaving.pop_front() else { return };
+            let Some(key) = self.lists.next_closing() else { return };
             // It may have ended since it was put here.
             let Some(session) = self.sessions.get(key) else { continue };
-            debug_assert_ne!(session.phase, Phase::Open, "an open session is among those that leave");
-            if session.flags.is_dirty {
+            debug_assert_ne!(session.phase, Phase::Open, "an open session is on the closing list");
+            if session.listed.is_dirty() {
                 self.flush_session(key);
             }
             // It may have ended with what was sent.
-            if self.sessions.get(key).is_some_and(|session| std::mem::take(&mut session.flags.is_queued)) {
+            if self.sessions.get(key).is_some_and(|session| session.listed.take_queued()) {
                 self.discard(key);
                 self.account(key);
             }
@@ -200,22 +200,19 @@ impl<N: Network> Shard<N> {
         if session.phase != Phase::Open {
             return false;
         }
-        let (hash, encoding, log_from) = (session.hash, session.protocol.encoding(), session.log_from);
-        let log_end = self.logs.of(encoding).end();
+        let (hash, encoding) = (session.hash, session.protocol.encoding());
         self.departures += 1;
         self.unregister(hash, encoding, key);
         match unsent {
-            Unsent::Keep if log_from != log_end => self.take_log(key, log_end),
-            Unsent::Keep => {}
+            Unsent::Keep => self.take_log(key),
             Unsent::Drop => {
-                let unlogged = self.logs.of(encoding).frames_from(log_from) as u64;
-                let outbox = self.sessions.present(key).and_then(|session| session.outbox.as_mut());
-                let dropped = outbox.map_or(0, |outbox| outbox.drop_all());
-                self.stats.shed_closed += unlogged + dropped;
+                let Some(session) = self.sessions.present(key) else { return false };
+                let dropped = session.outbox.as_mut().map_or(0, |outbox| outbox.drop_all());
+                self.stats.shed_closed += self.logs.due_frames(session) + dropped;
+                self.logs.skip(session);
             }
         }
         let Some(session) = self.sessions.present(key) else { return false };
-        session.log_from = log_end;
         session.phase = Phase::Closing;
         session.reader = Default::default();
         session.unread = None;
@@ -254,13 +251,12 @@ impl<N: Network> Shard<N> {
         if session.phase == Phase::Open {
             let encoding = session.protocol.encoding();
             self.unregister(session.hash, encoding, key);
-            self.stats.shed_closed += self.logs.of(encoding).frames_from(session.log_from) as u64;
+            self.stats.shed_closed += self.logs.due_frames(&session);
         }
+        self.memory.remove(&mut session);
         if let Some(outbox) = &mut session.outbox {
-            self.outbox_bytes -= outbox.accounted;
             self.stats.shed_closed += outbox.abandon();
         }
-        self.held -= session.held as usize;
         self.network.remove(&mut session.socket);
         debug!(shard = self.index, session = %key, peer = session.peer.map(tracing::field::display), "session ended");
     }

@@ -1,13 +1,15 @@
 //! The part of a turn that puts messages into outboxes and the broadcast log.
 
-use std::collections::VecDeque;
-
-use super::close::{Farewell, Unsent};
+use super::budget::Cost;
+use super::close::{CloseReason, Unsent};
 use super::io::{Network, SessionKey};
+use super::lists::WorkLists;
+use super::log::Position;
+use super::memory::Memory;
 use super::outbox::Outbox;
 use super::pool::OutboxPool;
 use super::session::{Phase, Session};
-use super::{Cost, Shard, journal, log};
+use super::{Shard, journal};
 use crate::config::SlowConsumer;
 use crate::frame::{HEADER_BYTES_MAX, Opcode, close};
 use crate::mailbox::Letter;
@@ -98,12 +100,8 @@ impl<N: Network> Shard<N> {
         for key in left_out {
             // It may have been cut, or lost, for the others.
             let Some(session) = self.sessions.get(key).filter(|session| session.phase == Phase::Open) else { continue };
-            let log_end = self.logs.of(session.protocol.encoding()).end();
             // One whose uid is named twice skips it once.
-            if session.log_from != log_end {
-                session.log_from = log_end;
-                skipped += 1;
-            }
+            skipped += usize::from(self.logs.skip(session));
         }
         self.stats.broadcast_deliveries -= skipped as u64;
         sessions - skipped
@@ -161,12 +159,11 @@ impl<N: Network> Shard<N> {
         let opcode = Opcode::from(kind);
         let length = HEADER_BYTES_MAX + payload.as_slice().len();
         let held = session.outbox.as_ref().map_or(0, |outbox| outbox.bytes());
-        let log_end = self.logs.of(encoding).end();
-        let is_next = session.log_from == log_end && held + length <= self.settings.outbox_bytes_max;
+        let is_next = !self.logs.has_due(session) && held + length <= self.settings.outbox_bytes_max;
         if is_next {
-            let growth =
-                append_to(session, key, &mut self.outboxes, &mut self.dirty, |outbox| outbox.push(opcode, payload));
-            self.note_growth(growth);
+            append_to(session, key, &mut self.outboxes, &mut self.lists, &mut self.memory, |outbox| {
+                outbox.push(opcode, payload);
+            });
             return Ok(());
         }
         self.make_way(key, length)?;
@@ -191,7 +188,7 @@ impl<N: Network> Shard<N> {
     fn make_way(&mut self, key: SessionKey, length: usize) -> Result<(), Shed> {
         let slow_consumers = self.stats.slow_consumers;
         let Some(session) = self.sessions.present(key) else { return Err(Shed::Lost) };
-        if session.log_from != self.logs.of(session.protocol.encoding()).end() && !self.catch_up(key) {
+        if self.logs.has_due(session) && !self.catch_up(key) {
             self.stats.shed_closed += 1;
             // The broadcasts in front of it may have been too much.
             let was_slow = self.stats.slow_consumers > slow_consumers;
@@ -206,15 +203,7 @@ impl<N: Network> Shard<N> {
     #[inline]
     pub(super) fn append(&mut self, key: SessionKey, write: impl FnOnce(&mut Outbox)) {
         let Some(session) = self.sessions.present(key) else { return };
-        let growth = append_to(session, key, &mut self.outboxes, &mut self.dirty, write);
-        self.note_growth(growth);
-    }
-
-    #[inline]
-    fn note_growth(&mut self, growth: Growth) {
-        self.outbox_bytes += growth.waiting;
-        self.held += growth.held;
-        journal::held(self.held);
+        append_to(session, key, &mut self.outboxes, &mut self.lists, &mut self.memory, write);
     }
 
     /// Moves the broadcasts that an open session has not taken into its outbox, so that what comes next stays behind.
@@ -223,36 +212,37 @@ impl<N: Network> Shard<N> {
     pub(super) fn catch_up(&mut self, key: SessionKey) -> bool {
         let bytes_max = self.settings.outbox_bytes_max;
         let Some(session) = self.sessions.present(key) else { return false };
-        let log_end = self.logs.of(session.protocol.encoding()).end();
         if session.phase != Phase::Open {
-            session.log_from = log_end;
+            self.logs.skip(session);
             return false;
         }
         let held = session.outbox.as_ref().map_or(0, |outbox| outbox.bytes());
-        let due = (log_end - session.log_from) as usize;
-        if held + due > bytes_max {
+        if held + self.logs.due_bytes(session) > bytes_max {
             // Too much to keep: the socket takes what it can first.
             self.flush_session(key);
             return self.is_open(key);
         }
-        self.take_log(key, log_end);
+        self.take_log(key);
         true
     }
 
-    /// Copies the log up to `to` into the session's outbox, whatever its bound says.
-    pub(super) fn take_log(&mut self, key: SessionKey, to: log::Position) {
+    /// Moves everything that is due to a session of its log into its outbox, whatever the outbox's bound says.
+    pub(super) fn take_log(&mut self, key: SessionKey) {
         let Some(session) = self.sessions.present(key) else { return };
-        let from = std::mem::replace(&mut session.log_from, to);
-        self.copy_log(key, from, to);
+        let (from, to) = (session.log_from, self.logs.of_session(session).end());
+        if from != to {
+            session.log_from = to;
+            self.copy_log(key, from, to);
+        }
     }
 
-    /// Copies a part of its log into a session's outbox, whatever its bound says.
-    pub(super) fn copy_log(&mut self, key: SessionKey, from: log::Position, to: log::Position) {
+    /// Copies a part of its log into a session's outbox, whatever the outbox's bound says.
+    pub(super) fn copy_log(&mut self, key: SessionKey, from: Position, to: Position) {
         let Some(session) = self.sessions.present(key) else { return };
-        let encoding = session.protocol.encoding();
-        let log = std::mem::take(self.logs.of_mut(encoding));
-        self.append(key, |outbox| log.runs(from, to, |run| outbox.append_run(run)));
-        *self.logs.of_mut(encoding) = log;
+        let log = self.logs.of(session.protocol.encoding());
+        append_to(session, key, &mut self.outboxes, &mut self.lists, &mut self.memory, |outbox| {
+            log.runs(from, to, |run| outbox.append_run(run));
+        });
     }
 
     /// Makes room for a frame of `length` bytes: by sending, and if the socket refuses by the slow-consumer policy.
@@ -287,7 +277,7 @@ impl<N: Network> Shard<N> {
             match self.settings.slow_consumer {
                 SlowConsumer::Disconnect => {
                     self.stats.slow_consumers += 1;
-                    self.close(key, Farewell::of(close::SLOW_CONSUMER), Unsent::Drop);
+                    self.close(key, CloseReason::of(close::SLOW_CONSUMER), Unsent::Drop);
                 }
                 SlowConsumer::DropNewest => {}
                 SlowConsumer::DropOldest => {
@@ -313,14 +303,13 @@ impl<N: Network> Shard<N> {
     /// everything else, and of several the latest only (RFC 6455, section 5.5.3).
     pub(super) fn pong(&mut self, key: SessionKey, payload: &[u8]) {
         let Some(session) = self.sessions.present(key) else { return };
-        let log_end = self.logs.of(session.protocol.encoding()).end();
         if session.flags.has_pong
             && let Some(outbox) = &mut session.outbox
         {
             return outbox.set_late_pong(payload);
         }
         session.flags.has_pong = true;
-        if session.log_from != log_end && !self.catch_up(key) {
+        if self.logs.has_due(session) && !self.catch_up(key) {
             return;
         }
         self.stats.frames_out += 1;
@@ -328,34 +317,22 @@ impl<N: Network> Shard<N> {
     }
 }
 
-/// By how much an outbox and what its session holds have grown, in bytes.
-struct Growth {
-    waiting: usize,
-    held: usize,
-}
-
-/// As [`Shard::append`], for who has found the session already: its shard notes the growth.
+/// As [`Shard::append`], for a session that was looked up already.
 #[inline]
 fn append_to<S>(
     session: &mut Session<S>,
     key: SessionKey,
     outboxes: &mut OutboxPool,
-    dirty: &mut VecDeque<SessionKey>,
+    lists: &mut WorkLists,
+    memory: &mut Memory,
     write: impl FnOnce(&mut Outbox),
-) -> Growth {
+) {
     let outbox = session.outbox.get_or_insert_with(|| outboxes.take());
     let before = outbox.bytes();
     write(outbox);
-    let waiting = outbox.bytes() - before;
-    outbox.accounted += waiting;
-    // As in `account`: what a session holds is known up to 4 GiB.
-    let held = session.held;
-    session.held = held.saturating_add(u32::try_from(waiting).unwrap_or(u32::MAX));
-    if !session.flags.is_dirty {
-        session.flags.is_dirty = true;
-        dirty.push_back(key);
-    }
-    Growth { waiting, held: (session.held - held) as usize }
+    let grown = outbox.bytes() - before;
+    memory.add(session, grown);
+    lists.mark_dirty(key, session);
 }
 
 /// Adds what became of a message at one more session of the uid: it counts as delivered when any took it.

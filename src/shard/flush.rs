@@ -35,7 +35,7 @@ impl<N: Network> Shard<N> {
     /// others from their turn for as long as that lasts.
     pub(super) fn flush(&mut self, now: Instant) {
         let mut slice = self.slice(now);
-        for _ in 0..self.dirty.len() {
+        for _ in 0..self.lists.dirty_len() {
             self.flush_dirty();
             self.serve_between_sends(&mut slice);
         }
@@ -54,15 +54,14 @@ impl<N: Network> Shard<N> {
         let mut place = 0;
         while let Some((key, session)) = self.sessions.next_session(place) {
             place = key.place() + 1;
-            let log_end = self.logs.of(session.protocol.encoding()).end();
-            if session.log_from != log_end {
+            if self.logs.has_due(session) {
                 match session.phase {
                     Phase::Open => {
                         self.flush_session(key);
                         self.relieve();
                     }
                     // It left before these.
-                    Phase::Closing | Phase::Lingering => session.log_from = log_end,
+                    Phase::Closing | Phase::Lingering => _ = self.logs.skip(session),
                 }
             }
             self.serve_amid_fan_out(slice);
@@ -72,25 +71,20 @@ impl<N: Network> Shard<N> {
     /// Sends what is due to the next dirty session.
     #[inline]
     pub(super) fn flush_dirty(&mut self) {
-        let Some(key) = self.dirty.pop_front() else { return };
-        // It may have ended since it became dirty.
-        let Some(session) = self.sessions.get(key) else { return };
-        if session.phase == Phase::Open {
+        if let Some(key) = self.lists.next_dirty(&mut self.sessions) {
             self.flush_session(key);
             self.relieve();
-        } else {
-            self.leaving.push_back(key);
         }
     }
 
     /// Sends everything due to a session; what the socket refuses stays in the outbox, as far as the policy keeps it.
     pub(super) fn flush_session(&mut self, key: SessionKey) {
         let Some(session) = self.sessions.present(key) else { return };
-        let log = self.logs.of(session.protocol.encoding());
-        session.flags.is_dirty = false;
+        session.listed.clear_dirty();
         if session.phase != Phase::Open {
-            session.log_from = log.end();
+            self.logs.skip(session);
         }
+        let log = self.logs.of(session.protocol.encoding());
         if !session.flags.is_blocked {
             let sent = loop {
                 match send_once(session, log, &mut self.stats) {
@@ -100,7 +94,7 @@ impl<N: Network> Shard<N> {
             };
             match sent {
                 // Most receivers of a broadcast have nothing else to be done for.
-                Sent::All if session.has_nothing_left() => return,
+                Sent::All if session.is_settled() => return,
                 Sent::All | Sent::Piece => return self.emptied(key),
                 Sent::Refused => {
                     if let Err(error) = self.block(key) {
@@ -120,12 +114,11 @@ impl<N: Network> Shard<N> {
         let Some(session) = self.sessions.present(key) else { return };
         session.flags.has_pong = false;
         let outbox = session.outbox.take();
-        if session.held > 0 {
-            self.account(key);
+        if session.held.get() > 0 {
+            self.memory.update(session);
         }
-        let Some(session) = self.sessions.present(key) else { return };
         if let Some(mut outbox) = outbox {
-            self.outbox_bytes -= std::mem::take(&mut outbox.accounted);
+            self.memory.remove_outbox(&mut outbox);
             let late_pong = outbox.take_late_pong();
             self.outboxes.put_back(outbox);
             // Behind a close frame nothing is sent.
@@ -169,9 +162,8 @@ impl<N: Network> Shard<N> {
     pub(super) fn unblock(&mut self, key: SessionKey) {
         let Some(session) = self.sessions.present(key) else { return };
         session.flags.is_blocked = false;
-        if (session.outbox.is_some() || session.socket.holds_back()) && !session.flags.is_dirty {
-            session.flags.is_dirty = true;
-            self.dirty.push_back(key);
+        if session.outbox.is_some() || session.socket.has_unsent() {
+            self.lists.mark_dirty(key, session);
         }
     }
 
@@ -179,31 +171,30 @@ impl<N: Network> Shard<N> {
     /// slow-consumer policy.
     fn keep_log(&mut self, key: SessionKey) {
         let Some(session) = self.sessions.present(key) else { return };
-        let encoding = session.protocol.encoding();
-        let log_end = self.logs.of(encoding).end();
-        if session.log_from == log_end {
+        if !self.logs.has_due(session) {
             return;
         }
         // The frame begun must be finished, whatever the bound.
-        let begun_to = self.logs.of(encoding).frame_from(session.log_from);
-        let begun = (begun_to - session.log_from) as usize;
+        let from = session.log_from;
+        let begun_to = self.logs.of_session(session).frame_from(from);
+        let begun = (begun_to - from) as usize;
         if begun > 0 {
-            self.take_log(key, begun_to);
+            session.log_from = begun_to;
+            self.copy_log(key, from, begun_to);
             if let Some(outbox) = self.sessions.present(key).and_then(|session| session.outbox.as_mut()) {
                 outbox.fix(begun);
             }
         }
         while let Some(session) = self.sessions.present(key)
             && session.phase == Phase::Open
-            && session.log_from != log_end
+            && self.logs.has_due(session)
         {
             let from = session.log_from;
             let held = session.outbox.as_ref().map_or(0, |outbox| outbox.bytes());
-            let all = (log_end - from) as usize;
-            if held + all <= self.settings.outbox_bytes_max {
-                return self.take_log(key, log_end);
+            if held + self.logs.due_bytes(session) <= self.settings.outbox_bytes_max {
+                return self.take_log(key);
             }
-            let next = self.logs.of(encoding).frame_from(from + 1);
+            let next = self.logs.of_session(session).frame_from(from + 1);
             // Out of the log: a frame that is shed is counted once.
             session.log_from = next;
             if self.make_room_blocked(key, (next - from) as usize).is_ok() {
@@ -218,7 +209,7 @@ impl<N: Network> Shard<N> {
 fn send_once<S: Socket>(session: &mut Session<S>, log: &Log, stats: &mut Stats) -> Sent {
     let held = session.outbox.as_ref().map_or(0, |outbox| outbox.bytes());
     let due = held + (log.end() - session.log_from) as usize;
-    if due == 0 && !session.socket.holds_back() {
+    if due == 0 && !session.socket.has_unsent() {
         return Sent::All;
     }
     stats.sends += 1;
@@ -240,7 +231,7 @@ fn send_once<S: Socket>(session: &mut Session<S>, log: &Log, stats: &mut Stats) 
     stats.bytes_out += sent as u64;
     let from_outbox = sent.min(held);
     session.log_from += (sent - from_outbox) as Position;
-    let is_held_back = session.socket.holds_back();
+    let is_held_back = session.socket.has_unsent();
     if sent == due && !is_held_back {
         return Sent::All;
     }
@@ -250,15 +241,6 @@ fn send_once<S: Socket>(session: &mut Session<S>, log: &Log, stats: &mut Stats) 
         outbox.sent(from_outbox);
     }
     if sent == offered && !is_held_back { Sent::Piece } else { Sent::Refused }
-}
-
-impl<S> Session<S> {
-    /// Whether a session that everything was sent to has nothing to give back and nothing to be ended.
-    #[inline]
-    fn has_nothing_left(&self) -> bool {
-        let is_idle = self.outbox.is_none() && self.held == 0 && self.phase == Phase::Open;
-        is_idle && !self.flags.is_watched && !self.flags.has_pong
-    }
 }
 
 /// Sends the outbox, and behind it the log from `log_from` on, as far as one call takes pieces; returns the bytes

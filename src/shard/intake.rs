@@ -3,10 +3,12 @@
 use tracing::debug;
 
 use super::Shard;
-use super::close::{Farewell, Unsent};
+use super::close::{CloseReason, Unsent};
 use super::expiry::Expiry;
 use super::handover::{Handover, LoginNumber};
 use super::io::{Network, SessionKey, Socket};
+use super::lists::Listed;
+use super::memory::Counted;
 use super::meter::Meter;
 use super::session::{Flags, Phase, Session, Unread};
 use super::wheel::Tick;
@@ -33,9 +35,9 @@ enum Meeting {
 impl<N: Network> Shard<N> {
     /// Takes logged-in connections as sessions.
     pub(super) fn take_handovers(&mut self) {
-        self.heed_news();
+        self.inlets.check_external_work(&self.mailbox);
         for _ in 0..HANDOVERS_PER_TURN {
-            let Some(handover) = self.handovers.take() else { return };
+            let Some(handover) = self.inlets.handovers.take() else { return };
             self.adopt(handover);
         }
     }
@@ -60,7 +62,7 @@ impl<N: Network> Shard<N> {
             message_since: self.tick,
             close_by: self.tick,
             timer: Tick::NEVER,
-            held: 0,
+            held: Counted::default(),
             serial: 0,
             expires,
             discarded: 0,
@@ -68,6 +70,7 @@ impl<N: Network> Shard<N> {
             protocol,
             rights,
             flags: Flags::default(),
+            listed: Listed::default(),
         }));
         debug!(
             shard = self.index,
@@ -84,25 +87,25 @@ impl<N: Network> Shard<N> {
         session.flags.is_readable = session.socket.has_unread();
         self.stats.logins += 1;
         self.account(key);
-        let expires = expires.left(self.network.wall()).map_or(Tick::NEVER, |left| self.tick.after(left));
+        let expires = expires.left(self.network.wall_time()).map_or(Tick::NEVER, |left| self.tick.after(left));
         self.wake_at(key, self.tick.after(self.settings.heartbeat_interval).min(expires));
         match meeting {
             Meeting::Refused(code) => {
-                let farewell = Farewell::of(code);
+                let reason = CloseReason::of(code);
                 if code != close::REPLACED {
                     self.stats.refused += 1;
-                    if let Some(error) = protocol.error(farewell.reason) {
+                    if let Some(error) = protocol.error(reason.text) {
                         self.reply(key, &error);
                     }
                 }
-                return self.close(key, farewell, Unsent::Keep);
+                return self.close(key, reason, Unsent::Keep);
             }
             Meeting::Replace(older) => {
                 // Before the older go: the uid is online all the time.
                 self.register(&uid, key, protocol);
                 for older in older {
                     self.stats.replaced += 1;
-                    self.close(older, Farewell::of(close::REPLACED), Unsent::Keep);
+                    self.close(older, CloseReason::of(close::REPLACED), Unsent::Keep);
                 }
             }
             Meeting::Free => {

@@ -17,6 +17,7 @@
 //!
 //! Three rooms are public for `benches/pieces.rs` alone, and hidden: they are no part of the library.
 
+mod budget;
 mod close;
 mod deliver;
 mod expiry;
@@ -28,8 +29,10 @@ mod intake;
 mod invariants;
 pub mod io;
 mod journal;
+mod lists;
 #[doc(hidden)]
 pub mod log;
+mod logs;
 mod memory;
 mod meter;
 #[doc(hidden)]
@@ -53,7 +56,6 @@ mod transport;
 mod wheel;
 mod yielding;
 
-use std::collections::VecDeque;
 use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
@@ -68,10 +70,13 @@ pub use sessions::SessionKey;
 pub use tls::Tls;
 pub use transport::{Poller, Stream};
 
-use self::close::FAREWELLS_PER_TURN;
-use self::inlet::Inlet;
+use self::budget::TurnBudget;
+use self::close::LINGER_STEPS_PER_TURN;
+use self::inlet::Inlets;
 use self::io::{Network, Readiness};
-use self::log::Logs;
+use self::lists::WorkLists;
+use self::logs::Logs;
+use self::memory::Memory;
 use self::pool::OutboxPool;
 use self::registry::Registry;
 use self::session::Phase;
@@ -89,14 +94,6 @@ use crate::uid::UidHasher;
 /// Size of the one buffer that sockets are received into, in bytes.
 const SCRATCH_BYTES: usize = 64 << 10;
 
-/// Deliveries that may be made on behalf of one connection in a turn, and of a turn's whole intake.
-const CONNECTION_DELIVERIES: usize = 16 << 10;
-const TURN_DELIVERIES: usize = 128 << 10;
-
-/// Bytes that may be queued on behalf of one connection in a turn, and of a turn's whole intake.
-const CONNECTION_BYTES: usize = 1 << 20;
-const TURN_BYTES: usize = 8 << 20;
-
 /// The loop and its state, over sockets and clock of `N`.
 pub struct Shard<N: Network> {
     network: N,
@@ -104,8 +101,7 @@ pub struct Shard<N: Network> {
     settings: Arc<SessionSettings>,
     index: usize,
     mailbox: Mailbox,
-    handovers: Inlet<Handover<N::Socket>>,
-    requests: Inlet<Request>,
+    inlets: Inlets<N::Socket>,
     /// Who is told which uids come and go, if anybody.
     presence: Option<PresenceSender>,
 
@@ -120,61 +116,22 @@ pub struct Shard<N: Network> {
     now: Instant,
     /// `now` on the wheel.
     tick: Tick,
-    /// Open sessions that may have something to receive or to decode.
-    run: VecDeque<SessionKey>,
-    /// Sessions with frames in their outbox since the last flush.
-    dirty: VecDeque<SessionKey>,
-    /// Sessions that close and have something to send, or to receive; see [`Shard::see_off`].
-    leaving: VecDeque<SessionKey>,
+    /// Sessions that have work to do.
+    lists: WorkLists,
     /// Sessions that wait for room in the mail.
     stalled: Stalls,
-    budget: Budget,
-    /// Budget left in this turn for requests that are served between its slices.
-    amid: Budget,
+    /// What this turn may still do.
+    budget: TurnBudget,
     /// How many sessions have begun to close, or ended without that: to see whether one has since.
     departures: u64,
-    /// What all sessions hold, each as of its last [`Shard::account`]; see [`memory`].
-    held: usize,
-    /// What of that waits in outboxes.
-    outbox_bytes: usize,
+    /// Memory that the sessions hold.
+    memory: Memory,
     scratch: Box<[u8]>,
     ready: Vec<Readiness>,
     due: Vec<(Tick, SessionKey)>,
     drain: Option<Drain>,
     stats: Stats,
     summary: Summary,
-}
-
-/// What may still be done, in a turn or for a connection, before others have their turn.
-#[derive(Clone, Copy, Debug)]
-struct Budget {
-    deliveries: usize,
-    bytes: usize,
-}
-
-/// What one message cost of a budget.
-#[derive(Clone, Copy, Debug)]
-struct Cost {
-    deliveries: usize,
-    bytes: usize,
-}
-
-impl Cost {
-    /// Returns the cost of the same for so many receivers.
-    fn times(self, receivers: usize) -> Self {
-        Self { deliveries: self.deliveries.saturating_mul(receivers), bytes: self.bytes.saturating_mul(receivers) }
-    }
-}
-
-impl Budget {
-    fn is_spent(&self) -> bool {
-        self.deliveries == 0 || self.bytes == 0
-    }
-
-    fn spend(&mut self, cost: Cost) {
-        self.deliveries = self.deliveries.saturating_sub(cost.deliveries);
-        self.bytes = self.bytes.saturating_sub(cost.bytes);
-    }
 }
 
 /// Whether a shard goes on.
@@ -219,8 +176,7 @@ impl<N: Network> Shard<N> {
             settings,
             index,
             mailbox,
-            handovers: Inlet::new(handovers),
-            requests: Inlet::new(requests),
+            inlets: Inlets::new(handovers, requests),
             presence,
             sessions: Sessions::new(),
             registry: Registry::default(),
@@ -230,15 +186,11 @@ impl<N: Network> Shard<N> {
             yielding: Yielding::default(),
             now,
             tick: Tick::default(),
-            run: VecDeque::new(),
-            dirty: VecDeque::new(),
-            leaving: VecDeque::new(),
+            lists: WorkLists::default(),
             stalled,
-            budget: Budget { deliveries: 0, bytes: 0 },
-            amid: slice::AMID,
-            held: 0,
+            budget: TurnBudget::new(),
             departures: 0,
-            outbox_bytes: 0,
+            memory: Memory::default(),
             scratch: vec![0; SCRATCH_BYTES].into_boxed_slice(),
             ready: Vec::new(),
             due: Vec::new(),
@@ -269,8 +221,7 @@ impl<N: Network> Shard<N> {
     /// [`crate::mailbox::ShardWaker::wake`].
     fn abandon(&mut self) -> usize {
         let unread = self.mailbox.abandon();
-        self.requests.abandon();
-        self.handovers.abandon();
+        self.inlets.abandon();
         unread
     }
 
@@ -282,15 +233,14 @@ impl<N: Network> Shard<N> {
         self.stats.turns += 1;
         self.wait();
         let begun = self.now;
-        self.budget = Budget { deliveries: TURN_DELIVERIES, bytes: TURN_BYTES };
-        self.amid = slice::AMID;
+        self.budget.renew();
         self.take_in();
         self.take_handovers();
         // One look at the clock for both.
         let now = self.network.now();
         self.post(now);
         self.flush(now);
-        self.see_off(FAREWELLS_PER_TURN);
+        self.linger_steps(LINGER_STEPS_PER_TURN);
         let turn = self.sweep();
         if cfg!(debug_assertions) {
             self.mailbox.check();
@@ -316,8 +266,8 @@ impl<N: Network> Shard<N> {
         Stats {
             sessions: self.registry.sessions() as u64,
             uids: self.registry.len() as u64,
-            memory_held: self.held as u64,
-            outbox_bytes: self.outbox_bytes as u64,
+            memory_held: self.memory.held() as u64,
+            outbox_bytes: self.memory.outbox_bytes() as u64,
             mail_bytes: self.mailbox.held() as u64,
             mailbox_batches: self.mailbox.waiting() as u64,
             // Messages are counted already; only what else is sent has a count of its own.
@@ -343,11 +293,11 @@ impl<N: Network> Shard<N> {
             }
         }
         let mut time_out = self.idle_for();
-        if !self.mailbox.lie_down() {
+        if !self.mailbox.park() {
             time_out = Some(Duration::ZERO);
         }
         self.poll(time_out);
-        self.mailbox.get_up();
+        self.mailbox.unpark();
     }
 
     /// Polls for at most `time_out` and notes what each socket is ready for; returns how many were.
@@ -384,33 +334,17 @@ impl<N: Network> Shard<N> {
         self.sessions.get(key).is_some_and(|session| session.phase == Phase::Open)
     }
 
-    /// Puts a session that can progress on the run list, once; a closing one among those that leave.
+    /// Queues a session to be read; see [`WorkLists::enqueue`].
     fn enqueue(&mut self, key: SessionKey) {
         let Some(session) = self.sessions.present(key) else { return };
-        if !session.flags.is_queued && !session.flags.is_stalled && !session.flags.is_paused {
-            session.flags.is_queued = true;
-            let list = if session.phase == Phase::Open { &mut self.run } else { &mut self.leaving };
-            list.push_back(key);
-        }
-    }
-
-    /// Takes the news down; if they were up, the queues from outside are looked into from now on.
-    #[inline]
-    fn heed_news(&mut self) {
-        if self.mailbox.take_external_work() {
-            self.handovers.note();
-            self.requests.note();
-        }
+        self.lists.enqueue(key, session);
     }
 
     /// Returns how long there is nothing to do unless somebody brings something; `None`: for ever.
     fn idle_for(&self) -> Option<Duration> {
-        let waits = !self.run.is_empty()
-            || !self.dirty.is_empty()
-            || !self.leaving.is_empty()
+        let waits = !self.lists.is_empty()
             || (self.stalled.has_broadcasts() && self.mailbox.takes_broadcast())
-            || self.handovers.may_hold()
-            || self.requests.may_hold()
+            || self.inlets.may_hold()
             || self.mailbox.has_external_work()
             || self.mailbox.has_unread();
         if waits {

@@ -5,7 +5,7 @@
 //! one check.
 
 use super::Shard;
-use super::close::{Farewell, Unsent};
+use super::close::{CloseReason, Unsent};
 use super::io::{Network, SessionKey};
 use super::meter::Meter;
 use super::session::Phase;
@@ -52,7 +52,7 @@ impl<N: Network> Shard<N> {
         if closed_at <= self.tick {
             self.stats.rate_limited += 1;
             let reason = meter.reason(&self.settings);
-            self.close(key, Farewell::with_reason(close::POLICY, &reason), Unsent::Keep);
+            self.close(key, CloseReason::with_text(close::POLICY, &reason), Unsent::Keep);
             return Paused::Closed;
         }
         if ready > self.tick {

@@ -6,11 +6,12 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use bytes::Bytes;
 use tracing::error;
 
-use super::close::{Farewell, Unsent};
+use super::budget::{Budget, Cost};
+use super::close::{CloseReason, Unsent};
 use super::io::{Network, SessionKey, Socket};
 use super::session::{Phase, Unread, Waiting};
 use super::stall::Stall;
-use super::{Budget, CONNECTION_BYTES, CONNECTION_DELIVERIES, Cost, Shard, journal};
+use super::{Shard, journal};
 use crate::frame::{self, Event, Reader, Violation, close};
 use crate::mailbox::{Room, SHARE_FROM};
 use crate::message::{Kind, Payload};
@@ -76,22 +77,11 @@ impl<N: Network> Shard<N> {
     /// Gives each session on the run list its share, until the turn's budget is spent.
     pub(super) fn receive_ready(&mut self) {
         let mut slice = self.slice(self.now);
-        for _ in 0..self.run.len() {
+        for _ in 0..self.lists.run_len() {
             if self.is_saturated() {
                 return;
             }
-            let Some(key) = self.run.pop_front() else { return };
-            // It may have ended since it was put here.
-            let Some(session) = self.sessions.get(key) else { continue };
-            // As one of those that leave it may have had its step already.
-            if !session.flags.is_queued {
-                continue;
-            }
-            if session.phase != Phase::Open {
-                self.leaving.push_back(key);
-                continue;
-            }
-            session.flags.is_queued = false;
+            let Some((key, session)) = self.lists.next_run(&mut self.sessions) else { continue };
             match session.unread.take() {
                 Some(unread) => self.resume(key, unread),
                 None => self.receive(key),
@@ -201,7 +191,7 @@ impl<N: Network> Shard<N> {
         self.account(key);
         let message_bytes_max = self.settings.message_bytes_max;
         let step = guard(|| classify(speaker.protocol, reader.direct_done(message_bytes_max), length));
-        let mut budget = Budget { deliveries: CONNECTION_DELIVERIES, bytes: CONNECTION_BYTES };
+        let mut budget = Budget::CONNECTION;
         let before = self.stats.frames_in;
         let stop = self.act(speaker, step, &mut budget);
         self.give_back(key, reader);
@@ -228,7 +218,7 @@ impl<N: Network> Shard<N> {
         let Some(session) = self.sessions.present(key) else { return Stop::Closed };
         let speaker = Speaker { key, rights: session.rights, protocol: session.protocol };
         let mut reader = std::mem::take(&mut session.reader);
-        let mut budget = Budget { deliveries: CONNECTION_DELIVERIES, bytes: CONNECTION_BYTES };
+        let mut budget = Budget::CONNECTION;
         let is_metered = session.meter.is_some();
         if let Some(meter) = &session.meter {
             // Each message costs one at least.
@@ -335,14 +325,14 @@ impl<N: Network> Shard<N> {
             Step::Violation(violation) => {
                 self.stats.violations += 1;
                 let reason = violation.to_string();
-                self.close(key, Farewell::with_reason(violation.close_code(), &reason), Unsent::Keep);
+                self.close(key, CloseReason::with_text(violation.close_code(), &reason), Unsent::Keep);
                 return Some(Stop::Closed);
             }
             Step::Panicked => {
                 self.stats.panics += 1;
                 error!(shard = self.index, session = %key, "a session's code panicked, the session ends");
-                let farewell = Farewell::of(close::INTERNAL_ERROR);
-                self.close(key, farewell, Unsent::Keep);
+                let reason = CloseReason::of(close::INTERNAL_ERROR);
+                self.close(key, reason, Unsent::Keep);
                 return Some(Stop::Closed);
             }
         }

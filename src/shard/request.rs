@@ -8,10 +8,11 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
-use super::close::{Farewell, Unsent};
+use super::Shard;
+use super::budget::Cost;
+use super::close::{CloseReason, Unsent};
 use super::io::Network;
 use super::sweep::Drain;
-use super::{Cost, Shard};
 use crate::config::SessionSettings;
 use crate::frame::HEADER_BYTES_MAX;
 use crate::message::{Delivery, Kind, Payload, Shed};
@@ -131,7 +132,7 @@ pub struct UidPage {
 impl<N: Network> Shard<N> {
     /// Answers requests from outside the message path, within the turn's budget.
     pub(super) fn take_requests(&mut self) {
-        self.heed_news();
+        self.inlets.check_external_work(&self.mailbox);
         for _ in 0..REQUESTS_PER_TURN {
             if self.is_saturated() || !self.take_request() {
                 return;
@@ -141,7 +142,7 @@ impl<N: Network> Shard<N> {
 
     /// Answers the oldest request; says whether there was one.
     pub(super) fn take_request(&mut self) -> bool {
-        let Some(request) = self.requests.take() else { return false };
+        let Some(request) = self.inlets.requests.take() else { return false };
         // Whatever it asks for: a flood of questions is work, too.
         self.budget.spend(Cost { deliveries: 1, bytes: 0 });
         match request {
@@ -162,7 +163,7 @@ impl<N: Network> Shard<N> {
                 self.answer(&answer, page);
             }
             Request::Kick { hash, uid, code, reason, answer } => {
-                let sessions = self.kick(hash, &uid, Farewell::by_caller(code, &reason));
+                let sessions = self.kick(hash, &uid, CloseReason::by_caller(code, &reason));
                 self.answer(&answer, sessions);
             }
             Request::Stats { answer } => self.answer(&answer, self.stats()),
@@ -176,11 +177,11 @@ impl<N: Network> Shard<N> {
         true
     }
 
-    fn kick(&mut self, hash: UidHash, uid: &str, farewell: Farewell<'_>) -> usize {
+    fn kick(&mut self, hash: UidHash, uid: &str, reason: CloseReason<'_>) -> usize {
         let sessions = self.registry.find(hash, uid.as_bytes()).to_vec();
         for &session in &sessions {
             self.stats.kicked += 1;
-            self.close(session, farewell, Unsent::Keep);
+            self.close(session, reason, Unsent::Keep);
         }
         sessions.len()
     }

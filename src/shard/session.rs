@@ -4,7 +4,9 @@ use bytes::Bytes;
 
 use super::expiry::Expiry;
 use super::handover::{LoginNumber, Permit};
+use super::lists::Listed;
 use super::log::Position;
+use super::memory::Counted;
 use super::meter::Meter;
 use super::outbox::Outbox;
 use super::wheel::Tick;
@@ -44,8 +46,8 @@ pub(crate) struct Session<S> {
     pub(crate) close_by: Tick,
     /// Where the session waits on the wheel; entries for other ticks are stale.
     pub(crate) timer: Tick,
-    /// Memory it holds, as last accounted for.
-    pub(crate) held: u32,
+    /// Memory it holds, as of its last [`Memory::update`](super::memory::Memory::update).
+    pub(crate) held: Counted<u32>,
     /// The serial number of its key; [`super::sessions::Sessions::insert`] draws it.
     pub(crate) serial: u32,
     /// When its credential's time is over.
@@ -58,12 +60,21 @@ pub(crate) struct Session<S> {
     /// What its client may send.
     pub(crate) rights: Rights,
     pub(crate) flags: Flags,
+    pub(crate) listed: Listed,
 }
 
 impl<S> Session<S> {
     /// Whether there may be something to receive or to decode.
     pub(super) fn can_go_on(&self) -> bool {
         self.unread.is_some() || self.flags.is_readable
+    }
+
+    /// Whether nothing is left to do once everything due was sent: no outbox to give back, no memory to account for, no
+    /// interest in writability to take back, no end of sending.
+    #[inline]
+    pub(super) fn is_settled(&self) -> bool {
+        let is_idle = self.outbox.is_none() && self.held.get() == 0 && self.phase == Phase::Open;
+        is_idle && !self.flags.is_watched && !self.flags.has_pong
     }
 
     /// Returns its message that waits for room in a mailbox, if one does.
@@ -90,7 +101,7 @@ pub(crate) enum Phase {
     Lingering,
 }
 
-/// What is known of the socket, and where the session is queued.
+/// What is known of the socket, and what holds the session back.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Flags {
     /// There may be bytes to receive.
@@ -101,10 +112,6 @@ pub(crate) struct Flags {
     pub(crate) is_blocked: bool,
     /// The poller watches for writability.
     pub(crate) is_watched: bool,
-    /// On the run list.
-    pub(crate) is_queued: bool,
-    /// On the dirty list.
-    pub(crate) is_dirty: bool,
     /// Waits for room in a mailbox.
     pub(crate) is_stalled: bool,
     /// Not read, as it was over its rate.

@@ -129,6 +129,18 @@ impl<S> Sessions<S> {
         Some(SessionKey { place: (index * GROUP + within) as u32, serial: session.serial })
     }
 
+    /// Returns every session with its key, by place.
+    pub(crate) fn iter(&self) -> impl Iterator<Item = (SessionKey, &Session<S>)> {
+        let mut place = 0;
+        std::iter::from_fn(move || {
+            let (index, within) = self.next_taken(place)?;
+            let session = self.groups[index].places.as_deref()?[within].as_deref()?;
+            let key = SessionKey { place: (index * GROUP + within) as u32, serial: session.serial };
+            place = key.place + 1;
+            Some((key, session))
+        })
+    }
+
     /// Returns the first session at `place` or behind it, with its key.
     #[inline]
     pub(crate) fn next_session(&mut self, place: u32) -> Option<(SessionKey, &mut Session<S>)> {
@@ -252,6 +264,8 @@ mod tests {
     use crate::protocol::Protocol;
     use crate::rights::Rights;
     use crate::shard::expiry::Expiry;
+    use crate::shard::lists::Listed;
+    use crate::shard::memory::Counted;
     use crate::shard::session::{Flags, Phase};
     use crate::shard::wheel::Tick;
     use crate::shard::{Admission, LoginNumbers};
@@ -274,7 +288,7 @@ mod tests {
             message_since: Tick(0),
             close_by: Tick(0),
             timer: Tick::NEVER,
-            held: 0,
+            held: Counted::default(),
             serial: 0,
             expires: Expiry::NEVER,
             discarded: 0,
@@ -282,6 +296,7 @@ mod tests {
             protocol: Protocol::Plain,
             rights: Rights::ALL,
             flags: Flags::default(),
+            listed: Listed::default(),
         }
     }
 

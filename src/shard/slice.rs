@@ -5,8 +5,8 @@
 
 use std::time::{Duration, Instant};
 
+use super::Shard;
 use super::io::Network;
-use super::{Budget, CONNECTION_BYTES, CONNECTION_DELIVERIES, Shard};
 
 /// How long is worked at a stretch.
 const SLICE: Duration = Duration::from_millis(1);
@@ -18,9 +18,6 @@ const SLICES_PER_MAIL: u32 = 4;
 /// Sessions served, or deliveries made, between two looks at the clock; few in tests, whose simulated nodes have a dozen.
 const SESSIONS_PER_LOOK: u32 = if cfg!(test) { 2 } else { 16 };
 const DELIVERIES_PER_LOOK: usize = 512;
-
-/// Budget of a turn for requests that are served between slices: as much as one connection has.
-pub(super) const AMID: Budget = Budget { deliveries: CONNECTION_DELIVERIES, bytes: CONNECTION_BYTES };
 
 /// A stretch of work.
 pub(super) struct Slice {
@@ -36,7 +33,7 @@ pub(super) struct Slice {
 impl<N: Network> Shard<N> {
     /// Begins at `now`.
     pub(super) fn slice(&self, now: Instant) -> Slice {
-        Slice { end: now + SLICE, number: 0, sessions: 0, deliveries: self.budget.deliveries }
+        Slice { end: now + SLICE, number: 0, sessions: 0, deliveries: self.budget.left().deliveries }
     }
 
     /// Ends a slice of receiving if its time is over: answers requests.
@@ -76,7 +73,7 @@ impl<N: Network> Shard<N> {
         self.take_mail();
         self.post_amid_flush(self.now);
         let mut others = self.slice(self.now);
-        for _ in 0..self.dirty.len() {
+        for _ in 0..self.lists.dirty_len() {
             self.flush_dirty();
             if self.is_over(&mut others) {
                 break;
@@ -87,21 +84,21 @@ impl<N: Network> Shard<N> {
 
     fn is_over(&self, slice: &mut Slice) -> bool {
         slice.sessions += 1;
-        let delivered = slice.deliveries.saturating_sub(self.budget.deliveries);
+        let delivered = slice.deliveries.saturating_sub(self.budget.left().deliveries);
         if !slice.sessions.is_multiple_of(SESSIONS_PER_LOOK) && delivered < DELIVERIES_PER_LOOK {
             return false;
         }
-        slice.deliveries = self.budget.deliveries;
+        slice.deliveries = self.budget.left().deliveries;
         self.network.now() >= slice.end
     }
 
     fn take_requests_amid(&mut self) {
-        self.heed_news();
-        if !self.requests.may_hold() {
+        self.inlets.check_external_work(&self.mailbox);
+        if !self.inlets.requests.may_hold() {
             return;
         }
-        let turn = std::mem::replace(&mut self.budget, self.amid);
+        self.budget.switch();
         while !self.budget.is_spent() && self.take_request() {}
-        self.amid = std::mem::replace(&mut self.budget, turn);
+        self.budget.switch();
     }
 }

@@ -8,9 +8,10 @@
 use std::collections::VecDeque;
 use std::time::Instant;
 
+use super::budget::Cost;
 use super::io::{Network, SessionKey};
 use super::session::Waiting;
-use super::{Cost, Shard, journal};
+use super::{Shard, journal};
 use crate::mailbox::Room;
 use crate::message::Payload;
 use crate::protocol::Message;

@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use tracing::warn;
 
-use super::close::{Farewell, Unsent};
+use super::close::{CloseReason, Unsent};
 use super::io::{Network, SessionKey};
 use super::rate::Paused;
 use super::session::Phase;
@@ -23,9 +23,6 @@ const READY_AT_LEAST: usize = 256;
 
 /// Sessions that are packed together in a turn after a peak: some hundred microseconds.
 const PACKED_AT_ONCE: usize = 1024;
-
-/// Entries for which an empty list keeps its memory.
-const LIST_LENGTH_KEPT: usize = 64;
 
 /// What was last logged about shed messages.
 #[derive(Debug)]
@@ -95,7 +92,7 @@ impl<N: Network> Shard<N> {
         self.due = due;
         self.sum_up();
         if self.outboxes.trim(self.now) {
-            self.trim_lists();
+            self.lists.trim();
             self.sessions.pack(PACKED_AT_ONCE);
         }
         self.sweep_drain()
@@ -122,15 +119,6 @@ impl<N: Network> Shard<N> {
         }
     }
 
-    /// Lets go of what lists needed at a peak that is over.
-    fn trim_lists(&mut self) {
-        for list in [&mut self.run, &mut self.dirty, &mut self.leaving] {
-            if list.len() < list.capacity() / 8 {
-                list.shrink_to((2 * list.len()).max(LIST_LENGTH_KEPT));
-            }
-        }
-    }
-
     /// Logs what was shed since the last time: a line a second at most, however much it is.
     fn sum_up(&mut self) {
         let Stats { shed_newest, shed_oldest, shed_closed, slow_consumers, .. } = self.stats;
@@ -142,12 +130,10 @@ impl<N: Network> Shard<N> {
         }
     }
 
-    /// Makes sure that the session is looked at by `at`.
+    /// Makes sure that the session is looked at by `at`; see [`Wheel::wake_at`](super::wheel::Wheel::wake_at).
     pub(super) fn wake_at(&mut self, key: SessionKey, at: Tick) {
         let Some(session) = self.sessions.present(key) else { return };
-        if at < session.timer {
-            session.timer = self.wheel.put(at, key);
-        }
+        self.wheel.wake_at(key, session, at);
     }
 
     /// Does what a session's deadlines ask for, and puts it down for the next.
@@ -159,13 +145,12 @@ impl<N: Network> Shard<N> {
             if session.close_by <= tick {
                 return self.remove(key);
             }
-            let close_by = session.close_by;
-            return self.wake_at(key, close_by);
+            return self.wheel.wake_at(key, session, session.close_by);
         }
-        let expires_in = session.expires.left(self.network.wall());
+        let expires_in = session.expires.left(self.network.wall_time());
         if expires_in == Some(Duration::ZERO) {
             self.stats.expired += 1;
-            return self.close(key, Farewell::of(close::EXPIRED), Unsent::Keep);
+            return self.close(key, CloseReason::of(close::EXPIRED), Unsent::Keep);
         }
         if session.flags.is_stalled || session.flags.is_paused || session.unread.is_some() || session.flags.is_readable
         {
@@ -176,15 +161,15 @@ impl<N: Network> Shard<N> {
         let is_paused = session.flags.is_paused;
         let message_by = session.message_since.after(settings.message_timeout);
         // One whose turn to be read has yet to come may have sent the rest long ago, as while the process was paused.
-        if session.flags.is_mid_message && message_by <= tick && !session.flags.is_queued {
+        if session.flags.is_mid_message && message_by <= tick && !session.listed.is_queued() {
             self.stats.timeouts += 1;
             let reason = format!("message not finished within {:?}", settings.message_timeout);
-            return self.close(key, Farewell::with_reason(close::POLICY, &reason), Unsent::Keep);
+            return self.close(key, CloseReason::with_text(close::POLICY, &reason), Unsent::Keep);
         }
         if session.heard.after(settings.heartbeat_interval * 2) <= tick {
             if session.flags.is_pinged {
                 self.stats.timeouts += 1;
-                return self.close(key, Farewell::of(close::HEARTBEAT), Unsent::Drop);
+                return self.close(key, CloseReason::of(close::HEARTBEAT), Unsent::Drop);
             }
             // It was not asked in time, as after a machine was suspended: it has an interval from now.
             session.heard = tick.before(settings.heartbeat_interval);
@@ -212,8 +197,8 @@ impl<N: Network> Shard<N> {
     }
 
     /// What sessions are told at the drain.
-    pub(super) fn drained(&self) -> Farewell<'static> {
-        Farewell::of(match self.settings.drain_code {
+    pub(super) fn drained(&self) -> CloseReason<'static> {
+        CloseReason::of(match self.settings.drain_code {
             DrainCode::GoingAway => close::GOING_AWAY,
             DrainCode::ServiceRestart => close::SERVICE_RESTART,
         })
@@ -225,19 +210,19 @@ impl<N: Network> Shard<N> {
         let to = drain.due(self.now).max(from);
         drain.told = to;
         let is_over = drain.is_over(self.now);
-        let farewell = self.drained();
+        let reason = self.drained();
         let mut place = from;
         while let Some(key) = self.sessions.next(place).filter(|key| key.place() < to) {
             place = key.place() + 1;
-            self.close(key, farewell, Unsent::Keep);
+            self.close(key, reason, Unsent::Keep);
         }
         let is_empty = self.sessions.len() == 0;
         // The gateway lets go of its end when no login is under way any more.
-        let no_more = self.handovers.is_over();
+        let no_more = self.inlets.handovers.is_over();
         if is_over {
             // The last chance of what was closed just now; what is left then is counted.
             self.flush(self.now);
-            self.see_off(self.leaving.len());
+            self.linger_steps(self.lists.closing_len());
             while let Some(key) = self.sessions.next(0) {
                 self.remove(key);
             }

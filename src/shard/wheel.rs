@@ -10,6 +10,7 @@
 use std::time::{Duration, Instant};
 
 use super::io::SessionKey;
+use super::session::Session;
 
 /// Length of a tick: deadlines are kept to within this, and never come early.
 pub(crate) const TICK: Duration = Duration::from_millis(50);
@@ -55,7 +56,7 @@ impl Wheel {
     }
 
     /// Puts `session` down for the tick `at`; returns the tick at which it will come up, maybe earlier.
-    pub(crate) fn put(&mut self, at: Tick, session: SessionKey) -> Tick {
+    fn put(&mut self, at: Tick, session: SessionKey) -> Tick {
         let horizon = Tick(self.next.0 + PLACES as u32 - 1);
         let at = at.clamp(self.next, horizon);
         let place = at.0 as usize % PLACES;
@@ -63,6 +64,14 @@ impl Wheel {
         self.taken[place / 64] |= 1 << (place % 64);
         self.waiting += 1;
         at
+    }
+
+    /// Makes sure that a session comes up by the tick `at`, or earlier; it is put on the wheel again only for an earlier tick.
+    #[inline]
+    pub(super) fn wake_at<S>(&mut self, key: SessionKey, session: &mut Session<S>, at: Tick) {
+        if at < session.timer {
+            session.timer = self.put(at, key);
+        }
     }
 
     /// Takes the sessions that have come up by `now` into `due`.
@@ -85,10 +94,14 @@ impl Wheel {
         }
     }
 
-    /// Returns what is on the wheel.
+    /// Asserts that every session has a timer, and that it is on the wheel.
     #[cfg(test)]
-    pub(crate) fn entries(&self) -> impl Iterator<Item = (Tick, SessionKey)> {
-        self.places.iter().flatten().copied()
+    pub(super) fn check<S>(&self, sessions: &super::sessions::Sessions<S>) {
+        let entries: std::collections::HashSet<_> = self.places.iter().flatten().copied().collect();
+        for (key, session) in sessions.iter() {
+            assert_ne!(session.timer, Tick::NEVER, "every session has a deadline");
+            assert!(entries.contains(&(session.timer, key)), "its timer is not on the wheel");
+        }
     }
 
     /// Returns how long nothing comes up; `None` when nothing waits.

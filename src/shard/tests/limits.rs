@@ -8,7 +8,8 @@ use super::memory::{Client, Node, settings};
 use crate::config::SessionSettings;
 use crate::frame::close;
 use crate::mailbox::SHARE_FROM;
-use crate::shard::{Request, TURN_DELIVERIES};
+use crate::shard::Request;
+use crate::shard::budget::TURN_DELIVERIES;
 
 const SECOND: Duration = Duration::from_secs(1);
 

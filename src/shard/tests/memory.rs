@@ -115,8 +115,8 @@ impl Network for MemoryNetwork {
         self.clock.look()
     }
 
-    fn wall(&self) -> SystemTime {
-        self.clock.wall()
+    fn wall_time(&self) -> SystemTime {
+        self.clock.wall_time()
     }
 
     fn poll(&mut self, time_out: Option<Duration>, ready: &mut Vec<Readiness>) -> io::Result<()> {
@@ -274,7 +274,7 @@ impl Node {
     /// Logs `uid` in with a credential whose time is over in so long by the wall clock.
     #[track_caller]
     pub(super) fn login_for(&mut self, uid: &str, time: Duration) -> Client {
-        self.login_until(uid, Some(self.clock.wall() + time))
+        self.login_until(uid, Some(self.clock.wall_time() + time))
     }
 
     #[track_caller]

@@ -281,7 +281,7 @@ impl Socket for SimulatedSocket {
         wire.is_encrypted && wire.has_input()
     }
 
-    fn holds_back(&self) -> bool {
+    fn has_unsent(&self) -> bool {
         self.0.borrow().held_back > 0
     }
 }
@@ -311,8 +311,8 @@ impl Network for SimulatedNetwork {
         self.clock.look()
     }
 
-    fn wall(&self) -> SystemTime {
-        self.clock.wall()
+    fn wall_time(&self) -> SystemTime {
+        self.clock.wall_time()
     }
 
     fn poll(&mut self, _time_out: Option<Duration>, ready: &mut Vec<Readiness>) -> io::Result<()> {

@@ -374,7 +374,7 @@ impl World {
         }
         peer.protocol = self.plan.protocol(&mut self.random);
         if is_one_in(&mut self.random, 15) {
-            peer.expires = Some(self.clock.wall() + Duration::from_millis(self.random.u64(..60_000)));
+            peer.expires = Some(self.clock.wall_time() + Duration::from_millis(self.random.u64(..60_000)));
         }
         self.peers.push(peer);
         self.under_way.push((login, number));
@@ -461,8 +461,8 @@ impl World {
             while !place.request(Request::Drain { time_out: DRAIN_TIME })
                 && let Some(shard) = &mut place.shard
             {
-                shard.heed_news();
-                assert!(shard.requests.take().is_some(), "a shard does not look into a full queue");
+                shard.inlets.check_external_work(&shard.mailbox);
+                assert!(shard.inlets.requests.take().is_some(), "a shard does not look into a full queue");
             }
         }
     }
