@@ -198,6 +198,6 @@ impl Handle {
         // Every time: an earlier call may have been dropped in front of a full queue, and a shard heeds the first only.
         self.node.dispatcher.drain(time_out).await;
         // Nothing is ever sent: this ends with the last thread.
-        self.node.running.recv_async().await.ok();
+        self.node.ended.recv_async().await.ok();
     }
 }

@@ -37,7 +37,7 @@ use crate::uid::UidHasher;
 use crate::vital::Vital;
 
 /// How long the gateway's threads may take to end, once they have nothing to do any more.
-const RUNTIME_END: Duration = Duration::from_secs(1);
+const RUNTIME_SHUTDOWN_TIME: Duration = Duration::from_secs(1);
 
 /// Logged-in connections that may wait for one shard; past these the gateway waits.
 const HANDOVERS_MAX: usize = 1024;
@@ -96,7 +96,7 @@ struct Node {
     /// Asks for the certificate to be read again.
     certificate: Option<Arc<Notify>>,
     /// Held open by every thread of the node; nothing is ever sent.
-    running: flume::Receiver<Infallible>,
+    ended: flume::Receiver<Infallible>,
 }
 
 /// Why a node can't start; the operator's to mend.
@@ -255,9 +255,9 @@ impl Server {
         let (presence, progress) = ends.map(|HookEnds { presence, progress }| (presence, progress)).unzip();
         let hasher = UidHasher::random();
         // Held by every thread that users reach, and by control, which is reached until those have ended.
-        let (serving, served) = flume::bounded::<Infallible>(0);
-        let (alive, running) = flume::bounded::<Infallible>(0);
-        let (doors, shards) = spawn_shards(&config, &hasher, presence, &serving, log.as_ref())?;
+        let (serving_guard, serving_ended) = flume::bounded::<Infallible>(0);
+        let (node_guard, node_ended) = flume::bounded::<Infallible>(0);
+        let (doors, shards) = spawn_shards(&config, &hasher, presence, &serving_guard, log.as_ref())?;
         let dispatcher = Dispatcher::new(hasher.clone(), shards, progress);
 
         let (settings, gateway_settings) = watch::channel(Arc::new(config.gateway()));
@@ -279,7 +279,7 @@ impl Server {
             vital: Vital::new(log.clone()),
         };
         let certificate_asked = certificate.as_ref().map(Certificate::asked);
-        spawn_gateway(&config, gateway, listeners, certificate, serving)?;
+        spawn_gateway(&config, gateway, listeners, certificate, serving_guard)?;
         let (control_settings, settings_of_control) = watch::channel(Arc::new(config.control_settings()));
         let controlling = Control {
             settings: settings_of_control,
@@ -297,7 +297,7 @@ impl Server {
             reserve,
             tls,
         };
-        spawn_control(controlling, control, hooks, served, alive)?;
+        spawn_control(controlling, control, hooks, serving_ended, node_guard)?;
         let drain_timeout = watch::Sender::new(config.drain_timeout);
         Ok(Handle {
             node: Arc::new(Node {
@@ -311,7 +311,7 @@ impl Server {
                 refusals,
                 counts,
                 certificate: certificate_asked,
-                running,
+                ended: node_ended,
             }),
         })
     }
@@ -335,7 +335,7 @@ fn spawn_shards(
     hasher: &UidHasher,
     // Goes with the last shard; then the hook ends.
     presence: Option<PresenceSender>,
-    serving: &flume::Sender<Infallible>,
+    serving_guard: &flume::Sender<Infallible>,
     log: Option<&LogSink>,
 ) -> io::Result<(Vec<Door>, Vec<RequestSender>)> {
     let pollers = (0..config.shards.get()).map(|_| Poller::new()).collect::<io::Result<Vec<_>>>()?;
@@ -351,10 +351,10 @@ fn spawn_shards(
         let (hasher, settings) = (hasher.clone(), Arc::clone(&settings));
         let presence = presence.clone();
         let parts = Parts { index, hasher, settings, mailbox, handovers, requests, presence };
-        let serving = serving.clone();
+        let serving_guard = serving_guard.clone();
         spawn(format!("pombo-shard-{index}"), Vital::new(log.cloned()), move || {
             Shard::new(poller, parts).run();
-            drop(serving);
+            drop(serving_guard);
         })?;
     }
     Ok((doors, shards))
@@ -366,7 +366,7 @@ fn spawn_gateway(
     gateway: Gateway,
     listeners: Vec<BoundListener>,
     certificate: Option<Certificate>,
-    serving: flume::Sender<Infallible>,
+    serving_guard: flume::Sender<Infallible>,
 ) -> io::Result<()> {
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(config.gateway_threads.get())
@@ -387,8 +387,8 @@ fn spawn_gateway(
         runtime.block_on(run).expect("the gateway does not panic");
         // With it go the listeners, before the drain counts as done: the socket's file is gone by then.
         // A thread that reads a file from a disk that doesn't answer is not waited for.
-        runtime.shutdown_timeout(RUNTIME_END);
-        drop(serving);
+        runtime.shutdown_timeout(RUNTIME_SHUTDOWN_TIME);
+        drop(serving_guard);
     })
 }
 
@@ -397,8 +397,8 @@ fn spawn_control(
     control: Control,
     listeners: ControlListeners,
     hooks: Option<Hooks>,
-    served: flume::Receiver<Infallible>,
-    alive: flume::Sender<Infallible>,
+    serving_ended: flume::Receiver<Infallible>,
+    node_guard: flume::Sender<Infallible>,
 ) -> io::Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let vital = Vital::new(control.log.clone());
@@ -406,14 +406,14 @@ fn spawn_control(
         runtime.block_on(async {
             let hooks = hooks.map(|hooks| tokio::spawn(vital.task("hook", hooks.run(control.settings.clone()))));
             // Nothing is ever sent.
-            let run = control.run(listeners, served.recv_async()).await;
+            let run = control.run(listeners, serving_ended.recv_async()).await;
             run.expect("a bound listener moves to the runtime");
             if let Some(hooks) = hooks {
                 hooks.await.expect("the hook does not panic");
             }
         });
-        runtime.shutdown_timeout(RUNTIME_END);
-        drop(alive);
+        runtime.shutdown_timeout(RUNTIME_SHUTDOWN_TIME);
+        drop(node_guard);
     })
 }
 
