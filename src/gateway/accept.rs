@@ -59,7 +59,7 @@ impl Gateway {
         let place = Arc::clone(&self.handshakes).acquire_owned().await.expect("the semaphore is never closed");
         let mut accepting = pin!(listener.accept());
         // Apart from control's accepting, which would lose a descriptor that it has just freed for itself.
-        let connection = poll_fn(|context| self.reserve.apart(|| accepting.as_mut().poll(context))).await?;
+        let connection = poll_fn(|context| self.reserve.while_not_lending(|| accepting.as_mut().poll(context))).await?;
         Ok((connection, place))
     }
 
@@ -67,10 +67,10 @@ impl Gateway {
     ///
     /// Ends with the drain at the latest, as every task does.
     async fn accept_rest(self: &Arc<Self>, listener: Listener, under_way: &mpsc::Sender<()>) {
-        let Ok(Some(listener)) = listener.into_last() else { return };
+        let Ok(Some(listener)) = listener.into_backlog() else { return };
         for _ in 0..REST_MAX {
             let place = Arc::clone(&self.handshakes).acquire_owned().await.expect("the semaphore is never closed");
-            match self.reserve.apart(|| listener.accept()) {
+            match self.reserve.while_not_lending(|| listener.accept()) {
                 Ok(connection) => self.welcome_on_task(connection, place, under_way),
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
                 Err(error) if is_of_one_connection(&error) => {}
