@@ -62,10 +62,10 @@ use crate::watched_files::{Stamps, WatchedFiles};
 /// How long a connection that has said nothing is waited for when the node drains.
 const SILENCE: Duration = Duration::from_millis(100);
 
-/// The way into one shard.
+/// Sends hand-overs to one shard, and wakes it.
 #[derive(Clone)]
-pub(crate) struct Door {
-    /// Logged-in connections; bounded, so that a storm waits here and not in the shard.
+pub(crate) struct HandoverSender {
+    /// Queue of connections that have logged in. It is bounded: in a storm of logins the gateway waits, not the shard.
     pub(crate) handovers: flume::Sender<Handover<Stream>>,
     pub(crate) bell: Bell,
 }
@@ -73,7 +73,7 @@ pub(crate) struct Door {
 /// What every connection's task needs.
 pub(crate) struct Gateway {
     pub(crate) settings: watch::Receiver<Arc<GatewaySettings>>,
-    pub(crate) doors: Vec<Door>,
+    pub(crate) handover_senders: Vec<HandoverSender>,
     /// When the drain will be over; nothing as long as the node does not drain.
     pub(crate) drain_by: watch::Receiver<Option<Instant>>,
     pub(crate) gate: Arc<Gate>,
@@ -282,16 +282,16 @@ impl Gateway {
             // Refused over HTTP already.
             (Ok(_), None) => return Err(Refusal::Http(Reason::Full)),
         };
-        let door = &self.doors[router::shard_of(uid.hash(), self.doors.len())];
+        let sender = &self.handover_senders[router::shard_of(uid.hash(), self.handover_senders.len())];
         let socket = stream.into_stream().map_err(Refusal::Lost)?;
         let peer = arrival.who.peer;
         let handover = Handover { socket, unread: received, uid, protocol, rights, expires, login, peer, permit };
         // Fails only when the shard has drained; the connection ends with it then.
-        door.handovers.send_async(handover).await.map_err(|_| Refusal::Draining)?;
-        door.bell.announce();
+        sender.handovers.send_async(handover).await.map_err(|_| Refusal::Draining)?;
+        sender.bell.announce();
         // In a storm the other logins that are ready go first, and the shard is woken once for all of them.
         yield_now().await;
-        door.bell.ring_if_unheard();
+        sender.bell.ring_if_unheard();
         Ok(())
     }
 

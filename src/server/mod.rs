@@ -1,6 +1,6 @@
 //! The node: a checked config becomes a bound server, which runs and hands back the handle that drains it.
 //!
-//! The only wiring there is: it makes the shards' mailboxes and doors, starts the threads, and keeps
+//! The only wiring there is: it makes the shards' mailboxes and queues, starts the threads, and keeps
 //! what reaches them from outside. Every thread is named: `pombo-gateway`, `pombo-control`, and `pombo-shard-0` onwards.
 
 mod handle;
@@ -25,7 +25,7 @@ use crate::descriptors::{self, Reserve};
 use crate::dispatcher::{Dispatcher, ShardDoor};
 pub use crate::gateway::CertificateError;
 use crate::gateway::{
-    Authenticator, Certificate, CertificateFiles, Door, Entrance, Gate, Gateway, Refusals, Shortages,
+    Authenticator, Certificate, CertificateFiles, Entrance, Gate, Gateway, HandoverSender, Refusals, Shortages,
 };
 pub use crate::listener::PassedSockets;
 use crate::listener::{BoundListener, Inherited};
@@ -257,7 +257,7 @@ impl Server {
         // Held by every thread that users reach, and by control, which is reached until those have ended.
         let (serving, served) = flume::bounded::<Infallible>(0);
         let (alive, running) = flume::bounded::<Infallible>(0);
-        let (doors, shards) = spawn_shards(&config, &hasher, teller, &serving, log.as_ref())?;
+        let (handover_senders, shards) = spawn_shards(&config, &hasher, teller, &serving, log.as_ref())?;
         let dispatcher = Dispatcher::new(hasher.clone(), shards, ledger);
 
         let (settings, gateway_settings) = watch::channel(Arc::new(config.gateway()));
@@ -267,7 +267,7 @@ impl Server {
         let tls = certificate.as_ref().map(Certificate::in_force);
         let gateway = Gateway {
             settings: gateway_settings,
-            doors,
+            handover_senders,
             drain_by: gateway_drain_by,
             gate: Arc::new(Gate::new(admission.clone())),
             entrance: Entrance { authenticator: Arc::new(authenticator), hasher, logins: logins.clone() },
@@ -337,16 +337,16 @@ fn spawn_shards(
     presence: Option<Teller>,
     serving: &flume::Sender<Infallible>,
     log: Option<&LogSink>,
-) -> io::Result<(Vec<Door>, Vec<ShardDoor>)> {
+) -> io::Result<(Vec<HandoverSender>, Vec<ShardDoor>)> {
     let pollers = (0..config.shards.get()).map(|_| Poller::new()).collect::<io::Result<Vec<_>>>()?;
     let bells: Vec<_> = pollers.iter().map(|(_, wake)| Bell::new(Arc::clone(wake))).collect();
     let mailboxes = mailbox::wire(&bells, config.mailbox_bytes_max);
     let settings = Arc::new(config.session());
-    let (mut doors, mut shards) = (Vec::new(), Vec::new());
+    let (mut handover_senders, mut shards) = (Vec::new(), Vec::new());
     for (index, (((poller, _), mailbox), bell)) in pollers.into_iter().zip(mailboxes).zip(&bells).enumerate() {
         let (handover_sender, handovers) = flume::bounded(HANDOVERS_MAX);
         let (request_sender, requests) = flume::bounded(REQUESTS_MAX);
-        doors.push(Door { handovers: handover_sender, bell: bell.clone() });
+        handover_senders.push(HandoverSender { handovers: handover_sender, bell: bell.clone() });
         shards.push(ShardDoor { requests: request_sender, bell: bell.clone() });
         let (hasher, settings) = (hasher.clone(), Arc::clone(&settings));
         let presence = presence.clone();
@@ -357,7 +357,7 @@ fn spawn_shards(
             drop(serving);
         })?;
     }
-    Ok((doors, shards))
+    Ok((handover_senders, shards))
 }
 
 /// Starts the gateway's threads, and one that waits for them.
