@@ -44,7 +44,7 @@ pub(crate) use certificate::{Certificate, CertificateFiles};
 
 use refusal::Refusal;
 pub(crate) use refusal::Refusals;
-pub use refusal::{Reason, Told};
+pub use refusal::{Reason, RefusalAnswer};
 
 use self::auth::{Admitted, Facts, Identity, Login};
 use self::upgrade::Upgraded;

@@ -26,7 +26,7 @@ use super::auth::{self, Admitted, Entrance};
 use super::exchange::{Exchange, Response};
 use super::page;
 use super::proxy;
-use super::refusal::{self, Reason, Refusal, Told};
+use super::refusal::{self, Reason, Refusal, RefusalAnswer};
 use super::{Accepted, Who};
 use crate::config::{GatewaySettings, Origins};
 use crate::host;
@@ -194,7 +194,7 @@ impl Fault {
     }
 
     fn status(&self) -> StatusCode {
-        let (Told::Http(status) | Told::Credential(status, _)) = self.reason.told() else {
+        let (RefusalAnswer::Http(status) | RefusalAnswer::Credential(status, _)) = self.reason.answer() else {
             unreachable!("{:?} is no answer to a request", self.reason);
         };
         StatusCode::from_u16(status).expect("the table has HTTP's statuses only")
