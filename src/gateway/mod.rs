@@ -18,8 +18,8 @@ mod exchange;
 #[cfg(fuzzing)]
 pub mod fuzzing;
 
+mod first_message;
 mod half_close;
-mod login;
 mod page;
 mod proxy;
 mod refusal;
@@ -38,7 +38,7 @@ use tracing::{debug, error};
 
 pub(crate) use accept::Shortages;
 pub(crate) use admission::Gate;
-pub(crate) use auth::{Authenticator, Entrance};
+pub(crate) use auth::{Authenticator, LoginService};
 pub use certificate::CertificateError;
 pub(crate) use certificate::{Certificate, CertificateFiles};
 
@@ -46,7 +46,7 @@ use refusal::Refusal;
 pub(crate) use refusal::Refusals;
 pub use refusal::{Reason, RefusalAnswer};
 
-use self::auth::{Admitted, Facts, Identity, Login};
+use self::auth::{Authentication, Identity, Login, RequestFacts};
 use self::upgrade::Upgraded;
 use crate::config::GatewaySettings;
 use crate::descriptors::Reserve;
@@ -78,7 +78,7 @@ pub(crate) struct Gateway {
     pub(crate) drain_by: watch::Receiver<Option<Instant>>,
     pub(crate) gate: Arc<Gate>,
     /// Finds out who connects.
-    pub(crate) entrance: Entrance,
+    pub(crate) login_service: LoginService,
     /// What was refused, by reason.
     pub(crate) refusals: Refusals,
     /// Listeners that can't accept now.
@@ -159,7 +159,7 @@ impl Gateway {
             tokio::spawn(tokio::task::unconstrained(gateway.vital.task("listener", accepting)));
         }
         drop(under_way);
-        if gateway.entrance.authenticator.has_keys() {
+        if gateway.login_service.authenticator.has_keys() {
             tokio::spawn(gateway.vital.task("keys of tokens", Arc::clone(&gateway).keep_keys()));
         }
         tokio::select! {
@@ -259,16 +259,18 @@ impl Gateway {
             until: arrival.until,
             gate: Arc::clone(&self.gate),
             drain_by: self.drain_by.clone(),
-            entrance: self.entrance.clone(),
+            login_service: self.login_service.clone(),
         };
-        let Upgraded { mut stream, mut received, protocol, admitted } =
+        let Upgraded { mut stream, mut received, protocol, authentication } =
             upgrade::upgrade(stream, &rules, &mut arrival.who, self.drain_of_the_silent()).await?;
-        let login = match admitted {
-            Admitted::LoggedIn(login) => Ok(login),
-            Admitted::Stranger(_) if protocol.login() == protocol::Login::Anonymous => Ok(self.entrance.let_in()?),
-            Admitted::Stranger(facts) => tokio::select! {
+        let login = match authentication {
+            Authentication::LoggedIn(login) => Ok(login),
+            Authentication::AwaitsFirstMessage(_) if protocol.login() == protocol::Login::Anonymous => {
+                Ok(self.login_service.log_in_anonymously()?)
+            }
+            Authentication::AwaitsFirstMessage(facts) => tokio::select! {
                 biased;
-                login = first_message(&mut stream, &mut received, &self.entrance, &facts, settings) => login,
+                login = read_login(&mut stream, &mut received, &self.login_service, &facts, settings) => login,
                 _ = self.drain() => Err(Refusal::Draining),
             },
         };
@@ -312,10 +314,10 @@ impl Gateway {
                 () = watched.next_look() => {}
             }
             let (authenticator, now) =
-                (Arc::clone(&self.entrance.authenticator), Arc::clone(&settings.borrow_and_update()));
+                (Arc::clone(&self.login_service.authenticator), Arc::clone(&settings.borrow_and_update()));
             let paths = now.auth.key_paths();
             match watched.look(paths, move || authenticator.reread_keys(&now.auth)).await {
-                Ok(Some(Some(changed))) => self.entrance.authenticator.take_keys(changed),
+                Ok(Some(Some(changed))) => self.login_service.authenticator.take_keys(changed),
                 Ok(_) => {}
                 Err(error) => error!(error = %error, "keys of tokens not changed, the old ones stay"),
             }
@@ -324,13 +326,13 @@ impl Gateway {
 }
 
 /// Logs a connection in by its first message.
-async fn first_message<S: Accepted>(
+async fn read_login<S: Accepted>(
     stream: &mut S,
     received: &mut Vec<u8>,
-    entrance: &Entrance,
-    facts: &Facts,
+    login_service: &LoginService,
+    facts: &RequestFacts,
     settings: &GatewaySettings,
 ) -> Result<Login, Refusal> {
-    let credential = login::read(stream, received, settings).await?;
-    Ok(entrance.log_in(&credential, facts, settings).await?)
+    let credential = first_message::read(stream, received, settings).await?;
+    Ok(login_service.log_in(&credential, facts, settings).await?)
 }

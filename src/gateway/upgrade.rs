@@ -22,7 +22,7 @@ use tokio::time::{Instant, sleep_until, timeout, timeout_at};
 use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
 
 use super::admission::{self, Denied, Gate};
-use super::auth::{self, Admitted, Entrance};
+use super::auth::{self, Authentication, LoginService};
 use super::exchange::{Exchange, Response};
 use super::page;
 use super::proxy;
@@ -45,7 +45,7 @@ pub(super) struct Rules {
     /// Set once the node drains, which may be while the request still comes.
     pub(super) drain_by: watch::Receiver<Option<Instant>>,
     /// Judges the credential that a request may hold.
-    pub(super) entrance: Entrance,
+    pub(super) login_service: LoginService,
 }
 
 /// An upgraded connection.
@@ -57,7 +57,7 @@ pub(super) struct Upgraded<S> {
     /// What its client speaks.
     pub(super) protocol: Protocol,
     /// Who logs in, if the request says so.
-    pub(super) admitted: Admitted,
+    pub(super) authentication: Authentication,
 }
 
 /// Upgrades a connection, or answers it and ends it; one that has said nothing yet ends when `draining` does.
@@ -87,7 +87,7 @@ pub(super) async fn upgrade<S: Accepted>(
     // The stream is taken back from hyper however it ended, to be ended without RST.
     let (mut stream, received) = exchange.into_stream();
     let refusal = match outcome {
-        Ok((protocol, admitted)) => return Ok(Upgraded { stream, received, protocol, admitted }),
+        Ok((protocol, authentication)) => return Ok(Upgraded { stream, received, protocol, authentication }),
         Err(refusal) => refusal,
     };
     let end = async {
@@ -101,13 +101,13 @@ pub(super) async fn upgrade<S: Accepted>(
     Err(refusal)
 }
 
-/// Receives the request of a connection, decides on it, and sends the answer; returns the protocol of an upgrade, and who was
-/// admitted by it.
+/// Receives a connection's request, decides on it, and sends the answer; returns the protocol of an upgrade, and the state of
+/// its authentication.
 async fn answer_request<S: Accepted>(
     exchange: &mut Exchange<S>,
     rules: &Rules,
     who: &mut Who,
-) -> Result<(Protocol, Admitted), Refusal> {
+) -> Result<(Protocol, Authentication), Refusal> {
     let request = timeout_at(rules.until, exchange.request()).await.map_err(too_late)??;
     let answer = match decide(&request, rules, who) {
         Ok(Answer::Upgrade { response, protocol, turn }) => {
@@ -117,18 +117,21 @@ async fn answer_request<S: Accepted>(
                     sleep_until(turn).await;
                 }
                 let address = who.peer.map(Peer::address);
-                rules.entrance.judge(request.headers(), request.uri(), address, &rules.settings).await
+                rules
+                    .login_service
+                    .authenticate_request(request.headers(), request.uri(), address, &rules.settings)
+                    .await
             });
-            judged.await?.map(|admitted| (response, Some((protocol, admitted)))).map_err(Fault::denied)
+            judged.await?.map(|authentication| (response, Some((protocol, authentication)))).map_err(Fault::denied)
         }
         Ok(Answer::Page(response)) => Ok((response, None)),
         Err(fault) => Err(fault),
     };
     let until = rules.until.max(Instant::now() + rules.settings.close_timeout);
     match answer {
-        Ok((response, admitted)) => {
+        Ok((response, authentication)) => {
             timeout_at(until, exchange.respond(response)).await.map_err(too_late)??;
-            admitted.ok_or(Refusal::Answered)
+            authentication.ok_or(Refusal::Answered)
         }
         Err(fault) => {
             let reason = fault.reason;
@@ -366,7 +369,7 @@ mod tests {
             until: Instant::now() + config.handshake_timeout,
             gate: Arc::new(Gate::new(Admission::default())),
             drain_by: watch::channel(None).1,
-            entrance: Entrance::open(),
+            login_service: LoginService::unauthenticated(),
         }
     }
 

@@ -25,7 +25,7 @@ use crate::descriptors::{self, Reserve};
 use crate::dispatcher::{Dispatcher, ShardDoor};
 pub use crate::gateway::CertificateError;
 use crate::gateway::{
-    Authenticator, Certificate, CertificateFiles, Entrance, Gate, Gateway, HandoverSender, Refusals, Shortages,
+    Authenticator, Certificate, CertificateFiles, Gate, Gateway, HandoverSender, LoginService, Refusals, Shortages,
 };
 pub use crate::listener::PassedSockets;
 use crate::listener::{BoundListener, Inherited};
@@ -270,7 +270,11 @@ impl Server {
             handover_senders,
             drain_by: gateway_drain_by,
             gate: Arc::new(Gate::new(admission.clone())),
-            entrance: Entrance { authenticator: Arc::new(authenticator), hasher, logins: logins.clone() },
+            login_service: LoginService {
+                authenticator: Arc::new(authenticator),
+                hasher,
+                login_numbers: logins.clone(),
+            },
             refusals: refusals.clone(),
             shortages: shortages.clone(),
             reserve: reserve.clone(),
