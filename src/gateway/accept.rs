@@ -15,7 +15,7 @@ use tokio::sync::{OwnedSemaphorePermit, mpsc};
 use tokio::time::{Instant, sleep, sleep_until};
 use tracing::{info, warn};
 
-use super::{Arrival, Gateway, Who};
+use super::{Client, Gateway, Handshake};
 use crate::listener::{Connection, Listener};
 use crate::peer::Peer;
 
@@ -33,7 +33,7 @@ const REST_MAX: usize = 65_536;
 
 impl Gateway {
     /// Accepts on `listener` until the node drains; then what the kernel holds already, to be told so.
-    pub(super) async fn accept(self: Arc<Self>, listener: Listener, under_way: mpsc::Sender<()>) {
+    pub(super) async fn accept(self: Arc<Self>, listener: Listener, in_progress: mpsc::Sender<()>) {
         let mut draining = pin!(self.drain());
         let mut shortage = Shortage { times: None, all: self.shortages.clone() };
         loop {
@@ -44,7 +44,7 @@ impl Gateway {
                 () = shortage.over() => continue,
             };
             match accepted {
-                Ok((connection, place)) => self.welcome_on_task(connection, place, &under_way),
+                Ok((connection, permit)) => self.spawn_task(connection, permit, &in_progress),
                 Err(error) if is_of_one_connection(&error) => {}
                 Err(error) => {
                     shortage.note(&error);
@@ -52,26 +52,26 @@ impl Gateway {
                 }
             }
         }
-        self.accept_rest(listener, &under_way).await;
+        self.accept_rest(listener, &in_progress).await;
     }
 
     async fn accept_one(&self, listener: &Listener) -> io::Result<(Connection, OwnedSemaphorePermit)> {
-        let place = Arc::clone(&self.handshakes).acquire_owned().await.expect("the semaphore is never closed");
+        let permit = Arc::clone(&self.handshakes).acquire_owned().await.expect("the semaphore is never closed");
         let mut accepting = pin!(listener.accept());
         // Apart from control's accepting, which would lose a descriptor that it has just freed for itself.
         let connection = poll_fn(|context| self.reserve.apart(|| accepting.as_mut().poll(context))).await?;
-        Ok((connection, place))
+        Ok((connection, permit))
     }
 
     /// Accepts until there is nothing to accept: closing the listener would reset who waits there.
     ///
     /// Ends with the drain at the latest, as every task does.
-    async fn accept_rest(self: &Arc<Self>, listener: Listener, under_way: &mpsc::Sender<()>) {
+    async fn accept_rest(self: &Arc<Self>, listener: Listener, in_progress: &mpsc::Sender<()>) {
         let Ok(Some(listener)) = listener.into_last() else { return };
         for _ in 0..REST_MAX {
-            let place = Arc::clone(&self.handshakes).acquire_owned().await.expect("the semaphore is never closed");
+            let permit = Arc::clone(&self.handshakes).acquire_owned().await.expect("the semaphore is never closed");
             match self.reserve.apart(|| listener.accept()) {
-                Ok(connection) => self.welcome_on_task(connection, place, under_way),
+                Ok(connection) => self.spawn_task(connection, permit, in_progress),
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
                 Err(error) if is_of_one_connection(&error) => {}
                 Err(_) => sleep(RETRY).await,
@@ -79,11 +79,11 @@ impl Gateway {
         }
     }
 
-    fn welcome_on_task(
+    fn spawn_task(
         self: &Arc<Self>,
         connection: Connection,
-        place: OwnedSemaphorePermit,
-        under_way: &mpsc::Sender<()>,
+        handshake_permit: OwnedSemaphorePermit,
+        in_progress: &mpsc::Sender<()>,
     ) {
         let settings = Arc::clone(&self.settings.borrow());
         let mut permit = self.gate.admit(settings.connections_max);
@@ -96,14 +96,14 @@ impl Gateway {
             permit.as_mut().is_none_or(|permit| self.gate.admit_early(address, permit, &settings.admission, now));
         // Without room for it it will be told so when it asks, and is to ask soon: one address would fill all places.
         let time = if has_room { settings.handshake_timeout } else { settings.handshake_timeout.min(OVERFULL_TIME) };
-        let arrival = Arrival {
-            who: Who { peer, permit },
-            until: now + time,
+        let handshake = Handshake {
+            client: Client { peer, permit },
+            deadline: now + time,
             settings,
-            _place: place,
-            _under_way: under_way.clone(),
+            _handshake_permit: handshake_permit,
+            _in_progress: in_progress.clone(),
         };
-        tokio::spawn(Arc::clone(self).welcome(connection, arrival));
+        tokio::spawn(Arc::clone(self).serve(connection, handshake));
     }
 }
 

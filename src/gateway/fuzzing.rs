@@ -19,7 +19,7 @@ use tokio::time::Instant;
 use super::auth::{Authentication, Authenticator, Login, LoginService, RequestFacts};
 use super::refusal::Refusal;
 use super::upgrade::{self, Upgraded};
-use super::{Accepted, Gate, Who, first_message};
+use super::{AcceptedStream, Client, Gate, first_message};
 use crate::clock;
 use crate::config::{Auth, AuthSource, Config, GatewaySettings, Secret};
 use crate::shard::{Admission, LoginNumbers, Stream};
@@ -85,15 +85,15 @@ impl Gateway {
 
     async fn log_in(&self, peer: Peer) -> Result<Login, Refusal> {
         let gate = Arc::new(Gate::new(Admission::default()));
-        let rules = upgrade::Rules {
+        let context = upgrade::UpgradeContext {
             settings: Arc::clone(&self.settings),
-            until: Instant::now() + LONG,
+            deadline: Instant::now() + LONG,
             gate: Arc::clone(&gate),
             drain_by: watch::channel(None).1,
             login_service: self.login_service.clone(),
         };
-        let mut who = Who { permit: gate.admit(1), ..Who::default() };
-        let upgraded = upgrade::upgrade(peer, &rules, &mut who, pending::<()>()).await?;
+        let mut client = Client { permit: gate.admit(1), ..Client::default() };
+        let upgraded = upgrade::upgrade(peer, &context, &mut client, pending::<()>()).await?;
         let Upgraded { stream: mut peer, mut received, authentication, .. } = upgraded;
         peer.has_kept(&received);
         let answer = peer.output.escape_ascii();
@@ -165,8 +165,8 @@ impl AsyncWrite for Peer {
     }
 }
 
-impl Accepted for Peer {
-    async fn begun(&self) -> io::Result<()> {
+impl AcceptedStream for Peer {
+    async fn input_arrived(&self) -> io::Result<()> {
         Ok(())
     }
 

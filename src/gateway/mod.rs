@@ -60,7 +60,7 @@ use crate::vital::Vital;
 use crate::watched_files::{Stamps, WatchedFiles};
 
 /// How long a connection that has said nothing is waited for when the node drains.
-const SILENCE: Duration = Duration::from_millis(100);
+const SILENT_PEER_GRACE: Duration = Duration::from_millis(100);
 
 /// Sends hand-overs to one shard, and wakes it.
 #[derive(Clone)]
@@ -94,20 +94,20 @@ pub(crate) struct Gateway {
 }
 
 /// A connection just accepted: what it holds of the node's bounds, and until when it must be upgraded.
-struct Arrival {
-    who: Who,
+struct Handshake {
+    client: Client,
     settings: Arc<GatewaySettings>,
     /// The end of its time for everything before the login.
-    until: Instant,
+    deadline: Instant,
     /// Its place among those that are not logged in.
-    _place: OwnedSemaphorePermit,
+    _handshake_permit: OwnedSemaphorePermit,
     /// Kept to tell that it is under way.
-    _under_way: mpsc::Sender<()>,
+    _in_progress: mpsc::Sender<()>,
 }
 
 /// Who is connected, as far as it is known, and what that holds of the node.
 #[derive(Default)]
-struct Who {
+struct Client {
     /// The peer's address, or the client's by the word of a trusted proxy; nothing for a Unix socket.
     peer: Option<Peer>,
     /// Its place on the node, if there was one.
@@ -115,16 +115,16 @@ struct Who {
 }
 
 /// A stream as tokio has it, before it moves to a shard.
-pub(crate) trait Accepted: AsyncRead + AsyncWrite + Unpin + Send + 'static {
+pub(crate) trait AcceptedStream: AsyncRead + AsyncWrite + Unpin + Send + 'static {
     /// Waits until the peer has sent something, or has gone; takes nothing.
-    fn begun(&self) -> impl Future<Output = std::io::Result<()>> + Send;
+    fn input_arrived(&self) -> impl Future<Output = std::io::Result<()>> + Send;
 
     /// Takes the stream out of tokio's poller.
     fn into_stream(self) -> std::io::Result<Stream>;
 }
 
-impl Accepted for tokio::net::TcpStream {
-    async fn begun(&self) -> std::io::Result<()> {
+impl AcceptedStream for tokio::net::TcpStream {
+    async fn input_arrived(&self) -> std::io::Result<()> {
         // Not `readable`, which may say so before anything has come.
         self.peek(&mut [0]).await.map(|_| ())
     }
@@ -134,8 +134,8 @@ impl Accepted for tokio::net::TcpStream {
     }
 }
 
-impl Accepted for tokio::net::UnixStream {
-    async fn begun(&self) -> std::io::Result<()> {
+impl AcceptedStream for tokio::net::UnixStream {
+    async fn input_arrived(&self) -> std::io::Result<()> {
         // Can't be peeked at: a silent local client may hold a drain up for its handshake time-out.
         self.readable().await
     }
@@ -152,13 +152,13 @@ impl Gateway {
     /// ends with the runtime.
     pub(crate) async fn run(self, listeners: Vec<Listener>) {
         let gateway = Arc::new(self);
-        let (under_way, mut all_done) = mpsc::channel::<()>(1);
+        let (in_progress, mut all_done) = mpsc::channel::<()>(1);
         for listener in listeners {
-            let accepting = Arc::clone(&gateway).accept(listener, under_way.clone());
+            let accepting = Arc::clone(&gateway).accept(listener, in_progress.clone());
             // Accepting comes ahead of everything else: tokio would have it yield while the backlog overflows.
             tokio::spawn(tokio::task::unconstrained(gateway.vital.task("listener", accepting)));
         }
-        drop(under_way);
+        drop(in_progress);
         if gateway.login_service.authenticator.has_keys() {
             tokio::spawn(gateway.vital.task("keys of tokens", Arc::clone(&gateway).keep_keys()));
         }
@@ -182,69 +182,74 @@ impl Gateway {
 
     /// Waits until the node drains, and a moment longer: of a connection that was only just accepted nothing has been
     /// seen yet, and closing it with a request unread would reset it.
-    async fn drain_of_the_silent(&self) {
+    async fn drain_of_silent_peers(&self) {
         self.drain().await;
-        sleep(SILENCE).await;
+        sleep(SILENT_PEER_GRACE).await;
     }
 
     /// The life of a connection up to its hand-over, or its refusal.
-    async fn welcome(self: Arc<Self>, connection: Connection, mut arrival: Arrival) {
+    async fn serve(self: Arc<Self>, connection: Connection, mut handshake: Handshake) {
         let outcome = match connection {
-            Connection::Tcp(stream, _) => self.welcome_tcp(stream, &mut arrival).await,
-            Connection::Unix(stream) => self.welcome_unix(stream, &mut arrival).await,
+            Connection::Tcp(stream, _) => self.serve_tcp(stream, &mut handshake).await,
+            Connection::Unix(stream) => self.serve_unix(stream, &mut handshake).await,
         };
         let Err(refusal) = outcome else { return };
         if let Some(reason) = refusal.reason() {
             self.refusals.add(reason);
-            let peer = arrival.who.peer.map(tracing::field::display);
+            let peer = handshake.client.peer.map(tracing::field::display);
             debug!(peer, reason = reason.name(), error = %refusal, "connection refused");
         }
     }
 
-    async fn welcome_unix(&self, mut stream: tokio::net::UnixStream, arrival: &mut Arrival) -> Result<(), Refusal> {
-        self.identify(&mut stream, arrival).await?;
-        self.log_in(stream, arrival).await
+    async fn serve_unix(&self, mut stream: tokio::net::UnixStream, handshake: &mut Handshake) -> Result<(), Refusal> {
+        self.read_proxy_header(&mut stream, handshake).await?;
+        self.log_in(stream, handshake).await
     }
 
-    async fn welcome_tcp(&self, mut stream: tokio::net::TcpStream, arrival: &mut Arrival) -> Result<(), Refusal> {
-        self.identify(&mut stream, arrival).await?;
+    async fn serve_tcp(&self, mut stream: tokio::net::TcpStream, handshake: &mut Handshake) -> Result<(), Refusal> {
+        self.read_proxy_header(&mut stream, handshake).await?;
         match &self.tls {
             // Boxed: connections without TLS would all carry the memory for it.
-            Some(tls) => Box::pin(self.welcome_tls(stream, tls, arrival)).await,
-            None => self.log_in(stream, arrival).await,
+            Some(tls) => Box::pin(self.serve_tls(stream, tls, handshake)).await,
+            None => self.log_in(stream, handshake).await,
         }
     }
 
-    async fn welcome_tls(
+    async fn serve_tls(
         &self,
         stream: tokio::net::TcpStream,
         tls: &watch::Receiver<Arc<rustls::ServerConfig>>,
-        arrival: &mut Arrival,
+        handshake: &mut Handshake,
     ) -> Result<(), Refusal> {
         let config = Arc::clone(&tls.borrow());
-        let close_timeout = arrival.settings.close_timeout;
-        let stream = tls::handshake(stream, config, arrival.until, close_timeout, self.drain_of_the_silent()).await?;
-        self.log_in(stream, arrival).await
+        let close_timeout = handshake.settings.close_timeout;
+        let stream =
+            tls::handshake(stream, config, handshake.deadline, close_timeout, self.drain_of_silent_peers()).await?;
+        self.log_in(stream, handshake).await
     }
 
     /// Learns from a trusted proxy who is connected, where connections begin with that.
-    async fn identify<S: Accepted>(&self, stream: &mut S, arrival: &mut Arrival) -> Result<(), Refusal> {
-        let (admission, peer) = (&arrival.settings.admission, arrival.who.peer);
+    async fn read_proxy_header<S: AcceptedStream>(
+        &self,
+        stream: &mut S,
+        handshake: &mut Handshake,
+    ) -> Result<(), Refusal> {
+        let (admission, peer) = (&handshake.settings.admission, handshake.client.peer);
         if !admission.proxy_protocol || !admission.trusts(peer.map(Peer::address)) {
             return Ok(());
         }
         let header = tokio::select! {
             biased;
-            header = timeout_at(arrival.until, proxy::read_header(stream)) => header,
-            () = self.drain_of_the_silent() => return Err(Refusal::Http(Reason::Draining)),
+            header = timeout_at(handshake.deadline, proxy::read_header(stream)) => header,
+            () = self.drain_of_silent_peers() => return Err(Refusal::Http(Reason::Draining)),
         };
         match header {
             Ok(Ok(client)) => {
-                arrival.who.peer = client.or(peer);
+                handshake.client.peer = client.or(peer);
                 Ok(())
             }
             Ok(Err(proxy::Bad::Header)) => {
-                timeout(arrival.settings.close_timeout, refusal::answer(stream, Reason::ProxyHeader)).await.ok();
+                timeout(handshake.settings.close_timeout, refusal::answer(stream, Reason::ProxyHeader)).await.ok();
                 Err(Refusal::Http(Reason::ProxyHeader))
             }
             Ok(Err(proxy::Bad::Lost(error))) => Err(Refusal::Lost(error)),
@@ -252,17 +257,17 @@ impl Gateway {
         }
     }
 
-    async fn log_in<S: Accepted>(&self, stream: S, arrival: &mut Arrival) -> Result<(), Refusal> {
-        let settings = &arrival.settings;
-        let rules = upgrade::Rules {
+    async fn log_in<S: AcceptedStream>(&self, stream: S, handshake: &mut Handshake) -> Result<(), Refusal> {
+        let settings = &handshake.settings;
+        let context = upgrade::UpgradeContext {
             settings: Arc::clone(settings),
-            until: arrival.until,
+            deadline: handshake.deadline,
             gate: Arc::clone(&self.gate),
             drain_by: self.drain_by.clone(),
             login_service: self.login_service.clone(),
         };
         let Upgraded { mut stream, mut received, protocol, authentication } =
-            upgrade::upgrade(stream, &rules, &mut arrival.who, self.drain_of_the_silent()).await?;
+            upgrade::upgrade(stream, &context, &mut handshake.client, self.drain_of_silent_peers()).await?;
         let login = match authentication {
             Authentication::LoggedIn(login) => Ok(login),
             Authentication::AwaitsFirstMessage(_) if protocol.login() == protocol::Login::Anonymous => {
@@ -274,7 +279,7 @@ impl Gateway {
                 _ = self.drain() => Err(Refusal::Draining),
             },
         };
-        let permit = arrival.who.permit.take();
+        let permit = handshake.client.permit.take();
         let (Login { identity: Identity { uid, rights, expires }, number: login }, permit) = match (login, permit) {
             (Ok(login), Some(permit)) => (login, permit),
             (Err(refusal), _) => {
@@ -286,7 +291,7 @@ impl Gateway {
         };
         let sender = &self.handover_senders[router::shard_of(uid.hash(), self.handover_senders.len())];
         let socket = stream.into_stream().map_err(Refusal::Lost)?;
-        let peer = arrival.who.peer;
+        let peer = handshake.client.peer;
         let handover = Handover { socket, unread: received, uid, protocol, rights, expires, login, peer, permit };
         // Fails only when the shard has drained; the connection ends with it then.
         sender.handovers.send_async(handover).await.map_err(|_| Refusal::Draining)?;
@@ -326,7 +331,7 @@ impl Gateway {
 }
 
 /// Logs a connection in by its first message.
-async fn read_login<S: Accepted>(
+async fn read_login<S: AcceptedStream>(
     stream: &mut S,
     received: &mut Vec<u8>,
     login_service: &LoginService,

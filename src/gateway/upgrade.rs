@@ -27,7 +27,7 @@ use super::exchange::{Exchange, Response};
 use super::page;
 use super::proxy;
 use super::refusal::{self, Reason, Refusal, RefusalAnswer};
-use super::{Accepted, Who};
+use super::{AcceptedStream, Client};
 use crate::config::{GatewaySettings, Origins};
 use crate::host;
 use crate::peer::Peer;
@@ -37,10 +37,10 @@ use crate::protocol::Protocol;
 const UNAVAILABLE_RETRY: Duration = Duration::from_secs(5);
 
 /// What an upgrade is judged by.
-pub(super) struct Rules {
+pub(super) struct UpgradeContext {
     pub(super) settings: Arc<GatewaySettings>,
     /// When the upgrade must be over.
-    pub(super) until: Instant,
+    pub(super) deadline: Instant,
     pub(super) gate: Arc<Gate>,
     /// Set once the node drains, which may be while the request still comes.
     pub(super) drain_by: watch::Receiver<Option<Instant>>,
@@ -67,22 +67,22 @@ pub(super) struct Upgraded<S> {
 ///
 /// # Errors
 /// When the connection was answered otherwise, or lost.
-pub(super) async fn upgrade<S: Accepted>(
+pub(super) async fn upgrade<S: AcceptedStream>(
     stream: S,
-    rules: &Rules,
-    who: &mut Who,
+    context: &UpgradeContext,
+    client: &mut Client,
     draining: impl Future,
 ) -> Result<Upgraded<S>, Refusal> {
     let has_begun = async {
         tokio::select! {
             biased;
-            begun = stream.begun() => begun.map_err(Refusal::Lost),
+            begun = stream.input_arrived() => begun.map_err(Refusal::Lost),
             _ = draining => Err(Refusal::Http(Reason::Draining)),
         }
     };
-    timeout_at(rules.until, has_begun).await.map_err(too_late)??;
+    timeout_at(context.deadline, has_begun).await.map_err(too_late)??;
     let mut exchange = Exchange::new(stream);
-    let outcome = answer_request(&mut exchange, rules, who).await;
+    let outcome = answer_request(&mut exchange, context, client).await;
     let is_answered = exchange.is_answered();
     // The stream is taken back from hyper however it ended, to be ended without RST.
     let (mut stream, received) = exchange.into_stream();
@@ -97,29 +97,29 @@ pub(super) async fn upgrade<S: Accepted>(
             _ => refusal::end(&mut stream).await,
         }
     };
-    timeout(rules.settings.close_timeout, end).await.ok();
+    timeout(context.settings.close_timeout, end).await.ok();
     Err(refusal)
 }
 
 /// Receives a connection's request, decides on it, and sends the answer; returns the protocol of an upgrade, and the state of
 /// its authentication.
-async fn answer_request<S: Accepted>(
+async fn answer_request<S: AcceptedStream>(
     exchange: &mut Exchange<S>,
-    rules: &Rules,
-    who: &mut Who,
+    context: &UpgradeContext,
+    client: &mut Client,
 ) -> Result<(Protocol, Authentication), Refusal> {
-    let request = timeout_at(rules.until, exchange.request()).await.map_err(too_late)??;
-    let answer = match decide(&request, rules, who) {
+    let request = timeout_at(context.deadline, exchange.request()).await.map_err(too_late)??;
+    let answer = match decide(&request, context, client) {
         Ok(Answer::Upgrade { response, protocol, turn }) => {
             // Neither wait needs the deadline: the turn is before it, and a service that authenticates has a time of its own.
             let judged = exchange.unless_left(async {
                 if let Some(turn) = turn {
                     sleep_until(turn).await;
                 }
-                let address = who.peer.map(Peer::address);
-                rules
+                let address = client.peer.map(Peer::address);
+                context
                     .login_service
-                    .authenticate_request(request.headers(), request.uri(), address, &rules.settings)
+                    .authenticate_request(request.headers(), request.uri(), address, &context.settings)
                     .await
             });
             judged.await?.map(|authentication| (response, Some((protocol, authentication)))).map_err(Fault::denied)
@@ -127,15 +127,15 @@ async fn answer_request<S: Accepted>(
         Ok(Answer::Page(response)) => Ok((response, None)),
         Err(fault) => Err(fault),
     };
-    let until = rules.until.max(Instant::now() + rules.settings.close_timeout);
+    let deadline = context.deadline.max(Instant::now() + context.settings.close_timeout);
     match answer {
         Ok((response, authentication)) => {
-            timeout_at(until, exchange.respond(response)).await.map_err(too_late)??;
+            timeout_at(deadline, exchange.respond(response)).await.map_err(too_late)??;
             authentication.ok_or(Refusal::Answered)
         }
         Err(fault) => {
             let reason = fault.reason;
-            let sent = timeout_at(until, exchange.respond(fault.into_response())).await.map_err(too_late)?;
+            let sent = timeout_at(deadline, exchange.respond(fault.into_response())).await.map_err(too_late)?;
             // A body cut short is an error of hyper's, or not, by how its bytes came; the request was refused either way.
             sent.ok();
             Err(Refusal::Http(reason))
@@ -216,10 +216,10 @@ impl Fault {
 }
 
 /// Decides on a request by its head, but not on its credential.
-fn decide(request: &Request<()>, rules: &Rules, who: &mut Who) -> Result<Answer, Fault> {
+fn decide(request: &Request<()>, context: &UpgradeContext, client: &mut Client) -> Result<Answer, Fault> {
     let headers = request.headers();
     // First, so that whatever is said of the connection is said of who it is.
-    who.peer = proxy::client(who.peer, headers, &rules.settings.admission);
+    client.peer = proxy::client(client.peer, headers, &context.settings.admission);
     if !host::is_named(request.version(), headers) {
         return Err(Reason::HostHeader.into());
     }
@@ -229,19 +229,19 @@ fn decide(request: &Request<()>, rules: &Rules, who: &mut Who) -> Result<Answer,
     }
     // A server may ignore an `Upgrade` to another protocol, such as h2c (RFC 9110, section 7.8).
     if !has_token(headers, header::UPGRADE, "websocket") && !headers.contains_key(header::SEC_WEBSOCKET_KEY) {
-        return answer_plain(request, rules).map(Answer::Page);
+        return answer_plain(request, context).map(Answer::Page);
     }
-    if !rules.settings.paths.allows(request.uri().path()) {
+    if !context.settings.paths.allows(request.uri().path()) {
         return Err(Reason::Path.into());
     }
     let key = check_upgrade(request)?;
-    check_origin(headers, &rules.settings.admission.origins)?;
-    let turn = admit(rules, who)?;
+    check_origin(headers, &context.settings.admission.origins)?;
+    let turn = admit(context, client)?;
     let accept = HeaderValue::try_from(derive_accept_key(key)).expect("base64 is a header value");
     let mut response = Response::new(Full::default());
     *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
     let path = request.uri().path();
-    let protocol = Protocol::choose(path, auth::offered(headers), rules.settings.protocol);
+    let protocol = Protocol::choose(path, auth::offered(headers), context.settings.protocol);
     // A browser gives up a connection if the server chooses none of what the page offered.
     let subprotocol = protocol.subprotocol().filter(|name| auth::offered(headers).any(|it| it == name.as_bytes()));
     let headers = response.headers_mut();
@@ -265,25 +265,25 @@ fn check_origin(headers: &HeaderMap, origins: &Origins) -> Result<(), Reason> {
 }
 
 /// Admits an upgrade that is good otherwise; returns when it is its turn, if not at once.
-fn admit(rules: &Rules, who: &mut Who) -> Result<Option<Instant>, Fault> {
-    if rules.drain_by.borrow().is_some() {
+fn admit(context: &UpgradeContext, client: &mut Client) -> Result<Option<Instant>, Fault> {
+    if context.drain_by.borrow().is_some() {
         return Err(Fault::later(Reason::Draining, Duration::from_secs(1)));
     }
-    let Some(permit) = &mut who.permit else { return Err(Fault::later(Reason::Full, admission::FULL_RETRY)) };
-    let (settings, now) = (&rules.settings, Instant::now());
+    let Some(permit) = &mut client.permit else { return Err(Fault::later(Reason::Full, admission::FULL_RETRY)) };
+    let (settings, now) = (&context.settings, Instant::now());
     let later = |denied: Denied| Fault::later(denied.reason, denied.retry_after);
-    rules.gate.admit_from(who.peer.map(Peer::address), permit, &settings.admission, now).map_err(later)?;
-    let latest = rules.until - settings.handshake_timeout / 2;
-    let turn = rules.gate.turn(&settings.admission, now, latest).map_err(later)?;
+    context.gate.admit_from(client.peer.map(Peer::address), permit, &settings.admission, now).map_err(later)?;
+    let latest = context.deadline - settings.handshake_timeout / 2;
+    let turn = context.gate.turn(&settings.admission, now, latest).map_err(later)?;
     Ok((turn > now).then_some(turn))
 }
 
 /// Answers a request that doesn't ask for an upgrade: the page.
-fn answer_plain(request: &Request<()>, rules: &Rules) -> Result<Response, Fault> {
+fn answer_plain(request: &Request<()>, context: &UpgradeContext) -> Result<Response, Fault> {
     if request.method() != Method::GET && request.method() != Method::HEAD {
         return Err(Fault::with(Reason::PageMethod, header::ALLOW, "GET, HEAD"));
     }
-    if !rules.settings.page {
+    if !context.settings.page {
         return Err(Fault::with(Reason::PageOff, header::UPGRADE, "websocket"));
     }
     if request.uri().path() != "/" {
@@ -363,19 +363,19 @@ mod tests {
         ("sec-websocket-key", "dGhlIHNhbXBsZSBub25jZQ=="),
     ];
 
-    fn rules(config: &Config) -> Rules {
-        Rules {
+    fn context(config: &Config) -> UpgradeContext {
+        UpgradeContext {
             settings: Arc::new(config.gateway()),
-            until: Instant::now() + config.handshake_timeout,
+            deadline: Instant::now() + config.handshake_timeout,
             gate: Arc::new(Gate::new(Admission::default())),
             drain_by: watch::channel(None).1,
             login_service: LoginService::unauthenticated(),
         }
     }
 
-    fn ask(headers: &[(&str, &str)], rules: &Rules) -> Result<Response, Fault> {
-        let mut who = Who { permit: rules.gate.admit(1), ..Who::default() };
-        decide(&request(headers), rules, &mut who).map(|answer| match answer {
+    fn ask(headers: &[(&str, &str)], context: &UpgradeContext) -> Result<Response, Fault> {
+        let mut client = Client { permit: context.gate.admit(1), ..Client::default() };
+        decide(&request(headers), context, &mut client).map(|answer| match answer {
             Answer::Upgrade { response, .. } | Answer::Page(response) => response,
         })
     }
@@ -390,13 +390,13 @@ mod tests {
     fn check(name: &str, values: &[&str], status: u16) {
         let kept = GOOD.iter().copied().filter(|(other, _)| *other != name);
         let headers: Vec<_> = kept.chain(values.iter().map(|value| (name, *value))).collect();
-        let answer = ask(&headers, &rules(&Config::default())).unwrap_or_else(Fault::into_response);
+        let answer = ask(&headers, &context(&Config::default())).unwrap_or_else(Fault::into_response);
         assert_eq!(answer.status().as_u16(), status, "{name}: {values:?}");
     }
 
     #[test]
     fn accepts_what_the_rfc_allows() {
-        let answer = ask(GOOD, &rules(&Config::default())).expect("it is the RFC's own example");
+        let answer = ask(GOOD, &context(&Config::default())).expect("it is the RFC's own example");
         assert_eq!(answer.status(), StatusCode::SWITCHING_PROTOCOLS);
         assert_eq!(answer.headers()[header::SEC_WEBSOCKET_ACCEPT], "s3pPLMBiTxaQ9kYGzzhZRbK+xOo=");
         check("connection", &["keep-alive, Upgrade"], 101);
@@ -433,13 +433,13 @@ mod tests {
     #[test]
     fn says_when_it_is_full_or_going_away_or_elsewhere() {
         let config = Config { paths: Paths::List(vec!["/ws".into()]), ..Config::default() };
-        let status = |rules: &Rules| ask(GOOD, rules).expect_err("refused").status().as_u16();
-        assert_eq!(status(&rules(&config)), 404);
-        let full = rules(&Config::default());
+        let status = |context: &UpgradeContext| ask(GOOD, context).expect_err("refused").status().as_u16();
+        assert_eq!(status(&context(&config)), 404);
+        let full = context(&Config::default());
         let _only = full.gate.admit(1);
         assert_eq!(status(&full), 503);
         assert_eq!(
-            status(&Rules { drain_by: watch::channel(Some(Instant::now())).1, ..rules(&Config::default()) }),
+            status(&UpgradeContext { drain_by: watch::channel(Some(Instant::now())).1, ..context(&Config::default()) }),
             503
         );
     }
@@ -447,10 +447,10 @@ mod tests {
     #[test]
     fn answers_an_ordinary_get_with_the_page() {
         let config = Config::default();
-        let page = ask(&[("host", "x")], &rules(&config)).expect("a page");
+        let page = ask(&[("host", "x")], &context(&config)).expect("a page");
         assert_eq!(page.headers()[header::CONTENT_TYPE], page::CONTENT_TYPE);
         assert!(page.headers().contains_key(header::CONTENT_SECURITY_POLICY));
         let config = Config { page: false, ..config };
-        assert_eq!(ask(&[("host", "x")], &rules(&config)).expect_err("no page").status().as_u16(), 426);
+        assert_eq!(ask(&[("host", "x")], &context(&config)).expect_err("no page").status().as_u16(), 426);
     }
 }
