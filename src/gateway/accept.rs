@@ -86,14 +86,15 @@ impl Gateway {
         in_progress: &mpsc::Sender<()>,
     ) {
         let settings = Arc::clone(&self.settings.borrow());
-        let mut permit = self.gate.admit(settings.connections_max);
+        let mut permit = self.admission_control.admit(settings.connections_max);
         let peer = match &connection {
             Connection::Tcp(_, peer) => Some(Peer::from(*peer)),
             Connection::Unix(_) => None,
         };
         let (now, address) = (Instant::now(), peer.map(Peer::address));
-        let has_room =
-            permit.as_mut().is_none_or(|permit| self.gate.admit_early(address, permit, &settings.admission, now));
+        let has_room = permit
+            .as_mut()
+            .is_none_or(|permit| self.admission_control.count_at_accept(address, permit, &settings.admission, now));
         // Without room for it it will be told so when it asks, and is to ask soon: one address would fill all places.
         let time = if has_room { settings.handshake_timeout } else { settings.handshake_timeout.min(OVERFULL_TIME) };
         let handshake = Handshake {

@@ -19,7 +19,7 @@ use tokio::time::Instant;
 use super::auth::{Authentication, Authenticator, Login, LoginService, RequestFacts};
 use super::refusal::Refusal;
 use super::upgrade::{self, Upgraded};
-use super::{AcceptedStream, Client, Gate, first_message};
+use super::{AcceptedStream, AdmissionControl, Client, first_message};
 use crate::clock;
 use crate::config::{Auth, AuthSource, Config, GatewaySettings, Secret};
 use crate::shard::{Admission, LoginNumbers, Stream};
@@ -84,15 +84,15 @@ impl Gateway {
     }
 
     async fn log_in(&self, peer: Peer) -> Result<Login, Refusal> {
-        let gate = Arc::new(Gate::new(Admission::default()));
+        let admission_control = Arc::new(AdmissionControl::new(Admission::default()));
         let context = upgrade::UpgradeContext {
             settings: Arc::clone(&self.settings),
             deadline: Instant::now() + LONG,
-            gate: Arc::clone(&gate),
+            admission_control: Arc::clone(&admission_control),
             drain_by: watch::channel(None).1,
             login_service: self.login_service.clone(),
         };
-        let mut client = Client { permit: gate.admit(1), ..Client::default() };
+        let mut client = Client { permit: admission_control.admit(1), ..Client::default() };
         let upgraded = upgrade::upgrade(peer, &context, &mut client, pending::<()>()).await?;
         let Upgraded { stream: mut peer, mut received, authentication, .. } = upgraded;
         peer.has_kept(&received);

@@ -1,13 +1,13 @@
-//! Where connections come in: everything that happens once in a connection's life, waits, or is hostile.
+//! Brings connections in: accept, TLS handshake, HTTP upgrade, admission, login, hand-over.
 //!
-//! Runs on its own tokio runtime. A connection is one task: TLS handshake, HTTP upgrade, admission,
-//! login; then the socket leaves tokio and moves to the shard that owns its uid, as one [`Handover`]. Nothing of a
-//! message's path is here.
+//! This is the work that happens once in a connection's life, may have to wait, and meets hostile peers. It runs on a tokio
+//! runtime of its own, one task for each connection. After the login the socket leaves tokio and moves to the shard that
+//! owns its uid, as one [`Handover`]. No message of a session passes through here.
 //!
 //! ```text
 //!   listener ─accept until EAGAIN─▶ task: TLS ─▶ upgrade ─▶ login ─▶ flume ─▶ shard
 //!                                          │       │ auth    │ auth
-//!                                          └───────┴─────────┴─▶ refused: says why, ends without RST
+//!                                          └───────┴─────────┴─▶ refusal: an answer, and an end without RST
 //! ```
 
 mod accept;
@@ -37,7 +37,7 @@ use tokio::time::{Instant, sleep, sleep_until, timeout, timeout_at};
 use tracing::{debug, error};
 
 pub(crate) use accept::Shortages;
-pub(crate) use admission::Gate;
+pub(crate) use admission::AdmissionControl;
 pub(crate) use auth::{Authenticator, LoginService};
 pub use certificate::CertificateError;
 pub(crate) use certificate::{Certificate, CertificateFiles};
@@ -59,7 +59,7 @@ use crate::shard::{Handover, Permit, Stream};
 use crate::vital::Vital;
 use crate::watched_files::{Stamps, WatchedFiles};
 
-/// How long a connection that has said nothing is waited for when the node drains.
+/// How long a connection that has sent nothing may still send its request after a drain has begun.
 const SILENT_PEER_GRACE: Duration = Duration::from_millis(100);
 
 /// Sends hand-overs to one shard, and wakes it.
@@ -74,49 +74,49 @@ pub(crate) struct HandoverSender {
 pub(crate) struct Gateway {
     pub(crate) settings: watch::Receiver<Arc<GatewaySettings>>,
     pub(crate) handover_senders: Vec<HandoverSender>,
-    /// When the drain will be over; nothing as long as the node does not drain.
+    /// End of the drain; `None` while the node doesn't drain.
     pub(crate) drain_by: watch::Receiver<Option<Instant>>,
-    pub(crate) gate: Arc<Gate>,
-    /// Finds out who connects.
+    pub(crate) admission_control: Arc<AdmissionControl>,
+    /// Authenticates clients.
     pub(crate) login_service: LoginService,
-    /// What was refused, by reason.
+    /// Counts refusals by reason.
     pub(crate) refusals: Refusals,
-    /// Listeners that can't accept now.
+    /// Counts listeners that can't accept now.
     pub(crate) shortages: Shortages,
-    /// Descriptors that are control's, and must not be taken while they are lent.
+    /// Descriptors reserved for control: the gateway must not take one while control borrows it.
     pub(crate) reserve: Reserve,
     /// Bounds the connections that are not logged in yet.
     pub(crate) handshakes: Arc<Semaphore>,
-    /// What TLS handshakes are made by, newest first seen; nothing where TCP listeners speak plainly.
+    /// Configuration of TLS handshakes, the newest; `None` where TCP listeners have no TLS.
     pub(crate) tls: Option<watch::Receiver<Arc<rustls::ServerConfig>>>,
-    /// Watches over the tasks that it can't do without.
+    /// Ends the process when one of the tasks started through it panics.
     pub(crate) vital: Vital,
 }
 
-/// A connection just accepted: what it holds of the node's bounds, and until when it must be upgraded.
+/// A connection between its accept and its login.
 struct Handshake {
     client: Client,
     settings: Arc<GatewaySettings>,
-    /// The end of its time for everything before the login.
+    /// When everything before the login must be done.
     deadline: Instant,
-    /// Its place among those that are not logged in.
+    /// Counts it among the connections that have not logged in.
     _handshake_permit: OwnedSemaphorePermit,
-    /// Kept to tell that it is under way.
+    /// Keeps the gateway waiting for this connection at a drain, until dropped.
     _in_progress: mpsc::Sender<()>,
 }
 
-/// Who is connected, as far as it is known, and what that holds of the node.
+/// The connected client: its address, as far as it is known, and its place on the node.
 #[derive(Default)]
 struct Client {
-    /// The peer's address, or the client's by the word of a trusted proxy; nothing for a Unix socket.
+    /// The peer's address, or the client's as a trusted proxy states it; `None` for a Unix socket.
     peer: Option<Peer>,
-    /// Its place on the node, if there was one.
+    /// Stands for one of the node's `connections_max` places; `None` if the node is full.
     permit: Option<Permit>,
 }
 
-/// A stream as tokio has it, before it moves to a shard.
+/// A stream in tokio, before it moves to a shard.
 pub(crate) trait AcceptedStream: AsyncRead + AsyncWrite + Unpin + Send + 'static {
-    /// Waits until the peer has sent something, or has gone; takes nothing.
+    /// Waits until the peer has sent something or has ended the connection; consumes no input.
     fn input_arrived(&self) -> impl Future<Output = std::io::Result<()>> + Send;
 
     /// Takes the stream out of tokio's poller.
@@ -125,7 +125,7 @@ pub(crate) trait AcceptedStream: AsyncRead + AsyncWrite + Unpin + Send + 'static
 
 impl AcceptedStream for tokio::net::TcpStream {
     async fn input_arrived(&self) -> std::io::Result<()> {
-        // Not `readable`, which may say so before anything has come.
+        // `readable` could return before anything has arrived.
         self.peek(&mut [0]).await.map(|_| ())
     }
 
@@ -136,7 +136,7 @@ impl AcceptedStream for tokio::net::TcpStream {
 
 impl AcceptedStream for tokio::net::UnixStream {
     async fn input_arrived(&self) -> std::io::Result<()> {
-        // Can't be peeked at: a silent local client may hold a drain up for its handshake time-out.
+        // A Unix socket has no `peek`: a silent local client may delay a drain by its handshake time-out.
         self.readable().await
     }
 
@@ -146,16 +146,15 @@ impl AcceptedStream for tokio::net::UnixStream {
 }
 
 impl Gateway {
-    /// Accepts on all listeners until the node drains, then waits for the logins under way.
+    /// Accepts on all listeners until the node drains, then waits for the connections that have not logged in.
     ///
-    /// A login under way at the drain is refused at its next step; what is left of them when the drain is over
-    /// ends with the runtime.
+    /// Such a connection is refused at its next step. Those that are left at the end of the drain end with the runtime.
     pub(crate) async fn run(self, listeners: Vec<Listener>) {
         let gateway = Arc::new(self);
         let (in_progress, mut all_done) = mpsc::channel::<()>(1);
         for listener in listeners {
             let accepting = Arc::clone(&gateway).accept(listener, in_progress.clone());
-            // Accepting comes ahead of everything else: tokio would have it yield while the backlog overflows.
+            // Unconstrained: tokio's budget would make the task yield while the backlog overflows.
             tokio::spawn(tokio::task::unconstrained(gateway.vital.task("listener", accepting)));
         }
         drop(in_progress);
@@ -169,25 +168,27 @@ impl Gateway {
         }
     }
 
-    /// Waits until the node drains; returns when that will be over.
+    /// Waits until the node drains; returns the end of the drain.
     async fn drain(&self) -> Instant {
         let mut drain_by = self.drain_by.clone();
         let begun = drain_by.wait_for(Option::is_some).await.ok().and_then(|by| *by);
         match begun {
             Some(by) => by,
-            // Nobody is left who could ask for it: the node goes on for ever.
+            // The sender is gone, so no drain will ever begin.
             None => pending().await,
         }
     }
 
-    /// Waits until the node drains, and a moment longer: of a connection that was only just accepted nothing has been
-    /// seen yet, and closing it with a request unread would reset it.
+    /// Waits until the node drains, and [`SILENT_PEER_GRACE`] longer.
+    ///
+    /// The request of a connection that was just accepted may not have been read yet, and closing the socket with unread
+    /// input would reset the connection.
     async fn drain_of_silent_peers(&self) {
         self.drain().await;
         sleep(SILENT_PEER_GRACE).await;
     }
 
-    /// The life of a connection up to its hand-over, or its refusal.
+    /// Serves a connection up to its hand-over or its refusal, and counts a refusal.
     async fn serve(self: Arc<Self>, connection: Connection, mut handshake: Handshake) {
         let outcome = match connection {
             Connection::Tcp(stream, _) => self.serve_tcp(stream, &mut handshake).await,
@@ -209,7 +210,7 @@ impl Gateway {
     async fn serve_tcp(&self, mut stream: tokio::net::TcpStream, handshake: &mut Handshake) -> Result<(), Refusal> {
         self.read_proxy_header(&mut stream, handshake).await?;
         match &self.tls {
-            // Boxed: connections without TLS would all carry the memory for it.
+            // Boxed: otherwise the task of a connection without TLS would be as large as one with TLS.
             Some(tls) => Box::pin(self.serve_tls(stream, tls, handshake)).await,
             None => self.log_in(stream, handshake).await,
         }
@@ -228,7 +229,7 @@ impl Gateway {
         self.log_in(stream, handshake).await
     }
 
-    /// Learns from a trusted proxy who is connected, where connections begin with that.
+    /// Reads the client's address from the PROXY header, if the setting is on and the peer is a trusted proxy.
     async fn read_proxy_header<S: AcceptedStream>(
         &self,
         stream: &mut S,
@@ -262,7 +263,7 @@ impl Gateway {
         let context = upgrade::UpgradeContext {
             settings: Arc::clone(settings),
             deadline: handshake.deadline,
-            gate: Arc::clone(&self.gate),
+            admission_control: Arc::clone(&self.admission_control),
             drain_by: self.drain_by.clone(),
             login_service: self.login_service.clone(),
         };
@@ -286,17 +287,17 @@ impl Gateway {
                 refusal::say(&mut stream, &refusal, protocol, settings.close_timeout).await;
                 return Err(refusal);
             }
-            // Refused over HTTP already.
+            // A full node has refused the upgrade already.
             (Ok(_), None) => return Err(Refusal::Http(Reason::Full)),
         };
         let sender = &self.handover_senders[router::shard_of(uid.hash(), self.handover_senders.len())];
         let socket = stream.into_stream().map_err(Refusal::Lost)?;
         let peer = handshake.client.peer;
         let handover = Handover { socket, unread: received, uid, protocol, rights, expires, login, peer, permit };
-        // Fails only when the shard has drained; the connection ends with it then.
+        // Fails only when the shard has drained. The hand-over is dropped then, which closes the connection.
         sender.handovers.send_async(handover).await.map_err(|_| Refusal::Draining)?;
         sender.bell.announce();
-        // In a storm the other logins that are ready go first, and the shard is woken once for all of them.
+        // In a storm of logins, others that are ready run first, and one wake of the shard serves all of them.
         yield_now().await;
         sender.bell.ring_if_unheard();
         Ok(())
@@ -330,7 +331,7 @@ impl Gateway {
     }
 }
 
-/// Logs a connection in by its first message.
+/// Reads the first message, and logs the connection in by it.
 async fn read_login<S: AcceptedStream>(
     stream: &mut S,
     received: &mut Vec<u8>,

@@ -21,7 +21,7 @@ use tokio::time::error::Elapsed;
 use tokio::time::{Instant, sleep_until, timeout, timeout_at};
 use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
 
-use super::admission::{self, Denied, Gate};
+use super::admission::{self, AdmissionControl, Denied};
 use super::auth::{self, Authentication, LoginService};
 use super::exchange::{Exchange, Response};
 use super::page;
@@ -41,7 +41,7 @@ pub(super) struct UpgradeContext {
     pub(super) settings: Arc<GatewaySettings>,
     /// When the upgrade must be over.
     pub(super) deadline: Instant,
-    pub(super) gate: Arc<Gate>,
+    pub(super) admission_control: Arc<AdmissionControl>,
     /// Set once the node drains, which may be while the request still comes.
     pub(super) drain_by: watch::Receiver<Option<Instant>>,
     /// Judges the credential that a request may hold.
@@ -110,11 +110,11 @@ async fn answer_request<S: AcceptedStream>(
 ) -> Result<(Protocol, Authentication), Refusal> {
     let request = timeout_at(context.deadline, exchange.request()).await.map_err(too_late)??;
     let answer = match decide(&request, context, client) {
-        Ok(Answer::Upgrade { response, protocol, turn }) => {
+        Ok(Answer::Upgrade { response, protocol, not_before }) => {
             // Neither wait needs the deadline: the turn is before it, and a service that authenticates has a time of its own.
             let judged = exchange.unless_left(async {
-                if let Some(turn) = turn {
-                    sleep_until(turn).await;
+                if let Some(not_before) = not_before {
+                    sleep_until(not_before).await;
                 }
                 let address = client.peer.map(Peer::address);
                 context
@@ -154,7 +154,7 @@ enum Answer {
         response: Response,
         protocol: Protocol,
         /// When, if not at once.
-        turn: Option<Instant>,
+        not_before: Option<Instant>,
     },
     Page(Response),
 }
@@ -236,7 +236,7 @@ fn decide(request: &Request<()>, context: &UpgradeContext, client: &mut Client) 
     }
     let key = check_upgrade(request)?;
     check_origin(headers, &context.settings.admission.origins)?;
-    let turn = admit(context, client)?;
+    let not_before = admit(context, client)?;
     let accept = HeaderValue::try_from(derive_accept_key(key)).expect("base64 is a header value");
     let mut response = Response::new(Full::default());
     *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
@@ -251,7 +251,7 @@ fn decide(request: &Request<()>, context: &UpgradeContext, client: &mut Client) 
     if let Some(subprotocol) = subprotocol {
         headers.insert(header::SEC_WEBSOCKET_PROTOCOL, HeaderValue::from_static(subprotocol));
     }
-    Ok(Answer::Upgrade { response, protocol, turn })
+    Ok(Answer::Upgrade { response, protocol, not_before })
 }
 
 /// Checks a page's origin; what sends none is no browser.
@@ -272,10 +272,13 @@ fn admit(context: &UpgradeContext, client: &mut Client) -> Result<Option<Instant
     let Some(permit) = &mut client.permit else { return Err(Fault::later(Reason::Full, admission::FULL_RETRY)) };
     let (settings, now) = (&context.settings, Instant::now());
     let later = |denied: Denied| Fault::later(denied.reason, denied.retry_after);
-    context.gate.admit_from(client.peer.map(Peer::address), permit, &settings.admission, now).map_err(later)?;
+    context
+        .admission_control
+        .admit_login(client.peer.map(Peer::address), permit, &settings.admission, now)
+        .map_err(later)?;
     let latest = context.deadline - settings.handshake_timeout / 2;
-    let turn = context.gate.turn(&settings.admission, now, latest).map_err(later)?;
-    Ok((turn > now).then_some(turn))
+    let not_before = context.admission_control.login_time(&settings.admission, now, latest).map_err(later)?;
+    Ok((not_before > now).then_some(not_before))
 }
 
 /// Answers a request that doesn't ask for an upgrade: the page.
@@ -367,14 +370,14 @@ mod tests {
         UpgradeContext {
             settings: Arc::new(config.gateway()),
             deadline: Instant::now() + config.handshake_timeout,
-            gate: Arc::new(Gate::new(Admission::default())),
+            admission_control: Arc::new(AdmissionControl::new(Admission::default())),
             drain_by: watch::channel(None).1,
             login_service: LoginService::unauthenticated(),
         }
     }
 
     fn ask(headers: &[(&str, &str)], context: &UpgradeContext) -> Result<Response, Fault> {
-        let mut client = Client { permit: context.gate.admit(1), ..Client::default() };
+        let mut client = Client { permit: context.admission_control.admit(1), ..Client::default() };
         decide(&request(headers), context, &mut client).map(|answer| match answer {
             Answer::Upgrade { response, .. } | Answer::Page(response) => response,
         })
@@ -436,7 +439,7 @@ mod tests {
         let status = |context: &UpgradeContext| ask(GOOD, context).expect_err("refused").status().as_u16();
         assert_eq!(status(&context(&config)), 404);
         let full = context(&Config::default());
-        let _only = full.gate.admit(1);
+        let _only = full.admission_control.admit(1);
         assert_eq!(status(&full), 503);
         assert_eq!(
             status(&UpgradeContext { drain_by: watch::channel(Some(Instant::now())).1, ..context(&Config::default()) }),

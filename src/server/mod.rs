@@ -25,7 +25,8 @@ use crate::descriptors::{self, Reserve};
 use crate::dispatcher::{Dispatcher, ShardDoor};
 pub use crate::gateway::CertificateError;
 use crate::gateway::{
-    Authenticator, Certificate, CertificateFiles, Gate, Gateway, HandoverSender, LoginService, Refusals, Shortages,
+    AdmissionControl, Authenticator, Certificate, CertificateFiles, Gateway, HandoverSender, LoginService, Refusals,
+    Shortages,
 };
 pub use crate::listener::PassedSockets;
 use crate::listener::{BoundListener, Inherited};
@@ -269,7 +270,7 @@ impl Server {
             settings: gateway_settings,
             handover_senders,
             drain_by: gateway_drain_by,
-            gate: Arc::new(Gate::new(admission.clone())),
+            admission_control: Arc::new(AdmissionControl::new(admission.clone())),
             login_service: LoginService {
                 authenticator: Arc::new(authenticator),
                 hasher,
