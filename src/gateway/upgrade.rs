@@ -1,13 +1,13 @@
-//! The HTTP upgrade (RFC 6455, section 4.2); and what else is asked over HTTP.
+//! The HTTP upgrade (RFC 6455, section 4.2), and the answers to requests without one.
 //!
 //! ```text
-//!   first byte ─▶ request ─▶ decide: headers, origin, admission ─▶ turn ─▶ credential ─▶ 101 ─▶ login
-//!                                │                                            │
-//!                                └──────────▶ the page, or a refusal ◀────────┘
+//!   first byte ─▶ request ─▶ decide: headers, origin, admission ─▶ wait for the rate ─▶ credential ─▶ 101 ─▶ login
+//!                                │                                                         │
+//!                                └────────────────▶ the page, or a refusal ◀───────────────┘
 //! ```
 //! [`Exchange`] has hyper parse and bound the request. The header checks are ours: tungstenite's `create_response` reads
-//! only the first `Connection` line and takes the first of two keys. A refusal is an HTTP status with a
-//! line that says why.
+//! only the first `Connection` line and takes the first of two keys. A refusal is an HTTP status with one line of text that
+//! states the reason.
 
 use std::future::Future;
 use std::sync::Arc;
@@ -33,18 +33,18 @@ use crate::host;
 use crate::peer::Peer;
 use crate::protocol::Protocol;
 
-/// When to try again after the service that authenticates could not be asked.
+/// `Retry-After` when the authentication service is unavailable.
 const UNAVAILABLE_RETRY: Duration = Duration::from_secs(5);
 
-/// What an upgrade is judged by.
+/// Everything that the decision on an upgrade depends on, except for the request and the client.
 pub(super) struct UpgradeContext {
     pub(super) settings: Arc<GatewaySettings>,
-    /// When the upgrade must be over.
+    /// When the request must be answered, except for the time that the authentication service takes.
     pub(super) deadline: Instant,
     pub(super) admission_control: Arc<AdmissionControl>,
-    /// Set once the node drains, which may be while the request still comes.
+    /// End of the drain; set when a drain begins, perhaps while the request is being received.
     pub(super) drain_by: watch::Receiver<Option<Instant>>,
-    /// Judges the credential that a request may hold.
+    /// Checks the credential of a request.
     pub(super) login_service: LoginService,
 }
 
@@ -52,35 +52,36 @@ pub(super) struct UpgradeContext {
 #[derive(Debug)]
 pub(super) struct Upgraded<S> {
     pub(super) stream: S,
-    /// Every byte that was received behind the request.
+    /// Every byte that was received after the request.
     pub(super) received: Vec<u8>,
-    /// What its client speaks.
+    /// The protocol that the session will speak.
     pub(super) protocol: Protocol,
-    /// Who logs in, if the request says so.
+    /// The login, if the request held a credential.
     pub(super) authentication: Authentication,
 }
 
-/// Upgrades a connection, or answers it and ends it; one that has said nothing yet ends when `draining` does.
+/// Upgrades a connection, or gives it another answer and ends it. A connection that has sent nothing by the time `draining`
+/// completes is ended.
 ///
-/// A credential that comes with the request is judged before the answer. `who` is afterwards as the request's headers say, and
-/// its permit as admission has counted it.
+/// A credential in the request is checked before the answer. Updates `client`: its address from the headers of a trusted
+/// proxy, and its permit, which admission counts for that address.
 ///
 /// # Errors
-/// When the connection was answered otherwise, or lost.
+/// When the connection got another answer, or is lost.
 pub(super) async fn upgrade<S: AcceptedStream>(
     stream: S,
     context: &UpgradeContext,
     client: &mut Client,
     draining: impl Future,
 ) -> Result<Upgraded<S>, Refusal> {
-    let has_begun = async {
+    let first_input = async {
         tokio::select! {
             biased;
-            begun = stream.input_arrived() => begun.map_err(Refusal::Lost),
+            arrived = stream.input_arrived() => arrived.map_err(Refusal::Lost),
             _ = draining => Err(Refusal::Http(Reason::Draining)),
         }
     };
-    timeout_at(context.deadline, has_begun).await.map_err(too_late)??;
+    timeout_at(context.deadline, first_input).await.map_err(too_late)??;
     let mut exchange = Exchange::new(stream);
     let outcome = answer_request(&mut exchange, context, client).await;
     let is_answered = exchange.is_answered();
@@ -111,8 +112,8 @@ async fn answer_request<S: AcceptedStream>(
     let request = timeout_at(context.deadline, exchange.request()).await.map_err(too_late)??;
     let answer = match decide(&request, context, client) {
         Ok(Answer::Upgrade { response, protocol, not_before }) => {
-            // Neither wait needs the deadline: the turn is before it, and a service that authenticates has a time of its own.
-            let judged = exchange.unless_left(async {
+            // Neither wait needs the deadline: `not_before` precedes it, and the authentication service has its own time-out.
+            let authenticated = exchange.unless_left(async {
                 if let Some(not_before) = not_before {
                     sleep_until(not_before).await;
                 }
@@ -122,7 +123,10 @@ async fn answer_request<S: AcceptedStream>(
                     .authenticate_request(request.headers(), request.uri(), address, &context.settings)
                     .await
             });
-            judged.await?.map(|authentication| (response, Some((protocol, authentication)))).map_err(Fault::denied)
+            authenticated
+                .await?
+                .map(|authentication| (response, Some((protocol, authentication))))
+                .map_err(Fault::denied)
         }
         Ok(Answer::Page(response)) => Ok((response, None)),
         Err(fault) => Err(fault),
@@ -136,7 +140,8 @@ async fn answer_request<S: AcceptedStream>(
         Err(fault) => {
             let reason = fault.reason;
             let sent = timeout_at(deadline, exchange.respond(fault.into_response())).await.map_err(too_late)?;
-            // A body cut short is an error of hyper's, or not, by how its bytes came; the request was refused either way.
+            // Whether hyper reports an incomplete request body depends on how its bytes arrived. The request is refused
+            // either way.
             sent.ok();
             Err(Refusal::Http(reason))
         }
@@ -148,18 +153,18 @@ fn too_late(_: Elapsed) -> Refusal {
     Refusal::Http(Reason::HandshakeTimeout)
 }
 
-/// What a request is answered that is not refused.
+/// The answer to a request that is not refused.
 enum Answer {
     Upgrade {
         response: Response,
         protocol: Protocol,
-        /// When, if not at once.
+        /// When the login may proceed by the node's rate; `None` for at once.
         not_before: Option<Instant>,
     },
     Page(Response),
 }
 
-/// Why a request is refused, and what its answer says beyond that.
+/// Why a request is refused, and a header of the answer that belongs to the reason.
 #[derive(Debug, PartialEq, Eq)]
 struct Fault {
     reason: Reason,
@@ -177,13 +182,13 @@ impl Fault {
         Self { reason, header: Some((name, HeaderValue::from_static(value))) }
     }
 
-    /// With the header that says when to try again.
+    /// Refuses with a `Retry-After`, rounded up to whole seconds.
     fn later(reason: Reason, retry_after: Duration) -> Self {
         let seconds = retry_after.as_secs() + u64::from(retry_after.subsec_nanos() > 0);
         Self { reason, header: Some((header::RETRY_AFTER, seconds.max(1).into())) }
     }
 
-    /// Refuses a credential, and says what would do (RFC 6750, section 3).
+    /// Refuses a credential, with the challenge that RFC 6750, section 3, asks for.
     fn denied(reason: Reason) -> Self {
         let fault = Self::from(reason);
         match (fault.status(), reason) {
@@ -215,10 +220,10 @@ impl Fault {
     }
 }
 
-/// Decides on a request by its head, but not on its credential.
+/// Decides on a request by its head, except for its credential.
 fn decide(request: &Request<()>, context: &UpgradeContext, client: &mut Client) -> Result<Answer, Fault> {
     let headers = request.headers();
-    // First, so that whatever is said of the connection is said of who it is.
+    // First, so that logs and refusals name the client's address.
     client.peer = proxy::client(client.peer, headers, &context.settings.admission);
     if !host::is_named(request.version(), headers) {
         return Err(Reason::HostHeader.into());
@@ -242,7 +247,7 @@ fn decide(request: &Request<()>, context: &UpgradeContext, client: &mut Client) 
     *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
     let path = request.uri().path();
     let protocol = Protocol::choose(path, auth::offered(headers), context.settings.protocol);
-    // A browser gives up a connection if the server chooses none of what the page offered.
+    // A browser fails the connection if the page offered subprotocols and the server selects none of them.
     let subprotocol = protocol.subprotocol().filter(|name| auth::offered(headers).any(|it| it == name.as_bytes()));
     let headers = response.headers_mut();
     headers.insert(header::CONNECTION, HeaderValue::from_static("Upgrade"));
@@ -254,7 +259,7 @@ fn decide(request: &Request<()>, context: &UpgradeContext, client: &mut Client) 
     Ok(Answer::Upgrade { response, protocol, not_before })
 }
 
-/// Checks a page's origin; what sends none is no browser.
+/// Checks the origin of the page that connects. A client without `Origin` is no browser, and passes.
 fn check_origin(headers: &HeaderMap, origins: &Origins) -> Result<(), Reason> {
     if !headers.contains_key(header::ORIGIN) {
         return Ok(());
@@ -264,7 +269,7 @@ fn check_origin(headers: &HeaderMap, origins: &Origins) -> Result<(), Reason> {
     if is_allowed { Ok(()) } else { Err(Reason::Origin) }
 }
 
-/// Admits an upgrade that is good otherwise; returns when it is its turn, if not at once.
+/// Admits an upgrade whose request is valid; returns when the login may proceed, `None` for at once.
 fn admit(context: &UpgradeContext, client: &mut Client) -> Result<Option<Instant>, Fault> {
     if context.drain_by.borrow().is_some() {
         return Err(Fault::later(Reason::Draining, Duration::from_secs(1)));
@@ -281,7 +286,7 @@ fn admit(context: &UpgradeContext, client: &mut Client) -> Result<Option<Instant
     Ok((not_before > now).then_some(not_before))
 }
 
-/// Answers a request that doesn't ask for an upgrade: the page.
+/// Answers a request without an upgrade with the page.
 fn answer_plain(request: &Request<()>, context: &UpgradeContext) -> Result<Response, Fault> {
     if request.method() != Method::GET && request.method() != Method::HEAD {
         return Err(Fault::with(Reason::PageMethod, header::ALLOW, "GET, HEAD"));
@@ -328,7 +333,7 @@ fn check_upgrade(request: &Request<()>) -> Result<&[u8], Fault> {
     }
 }
 
-/// Returns the header's value if it stands there exactly once.
+/// Returns the value of a header that occurs exactly once.
 fn only(headers: &HeaderMap, name: HeaderName) -> Option<&[u8]> {
     let mut values = headers.get_all(name).iter();
     let value = values.next()?;
@@ -343,10 +348,10 @@ fn has_token(headers: &HeaderMap, name: HeaderName, token: &str) -> bool {
         .any(|part| part.trim_ascii().eq_ignore_ascii_case(token.as_bytes()))
 }
 
-/// Whether this is a base64 form of 16 bytes: 22 digits, and the padding.
+/// Whether a key is a base64 form of 16 bytes: 22 digits, and the padding.
 ///
-/// The last digit has four bits that belong to no byte. They should be 0, and are not always: RFC 6455 has such an example
-/// itself (section 4.1). Nobody decodes a key, so they do no harm.
+/// The last digit has four unused bits, which should be 0. An example in RFC 6455 itself (section 4.1) has others. The key is
+/// never decoded, so any are allowed.
 fn is_key(key: &[u8]) -> bool {
     let is_digit = |byte: &u8| byte.is_ascii_alphanumeric() || matches!(byte, b'+' | b'/');
     matches!(key, [digits @ .., b'=', b'='] if digits.len() == 22 && digits.iter().all(is_digit))
