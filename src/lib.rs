@@ -114,7 +114,7 @@ pub use dispatcher::{Cursor, KickError, Push, Uids};
 #[cfg(fuzzing)]
 #[doc(hidden)]
 pub use gateway::fuzzing;
-pub use gateway::{Reason, Told};
+pub use gateway::{Reason, RefusalAnswer};
 pub use log_sink::LogSink;
 pub use metrics::{NodeCounts, Stats};
 pub use peer::Peer;

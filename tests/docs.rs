@@ -14,7 +14,7 @@ use pombo::frame::{Violation, close};
 use pombo::protocol::plain::NO_COLON;
 use pombo::protocol::{Protocol, Recipient, Span};
 use pombo::uid::{Uid, UidHasher};
-use pombo::{Config, Reason, Told};
+use pombo::{Config, Reason, RefusalAnswer};
 use support::{Authority, Node, Request, Sent, nodes};
 
 fn path(name: &str) -> PathBuf {
@@ -192,10 +192,10 @@ fn refusals_are_those_of_the_code() {
         .chain(named(&["reason", "not told when"]).map(|(name, _)| (name, "not".to_owned())))
         .collect();
     written.sort_unstable();
-    let told = |reason: &Reason| match reason.told() {
-        Told::Http(status) => format!("http {status} {}", reason.text()),
-        Told::Close(code) => format!("close {code}"),
-        Told::Credential(status, code) => format!("http {status} or close {code} {}", reason.text()),
+    let told = |reason: &Reason| match reason.answer() {
+        RefusalAnswer::Http(status) => format!("http {status} {}", reason.text()),
+        RefusalAnswer::Close(code) => format!("close {code}"),
+        RefusalAnswer::Credential(status, code) => format!("http {status} or close {code} {}", reason.text()),
         _ => "not".to_owned(),
     };
     let mut expected: Vec<_> = Reason::ALL.iter().map(|reason| (reason.name().to_owned(), told(reason))).collect();

@@ -1,8 +1,8 @@
-//! Accepting: until there is nothing to accept, ahead of everything else; and what to do when nothing can be.
+//! The accept loop of a listener. It accepts until the backlog is empty, ahead of all other work.
 //!
-//! Without a free descriptor connections stay where they are, in the kernel's backlog, and are served as soon as one is
-//! free. Accepting them with one held in reserve, only to close them, would turn away in silence clients that could be
-//! served a moment later, and have them all back at once.
+//! While no descriptor is free, connections stay in the kernel's backlog until one is. Accepting them with a reserved
+//! descriptor, only to close them, would drop clients that can be served a moment later, and all of them would reconnect at
+//! once.
 
 use std::future::{Future as _, poll_fn};
 use std::io;
@@ -15,27 +15,29 @@ use tokio::sync::{OwnedSemaphorePermit, mpsc};
 use tokio::time::{Instant, sleep, sleep_until};
 use tracing::{info, warn};
 
-use super::{Arrival, Gateway, Who};
+use super::{Client, Gateway, Handshake};
 use crate::listener::{Connection, Listener};
 use crate::peer::Peer;
 
-/// How long accepting rests after it failed for want of descriptors or memory: so long is a freed one unused at most.
+/// Pause after accepting failed for lack of descriptors or memory. A descriptor that becomes free is unused for this long at
+/// most.
 const RETRY: Duration = Duration::from_millis(10);
 
-/// How long accepting must not have failed before the shortage counts as over, so that its log can't be a flood.
+/// A shortage is over when accepting has not failed for this long. It bounds the rate of the shortage's log lines.
 const OVER_AFTER: Duration = Duration::from_secs(1);
 
-/// How long a connection may take to ask for its upgrade whose address has all its places taken.
+/// Time for the upgrade of a connection whose address has reached `address_sessions_max`.
 const OVERFULL_TIME: Duration = Duration::from_secs(1);
 
-/// Most connections that are told of a drain out of a backlog; whoever fills it faster is not waited for.
+/// Most connections that are taken out of a backlog at a drain, to be refused. It ends the loop if clients refill the backlog
+/// as fast as it is emptied.
 const REST_MAX: usize = 65_536;
 
 impl Gateway {
-    /// Accepts on `listener` until the node drains; then what the kernel holds already, to be told so.
-    pub(super) async fn accept(self: Arc<Self>, listener: Listener, under_way: mpsc::Sender<()>) {
+    /// Accepts on `listener` until the node drains; then accepts the rest of the backlog, whose connections are refused.
+    pub(super) async fn accept(self: Arc<Self>, listener: Listener, in_progress: mpsc::Sender<()>) {
         let mut draining = pin!(self.drain());
-        let mut shortage = Shortage { times: None, all: self.shortages.clone() };
+        let mut shortage = Shortage { times: None, count: self.shortages.clone() };
         loop {
             let accepted = tokio::select! {
                 biased;
@@ -44,7 +46,7 @@ impl Gateway {
                 () = shortage.over() => continue,
             };
             match accepted {
-                Ok((connection, place)) => self.welcome_on_task(connection, place, &under_way),
+                Ok((connection, permit)) => self.spawn_task(connection, permit, &in_progress),
                 Err(error) if is_of_one_connection(&error) => {}
                 Err(error) => {
                     shortage.note(&error);
@@ -52,26 +54,26 @@ impl Gateway {
                 }
             }
         }
-        self.accept_rest(listener, &under_way).await;
+        self.accept_rest(listener, &in_progress).await;
     }
 
     async fn accept_one(&self, listener: &Listener) -> io::Result<(Connection, OwnedSemaphorePermit)> {
-        let place = Arc::clone(&self.handshakes).acquire_owned().await.expect("the semaphore is never closed");
+        let permit = Arc::clone(&self.handshakes).acquire_owned().await.expect("the semaphore is never closed");
         let mut accepting = pin!(listener.accept());
-        // Apart from control's accepting, which would lose a descriptor that it has just freed for itself.
+        // Excludes control's accept: otherwise this could take the descriptor that control has just freed for itself.
         let connection = poll_fn(|context| self.reserve.while_not_lending(|| accepting.as_mut().poll(context))).await?;
-        Ok((connection, place))
+        Ok((connection, permit))
     }
 
-    /// Accepts until there is nothing to accept: closing the listener would reset who waits there.
+    /// Accepts until the backlog is empty: closing the listener would reset the connections that wait in it.
     ///
     /// Ends with the drain at the latest, as every task does.
-    async fn accept_rest(self: &Arc<Self>, listener: Listener, under_way: &mpsc::Sender<()>) {
+    async fn accept_rest(self: &Arc<Self>, listener: Listener, in_progress: &mpsc::Sender<()>) {
         let Ok(Some(listener)) = listener.into_backlog() else { return };
         for _ in 0..REST_MAX {
-            let place = Arc::clone(&self.handshakes).acquire_owned().await.expect("the semaphore is never closed");
+            let permit = Arc::clone(&self.handshakes).acquire_owned().await.expect("the semaphore is never closed");
             match self.reserve.while_not_lending(|| listener.accept()) {
-                Ok(connection) => self.welcome_on_task(connection, place, under_way),
+                Ok(connection) => self.spawn_task(connection, permit, in_progress),
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
                 Err(error) if is_of_one_connection(&error) => {}
                 Err(_) => sleep(RETRY).await,
@@ -79,38 +81,40 @@ impl Gateway {
         }
     }
 
-    fn welcome_on_task(
+    fn spawn_task(
         self: &Arc<Self>,
         connection: Connection,
-        place: OwnedSemaphorePermit,
-        under_way: &mpsc::Sender<()>,
+        handshake_permit: OwnedSemaphorePermit,
+        in_progress: &mpsc::Sender<()>,
     ) {
         let settings = Arc::clone(&self.settings.borrow());
-        let mut permit = self.gate.admit(settings.connections_max);
+        let mut permit = self.admission_control.admit(settings.connections_max);
         let peer = match &connection {
             Connection::Tcp(_, peer) => Some(Peer::from(*peer)),
             Connection::Unix(_) => None,
         };
         let (now, address) = (Instant::now(), peer.map(Peer::address));
-        let has_room =
-            permit.as_mut().is_none_or(|permit| self.gate.admit_early(address, permit, &settings.admission, now));
-        // Without room for it it will be told so when it asks, and is to ask soon: one address would fill all places.
+        let has_room = permit
+            .as_mut()
+            .is_none_or(|permit| self.admission_control.count_at_accept(address, permit, &settings.admission, now));
+        // An address over its limit gets its refusal as the answer to its request. The time for that request is short, or
+        // one address could occupy all of `handshakes_max`.
         let time = if has_room { settings.handshake_timeout } else { settings.handshake_timeout.min(OVERFULL_TIME) };
-        let arrival = Arrival {
-            who: Who { peer, permit },
-            until: now + time,
+        let handshake = Handshake {
+            client: Client { peer, permit },
+            deadline: now + time,
             settings,
-            _place: place,
-            _under_way: under_way.clone(),
+            _handshake_permit: handshake_permit,
+            _in_progress: in_progress.clone(),
         };
-        tokio::spawn(Arc::clone(self).welcome(connection, arrival));
+        tokio::spawn(Arc::clone(self).serve(connection, handshake));
     }
 }
 
-/// Whether accepting failed for a connection that is gone: the next one is not concerned.
+/// Whether an error of accept concerns one connection only, which is gone, and the next may be accepted at once.
 ///
-/// Linux hands over what went wrong on the new connection's network already (accept(2), "Error handling"). Any error
-/// that is not known to be gone with its connection counts as a shortage: it may last, and must not be spun on.
+/// Linux returns pending network errors of the new connection from accept (accept(2), "Error handling"). Every other error
+/// counts as a shortage: it may last, and retrying at once would spin.
 fn is_of_one_connection(error: &io::Error) -> bool {
     use io::ErrorKind::{
         ConnectionAborted, ConnectionReset, HostUnreachable, Interrupted, NetworkDown, NetworkUnreachable, TimedOut,
@@ -127,24 +131,24 @@ fn is_of_one_connection(error: &io::Error) -> bool {
     )
 }
 
-/// How many listeners can't accept now for want of descriptors or memory; shared with whoever tells of it.
+/// Number of listeners that can't accept now for lack of descriptors or memory. Control reads it for metrics and health.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Shortages(Arc<AtomicUsize>);
 
 impl Shortages {
-    /// Returns how many there are.
+    /// Returns the number.
     pub(crate) fn count(&self) -> usize {
         // Relaxed: nothing else is read because of it.
         self.0.load(Ordering::Relaxed)
     }
 }
 
-/// A time without free descriptors, told at its begin and at its end.
+/// A time in which one listener can't accept; its begin and its end are logged.
 struct Shortage {
-    /// Since when, and when accepting failed last.
+    /// When accepting failed first and last; `None` while there is no shortage.
     times: Option<(Instant, Instant)>,
-    /// Counts it as long as it lasts.
-    all: Shortages,
+    /// Counts this shortage while it lasts.
+    count: Shortages,
 }
 
 impl Shortage {
@@ -155,13 +159,13 @@ impl Shortage {
             None => {
                 self.times = Some((now, now));
                 // Relaxed: see `Shortages::count`.
-                self.all.0.fetch_add(1, Ordering::Relaxed);
+                self.count.0.fetch_add(1, Ordering::Relaxed);
                 warn!(error = %error, "cannot accept, connections wait; raise `ulimit -n` or lower connections_max");
             }
         }
     }
 
-    /// Waits until accepting has not failed for a while, if it ever has; then tells so.
+    /// Waits until accepting has not failed for [`OVER_AFTER`], then logs the end of the shortage. Waits for ever without one.
     ///
     /// # Cancel safety
     /// Nothing is lost when the future is dropped.
@@ -171,7 +175,7 @@ impl Shortage {
                 sleep_until(last + OVER_AFTER).await;
                 self.times = None;
                 // Relaxed: see `Shortages::count`.
-                self.all.0.fetch_sub(1, Ordering::Relaxed);
+                self.count.0.fetch_sub(1, Ordering::Relaxed);
                 info!(elapsed = ?since.elapsed(), "accepting again");
             }
             None => std::future::pending().await,

@@ -1,7 +1,7 @@
-//! Who is let in, by address and by rate: what each address holds of the node, and when the next login's turn is.
+//! Admission control: sessions and login rate of each address, and the login rate of the node.
 //!
-//! Shared by the gateway's threads, under locks that are held for a look-up and never across a wait. A session's end
-//! takes none of them: it only decrements the counts that its permit points to.
+//! The gateway's threads share it. Its locks are held for one look-up, never across an await. A session that ends takes
+//! none of them: it only decrements the counts that its permit points to.
 
 use std::collections::HashMap;
 use std::net::IpAddr;
@@ -15,34 +15,36 @@ use super::refusal::Reason;
 use crate::config::AdmissionSettings;
 use crate::shard::{Admission, Permit, Share};
 
-/// Most addresses without a session whose login rate is remembered; past it all of those are forgotten.
-const REMEMBERED_MAX: usize = 1 << 18;
+/// Most addresses without a connection whose login rate is remembered. Past it, the rates of all of them are forgotten.
+const RATES_MAX: usize = 1 << 18;
 
-/// Addresses from which on those that need not be known any more are looked for.
-const CLEAN_FROM: usize = 1024;
+/// Number of entries from which stale ones are searched for and removed.
+const CLEANUP_FROM: usize = 1024;
 
 const MINUTE: Duration = Duration::from_secs(60);
 
 /// How much of a second's logins may come at once, before they are spread.
 const BURST: Duration = Duration::from_millis(100);
 
-/// What decides who is let in.
-pub(crate) struct Gate {
+/// Admits connections and logins, or denies them.
+pub(crate) struct AdmissionControl {
+    /// Counts the connections on the node.
     admission: Admission,
-    addresses: Mutex<Addresses>,
-    turns: Mutex<Option<Instant>>,
+    addresses: Mutex<AddressTable>,
+    /// Earliest time of the next login by the node's rate; `None` before the first.
+    next_login: Mutex<Option<Instant>>,
 }
 
-/// Why somebody is not let in, and when to try again.
+/// Why a login is denied, and after how long the client may try again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Denied {
     pub(crate) reason: Reason,
     pub(crate) retry_after: Duration,
 }
 
-impl Gate {
+impl AdmissionControl {
     pub(crate) fn new(admission: Admission) -> Self {
-        Self { admission, addresses: Mutex::default(), turns: Mutex::default() }
+        Self { admission, addresses: Mutex::default(), next_login: Mutex::default() }
     }
 
     /// Takes a place on the node if fewer than `connections_max` are taken.
@@ -50,10 +52,11 @@ impl Gate {
         self.admission.admit(connections_max)
     }
 
-    /// Counts a connection just accepted against its address; says whether it has room for it.
+    /// Counts a connection that was just accepted for its address; returns whether the address has room for it.
     ///
-    /// So silent ones are bounded, too. Whom a trusted proxy brings is not known yet, and counted with its login.
-    pub(crate) fn admit_early(
+    /// This bounds connections that never send a request, too. A connection from a trusted proxy is counted at its login,
+    /// since only its request names the client's address.
+    pub(crate) fn count_at_accept(
         &self,
         address: Option<IpAddr>,
         permit: &mut Permit,
@@ -62,14 +65,16 @@ impl Gate {
     ) -> bool {
         match (address, settings.address_sessions_max) {
             (Some(address), Some(sessions_max)) if !settings.trusts(Some(address)) => {
-                self.with(address, now, |known| known.share.admit(permit, sessions_max.get()))
+                self.with_address(address, now, |state| state.share.admit(permit, sessions_max.get()))
             }
             _ => true,
         }
     }
 
-    /// Counts a login against its address, and its connection unless it was; a Unix socket has none.
-    pub(crate) fn admit_from(
+    /// Counts a login for its address, and its connection if that was not counted at its accept.
+    ///
+    /// A Unix socket has no address, and is always admitted.
+    pub(crate) fn admit_login(
         &self,
         address: Option<IpAddr>,
         permit: &mut Permit,
@@ -79,27 +84,32 @@ impl Gate {
         let (sessions_max, per_minute) = (settings.address_sessions_max, settings.address_logins_per_minute);
         match address {
             Some(address) if sessions_max.is_some() || per_minute.is_some() => {
-                self.with(address, now, |known| known.admit(permit, sessions_max, per_minute, now))
+                self.with_address(address, now, |state| state.admit(permit, sessions_max, per_minute, now))
             }
             _ => Ok(()),
         }
     }
 
-    /// Does something with what is known of an address.
-    fn with<T>(&self, address: IpAddr, now: Instant, act: impl FnOnce(&mut Address) -> T) -> T {
+    /// Applies `act` to the state of an address, which is added if the table doesn't have it.
+    fn with_address<T>(&self, address: IpAddr, now: Instant, act: impl FnOnce(&mut AddressState) -> T) -> T {
         let mut addresses = locked(&self.addresses);
-        addresses.clean(now, REMEMBERED_MAX);
-        let unknown = || Address { share: self.admission.share(), paid_until: now };
-        act(addresses.known.entry(network(address)).or_insert_with(unknown))
+        addresses.remove_stale(now, RATES_MAX);
+        let unknown = || AddressState { share: self.admission.share(), paid_until: now };
+        act(addresses.entries.entry(network(address)).or_insert_with(unknown))
     }
 
-    /// Draws the turn of a login; it may wait until then, which is not after `latest`.
+    /// Returns the time at which a login may proceed by the node's rate, `latest` at the latest.
     ///
     /// # Errors
-    /// When too many wait already.
-    pub(crate) fn turn(&self, settings: &AdmissionSettings, now: Instant, latest: Instant) -> Result<Instant, Denied> {
+    /// When so many logins wait already that its time would come after `latest`.
+    pub(crate) fn login_time(
+        &self,
+        settings: &AdmissionSettings,
+        now: Instant,
+        latest: Instant,
+    ) -> Result<Instant, Denied> {
         let Some(per_second) = settings.logins_per_second else { return Ok(now) };
-        let mut next = locked(&self.turns);
+        let mut next = locked(&self.next_login);
         let burst_from = now.checked_sub(BURST).unwrap_or(now);
         let turn = next.unwrap_or(now).max(burst_from);
         if turn > latest.max(now) {
@@ -110,41 +120,42 @@ impl Gate {
     }
 }
 
-/// What is known of addresses.
+/// The state of each address that has connections, or whose rate is not paid off.
 #[derive(Default)]
-struct Addresses {
-    known: HashMap<u128, Address, ahash::RandomState>,
-    /// How many there may be before the next cleaning.
-    clean_from: usize,
+struct AddressTable {
+    entries: HashMap<u128, AddressState, ahash::RandomState>,
+    /// Number of entries at which stale ones are removed next.
+    cleanup_from: usize,
 }
 
-/// What is known of one address, or of a /64 network of IPv6.
-struct Address {
-    /// Its connections.
+/// The state of one address, or of a /64 network of IPv6.
+struct AddressState {
+    /// Counts its connections.
     share: Share,
-    /// Until when its logins so far would have taken, had they been spread over each minute.
+    /// When its logins so far would be over if they were spread evenly: the theoretical arrival time of the generic cell
+    /// rate algorithm (GCRA).
     paid_until: Instant,
 }
 
-impl Addresses {
-    /// Forgets addresses without a connection whose rate is paid, each time that their number has doubled.
+impl AddressTable {
+    /// Removes addresses without a connection whose rate is paid off, each time that the number of entries has doubled.
     ///
-    /// What is left is bounded by the connections on the node, and `remembered_max` besides.
-    fn clean(&mut self, now: Instant, remembered_max: usize) {
-        if self.known.len() < self.clean_from.max(CLEAN_FROM) {
+    /// At most `rates_max` entries are left, or as many as there are connections on the node.
+    fn remove_stale(&mut self, now: Instant, rates_max: usize) {
+        if self.entries.len() < self.cleanup_from.max(CLEANUP_FROM) {
             return;
         }
-        self.known.retain(|_, address| !address.share.is_empty() || address.paid_until > now);
-        if self.known.len() > remembered_max {
-            // So many addresses are not held back by a rate for each; who is connected stays counted.
-            self.known.retain(|_, address| !address.share.is_empty());
+        self.entries.retain(|_, address| !address.share.is_empty() || address.paid_until > now);
+        if self.entries.len() > rates_max {
+            // A rate for each address doesn't hold back so many addresses. Entries with connections stay: they are counts.
+            self.entries.retain(|_, address| !address.share.is_empty());
         }
-        self.clean_from = self.known.len() * 2;
-        self.known.shrink_to(self.clean_from);
+        self.cleanup_from = self.entries.len() * 2;
+        self.entries.shrink_to(self.cleanup_from);
     }
 }
 
-impl Address {
+impl AddressState {
     fn admit(
         &mut self,
         permit: &mut Permit,
@@ -169,10 +180,10 @@ impl Address {
     }
 }
 
-/// When to try again where nobody can know when there will be room.
+/// After how long to try again when it is unknown when there will be room.
 pub(crate) const FULL_RETRY: Duration = Duration::from_secs(5);
 
-/// What an address is counted by: itself, or for IPv6 the network that one customer is usually given.
+/// Returns the key that an address is counted by: itself, or for IPv6 its /64, which one customer is usually given.
 fn network(address: IpAddr) -> u128 {
     match address.to_canonical() {
         IpAddr::V4(address) => address.to_ipv6_mapped().to_bits(),
@@ -204,20 +215,25 @@ mod tests {
         Some(text.parse().expect("an address"))
     }
 
-    fn gate() -> Gate {
-        Gate::new(Admission::default())
+    fn control() -> AdmissionControl {
+        AdmissionControl::new(Admission::default())
     }
 
-    fn come(gate: &Gate, from: &str, settings: &AdmissionSettings, now: Instant) -> Result<Permit, Denied> {
-        let mut permit = gate.admit(usize::MAX).expect("there is room");
-        gate.admit_from(address(from), &mut permit, settings, now).map(|()| permit)
+    fn come(
+        control: &AdmissionControl,
+        from: &str,
+        settings: &AdmissionSettings,
+        now: Instant,
+    ) -> Result<Permit, Denied> {
+        let mut permit = control.admit(usize::MAX).expect("there is room");
+        control.admit_login(address(from), &mut permit, settings, now).map(|()| permit)
     }
 
     #[test]
     fn sessions_are_counted_by_address_and_by_network() {
         let settings = settings(|config| config.address_sessions_max = NonZeroUsize::new(1));
-        let (gate, now) = (gate(), Instant::now());
-        let come = |from: &str| come(&gate, from, &settings, now);
+        let (control, now) = (control(), Instant::now());
+        let come = |from: &str| come(&control, from, &settings, now);
         let first = come("10.0.0.1").expect("the first");
         let full = Denied { reason: Reason::AddressFull, retry_after: FULL_RETRY };
         assert_eq!(come("10.0.0.1").expect_err("the second"), full);
@@ -228,7 +244,7 @@ mod tests {
         let _next = come("2001:db8:0:2::1").expect("of another network");
         drop(first);
         come("10.0.0.1").expect("there is room again");
-        assert_eq!(gate.admission.count(), 3);
+        assert_eq!(control.admission.count(), 3);
     }
 
     #[test]
@@ -237,29 +253,32 @@ mod tests {
             config.address_sessions_max = NonZeroUsize::new(1);
             config.trusted_proxies = vec!["10.0.0.9".parse().expect("an address")];
         });
-        let (gate, now) = (gate(), Instant::now());
-        let mut permits = [0; 4].map(|_| gate.admit(usize::MAX).expect("there is room"));
+        let (control, now) = (control(), Instant::now());
+        let mut permits = [0; 4].map(|_| control.admit(usize::MAX).expect("there is room"));
         let [first, second, brought, unix] = &mut permits;
-        assert!(gate.admit_early(address("10.0.0.1"), first, &settings, now));
-        assert!(!gate.admit_early(address("10.0.0.1"), second, &settings, now));
-        gate.admit_from(address("10.0.0.1"), first, &settings, now).expect("it has its place");
-        assert!(gate.admit_from(address("10.0.0.1"), second, &settings, now).is_err());
-        // A proxy is nobody's address, and a Unix socket has none.
+        assert!(control.count_at_accept(address("10.0.0.1"), first, &settings, now));
+        assert!(!control.count_at_accept(address("10.0.0.1"), second, &settings, now));
+        control.admit_login(address("10.0.0.1"), first, &settings, now).expect("it has its place");
+        assert!(control.admit_login(address("10.0.0.1"), second, &settings, now).is_err());
+        // A trusted proxy's own address is never counted, and a Unix socket has none.
         for _ in 0..2 {
-            assert!(gate.admit_early(address("10.0.0.9"), brought, &settings, now));
-            assert!(gate.admit_early(None, unix, &settings, now));
+            assert!(control.count_at_accept(address("10.0.0.9"), brought, &settings, now));
+            assert!(control.count_at_accept(None, unix, &settings, now));
         }
-        assert!(gate.admit_from(address("10.0.0.1"), brought, &settings, now).is_err(), "by now it is known who it is");
+        assert!(
+            control.admit_login(address("10.0.0.1"), brought, &settings, now).is_err(),
+            "by now it is known who it is"
+        );
         drop(permits);
-        assert!(come(&gate, "10.0.0.1", &settings, now).is_ok());
-        assert_eq!(gate.admission.count(), 0);
+        assert!(come(&control, "10.0.0.1", &settings, now).is_ok());
+        assert_eq!(control.admission.count(), 0);
     }
 
     #[test]
     fn logins_of_an_address_are_bounded_in_a_minute() {
         let settings = settings(|config| config.address_logins_per_minute = NonZeroUsize::new(3));
-        let (gate, start) = (gate(), Instant::now());
-        let come = |after: u64| come(&gate, "10.0.0.1", &settings, start + Duration::from_secs(after)).map(drop);
+        let (control, start) = (control(), Instant::now());
+        let come = |after: u64| come(&control, "10.0.0.1", &settings, start + Duration::from_secs(after)).map(drop);
         for _ in 0..3 {
             come(0).expect("at once");
         }
@@ -275,60 +294,61 @@ mod tests {
     }
 
     #[test]
-    fn what_need_not_be_known_is_forgotten() {
+    fn stale_addresses_are_removed() {
         let settings = settings(|config| {
             config.address_logins_per_minute = NonZeroUsize::new(60);
             config.address_sessions_max = NonZeroUsize::new(1);
         });
-        let (gate, start) = (gate(), Instant::now());
-        let known = || locked(&gate.addresses).known.len();
+        let (control, start) = (control(), Instant::now());
+        let known = || locked(&control.addresses).entries.len();
         let from = |number: u32| std::net::Ipv4Addr::from(number).to_string();
-        let stays = come(&gate, &from(0), &settings, start).expect("the first");
+        let stays = come(&control, &from(0), &settings, start).expect("the first");
         for number in 1..5000 {
-            come(&gate, &from(number), &settings, start).expect("another");
+            come(&control, &from(number), &settings, start).expect("another");
         }
         assert_eq!(known(), 5000, "the rate of each is remembered");
-        let mut addresses = locked(&gate.addresses);
-        addresses.clean_from = 0;
-        addresses.clean(start, 5000);
-        assert_eq!(addresses.known.len(), 5000);
-        addresses.clean_from = 0;
-        addresses.clean(start, 4999);
-        assert_eq!(addresses.known.len(), 1, "who is connected stays");
+        let mut addresses = locked(&control.addresses);
+        addresses.cleanup_from = 0;
+        addresses.remove_stale(start, 5000);
+        assert_eq!(addresses.entries.len(), 5000);
+        addresses.cleanup_from = 0;
+        addresses.remove_stale(start, 4999);
+        assert_eq!(addresses.entries.len(), 1, "who is connected stays");
         drop(addresses);
         for number in 1..5000 {
-            come(&gate, &from(number), &settings, start + Duration::from_secs(u64::from(number))).expect("another");
+            come(&control, &from(number), &settings, start + Duration::from_secs(u64::from(number))).expect("another");
         }
-        assert!(known() <= 2 * CLEAN_FROM, "{} are known", known());
-        assert!(come(&gate, &from(0), &settings, start + MINUTE).is_err(), "it is still connected");
+        assert!(known() <= 2 * CLEANUP_FROM, "{} are known", known());
+        assert!(come(&control, &from(0), &settings, start + MINUTE).is_err(), "it is still connected");
         drop(stays);
     }
 
     #[test]
-    fn logins_of_the_node_take_turns() {
+    fn logins_of_the_node_are_spread_by_its_rate() {
         let settings = settings(|config| config.logins_per_second = NonZeroUsize::new(10));
-        let (gate, start) = (gate(), Instant::now());
+        let (control, start) = (control(), Instant::now());
         let latest = start + Duration::from_secs(1);
-        let turns: Vec<_> = (0..11).map(|_| gate.turn(&settings, start, latest).expect("its turn") - start).collect();
+        let turns: Vec<_> =
+            (0..11).map(|_| control.login_time(&settings, start, latest).expect("its turn") - start).collect();
         let expected: Vec<_> = (0..11).map(|number| Duration::from_millis(100 * number)).collect();
         assert_eq!(turns, expected);
         let busy = Denied { reason: Reason::Busy, retry_after: Duration::from_millis(1100) };
-        assert_eq!(gate.turn(&settings, start, latest), Err(busy));
-        // Who is refused takes no turn.
-        assert_eq!(gate.turn(&settings, start, latest), Err(busy));
+        assert_eq!(control.login_time(&settings, start, latest), Err(busy));
+        // A denied login takes no time of the rate.
+        assert_eq!(control.login_time(&settings, start, latest), Err(busy));
         let later = start + Duration::from_secs(60);
-        // One for the time that went by unused, and one for now.
-        assert_eq!(gate.turn(&settings, later, later), Ok(later));
-        assert_eq!(gate.turn(&settings, later, later), Ok(later));
-        assert!(gate.turn(&settings, later, later).is_err());
+        // One login for the unused time before now, up to the burst, and one for now.
+        assert_eq!(control.login_time(&settings, later, later), Ok(later));
+        assert_eq!(control.login_time(&settings, later, later), Ok(later));
+        assert!(control.login_time(&settings, later, later).is_err());
     }
 
     #[test]
-    fn nothing_is_kept_while_all_is_off() {
-        let (gate, now) = (gate(), Instant::now());
-        come(&gate, "10.0.0.1", &settings(|_| {}), now).expect("no limit");
-        assert_eq!(locked(&gate.addresses).known.len(), 0);
-        assert_eq!(gate.turn(&settings(|_| {}), now, now), Ok(now));
-        assert_eq!(*locked(&gate.turns), None);
+    fn nothing_is_kept_without_limits() {
+        let (control, now) = (control(), Instant::now());
+        come(&control, "10.0.0.1", &settings(|_| {}), now).expect("no limit");
+        assert_eq!(locked(&control.addresses).entries.len(), 0);
+        assert_eq!(control.login_time(&settings(|_| {}), now, now), Ok(now));
+        assert_eq!(*locked(&control.next_login), None);
     }
 }

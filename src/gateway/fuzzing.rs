@@ -16,10 +16,10 @@ use tokio::runtime::{Builder, Runtime};
 use tokio::sync::watch;
 use tokio::time::Instant;
 
-use super::auth::{Admitted, Authenticator, Entrance, Facts, Login};
+use super::auth::{Authentication, Authenticator, Login, LoginService, RequestFacts};
 use super::refusal::Refusal;
 use super::upgrade::{self, Upgraded};
-use super::{Accepted, Gate, Who, login};
+use super::{AcceptedStream, AdmissionControl, Client, first_message};
 use crate::clock;
 use crate::config::{Auth, AuthSource, Config, GatewaySettings, Secret};
 use crate::shard::{Admission, LoginNumbers, Stream};
@@ -36,7 +36,7 @@ const LONG: Duration = Duration::from_secs(3600);
 pub struct Gateway {
     runtime: Runtime,
     settings: Arc<GatewaySettings>,
-    entrance: Entrance,
+    login_service: LoginService,
 }
 
 /// A peer that sends some bytes, in pieces of a size, and then the end.
@@ -66,9 +66,10 @@ impl Gateway {
     fn new(config: Config) -> Self {
         let settings = Arc::new(config.gateway());
         let authenticator = Arc::new(Authenticator::new(&settings.auth).expect("the keys can be used"));
-        let entrance = Entrance { authenticator, hasher: UidHasher::fixed(1), logins: LoginNumbers::default() };
+        let login_service =
+            LoginService { authenticator, hasher: UidHasher::fixed(1), login_numbers: LoginNumbers::default() };
         let runtime = Builder::new_current_thread().enable_time().build().expect("a runtime");
-        Self { runtime, settings, entrance }
+        Self { runtime, settings, login_service }
     }
 
     /// Upgrades and logs in a peer that sends `bytes` in pieces; returns its uid, or what its refusal is counted under.
@@ -83,34 +84,34 @@ impl Gateway {
     }
 
     async fn log_in(&self, peer: Peer) -> Result<Login, Refusal> {
-        let gate = Arc::new(Gate::new(Admission::default()));
-        let rules = upgrade::Rules {
+        let admission_control = Arc::new(AdmissionControl::new(Admission::default()));
+        let context = upgrade::UpgradeContext {
             settings: Arc::clone(&self.settings),
-            until: Instant::now() + LONG,
-            gate: Arc::clone(&gate),
+            deadline: Instant::now() + LONG,
+            admission_control: Arc::clone(&admission_control),
             drain_by: watch::channel(None).1,
-            entrance: self.entrance.clone(),
+            login_service: self.login_service.clone(),
         };
-        let mut who = Who { permit: gate.admit(1), ..Who::default() };
-        let upgraded = upgrade::upgrade(peer, &rules, &mut who, pending::<()>()).await?;
-        let Upgraded { stream: mut peer, mut received, admitted, .. } = upgraded;
+        let mut client = Client { permit: admission_control.admit(1), ..Client::default() };
+        let upgraded = upgrade::upgrade(peer, &context, &mut client, pending::<()>()).await?;
+        let Upgraded { stream: mut peer, mut received, authentication, .. } = upgraded;
         peer.has_kept(&received);
         let answer = peer.output.escape_ascii();
         assert!(peer.output.starts_with(b"HTTP/1.1 101 ") && peer.output.ends_with(b"\r\n\r\n"), "{answer}");
-        match admitted {
-            Admitted::LoggedIn(login) => Ok(login),
-            Admitted::Stranger(facts) => {
-                let credential = login::read(&mut peer, &mut received, &self.settings).await?;
+        match authentication {
+            Authentication::LoggedIn(login) => Ok(login),
+            Authentication::AwaitsFirstMessage(facts) => {
+                let credential = first_message::read(&mut peer, &mut received, &self.settings).await?;
                 peer.has_kept(&received);
-                Ok(self.entrance.log_in(&credential, &facts, &self.settings).await?)
+                Ok(self.login_service.log_in(&credential, &facts, &self.settings).await?)
             }
         }
     }
 
     /// Judges a token; returns the uid that it is for.
     pub fn judge(&self, token: &[u8]) -> Option<String> {
-        let facts = Facts::default();
-        let judging = self.entrance.log_in(token, &facts, &self.settings);
+        let facts = RequestFacts::default();
+        let judging = self.login_service.log_in(token, &facts, &self.settings);
         let identity = self.runtime.block_on(judging).ok()?.identity;
         assert!(identity.expires.is_some_and(|at| at > clock::now()), "a token that is over is taken");
         Some(identity.uid.as_str().to_owned())
@@ -164,8 +165,8 @@ impl AsyncWrite for Peer {
     }
 }
 
-impl Accepted for Peer {
-    async fn begun(&self) -> io::Result<()> {
+impl AcceptedStream for Peer {
+    async fn input_arrived(&self) -> io::Result<()> {
         Ok(())
     }
 

@@ -1,13 +1,13 @@
-//! Where connections come in: everything that happens once in a connection's life, waits, or is hostile.
+//! Brings connections in: accept, TLS handshake, HTTP upgrade, admission, login, hand-over.
 //!
-//! Runs on its own tokio runtime. A connection is one task: TLS handshake, HTTP upgrade, admission,
-//! login; then the socket leaves tokio and moves to the shard that owns its uid, as one [`Handover`]. Nothing of a
-//! message's path is here.
+//! This is the work that happens once in a connection's life, may have to wait, and meets hostile peers. It runs on a tokio
+//! runtime of its own, one task for each connection. After the login the socket leaves tokio and moves to the shard that
+//! owns its uid, as one [`Handover`]. No message of a session passes through here.
 //!
 //! ```text
 //!   listener ─accept until EAGAIN─▶ task: TLS ─▶ upgrade ─▶ login ─▶ flume ─▶ shard
 //!                                          │       │ auth    │ auth
-//!                                          └───────┴─────────┴─▶ refused: says why, ends without RST
+//!                                          └───────┴─────────┴─▶ refusal: an answer, and an end without RST
 //! ```
 
 mod accept;
@@ -18,8 +18,8 @@ mod exchange;
 #[cfg(fuzzing)]
 pub mod fuzzing;
 
+mod first_message;
 mod half_close;
-mod login;
 mod page;
 mod proxy;
 mod refusal;
@@ -37,16 +37,16 @@ use tokio::time::{Instant, sleep, sleep_until, timeout, timeout_at};
 use tracing::{debug, error};
 
 pub(crate) use accept::Shortages;
-pub(crate) use admission::Gate;
-pub(crate) use auth::{Authenticator, Entrance};
+pub(crate) use admission::AdmissionControl;
+pub(crate) use auth::{Authenticator, LoginService};
 pub use certificate::CertificateError;
 pub(crate) use certificate::{Certificate, CertificateFiles};
 
 use refusal::Refusal;
 pub(crate) use refusal::Refusals;
-pub use refusal::{Reason, Told};
+pub use refusal::{Reason, RefusalAnswer};
 
-use self::auth::{Admitted, Facts, Identity, Login};
+use self::auth::{Authentication, Identity, Login, RequestFacts};
 use self::upgrade::Upgraded;
 use crate::config::GatewaySettings;
 use crate::descriptors::Reserve;
@@ -59,13 +59,13 @@ use crate::shard::{Handover, Permit, Stream};
 use crate::vital::Vital;
 use crate::watched_files::{Stamps, WatchedFiles};
 
-/// How long a connection that has said nothing is waited for when the node drains.
-const SILENCE: Duration = Duration::from_millis(100);
+/// How long a connection that has sent nothing may still send its request after a drain has begun.
+const SILENT_PEER_GRACE: Duration = Duration::from_millis(100);
 
-/// The way into one shard.
+/// Sends hand-overs to one shard, and wakes it.
 #[derive(Clone)]
-pub(crate) struct Door {
-    /// Logged-in connections; bounded, so that a storm waits here and not in the shard.
+pub(crate) struct HandoverSender {
+    /// Queue of connections that have logged in. It is bounded: in a storm of logins the gateway waits, not the shard.
     pub(crate) handovers: flume::Sender<Handover<Stream>>,
     pub(crate) waker: ShardWaker,
 }
@@ -73,59 +73,59 @@ pub(crate) struct Door {
 /// What every connection's task needs.
 pub(crate) struct Gateway {
     pub(crate) settings: watch::Receiver<Arc<GatewaySettings>>,
-    pub(crate) doors: Vec<Door>,
-    /// When the drain will be over; nothing as long as the node does not drain.
+    pub(crate) handover_senders: Vec<HandoverSender>,
+    /// End of the drain; `None` while the node doesn't drain.
     pub(crate) drain_by: watch::Receiver<Option<Instant>>,
-    pub(crate) gate: Arc<Gate>,
-    /// Finds out who connects.
-    pub(crate) entrance: Entrance,
-    /// What was refused, by reason.
+    pub(crate) admission_control: Arc<AdmissionControl>,
+    /// Authenticates clients.
+    pub(crate) login_service: LoginService,
+    /// Counts refusals by reason.
     pub(crate) refusals: Refusals,
-    /// Listeners that can't accept now.
+    /// Counts listeners that can't accept now.
     pub(crate) shortages: Shortages,
-    /// Descriptors that are control's, and must not be taken while they are lent.
+    /// Descriptors reserved for control: the gateway must not take one while control borrows it.
     pub(crate) reserve: Reserve,
     /// Bounds the connections that are not logged in yet.
     pub(crate) handshakes: Arc<Semaphore>,
-    /// What TLS handshakes are made by, newest first seen; nothing where TCP listeners speak plainly.
+    /// Configuration of TLS handshakes, the newest; `None` where TCP listeners have no TLS.
     pub(crate) tls: Option<watch::Receiver<Arc<rustls::ServerConfig>>>,
-    /// Watches over the tasks that it can't do without.
+    /// Ends the process when one of the tasks started through it panics.
     pub(crate) vital: Vital,
 }
 
-/// A connection just accepted: what it holds of the node's bounds, and until when it must be upgraded.
-struct Arrival {
-    who: Who,
+/// A connection between its accept and its login.
+struct Handshake {
+    client: Client,
     settings: Arc<GatewaySettings>,
-    /// The end of its time for everything before the login.
-    until: Instant,
-    /// Its place among those that are not logged in.
-    _place: OwnedSemaphorePermit,
-    /// Kept to tell that it is under way.
-    _under_way: mpsc::Sender<()>,
+    /// When everything before the login must be done.
+    deadline: Instant,
+    /// Counts it among the connections that have not logged in.
+    _handshake_permit: OwnedSemaphorePermit,
+    /// Keeps the gateway waiting for this connection at a drain, until dropped.
+    _in_progress: mpsc::Sender<()>,
 }
 
-/// Who is connected, as far as it is known, and what that holds of the node.
+/// The connected client: its address, as far as it is known, and its place on the node.
 #[derive(Default)]
-struct Who {
-    /// The peer's address, or the client's by the word of a trusted proxy; nothing for a Unix socket.
+struct Client {
+    /// The peer's address, or the client's as a trusted proxy states it; `None` for a Unix socket.
     peer: Option<Peer>,
-    /// Its place on the node, if there was one.
+    /// Stands for one of the node's `connections_max` places; `None` if the node is full.
     permit: Option<Permit>,
 }
 
-/// A stream as tokio has it, before it moves to a shard.
-pub(crate) trait Accepted: AsyncRead + AsyncWrite + Unpin + Send + 'static {
-    /// Waits until the peer has sent something, or has gone; takes nothing.
-    fn begun(&self) -> impl Future<Output = std::io::Result<()>> + Send;
+/// A stream in tokio, before it moves to a shard.
+pub(crate) trait AcceptedStream: AsyncRead + AsyncWrite + Unpin + Send + 'static {
+    /// Waits until the peer has sent something or has ended the connection; consumes no input.
+    fn input_arrived(&self) -> impl Future<Output = std::io::Result<()>> + Send;
 
     /// Takes the stream out of tokio's poller.
     fn into_stream(self) -> std::io::Result<Stream>;
 }
 
-impl Accepted for tokio::net::TcpStream {
-    async fn begun(&self) -> std::io::Result<()> {
-        // Not `readable`, which may say so before anything has come.
+impl AcceptedStream for tokio::net::TcpStream {
+    async fn input_arrived(&self) -> std::io::Result<()> {
+        // `readable` could return before anything has arrived.
         self.peek(&mut [0]).await.map(|_| ())
     }
 
@@ -134,9 +134,9 @@ impl Accepted for tokio::net::TcpStream {
     }
 }
 
-impl Accepted for tokio::net::UnixStream {
-    async fn begun(&self) -> std::io::Result<()> {
-        // Can't be peeked at: a silent local client may hold a drain up for its handshake time-out.
+impl AcceptedStream for tokio::net::UnixStream {
+    async fn input_arrived(&self) -> std::io::Result<()> {
+        // A Unix socket has no `peek`: a silent local client may delay a drain by its handshake time-out.
         self.readable().await
     }
 
@@ -146,20 +146,19 @@ impl Accepted for tokio::net::UnixStream {
 }
 
 impl Gateway {
-    /// Accepts on all listeners until the node drains, then waits for the logins under way.
+    /// Accepts on all listeners until the node drains, then waits for the connections that have not logged in.
     ///
-    /// A login under way at the drain is refused at its next step; what is left of them when the drain is over
-    /// ends with the runtime.
+    /// Such a connection is refused at its next step. Those that are left at the end of the drain end with the runtime.
     pub(crate) async fn run(self, listeners: Vec<Listener>) {
         let gateway = Arc::new(self);
-        let (under_way, mut all_done) = mpsc::channel::<()>(1);
+        let (in_progress, mut all_done) = mpsc::channel::<()>(1);
         for listener in listeners {
-            let accepting = Arc::clone(&gateway).accept(listener, under_way.clone());
-            // Accepting comes ahead of everything else: tokio would have it yield while the backlog overflows.
+            let accepting = Arc::clone(&gateway).accept(listener, in_progress.clone());
+            // Unconstrained: tokio's budget would make the task yield while the backlog overflows.
             tokio::spawn(tokio::task::unconstrained(gateway.vital.task("listener", accepting)));
         }
-        drop(under_way);
-        if gateway.entrance.authenticator.has_keys() {
+        drop(in_progress);
+        if gateway.login_service.authenticator.has_keys() {
             tokio::spawn(gateway.vital.task("keys of tokens", Arc::clone(&gateway).keep_keys()));
         }
         tokio::select! {
@@ -169,82 +168,89 @@ impl Gateway {
         }
     }
 
-    /// Waits until the node drains; returns when that will be over.
+    /// Waits until the node drains; returns the end of the drain.
     async fn drain(&self) -> Instant {
         let mut drain_by = self.drain_by.clone();
         let begun = drain_by.wait_for(Option::is_some).await.ok().and_then(|by| *by);
         match begun {
             Some(by) => by,
-            // Nobody is left who could ask for it: the node goes on for ever.
+            // The sender is gone, so no drain will ever begin.
             None => pending().await,
         }
     }
 
-    /// Waits until the node drains, and a moment longer: of a connection that was only just accepted nothing has been
-    /// seen yet, and closing it with a request unread would reset it.
-    async fn drain_of_the_silent(&self) {
+    /// Waits until the node drains, and [`SILENT_PEER_GRACE`] longer.
+    ///
+    /// The request of a connection that was just accepted may not have been read yet, and closing the socket with unread
+    /// input would reset the connection.
+    async fn drain_of_silent_peers(&self) {
         self.drain().await;
-        sleep(SILENCE).await;
+        sleep(SILENT_PEER_GRACE).await;
     }
 
-    /// The life of a connection up to its hand-over, or its refusal.
-    async fn welcome(self: Arc<Self>, connection: Connection, mut arrival: Arrival) {
+    /// Serves a connection up to its hand-over or its refusal, and counts a refusal.
+    async fn serve(self: Arc<Self>, connection: Connection, mut handshake: Handshake) {
         let outcome = match connection {
-            Connection::Tcp(stream, _) => self.welcome_tcp(stream, &mut arrival).await,
-            Connection::Unix(stream) => self.welcome_unix(stream, &mut arrival).await,
+            Connection::Tcp(stream, _) => self.serve_tcp(stream, &mut handshake).await,
+            Connection::Unix(stream) => self.serve_unix(stream, &mut handshake).await,
         };
         let Err(refusal) = outcome else { return };
         if let Some(reason) = refusal.reason() {
             self.refusals.add(reason);
-            let peer = arrival.who.peer.map(tracing::field::display);
+            let peer = handshake.client.peer.map(tracing::field::display);
             debug!(peer, reason = reason.name(), error = %refusal, "connection refused");
         }
     }
 
-    async fn welcome_unix(&self, mut stream: tokio::net::UnixStream, arrival: &mut Arrival) -> Result<(), Refusal> {
-        self.identify(&mut stream, arrival).await?;
-        self.log_in(stream, arrival).await
+    async fn serve_unix(&self, mut stream: tokio::net::UnixStream, handshake: &mut Handshake) -> Result<(), Refusal> {
+        self.read_proxy_header(&mut stream, handshake).await?;
+        self.log_in(stream, handshake).await
     }
 
-    async fn welcome_tcp(&self, mut stream: tokio::net::TcpStream, arrival: &mut Arrival) -> Result<(), Refusal> {
-        self.identify(&mut stream, arrival).await?;
+    async fn serve_tcp(&self, mut stream: tokio::net::TcpStream, handshake: &mut Handshake) -> Result<(), Refusal> {
+        self.read_proxy_header(&mut stream, handshake).await?;
         match &self.tls {
-            // Boxed: connections without TLS would all carry the memory for it.
-            Some(tls) => Box::pin(self.welcome_tls(stream, tls, arrival)).await,
-            None => self.log_in(stream, arrival).await,
+            // Boxed: otherwise the task of a connection without TLS would be as large as one with TLS.
+            Some(tls) => Box::pin(self.serve_tls(stream, tls, handshake)).await,
+            None => self.log_in(stream, handshake).await,
         }
     }
 
-    async fn welcome_tls(
+    async fn serve_tls(
         &self,
         stream: tokio::net::TcpStream,
         tls: &watch::Receiver<Arc<rustls::ServerConfig>>,
-        arrival: &mut Arrival,
+        handshake: &mut Handshake,
     ) -> Result<(), Refusal> {
         let config = Arc::clone(&tls.borrow());
-        let close_timeout = arrival.settings.close_timeout;
-        let stream = tls::handshake(stream, config, arrival.until, close_timeout, self.drain_of_the_silent()).await?;
-        self.log_in(stream, arrival).await
+        let close_timeout = handshake.settings.close_timeout;
+        let stream =
+            tls::handshake(stream, config, handshake.deadline, close_timeout, self.drain_of_silent_peers()).await?;
+        self.log_in(stream, handshake).await
     }
 
-    /// Learns from a trusted proxy who is connected, where connections begin with that.
-    async fn identify<S: Accepted>(&self, stream: &mut S, arrival: &mut Arrival) -> Result<(), Refusal> {
-        let (admission, peer) = (&arrival.settings.admission, arrival.who.peer);
+    /// Reads the client's address from the PROXY header, if the setting is on and the peer is a trusted proxy.
+    async fn read_proxy_header<S: AcceptedStream>(
+        &self,
+        stream: &mut S,
+        handshake: &mut Handshake,
+    ) -> Result<(), Refusal> {
+        let (admission, peer) = (&handshake.settings.admission, handshake.client.peer);
         if !admission.proxy_protocol || !admission.trusts(peer.map(Peer::address)) {
             return Ok(());
         }
         let header = tokio::select! {
             biased;
-            header = timeout_at(arrival.until, proxy::read_header(stream)) => header,
-            () = self.drain_of_the_silent() => return Err(Refusal::Http(Reason::Draining)),
+            header = timeout_at(handshake.deadline, proxy::read_header(stream)) => header,
+            () = self.drain_of_silent_peers() => return Err(Refusal::Http(Reason::Draining)),
         };
         match header {
             Ok(Ok(client)) => {
-                arrival.who.peer = client.or(peer);
+                handshake.client.peer = client.or(peer);
                 Ok(())
             }
             Ok(Err(proxy::Bad::Header)) => {
-                timeout(arrival.settings.close_timeout, refusal::answer(stream, Reason::ProxyHeader)).await.ok();
+                timeout(handshake.settings.close_timeout, refusal::answer(stream, Reason::ProxyHeader)).await.ok();
                 Err(Refusal::Http(Reason::ProxyHeader))
             }
             Ok(Err(proxy::Bad::Lost(error))) => Err(Refusal::Lost(error)),
@@ -252,46 +258,48 @@ impl Gateway {
         }
     }
 
-    async fn log_in<S: Accepted>(&self, stream: S, arrival: &mut Arrival) -> Result<(), Refusal> {
-        let settings = &arrival.settings;
-        let rules = upgrade::Rules {
+    async fn log_in<S: AcceptedStream>(&self, stream: S, handshake: &mut Handshake) -> Result<(), Refusal> {
+        let settings = &handshake.settings;
+        let context = upgrade::UpgradeContext {
             settings: Arc::clone(settings),
-            until: arrival.until,
-            gate: Arc::clone(&self.gate),
+            deadline: handshake.deadline,
+            admission_control: Arc::clone(&self.admission_control),
             drain_by: self.drain_by.clone(),
-            entrance: self.entrance.clone(),
+            login_service: self.login_service.clone(),
         };
-        let Upgraded { mut stream, mut received, protocol, admitted } =
-            upgrade::upgrade(stream, &rules, &mut arrival.who, self.drain_of_the_silent()).await?;
-        let login = match admitted {
-            Admitted::LoggedIn(login) => Ok(login),
-            Admitted::Stranger(_) if protocol.login() == protocol::Login::Anonymous => Ok(self.entrance.let_in()?),
-            Admitted::Stranger(facts) => tokio::select! {
+        let Upgraded { mut stream, mut received, protocol, authentication } =
+            upgrade::upgrade(stream, &context, &mut handshake.client, self.drain_of_silent_peers()).await?;
+        let login = match authentication {
+            Authentication::LoggedIn(login) => Ok(login),
+            Authentication::AwaitsFirstMessage(_) if protocol.login() == protocol::Login::Anonymous => {
+                Ok(self.login_service.log_in_anonymously()?)
+            }
+            Authentication::AwaitsFirstMessage(facts) => tokio::select! {
                 biased;
-                login = first_message(&mut stream, &mut received, &self.entrance, &facts, settings) => login,
+                login = read_login(&mut stream, &mut received, &self.login_service, &facts, settings) => login,
                 _ = self.drain() => Err(Refusal::Draining),
             },
         };
-        let permit = arrival.who.permit.take();
+        let permit = handshake.client.permit.take();
         let (Login { identity: Identity { uid, rights, expires }, number: login }, permit) = match (login, permit) {
             (Ok(login), Some(permit)) => (login, permit),
             (Err(refusal), _) => {
                 refusal::say(&mut stream, &refusal, protocol, settings.close_timeout).await;
                 return Err(refusal);
             }
-            // Refused over HTTP already.
+            // A full node has refused the upgrade already.
             (Ok(_), None) => return Err(Refusal::Http(Reason::Full)),
         };
-        let door = &self.doors[router::shard_of(uid.hash(), self.doors.len())];
+        let sender = &self.handover_senders[router::shard_of(uid.hash(), self.handover_senders.len())];
         let socket = stream.into_stream().map_err(Refusal::Lost)?;
-        let peer = arrival.who.peer;
+        let peer = handshake.client.peer;
         let handover = Handover { socket, unread: received, uid, protocol, rights, expires, login, peer, permit };
-        // Fails only when the shard has drained; the connection ends with it then.
-        door.handovers.send_async(handover).await.map_err(|_| Refusal::Draining)?;
-        door.waker.raise_external_work();
-        // In a storm the other logins that are ready go first, and the shard is woken once for all of them.
+        // Fails only when the shard has drained. The hand-over is dropped then, which closes the connection.
+        sender.handovers.send_async(handover).await.map_err(|_| Refusal::Draining)?;
+        sender.waker.raise_external_work();
+        // In a storm of logins, others that are ready run first, and one wake of the shard serves all of them.
         yield_now().await;
-        door.waker.wake_if_unseen();
+        sender.waker.wake_if_unseen();
         Ok(())
     }
 
@@ -312,10 +320,10 @@ impl Gateway {
                 () = watched.next_look() => {}
             }
             let (authenticator, now) =
-                (Arc::clone(&self.entrance.authenticator), Arc::clone(&settings.borrow_and_update()));
+                (Arc::clone(&self.login_service.authenticator), Arc::clone(&settings.borrow_and_update()));
             let paths = now.auth.key_paths();
             match watched.look(paths, move || authenticator.reread_keys(&now.auth)).await {
-                Ok(Some(Some(changed))) => self.entrance.authenticator.take_keys(changed),
+                Ok(Some(Some(changed))) => self.login_service.authenticator.take_keys(changed),
                 Ok(_) => {}
                 Err(error) => error!(error = %error, "keys of tokens not changed, the old ones stay"),
             }
@@ -323,14 +331,14 @@ impl Gateway {
     }
 }
 
-/// Logs a connection in by its first message.
-async fn first_message<S: Accepted>(
+/// Reads the first message, and logs the connection in by it.
+async fn read_login<S: AcceptedStream>(
     stream: &mut S,
     received: &mut Vec<u8>,
-    entrance: &Entrance,
-    facts: &Facts,
+    login_service: &LoginService,
+    facts: &RequestFacts,
     settings: &GatewaySettings,
 ) -> Result<Login, Refusal> {
-    let credential = login::read(stream, received, settings).await?;
-    Ok(entrance.log_in(&credential, facts, settings).await?)
+    let credential = first_message::read(stream, received, settings).await?;
+    Ok(login_service.log_in(&credential, facts, settings).await?)
 }

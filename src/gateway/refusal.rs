@@ -1,4 +1,4 @@
-//! Why a connection did not become a session: one table of reasons, how each is told, and how often it was.
+//! Why a connection did not become a session: one table of reasons, with the answer and the count of each.
 //!
 //! Never in silence, never by RST: a status and a line over HTTP before the upgrade, a close code and a reason after
 //! it. Whatever ends a connection here is a [`Refusal`], which has one [`Reason`], counted once. The gateway's threads
@@ -22,10 +22,10 @@ use crate::uid::UidError;
 /// Bytes that are read and thrown away while a refused peer takes note.
 const DISCARD_BYTES_MAX: usize = 4 << 20;
 
-/// How a peer is told that it is refused.
+/// How a refused peer is answered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
-pub enum Told {
+pub enum RefusalAnswer {
     /// Over HTTP, by this status.
     Http(u16),
     /// By a close frame with this code; see [`close::ALL`].
@@ -33,13 +33,13 @@ pub enum Told {
     /// Over HTTP by this status if the credential came with the upgrade; else by an `error: ` and a close frame with
     /// this code.
     Credential(u16, u16),
-    /// Not by pombo: it has gone, or the lower layer says it.
-    Not,
+    /// Not at all: the peer has gone, or TLS has sent an alert.
+    None,
 }
 
-/// Makes the enum and its table of one row each: `Variant, "name", told, "text";` with the variant's docs.
+/// Makes the enum and its table of one row each: `Variant, "name", answer, "text";` with the variant's docs.
 macro_rules! reasons {
-    ($($(#[$docs:meta])* $reason:ident, $name:literal, $told:expr, $text:literal;)*) => {
+    ($($(#[$docs:meta])* $reason:ident, $name:literal, $answer:expr, $text:literal;)*) => {
         /// Why a connection was refused before it was a session; each refusal has exactly one.
         #[derive(Clone, Copy, Debug, PartialEq, Eq)]
         #[non_exhaustive]
@@ -48,7 +48,7 @@ macro_rules! reasons {
         }
 
         impl Reason {
-            /// Every reason, in the order in which they are told; `docs/protocol.md` has the same.
+            /// Every reason, in the order of the tables in `docs/protocol.md`.
             pub const ALL: &[Self] = &[$(Self::$reason),*];
 
             /// Returns the stable name that it is counted under.
@@ -56,9 +56,9 @@ macro_rules! reasons {
                 match self { $(Self::$reason => $name,)* }
             }
 
-            /// Returns how the peer is told.
-            pub const fn told(self) -> Told {
-                match self { $(Self::$reason => $told,)* }
+            /// Returns how the peer is answered.
+            pub const fn answer(self) -> RefusalAnswer {
+                match self { $(Self::$reason => $answer,)* }
             }
 
             /// Returns what the peer is told: what was wrong, and what was expected. After the upgrade it may be told
@@ -72,113 +72,113 @@ macro_rules! reasons {
 
 reasons! {
     /// The bytes are no HTTP request.
-    NotHttp, "not_http", Told::Http(400), "request is not HTTP";
+    NotHttp, "not_http", RefusalAnswer::Http(400), "request is not HTTP";
     /// The request's head has too many bytes or lines.
-    HeadTooLarge, "head_too_large", Told::Http(431), "request head has over 16 KiB or 64 lines";
+    HeadTooLarge, "head_too_large", RefusalAnswer::Http(431), "request head has over 16 KiB or 64 lines";
     /// The time for the handshake was over before the request was.
-    HandshakeTimeout, "handshake_timeout", Told::Http(408), "request not finished in time";
+    HandshakeTimeout, "handshake_timeout", RefusalAnswer::Http(408), "request not finished in time";
     /// The request came without TLS, where TLS is spoken.
-    PlainHttp, "plain_http", Told::Http(400), "this port speaks TLS, expected https:// or wss://";
+    PlainHttp, "plain_http", RefusalAnswer::Http(400), "this port speaks TLS, expected https:// or wss://";
     /// A trusted proxy did not begin with a PROXY header, or with a malformed one.
-    ProxyHeader, "proxy_header", Told::Http(400), "expected a PROXY protocol header, version 1 or 2";
+    ProxyHeader, "proxy_header", RefusalAnswer::Http(400), "expected a PROXY protocol header, version 1 or 2";
     /// The request has a body, or says how one would be sent.
-    Body, "body", Told::Http(400), "request has a body, expected none";
+    Body, "body", RefusalAnswer::Http(400), "request has a body, expected none";
     /// `Connection` is missing, or something else.
-    ConnectionHeader, "connection_header", Told::Http(400), "expected Connection: Upgrade";
+    ConnectionHeader, "connection_header", RefusalAnswer::Http(400), "expected Connection: Upgrade";
     /// `Upgrade` is missing, or something else.
-    UpgradeHeader, "upgrade_header", Told::Http(400), "expected Upgrade: websocket";
+    UpgradeHeader, "upgrade_header", RefusalAnswer::Http(400), "expected Upgrade: websocket";
     /// `Sec-WebSocket-Key` is missing or doubled.
-    KeyHeader, "key_header", Told::Http(400), "expected one Sec-WebSocket-Key header";
+    KeyHeader, "key_header", RefusalAnswer::Http(400), "expected one Sec-WebSocket-Key header";
     /// `Sec-WebSocket-Key` is malformed.
-    KeyMalformed, "key_malformed", Told::Http(400), "Sec-WebSocket-Key is malformed, expected 16 bytes in base64";
+    KeyMalformed, "key_malformed", RefusalAnswer::Http(400), "Sec-WebSocket-Key is malformed, expected 16 bytes in base64";
     /// `Sec-WebSocket-Version` is missing or doubled.
-    VersionHeader, "version_header", Told::Http(400), "expected one Sec-WebSocket-Version header";
+    VersionHeader, "version_header", RefusalAnswer::Http(400), "expected one Sec-WebSocket-Version header";
     /// `Sec-WebSocket-Version` is not 13.
-    Version, "version", Told::Http(426), "expected Sec-WebSocket-Version: 13";
+    Version, "version", RefusalAnswer::Http(426), "expected Sec-WebSocket-Version: 13";
     /// `Host` is missing, doubled, or no host.
-    HostHeader, "host_header", Told::Http(400), "expected one Host header, with a host and perhaps a port";
+    HostHeader, "host_header", RefusalAnswer::Http(400), "expected one Host header, with a host and perhaps a port";
     /// The request is HTTP/1.0.
-    HttpVersion, "http_version", Told::Http(400), "expected HTTP/1.1 for a WebSocket upgrade";
+    HttpVersion, "http_version", RefusalAnswer::Http(400), "expected HTTP/1.1 for a WebSocket upgrade";
     /// The method is not GET, and an upgrade is asked for.
-    Method, "method", Told::Http(405), "expected GET for a WebSocket upgrade";
+    Method, "method", RefusalAnswer::Http(405), "expected GET for a WebSocket upgrade";
     /// The path is not on the list.
-    Path, "path", Told::Http(404), "this path is not upgraded, see the setting paths";
+    Path, "path", RefusalAnswer::Http(404), "this path is not upgraded, see the setting paths";
     /// `Origin` is doubled.
-    OriginHeader, "origin_header", Told::Http(400), "expected at most one Origin header";
+    OriginHeader, "origin_header", RefusalAnswer::Http(400), "expected at most one Origin header";
     /// The page's origin is not one of those that may connect.
-    Origin, "origin", Told::Http(403), "pages of this origin may not connect, see the setting origins";
+    Origin, "origin", RefusalAnswer::Http(403), "pages of this origin may not connect, see the setting origins";
     /// The method is not GET or HEAD, and no upgrade is asked for.
-    PageMethod, "page_method", Told::Http(405), "expected GET";
+    PageMethod, "page_method", RefusalAnswer::Http(405), "expected GET";
     /// The page is elsewhere.
-    PagePath, "page_path", Told::Http(404), "there is a page at / only";
+    PagePath, "page_path", RefusalAnswer::Http(404), "there is a page at / only";
     /// There is no page.
-    PageOff, "page_off", Told::Http(426), "expected a WebSocket upgrade";
+    PageOff, "page_off", RefusalAnswer::Http(426), "expected a WebSocket upgrade";
     /// The node has its most connections.
-    Full, "full", Told::Http(503), "server is full, connect again later";
+    Full, "full", RefusalAnswer::Http(503), "server is full, connect again later";
     /// The address has its most sessions.
-    AddressFull, "address_full", Told::Http(429), "too many sessions from this address";
+    AddressFull, "address_full", RefusalAnswer::Http(429), "too many sessions from this address";
     /// The address has its most logins of a minute.
-    AddressRate, "address_rate", Told::Http(429), "too many logins from this address, connect again later";
+    AddressRate, "address_rate", RefusalAnswer::Http(429), "too many logins from this address, connect again later";
     /// The node has its most logins of a second, and as many wait as may.
-    Busy, "busy", Told::Http(503), "server is busy, connect again later";
+    Busy, "busy", RefusalAnswer::Http(503), "server is busy, connect again later";
     /// The node drains, and the connection was not upgraded.
-    Draining, "draining", Told::Http(503), "server is going away, connect again";
+    Draining, "draining", RefusalAnswer::Http(503), "server is going away, connect again";
     /// The node drains, and the connection was not logged in.
-    DrainingLogin, "draining_login", Told::Close(close::GOING_AWAY), "server is going away";
+    DrainingLogin, "draining_login", RefusalAnswer::Close(close::GOING_AWAY), "server is going away";
     /// A frame before the login breaks the protocol.
-    LoginProtocol, "login_protocol", Told::Close(close::PROTOCOL_ERROR), "websocket protocol broken";
+    LoginProtocol, "login_protocol", RefusalAnswer::Close(close::PROTOCOL_ERROR), "websocket protocol broken";
     /// The login is text that is not UTF-8.
-    LoginNotUtf8, "login_not_utf8", Told::Close(close::NOT_UTF8), "text message is not valid utf-8";
+    LoginNotUtf8, "login_not_utf8", RefusalAnswer::Close(close::NOT_UTF8), "text message is not valid utf-8";
     /// The login message is too long.
-    LoginTooBig, "login_too_big", Told::Close(close::TOO_BIG), "message too large";
+    LoginTooBig, "login_too_big", RefusalAnswer::Close(close::TOO_BIG), "message too large";
     /// The uid can't be taken.
-    Uid, "uid", Told::Close(close::POLICY), "uid can't be taken";
+    Uid, "uid", RefusalAnswer::Close(close::POLICY), "uid can't be taken";
     /// No login came in time.
-    LoginTimeout, "login_timeout", Told::Close(close::POLICY), "no login in time";
+    LoginTimeout, "login_timeout", RefusalAnswer::Close(close::POLICY), "no login in time";
     /// There is no credential where one may stand, and none can follow.
-    CredentialMissing, "credential_missing", Told::Credential(401, close::UNAUTHORIZED),
+    CredentialMissing, "credential_missing", RefusalAnswer::Credential(401, close::UNAUTHORIZED),
         "no credential, expected one where the setting auth_sources says";
     /// There are several, which may say different things.
-    CredentialsSeveral, "credentials_several", Told::Credential(400, close::UNAUTHORIZED),
+    CredentialsSeveral, "credentials_several", RefusalAnswer::Credential(400, close::UNAUTHORIZED),
         "several credentials, expected one";
     /// It is no JWS, in its compact form, of a kind that can be checked.
-    TokenMalformed, "token_malformed", Told::Credential(401, close::UNAUTHORIZED),
+    TokenMalformed, "token_malformed", RefusalAnswer::Credential(401, close::UNAUTHORIZED),
         "token is malformed, expected a signed JWT";
     /// It has a `crit` header: whoever made it asks for an extension, and none is known here.
-    TokenCritical, "token_critical", Told::Credential(401, close::UNAUTHORIZED),
+    TokenCritical, "token_critical", RefusalAnswer::Credential(401, close::UNAUTHORIZED),
         "token has a crit header, expected none";
     /// No key of this node has signed it, by the one algorithm that the key is for.
-    TokenSignature, "token_signature", Told::Credential(401, close::UNAUTHORIZED),
+    TokenSignature, "token_signature", RefusalAnswer::Credential(401, close::UNAUTHORIZED),
         "token is not signed with a key of this server";
     /// Its time is over.
-    CredentialExpired, "credential_expired", Told::Credential(401, close::EXPIRED), "credential has expired";
+    CredentialExpired, "credential_expired", RefusalAnswer::Credential(401, close::EXPIRED), "credential has expired";
     /// It is for ever, or its end can't be read.
-    TokenEndless, "token_endless", Told::Credential(401, close::UNAUTHORIZED),
+    TokenEndless, "token_endless", RefusalAnswer::Credential(401, close::UNAUTHORIZED),
         "token has no time in exp, expected one";
     /// Its time has not come.
-    TokenEarly, "token_early", Told::Credential(401, close::UNAUTHORIZED), "token is not valid yet, see its nbf";
+    TokenEarly, "token_early", RefusalAnswer::Credential(401, close::UNAUTHORIZED), "token is not valid yet, see its nbf";
     /// Somebody else issued it.
-    TokenIssuer, "token_issuer", Told::Credential(401, close::UNAUTHORIZED), "token has another iss than expected";
+    TokenIssuer, "token_issuer", RefusalAnswer::Credential(401, close::UNAUTHORIZED), "token has another iss than expected";
     /// It is meant for somebody else.
-    TokenAudience, "token_audience", Told::Credential(401, close::UNAUTHORIZED),
+    TokenAudience, "token_audience", RefusalAnswer::Credential(401, close::UNAUTHORIZED),
         "token has another aud than expected";
     /// Its subject can't log in.
-    TokenSubject, "token_subject", Told::Credential(401, close::UNAUTHORIZED),
+    TokenSubject, "token_subject", RefusalAnswer::Credential(401, close::UNAUTHORIZED),
         "token has a sub that can't be a uid";
     /// What its bearer may do can't be read.
-    TokenRights, "token_rights", Told::Credential(401, close::UNAUTHORIZED),
+    TokenRights, "token_rights", RefusalAnswer::Credential(401, close::UNAUTHORIZED),
         "token has a claim of rights that is no list of words";
     /// The service that authenticates says no.
-    AuthRefused, "auth_refused", Told::Credential(401, close::UNAUTHORIZED), "credential is refused";
+    AuthRefused, "auth_refused", RefusalAnswer::Credential(401, close::UNAUTHORIZED), "credential is refused";
     /// The service that authenticates can't be asked, or its answer can't be read.
-    AuthUnavailable, "auth_unavailable", Told::Credential(503, close::TRY_AGAIN_LATER),
+    AuthUnavailable, "auth_unavailable", RefusalAnswer::Credential(503, close::TRY_AGAIN_LATER),
         "authentication is not available, try again later";
     /// The peer ended the connection before its login.
-    Left, "left", Told::Not, "closed by the peer before its login";
+    Left, "left", RefusalAnswer::None, "closed by the peer before its login";
     /// The TLS handshake failed; an alert said why.
-    Tls, "tls", Told::Not, "tls handshake failed";
+    Tls, "tls", RefusalAnswer::None, "tls handshake failed";
     /// The connection was lost before its login.
-    Lost, "lost", Told::Not, "connection lost before its login";
+    Lost, "lost", RefusalAnswer::None, "connection lost before its login";
 }
 
 /// How often each reason was; shared by the gateway's threads and the handle.
@@ -209,13 +209,13 @@ pub(crate) enum Refusal {
     /// Asked for no upgrade and got its answer, the page: nothing was refused.
     #[error("answered over http")]
     Answered,
-    /// Told over HTTP already.
+    /// RefusalAnswer over HTTP already.
     #[error("{}", .0.text())]
     Http(Reason),
     /// Found by hyper.
     #[error("{text}: {1}", text = .0.text())]
     Hyper(Reason, hyper::Error),
-    /// Told by an alert.
+    /// RefusalAnswer by an alert.
     #[error("tls handshake failed: {0}")]
     Tls(io::Error),
     #[error("login frame breaks the protocol: {0}")]
@@ -303,7 +303,7 @@ pub(crate) async fn say<S: AsyncRead + AsyncWrite + Unpin>(
             close(&mut last_words, close::POLICY, &fault.to_string());
         }
         Refusal::Denied(reason) => {
-            let Told::Credential(_, code) = reason.told() else { return };
+            let RefusalAnswer::Credential(_, code) = reason.answer() else { return };
             error(&mut last_words, reason.text());
             close(&mut last_words, code, reason.text());
         }
@@ -323,9 +323,9 @@ pub(crate) async fn say<S: AsyncRead + AsyncWrite + Unpin>(
 
 /// Answers over HTTP where hyper has no request to answer, and ends the stream. The caller bounds the time.
 ///
-/// A reason that is not told over HTTP is not answered, and the stream ends all the same.
+/// A reason without an HTTP status is not answered; the stream still ends.
 pub(crate) async fn answer<S: AsyncRead + AsyncWrite + Unpin>(stream: &mut S, reason: Reason) -> io::Result<()> {
-    let Told::Http(status) = reason.told() else { return end(stream).await };
+    let RefusalAnswer::Http(status) = reason.answer() else { return end(stream).await };
     let phrase = StatusCode::from_u16(status).ok().and_then(|status| status.canonical_reason()).unwrap_or_default();
     let text = reason.text();
     let head = format!(
@@ -359,7 +359,7 @@ mod tests {
     #[test]
     fn close_codes_are_known() {
         for reason in Reason::ALL {
-            if let Told::Close(code) | Told::Credential(_, code) = reason.told() {
+            if let RefusalAnswer::Close(code) | RefusalAnswer::Credential(_, code) = reason.answer() {
                 assert!(close::meaning(code).is_some(), "{reason:?}");
             }
         }

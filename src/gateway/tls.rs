@@ -11,7 +11,7 @@ use tokio::time::{Instant, timeout, timeout_at};
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 
-use super::Accepted;
+use super::AcceptedStream;
 use super::refusal::{self, Reason, Refusal};
 use crate::shard::{Stream, Tls};
 
@@ -22,7 +22,7 @@ use crate::shard::{Stream, Tls};
 pub(super) async fn handshake(
     mut stream: TcpStream,
     config: Arc<ServerConfig>,
-    until: Instant,
+    deadline: Instant,
     close_timeout: Duration,
     draining: impl Future,
 ) -> Result<TlsStream<TcpStream>, Refusal> {
@@ -38,14 +38,14 @@ pub(super) async fn handshake(
             _ = draining => Err(Refusal::Http(Reason::Draining)),
         }
     };
-    let first = timeout_at(until, first_byte).await.map_err(|_| Refusal::Http(Reason::HandshakeTimeout))??;
+    let first = timeout_at(deadline, first_byte).await.map_err(|_| Refusal::Http(Reason::HandshakeTimeout))??;
     // No TLS record begins like a method of HTTP: an alert would be no answer.
     if first.is_ascii_uppercase() {
         timeout(close_timeout, refusal::answer(&mut stream, Reason::PlainHttp)).await.ok();
         return Err(Refusal::Http(Reason::PlainHttp));
     }
     let accepted = TlsAcceptor::from(config).accept(stream).into_fallible();
-    match timeout_at(until, accepted).await {
+    match timeout_at(deadline, accepted).await {
         Ok(Ok(stream)) => Ok(stream),
         Ok(Err((error, mut stream))) => {
             // The alert has been sent; it is to arrive.
@@ -56,11 +56,11 @@ pub(super) async fn handshake(
     }
 }
 
-impl Accepted for TlsStream<TcpStream> {
-    async fn begun(&self) -> io::Result<()> {
+impl AcceptedStream for TlsStream<TcpStream> {
+    async fn input_arrived(&self) -> io::Result<()> {
         let (stream, connection) = self.get_ref();
         // What came along with the end of the handshake is with rustls already, which then has enough to read.
-        if connection.wants_read() { stream.begun().await } else { Ok(()) }
+        if connection.wants_read() { stream.input_arrived().await } else { Ok(()) }
     }
 
     fn into_stream(self) -> io::Result<Stream> {

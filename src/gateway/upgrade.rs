@@ -1,13 +1,13 @@
-//! The HTTP upgrade (RFC 6455, section 4.2); and what else is asked over HTTP.
+//! The HTTP upgrade (RFC 6455, section 4.2), and the answers to requests without one.
 //!
 //! ```text
-//!   first byte ─▶ request ─▶ decide: headers, origin, admission ─▶ turn ─▶ credential ─▶ 101 ─▶ login
-//!                                │                                            │
-//!                                └──────────▶ the page, or a refusal ◀────────┘
+//!   first byte ─▶ request ─▶ decide: headers, origin, admission ─▶ wait for the rate ─▶ credential ─▶ 101 ─▶ login
+//!                                │                                                         │
+//!                                └────────────────▶ the page, or a refusal ◀───────────────┘
 //! ```
 //! [`Exchange`] has hyper parse and bound the request. The header checks are ours: tungstenite's `create_response` reads
-//! only the first `Connection` line and takes the first of two keys. A refusal is an HTTP status with a
-//! line that says why.
+//! only the first `Connection` line and takes the first of two keys. A refusal is an HTTP status with one line of text that
+//! states the reason.
 
 use std::future::Future;
 use std::sync::Arc;
@@ -21,73 +21,74 @@ use tokio::time::error::Elapsed;
 use tokio::time::{Instant, sleep_until, timeout, timeout_at};
 use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
 
-use super::admission::{self, Denied, Gate};
-use super::auth::{self, Admitted, Entrance};
+use super::admission::{self, AdmissionControl, Denied};
+use super::auth::{self, Authentication, LoginService};
 use super::exchange::{Exchange, Response};
 use super::page;
 use super::proxy;
-use super::refusal::{self, Reason, Refusal, Told};
-use super::{Accepted, Who};
+use super::refusal::{self, Reason, Refusal, RefusalAnswer};
+use super::{AcceptedStream, Client};
 use crate::config::{GatewaySettings, Origins};
 use crate::host;
 use crate::peer::Peer;
 use crate::protocol::Protocol;
 
-/// When to try again after the service that authenticates could not be asked.
+/// `Retry-After` when the authentication service is unavailable.
 const UNAVAILABLE_RETRY: Duration = Duration::from_secs(5);
 
-/// What an upgrade is judged by.
-pub(super) struct Rules {
+/// Everything that the decision on an upgrade depends on, except for the request and the client.
+pub(super) struct UpgradeContext {
     pub(super) settings: Arc<GatewaySettings>,
-    /// When the upgrade must be over.
-    pub(super) until: Instant,
-    pub(super) gate: Arc<Gate>,
-    /// Set once the node drains, which may be while the request still comes.
+    /// When the request must be answered, except for the time that the authentication service takes.
+    pub(super) deadline: Instant,
+    pub(super) admission_control: Arc<AdmissionControl>,
+    /// End of the drain; set when a drain begins, perhaps while the request is being received.
     pub(super) drain_by: watch::Receiver<Option<Instant>>,
-    /// Judges the credential that a request may hold.
-    pub(super) entrance: Entrance,
+    /// Checks the credential of a request.
+    pub(super) login_service: LoginService,
 }
 
 /// An upgraded connection.
 #[derive(Debug)]
 pub(super) struct Upgraded<S> {
     pub(super) stream: S,
-    /// Every byte that was received behind the request.
+    /// Every byte that was received after the request.
     pub(super) received: Vec<u8>,
-    /// What its client speaks.
+    /// The protocol that the session will speak.
     pub(super) protocol: Protocol,
-    /// Who logs in, if the request says so.
-    pub(super) admitted: Admitted,
+    /// The login, if the request held a credential.
+    pub(super) authentication: Authentication,
 }
 
-/// Upgrades a connection, or answers it and ends it; one that has said nothing yet ends when `draining` does.
+/// Upgrades a connection, or gives it another answer and ends it. A connection that has sent nothing by the time `draining`
+/// completes is ended.
 ///
-/// A credential that comes with the request is judged before the answer. `who` is afterwards as the request's headers say, and
-/// its permit as admission has counted it.
+/// A credential in the request is checked before the answer. Updates `client`: its address from the headers of a trusted
+/// proxy, and its permit, which admission counts for that address.
 ///
 /// # Errors
-/// When the connection was answered otherwise, or lost.
-pub(super) async fn upgrade<S: Accepted>(
+/// When the connection got another answer, or is lost.
+pub(super) async fn upgrade<S: AcceptedStream>(
     stream: S,
-    rules: &Rules,
-    who: &mut Who,
+    context: &UpgradeContext,
+    client: &mut Client,
     draining: impl Future,
 ) -> Result<Upgraded<S>, Refusal> {
-    let has_begun = async {
+    let first_input = async {
         tokio::select! {
             biased;
-            begun = stream.begun() => begun.map_err(Refusal::Lost),
+            arrived = stream.input_arrived() => arrived.map_err(Refusal::Lost),
             _ = draining => Err(Refusal::Http(Reason::Draining)),
         }
     };
-    timeout_at(rules.until, has_begun).await.map_err(too_late)??;
+    timeout_at(context.deadline, first_input).await.map_err(too_late)??;
     let mut exchange = Exchange::new(stream);
-    let outcome = answer_request(&mut exchange, rules, who).await;
+    let outcome = answer_request(&mut exchange, context, client).await;
     let is_answered = exchange.is_answered();
     // The stream is taken back from hyper however it ended, to be ended without RST.
     let (mut stream, received) = exchange.into_stream();
     let refusal = match outcome {
-        Ok((protocol, admitted)) => return Ok(Upgraded { stream, received, protocol, admitted }),
+        Ok((protocol, authentication)) => return Ok(Upgraded { stream, received, protocol, authentication }),
         Err(refusal) => refusal,
     };
     let end = async {
@@ -97,43 +98,50 @@ pub(super) async fn upgrade<S: Accepted>(
             _ => refusal::end(&mut stream).await,
         }
     };
-    timeout(rules.settings.close_timeout, end).await.ok();
+    timeout(context.settings.close_timeout, end).await.ok();
     Err(refusal)
 }
 
-/// Receives the request of a connection, decides on it, and sends the answer; returns the protocol of an upgrade, and who was
-/// admitted by it.
-async fn answer_request<S: Accepted>(
+/// Receives a connection's request, decides on it, and sends the answer; returns the protocol of an upgrade, and the state of
+/// its authentication.
+async fn answer_request<S: AcceptedStream>(
     exchange: &mut Exchange<S>,
-    rules: &Rules,
-    who: &mut Who,
-) -> Result<(Protocol, Admitted), Refusal> {
-    let request = timeout_at(rules.until, exchange.request()).await.map_err(too_late)??;
-    let answer = match decide(&request, rules, who) {
-        Ok(Answer::Upgrade { response, protocol, turn }) => {
-            // Neither wait needs the deadline: the turn is before it, and a service that authenticates has a time of its own.
-            let judged = exchange.unless_left(async {
-                if let Some(turn) = turn {
-                    sleep_until(turn).await;
+    context: &UpgradeContext,
+    client: &mut Client,
+) -> Result<(Protocol, Authentication), Refusal> {
+    let request = timeout_at(context.deadline, exchange.request()).await.map_err(too_late)??;
+    let answer = match decide(&request, context, client) {
+        Ok(Answer::Upgrade { response, protocol, not_before }) => {
+            // Neither wait needs the deadline: `not_before` precedes it, and the authentication service has its own time-out.
+            let authenticated = exchange.unless_left(async {
+                if let Some(not_before) = not_before {
+                    sleep_until(not_before).await;
                 }
-                let address = who.peer.map(Peer::address);
-                rules.entrance.judge(request.headers(), request.uri(), address, &rules.settings).await
+                let address = client.peer.map(Peer::address);
+                context
+                    .login_service
+                    .authenticate_request(request.headers(), request.uri(), address, &context.settings)
+                    .await
             });
-            judged.await?.map(|admitted| (response, Some((protocol, admitted)))).map_err(Fault::denied)
+            authenticated
+                .await?
+                .map(|authentication| (response, Some((protocol, authentication))))
+                .map_err(Fault::denied)
         }
         Ok(Answer::Page(response)) => Ok((response, None)),
         Err(fault) => Err(fault),
     };
-    let until = rules.until.max(Instant::now() + rules.settings.close_timeout);
+    let deadline = context.deadline.max(Instant::now() + context.settings.close_timeout);
     match answer {
-        Ok((response, admitted)) => {
-            timeout_at(until, exchange.respond(response)).await.map_err(too_late)??;
-            admitted.ok_or(Refusal::Answered)
+        Ok((response, authentication)) => {
+            timeout_at(deadline, exchange.respond(response)).await.map_err(too_late)??;
+            authentication.ok_or(Refusal::Answered)
         }
         Err(fault) => {
             let reason = fault.reason;
-            let sent = timeout_at(until, exchange.respond(fault.into_response())).await.map_err(too_late)?;
-            // A body cut short is an error of hyper's, or not, by how its bytes came; the request was refused either way.
+            let sent = timeout_at(deadline, exchange.respond(fault.into_response())).await.map_err(too_late)?;
+            // Whether hyper reports an incomplete request body depends on how its bytes arrived. The request is refused
+            // either way.
             sent.ok();
             Err(Refusal::Http(reason))
         }
@@ -145,18 +153,18 @@ fn too_late(_: Elapsed) -> Refusal {
     Refusal::Http(Reason::HandshakeTimeout)
 }
 
-/// What a request is answered that is not refused.
+/// The answer to a request that is not refused.
 enum Answer {
     Upgrade {
         response: Response,
         protocol: Protocol,
-        /// When, if not at once.
-        turn: Option<Instant>,
+        /// When the login may proceed by the node's rate; `None` for at once.
+        not_before: Option<Instant>,
     },
     Page(Response),
 }
 
-/// Why a request is refused, and what its answer says beyond that.
+/// Why a request is refused, and a header of the answer that belongs to the reason.
 #[derive(Debug, PartialEq, Eq)]
 struct Fault {
     reason: Reason,
@@ -174,13 +182,13 @@ impl Fault {
         Self { reason, header: Some((name, HeaderValue::from_static(value))) }
     }
 
-    /// With the header that says when to try again.
+    /// Refuses with a `Retry-After`, rounded up to whole seconds.
     fn later(reason: Reason, retry_after: Duration) -> Self {
         let seconds = retry_after.as_secs() + u64::from(retry_after.subsec_nanos() > 0);
         Self { reason, header: Some((header::RETRY_AFTER, seconds.max(1).into())) }
     }
 
-    /// Refuses a credential, and says what would do (RFC 6750, section 3).
+    /// Refuses a credential, with the challenge that RFC 6750, section 3, asks for.
     fn denied(reason: Reason) -> Self {
         let fault = Self::from(reason);
         match (fault.status(), reason) {
@@ -194,7 +202,7 @@ impl Fault {
     }
 
     fn status(&self) -> StatusCode {
-        let (Told::Http(status) | Told::Credential(status, _)) = self.reason.told() else {
+        let (RefusalAnswer::Http(status) | RefusalAnswer::Credential(status, _)) = self.reason.answer() else {
             unreachable!("{:?} is no answer to a request", self.reason);
         };
         StatusCode::from_u16(status).expect("the table has HTTP's statuses only")
@@ -212,11 +220,11 @@ impl Fault {
     }
 }
 
-/// Decides on a request by its head, but not on its credential.
-fn decide(request: &Request<()>, rules: &Rules, who: &mut Who) -> Result<Answer, Fault> {
+/// Decides on a request by its head, except for its credential.
+fn decide(request: &Request<()>, context: &UpgradeContext, client: &mut Client) -> Result<Answer, Fault> {
     let headers = request.headers();
-    // First, so that whatever is said of the connection is said of who it is.
-    who.peer = proxy::client(who.peer, headers, &rules.settings.admission);
+    // First, so that logs and refusals name the client's address.
+    client.peer = proxy::client(client.peer, headers, &context.settings.admission);
     if !host::is_named(request.version(), headers) {
         return Err(Reason::HostHeader.into());
     }
@@ -226,20 +234,20 @@ fn decide(request: &Request<()>, rules: &Rules, who: &mut Who) -> Result<Answer,
     }
     // A server may ignore an `Upgrade` to another protocol, such as h2c (RFC 9110, section 7.8).
     if !has_token(headers, header::UPGRADE, "websocket") && !headers.contains_key(header::SEC_WEBSOCKET_KEY) {
-        return answer_plain(request, rules).map(Answer::Page);
+        return answer_plain(request, context).map(Answer::Page);
     }
-    if !rules.settings.paths.allows(request.uri().path()) {
+    if !context.settings.paths.allows(request.uri().path()) {
         return Err(Reason::Path.into());
     }
     let key = check_upgrade(request)?;
-    check_origin(headers, &rules.settings.admission.origins)?;
-    let turn = admit(rules, who)?;
+    check_origin(headers, &context.settings.admission.origins)?;
+    let not_before = admit(context, client)?;
     let accept = HeaderValue::try_from(derive_accept_key(key)).expect("base64 is a header value");
     let mut response = Response::new(Full::default());
     *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
     let path = request.uri().path();
-    let protocol = Protocol::choose(path, auth::offered(headers), rules.settings.protocol);
-    // A browser gives up a connection if the server chooses none of what the page offered.
+    let protocol = Protocol::choose(path, auth::offered(headers), context.settings.protocol);
+    // A browser fails the connection if the page offered subprotocols and the server selects none of them.
     let subprotocol = protocol.subprotocol().filter(|name| auth::offered(headers).any(|it| it == name.as_bytes()));
     let headers = response.headers_mut();
     headers.insert(header::CONNECTION, HeaderValue::from_static("Upgrade"));
@@ -248,10 +256,10 @@ fn decide(request: &Request<()>, rules: &Rules, who: &mut Who) -> Result<Answer,
     if let Some(subprotocol) = subprotocol {
         headers.insert(header::SEC_WEBSOCKET_PROTOCOL, HeaderValue::from_static(subprotocol));
     }
-    Ok(Answer::Upgrade { response, protocol, turn })
+    Ok(Answer::Upgrade { response, protocol, not_before })
 }
 
-/// Checks a page's origin; what sends none is no browser.
+/// Checks the origin of the page that connects. A client without `Origin` is no browser, and passes.
 fn check_origin(headers: &HeaderMap, origins: &Origins) -> Result<(), Reason> {
     if !headers.contains_key(header::ORIGIN) {
         return Ok(());
@@ -261,26 +269,29 @@ fn check_origin(headers: &HeaderMap, origins: &Origins) -> Result<(), Reason> {
     if is_allowed { Ok(()) } else { Err(Reason::Origin) }
 }
 
-/// Admits an upgrade that is good otherwise; returns when it is its turn, if not at once.
-fn admit(rules: &Rules, who: &mut Who) -> Result<Option<Instant>, Fault> {
-    if rules.drain_by.borrow().is_some() {
+/// Admits an upgrade whose request is valid; returns when the login may proceed, `None` for at once.
+fn admit(context: &UpgradeContext, client: &mut Client) -> Result<Option<Instant>, Fault> {
+    if context.drain_by.borrow().is_some() {
         return Err(Fault::later(Reason::Draining, Duration::from_secs(1)));
     }
-    let Some(permit) = &mut who.permit else { return Err(Fault::later(Reason::Full, admission::FULL_RETRY)) };
-    let (settings, now) = (&rules.settings, Instant::now());
+    let Some(permit) = &mut client.permit else { return Err(Fault::later(Reason::Full, admission::FULL_RETRY)) };
+    let (settings, now) = (&context.settings, Instant::now());
     let later = |denied: Denied| Fault::later(denied.reason, denied.retry_after);
-    rules.gate.admit_from(who.peer.map(Peer::address), permit, &settings.admission, now).map_err(later)?;
-    let latest = rules.until - settings.handshake_timeout / 2;
-    let turn = rules.gate.turn(&settings.admission, now, latest).map_err(later)?;
-    Ok((turn > now).then_some(turn))
+    context
+        .admission_control
+        .admit_login(client.peer.map(Peer::address), permit, &settings.admission, now)
+        .map_err(later)?;
+    let latest = context.deadline - settings.handshake_timeout / 2;
+    let not_before = context.admission_control.login_time(&settings.admission, now, latest).map_err(later)?;
+    Ok((not_before > now).then_some(not_before))
 }
 
-/// Answers a request that doesn't ask for an upgrade: the page.
-fn answer_plain(request: &Request<()>, rules: &Rules) -> Result<Response, Fault> {
+/// Answers a request without an upgrade with the page.
+fn answer_plain(request: &Request<()>, context: &UpgradeContext) -> Result<Response, Fault> {
     if request.method() != Method::GET && request.method() != Method::HEAD {
         return Err(Fault::with(Reason::PageMethod, header::ALLOW, "GET, HEAD"));
     }
-    if !rules.settings.page {
+    if !context.settings.page {
         return Err(Fault::with(Reason::PageOff, header::UPGRADE, "websocket"));
     }
     if request.uri().path() != "/" {
@@ -322,7 +333,7 @@ fn check_upgrade(request: &Request<()>) -> Result<&[u8], Fault> {
     }
 }
 
-/// Returns the header's value if it stands there exactly once.
+/// Returns the value of a header that occurs exactly once.
 fn only(headers: &HeaderMap, name: HeaderName) -> Option<&[u8]> {
     let mut values = headers.get_all(name).iter();
     let value = values.next()?;
@@ -337,10 +348,10 @@ fn has_token(headers: &HeaderMap, name: HeaderName, token: &str) -> bool {
         .any(|part| part.trim_ascii().eq_ignore_ascii_case(token.as_bytes()))
 }
 
-/// Whether this is a base64 form of 16 bytes: 22 digits, and the padding.
+/// Whether a key is a base64 form of 16 bytes: 22 digits, and the padding.
 ///
-/// The last digit has four bits that belong to no byte. They should be 0, and are not always: RFC 6455 has such an example
-/// itself (section 4.1). Nobody decodes a key, so they do no harm.
+/// The last digit has four unused bits, which should be 0. An example in RFC 6455 itself (section 4.1) has others. The key is
+/// never decoded, so any are allowed.
 fn is_key(key: &[u8]) -> bool {
     let is_digit = |byte: &u8| byte.is_ascii_alphanumeric() || matches!(byte, b'+' | b'/');
     matches!(key, [digits @ .., b'=', b'='] if digits.len() == 22 && digits.iter().all(is_digit))
@@ -360,19 +371,19 @@ mod tests {
         ("sec-websocket-key", "dGhlIHNhbXBsZSBub25jZQ=="),
     ];
 
-    fn rules(config: &Config) -> Rules {
-        Rules {
+    fn context(config: &Config) -> UpgradeContext {
+        UpgradeContext {
             settings: Arc::new(config.gateway()),
-            until: Instant::now() + config.handshake_timeout,
-            gate: Arc::new(Gate::new(Admission::default())),
+            deadline: Instant::now() + config.handshake_timeout,
+            admission_control: Arc::new(AdmissionControl::new(Admission::default())),
             drain_by: watch::channel(None).1,
-            entrance: Entrance::open(),
+            login_service: LoginService::unauthenticated(),
         }
     }
 
-    fn ask(headers: &[(&str, &str)], rules: &Rules) -> Result<Response, Fault> {
-        let mut who = Who { permit: rules.gate.admit(1), ..Who::default() };
-        decide(&request(headers), rules, &mut who).map(|answer| match answer {
+    fn ask(headers: &[(&str, &str)], context: &UpgradeContext) -> Result<Response, Fault> {
+        let mut client = Client { permit: context.admission_control.admit(1), ..Client::default() };
+        decide(&request(headers), context, &mut client).map(|answer| match answer {
             Answer::Upgrade { response, .. } | Answer::Page(response) => response,
         })
     }
@@ -387,13 +398,13 @@ mod tests {
     fn check(name: &str, values: &[&str], status: u16) {
         let kept = GOOD.iter().copied().filter(|(other, _)| *other != name);
         let headers: Vec<_> = kept.chain(values.iter().map(|value| (name, *value))).collect();
-        let answer = ask(&headers, &rules(&Config::default())).unwrap_or_else(Fault::into_response);
+        let answer = ask(&headers, &context(&Config::default())).unwrap_or_else(Fault::into_response);
         assert_eq!(answer.status().as_u16(), status, "{name}: {values:?}");
     }
 
     #[test]
     fn accepts_what_the_rfc_allows() {
-        let answer = ask(GOOD, &rules(&Config::default())).expect("it is the RFC's own example");
+        let answer = ask(GOOD, &context(&Config::default())).expect("it is the RFC's own example");
         assert_eq!(answer.status(), StatusCode::SWITCHING_PROTOCOLS);
         assert_eq!(answer.headers()[header::SEC_WEBSOCKET_ACCEPT], "s3pPLMBiTxaQ9kYGzzhZRbK+xOo=");
         check("connection", &["keep-alive, Upgrade"], 101);
@@ -430,13 +441,13 @@ mod tests {
     #[test]
     fn says_when_it_is_full_or_going_away_or_elsewhere() {
         let config = Config { paths: Paths::List(vec!["/ws".into()]), ..Config::default() };
-        let status = |rules: &Rules| ask(GOOD, rules).expect_err("refused").status().as_u16();
-        assert_eq!(status(&rules(&config)), 404);
-        let full = rules(&Config::default());
-        let _only = full.gate.admit(1);
+        let status = |context: &UpgradeContext| ask(GOOD, context).expect_err("refused").status().as_u16();
+        assert_eq!(status(&context(&config)), 404);
+        let full = context(&Config::default());
+        let _only = full.admission_control.admit(1);
         assert_eq!(status(&full), 503);
         assert_eq!(
-            status(&Rules { drain_by: watch::channel(Some(Instant::now())).1, ..rules(&Config::default()) }),
+            status(&UpgradeContext { drain_by: watch::channel(Some(Instant::now())).1, ..context(&Config::default()) }),
             503
         );
     }
@@ -444,10 +455,10 @@ mod tests {
     #[test]
     fn answers_an_ordinary_get_with_the_page() {
         let config = Config::default();
-        let page = ask(&[("host", "x")], &rules(&config)).expect("a page");
+        let page = ask(&[("host", "x")], &context(&config)).expect("a page");
         assert_eq!(page.headers()[header::CONTENT_TYPE], page::CONTENT_TYPE);
         assert!(page.headers().contains_key(header::CONTENT_SECURITY_POLICY));
         let config = Config { page: false, ..config };
-        assert_eq!(ask(&[("host", "x")], &rules(&config)).expect_err("no page").status().as_u16(), 426);
+        assert_eq!(ask(&[("host", "x")], &context(&config)).expect_err("no page").status().as_u16(), 426);
     }
 }

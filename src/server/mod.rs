@@ -25,7 +25,8 @@ use crate::descriptors::{self, Reserve};
 use crate::dispatcher::{Dispatcher, RequestSender};
 pub use crate::gateway::CertificateError;
 use crate::gateway::{
-    Authenticator, Certificate, CertificateFiles, Door, Entrance, Gate, Gateway, Refusals, Shortages,
+    AdmissionControl, Authenticator, Certificate, CertificateFiles, Gateway, HandoverSender, LoginService, Refusals,
+    Shortages,
 };
 pub use crate::listener::PassedSockets;
 use crate::listener::{BoundListener, Inherited};
@@ -259,7 +260,7 @@ impl Server {
         // the gateway and all shards have ended. Then control ends, and with it `node_guard`.
         let (serving_guard, serving_ended) = flume::bounded::<Infallible>(0);
         let (node_guard, node_ended) = flume::bounded::<Infallible>(0);
-        let (doors, shards) = spawn_shards(&config, &hasher, presence, &serving_guard, log.as_ref())?;
+        let (handover_senders, shards) = spawn_shards(&config, &hasher, presence, &serving_guard, log.as_ref())?;
         let dispatcher = Dispatcher::new(hasher.clone(), shards, progress);
 
         let (settings, gateway_settings) = watch::channel(Arc::new(config.gateway()));
@@ -269,10 +270,14 @@ impl Server {
         let tls = certificate.as_ref().map(Certificate::in_force);
         let gateway = Gateway {
             settings: gateway_settings,
-            doors,
+            handover_senders,
             drain_by: gateway_drain_by,
-            gate: Arc::new(Gate::new(admission.clone())),
-            entrance: Entrance { authenticator: Arc::new(authenticator), hasher, logins: logins.clone() },
+            admission_control: Arc::new(AdmissionControl::new(admission.clone())),
+            login_service: LoginService {
+                authenticator: Arc::new(authenticator),
+                hasher,
+                login_numbers: logins.clone(),
+            },
             refusals: refusals.clone(),
             shortages: shortages.clone(),
             reserve: reserve.clone(),
@@ -339,16 +344,16 @@ fn spawn_shards(
     presence: Option<PresenceSender>,
     serving_guard: &flume::Sender<Infallible>,
     log: Option<&LogSink>,
-) -> io::Result<(Vec<Door>, Vec<RequestSender>)> {
+) -> io::Result<(Vec<HandoverSender>, Vec<RequestSender>)> {
     let pollers = (0..config.shards.get()).map(|_| Poller::new()).collect::<io::Result<Vec<_>>>()?;
     let wakers: Vec<_> = pollers.iter().map(|(_, wake)| ShardWaker::new(Arc::clone(wake))).collect();
     let mailboxes = mailbox::wire(&wakers, config.mailbox_bytes_max);
     let settings = Arc::new(config.session());
-    let (mut doors, mut shards) = (Vec::new(), Vec::new());
+    let (mut handover_senders, mut shards) = (Vec::new(), Vec::new());
     for (index, (((poller, _), mailbox), waker)) in pollers.into_iter().zip(mailboxes).zip(&wakers).enumerate() {
         let (handover_sender, handovers) = flume::bounded(HANDOVERS_MAX);
         let (request_sender, requests) = flume::bounded(REQUESTS_MAX);
-        doors.push(Door { handovers: handover_sender, waker: waker.clone() });
+        handover_senders.push(HandoverSender { handovers: handover_sender, waker: waker.clone() });
         shards.push(RequestSender { requests: request_sender, waker: waker.clone() });
         let (hasher, settings) = (hasher.clone(), Arc::clone(&settings));
         let presence = presence.clone();
@@ -359,7 +364,7 @@ fn spawn_shards(
             drop(serving_guard);
         })?;
     }
-    Ok((doors, shards))
+    Ok((handover_senders, shards))
 }
 
 /// Starts the gateway's threads, and one that waits for them.

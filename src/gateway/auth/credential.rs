@@ -19,7 +19,7 @@ const PARAMETER: &str = "access_token";
 
 /// What is known of the request that a credential came with, or before.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
-pub(crate) struct Facts {
+pub(crate) struct RequestFacts {
     /// The client's address, without its port; `None` for a Unix socket.
     pub(crate) address: Option<IpAddr>,
     pub(crate) path: String,
@@ -32,7 +32,7 @@ pub(crate) struct Facts {
     pub(crate) headers: BTreeMap<String, Vec<String>>,
 }
 
-impl Facts {
+impl RequestFacts {
     /// Copies them out of a request.
     pub(crate) fn of(headers: &HeaderMap, uri: &Uri, address: Option<IpAddr>, settings: &AuthSettings) -> Self {
         // JSON holds nothing but text, and a replaced byte would be another value than the client has sent.
@@ -192,10 +192,10 @@ mod tests {
         let headers = [("origin", "https://o"), ("cookie", "a=1"), ("cookie", "b=2"), ("authorization", "Bearer h")];
         let request = request("/ws?a=b&access_token=secret&c", &headers);
         let address = "::1".parse().ok();
-        let facts = Facts::of(&request.headers, &request.uri, address, &settings(ALL));
+        let facts = RequestFacts::of(&request.headers, &request.uri, address, &settings(ALL));
         assert_eq!(
             facts,
-            Facts {
+            RequestFacts {
                 address,
                 path: "/ws".to_owned(),
                 query: Some("a=b&c".to_owned()),

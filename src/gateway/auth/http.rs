@@ -22,7 +22,7 @@ use tracing::field::Empty;
 use tracing::{Instrument as _, Span, debug_span, warn};
 
 use super::cache::{Cache, Key};
-use super::credential::Facts;
+use super::credential::RequestFacts;
 use super::{Claims, rights, seconds};
 use crate::config::AuthSettings;
 use crate::gateway::Reason;
@@ -52,7 +52,7 @@ struct Memory {
 struct Question<'a> {
     credential: &'a str,
     #[serde(flatten)]
-    facts: &'a Facts,
+    facts: &'a RequestFacts,
 }
 
 impl Service {
@@ -71,7 +71,7 @@ impl Service {
     pub(super) async fn ask(
         &self,
         credential: &[u8],
-        facts: &Facts,
+        facts: &RequestFacts,
         settings: &AuthSettings,
     ) -> Result<Claims, Reason> {
         let credential = std::str::from_utf8(credential).map_err(|_| Reason::AuthRefused)?;

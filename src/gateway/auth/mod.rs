@@ -10,16 +10,16 @@
 
 mod cache;
 mod credential;
-mod entrance;
 mod http;
 mod jwk;
 mod keys;
+mod login;
 mod token;
 
 use std::time::{Duration, SystemTime};
 
-pub(crate) use credential::{Facts, offered};
-pub(crate) use entrance::{Admitted, Entrance, Login};
+pub(crate) use credential::{RequestFacts, offered};
+pub(crate) use login::{Authentication, Login, LoginService};
 
 use self::http::Service;
 use self::keys::{ChangedKeys, KeyError, Keys};
@@ -108,13 +108,13 @@ impl Authenticator {
         Ok(Self { method })
     }
 
-    /// Tells whether whoever connects is believed.
-    pub(crate) fn is_none(&self) -> bool {
+    /// Tells whether there is no authentication: the first message is the uid.
+    pub(crate) fn is_disabled(&self) -> bool {
         matches!(self.method, Method::None)
     }
 
-    /// Tells whether a credential is judged by the request that it comes with, too.
-    pub(crate) fn wants_facts(&self) -> bool {
+    /// Tells whether checking a credential also needs the facts of its request.
+    pub(crate) fn needs_facts(&self) -> bool {
         matches!(self.method, Method::Http(_))
     }
 
@@ -144,7 +144,7 @@ impl Authenticator {
     pub(crate) async fn identify(
         &self,
         credential: &[u8],
-        facts: &Facts,
+        facts: &RequestFacts,
         settings: &AuthSettings,
         rules: UidRules<'_>,
     ) -> Result<Identity, Unidentified> {
