@@ -21,7 +21,7 @@ pub fn raise_limit() -> Option<u64> {
     limit()
 }
 
-/// Has the kernel make room for `count` open files, as far as the limit goes and [`ROOM_MAX`].
+/// Has the kernel make room for `count` open files, as far as the limit goes, and for `ROOM_MAX` at most.
 ///
 /// It doubles a table that is full, and in a process with threads it then waits until every core has let go of the old one
 /// (`expand_fdtable` in Linux's fs/file.c): 10 to 25 ms at 256, 512, 1,024 … connections, in which none is accepted. Room
