@@ -1,12 +1,12 @@
-//! One HTTP request and its answer, on hyper's HTTP/1 server; then the stream is taken back.
+//! One HTTP request and its answer on hyper's HTTP/1 server, which gives the stream back afterwards.
 //!
 //! ```text
-//!   new ─▶ request ─▶ unless_left ─▶ respond ─▶ into_stream
+//!   new ─▶ request ─▶ wait_unless_left ─▶ respond ─▶ into_stream
 //!             │           │             │            ▲
 //!             └───────────┴─────────────┴── failed ──┘
 //! ```
-//! hyper calls a service for each request. Here the service hands the request to the task that owns the [`Exchange`] and waits
-//! for the answer, so that this task reads, decides and answers in one straight line. Only that task polls the connection.
+//! hyper calls a service for each request. This service sends the request to the task that owns the [`Exchange`] and waits for
+//! the answer. So that task's code reads, decides and answers in one straight line. Only that task polls the connection.
 
 use std::cell::Cell;
 use std::future::{Future, poll_fn};
@@ -31,36 +31,36 @@ const HEAD_BYTES_MAX: usize = 16 << 10;
 /// Most header lines of a request.
 const HEADERS_MAX: usize = 64;
 
-/// The answer to a request; its body is all there.
+/// The answer to a request, with its whole body in memory.
 pub(super) type Response = hyper::Response<Full<Bytes>>;
 
 /// The one request of a connection, and its answer.
 ///
 /// # Cancel safety
-/// Every future of this type may be dropped before it is done, such as by a time-out: the stream can be taken back then.
+/// Every future of this type may be dropped before it completes, as at a time-out; `into_stream` still returns the stream.
 pub(super) struct Exchange<S: AsyncRead + AsyncWrite + Unpin> {
-    connection: http1::Connection<TokioIo<HalfClose<S>>, Handing>,
+    connection: http1::Connection<TokioIo<HalfClose<S>>, RequestForwarder>,
     stage: watch::Sender<Stage>,
-    /// Brings the request out of hyper.
-    asked: oneshot::Receiver<Asked>,
-    /// Takes the answer to hyper; there from the request to the answer.
+    /// Receives the request from the service.
+    received: oneshot::Receiver<ReceivedRequest>,
+    /// Sends the answer to the service; present from the request until the answer.
     answer: Option<oneshot::Sender<Response>>,
 }
 
-/// A request as the service hands it over: without its body, since no request may have one.
-struct Asked {
+/// A request from the service, without its body: a request with a body is refused.
+struct ReceivedRequest {
     request: Request<()>,
     answer: oneshot::Sender<Response>,
 }
 
-/// The service that hyper calls.
-struct Handing {
+/// The service that hyper calls: it forwards the request, and waits for the answer.
+struct RequestForwarder {
     /// Taken by the first request. A connection has no second one, because `respond` closes it.
-    asked: Cell<Option<oneshot::Sender<Asked>>>,
+    sender: Cell<Option<oneshot::Sender<ReceivedRequest>>>,
     stage: watch::Sender<Stage>,
 }
 
-impl Service<Request<Incoming>> for Handing {
+impl Service<Request<Incoming>> for RequestForwarder {
     type Response = Response;
     type Error = oneshot::error::RecvError;
     type Future = oneshot::Receiver<Response>;
@@ -68,8 +68,8 @@ impl Service<Request<Incoming>> for Handing {
     fn call(&self, request: Request<Incoming>) -> Self::Future {
         let (answer, answered) = oneshot::channel();
         self.stage.send_replace(Stage::Received);
-        if let Some(asked) = self.asked.take() {
-            asked.send(Asked { request: request.map(drop), answer }).ok();
+        if let Some(sender) = self.sender.take() {
+            sender.send(ReceivedRequest { request: request.map(drop), answer }).ok();
         }
         answered
     }
@@ -78,56 +78,56 @@ impl Service<Request<Incoming>> for Handing {
 impl<S: AsyncRead + AsyncWrite + Unpin> Exchange<S> {
     pub(super) fn new(stream: S) -> Self {
         let stage = watch::Sender::new(Stage::Receiving);
-        let (asking, asked) = oneshot::channel();
-        let service = Handing { asked: Cell::new(Some(asking)), stage: stage.clone() };
+        let (sender, receiver) = oneshot::channel();
+        let service = RequestForwarder { sender: Cell::new(Some(sender)), stage: stage.clone() };
         let connection = http1::Builder::new()
             // The caller bounds all of the request's time, however the bytes trickle. hyper would bound the head's only.
             .header_read_timeout(None)
             .max_buf_size(HEAD_BYTES_MAX)
             .max_headers(HEADERS_MAX)
             .serve_connection(TokioIo::new(HalfClose::new(stream, stage.subscribe())), service);
-        Self { connection, stage, asked, answer: None }
+        Self { connection, stage, received: receiver, answer: None }
     }
 
     /// Receives the request.
     ///
     /// # Errors
-    /// When the client leaves, or sends what is no request.
+    /// When the client leaves, or sends something other than a request.
     pub(super) async fn request(&mut self) -> Result<Request<()>, Refusal> {
-        let asked = tokio::select! {
+        let received = tokio::select! {
             biased;
-            ended = poll_fn(|context| self.connection.poll_without_shutdown(context)) => return Err(unanswered(ended)),
-            Ok(asked) = &mut self.asked => asked,
+            ended = poll_fn(|context| self.connection.poll_without_shutdown(context)) => return Err(ended_early(ended)),
+            Ok(received) = &mut self.received => received,
         };
-        self.answer = Some(asked.answer);
-        Ok(asked.request)
+        self.answer = Some(received.answer);
+        Ok(received.request)
     }
 
-    /// Waits for something that the answer depends on.
+    /// Waits for a future that the answer depends on.
     ///
     /// # Errors
-    /// When the client leaves meanwhile.
-    pub(super) async fn unless_left<T>(&mut self, waited_for: impl Future<Output = T>) -> Result<T, Refusal> {
+    /// When the client leaves before the future completes.
+    pub(super) async fn wait_unless_left<T>(&mut self, awaited: impl Future<Output = T>) -> Result<T, Refusal> {
         self.stage.send_replace(Stage::Waiting);
         tokio::select! {
             biased;
-            result = waited_for => Ok(result),
-            ended = poll_fn(|context| self.connection.poll_without_shutdown(context)) => Err(unanswered(ended)),
+            result = awaited => Ok(result),
+            ended = poll_fn(|context| self.connection.poll_without_shutdown(context)) => Err(ended_early(ended)),
         }
     }
 
     /// Answers the request; returns when the answer is sent.
     ///
     /// # Errors
-    /// hyper's: the client has gone, or a body that it began to send is cut.
+    /// hyper's: the client has gone, or has ended its sending within a request body.
     pub(super) async fn respond(&mut self, mut response: Response) -> Result<(), hyper::Error> {
         if response.status() != StatusCode::SWITCHING_PROTOCOLS {
-            // Here, because hyper's own switch for one request a connection would overwrite the header of an upgrade.
+            // Set here: hyper's option for one request per connection would overwrite the `Connection` header of an upgrade.
             response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
         }
         self.stage.send_replace(Stage::Answered);
         if let Some(answer) = self.answer.take() {
-            // Fails only if the connection has ended, and then polling it says so.
+            // Fails only if the connection has ended. The poll below returns that error.
             answer.send(response).ok();
         }
         poll_fn(|context| self.connection.poll_without_shutdown(context)).await
@@ -138,15 +138,15 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Exchange<S> {
         *self.stage.borrow() == Stage::Answered
     }
 
-    /// Returns the stream, and every byte that was received behind the request.
+    /// Returns the stream, and every byte that was received after the request.
     pub(super) fn into_stream(self) -> (S, Vec<u8>) {
         let parts = self.connection.into_parts();
         (parts.io.into_inner().into_inner(), parts.read_buf.into())
     }
 }
 
-/// Says why a connection ended before its request was answered.
-fn unanswered(ended: Result<(), hyper::Error>) -> Refusal {
+/// Returns the refusal of a connection that ended before its request was answered.
+fn ended_early(ended: Result<(), hyper::Error>) -> Refusal {
     ended.map_or_else(Refusal::from, |()| Refusal::ClosedByPeer(None))
 }
 
@@ -163,7 +163,7 @@ mod tests {
 
     const REQUEST: &[u8] = b"GET /path HTTP/1.1\r\nhost: x\r\n\r\n";
 
-    /// Fails if `future` is not done in time.
+    /// Fails if `future` doesn't complete in time.
     async fn soon<T>(future: impl Future<Output = T>) -> T {
         timeout(Duration::from_secs(60), future).await.expect("it should be done long ago")
     }
@@ -192,7 +192,7 @@ mod tests {
         let (mut client, mut exchange) = client(&[REQUEST, b"behind"].concat()).await;
         let request = soon(exchange.request()).await.expect("a request");
         assert_eq!(request.uri().path(), "/path");
-        assert_eq!(soon(exchange.unless_left(async { 7 })).await.expect("the client is here"), 7);
+        assert_eq!(soon(exchange.wait_unless_left(async { 7 })).await.expect("the client is here"), 7);
         assert!(!exchange.is_answered());
         soon(exchange.respond(response(StatusCode::OK))).await.expect("the answer is sent");
         assert!(exchange.is_answered());
@@ -211,7 +211,7 @@ mod tests {
             client.shutdown().await.expect("the pipe is whole");
             soon(exchange.request()).await.expect("a request");
             if waits {
-                let left = soon(exchange.unless_left(pending::<()>())).await.expect_err("the client has left");
+                let left = soon(exchange.wait_unless_left(pending::<()>())).await.expect_err("the client has left");
                 assert_eq!(left.reason(), Some(Reason::Left));
             } else {
                 soon(exchange.respond(response(StatusCode::OK))).await.expect("the answer is sent");
@@ -236,7 +236,7 @@ mod tests {
         }
     }
 
-    /// A request may take as long as its sender likes; whoever waits for it gives up, and has the stream.
+    /// A caller that stops waiting for a request still gets the stream.
     #[tokio::test]
     async fn stream_is_taken_back_from_an_exchange_that_was_given_up() {
         let (mut client, mut exchange) = client(b"GET / HT").await;

@@ -1,4 +1,4 @@
-//! The login: the first data message of a connection is its uid, or the credential that tells it.
+//! Reads the first data message of a connection: its uid, or the credential that its uid follows from.
 
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::time::timeout;
@@ -7,15 +7,15 @@ use super::refusal::Refusal;
 use crate::config::GatewaySettings;
 use crate::frame::{self, Event, Opcode, Reader};
 
-/// Room for what one read before the login may bring, in bytes.
+/// Size of one read before the login.
 const READ_BYTES: usize = 1024;
 
-/// Reads up to and including the login frame, and returns what it says; leaves every byte behind it in `received`.
+/// Reads up to the end of the first message, and returns its payload. Answers pings that come before it.
 ///
-/// `received` holds what came with the upgrade request. Pings are answered meanwhile.
+/// `received` holds the bytes that came behind the upgrade request; afterwards, every byte that came behind the message.
 ///
 /// # Errors
-/// The peer's fault, or its end, in time: see [`Refusal`].
+/// When the peer breaks the protocol, leaves, or sends no message within `login_timeout`; see [`Refusal`].
 pub(super) async fn read<S: AsyncRead + AsyncWrite + Unpin>(
     stream: &mut S,
     received: &mut Vec<u8>,
@@ -35,7 +35,7 @@ async fn read_frames<S: AsyncRead + AsyncWrite + Unpin>(
     loop {
         let mut answers = Vec::new();
         let login = take_frames(&mut reader, received, &mut answers, settings);
-        // A pong due goes out before anything else: the login reply, or the refusal.
+        // Pongs go out before the reply to the login, or before its refusal.
         stream.write_all(&answers).await.map_err(Refusal::Lost)?;
         if let Some(login) = login? {
             received.shrink_to_fit();
@@ -49,7 +49,7 @@ async fn read_frames<S: AsyncRead + AsyncWrite + Unpin>(
     }
 }
 
-/// Takes whole frames from the front of `received`, up to and including the login; appends what they are answered.
+/// Removes whole frames from the front of `received`, up to the first message; appends pongs to `answers`.
 fn take_frames(
     reader: &mut Reader,
     received: &mut Vec<u8>,

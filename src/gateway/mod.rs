@@ -249,11 +249,13 @@ impl Gateway {
                 handshake.client.peer = client.or(peer);
                 Ok(())
             }
-            Ok(Err(proxy::Bad::Header)) => {
-                timeout(handshake.settings.close_timeout, refusal::answer(stream, Reason::ProxyHeader)).await.ok();
+            Ok(Err(proxy::HeaderError::Malformed)) => {
+                timeout(handshake.settings.close_timeout, refusal::answer_over_http(stream, Reason::ProxyHeader))
+                    .await
+                    .ok();
                 Err(Refusal::Http(Reason::ProxyHeader))
             }
-            Ok(Err(proxy::Bad::Lost(error))) => Err(Refusal::Lost(error)),
+            Ok(Err(proxy::HeaderError::Lost(error))) => Err(Refusal::Lost(error)),
             Err(_) => Err(Refusal::Http(Reason::HandshakeTimeout)),
         }
     }
@@ -284,7 +286,7 @@ impl Gateway {
         let (Login { identity: Identity { uid, rights, expires }, number: login }, permit) = match (login, permit) {
             (Ok(login), Some(permit)) => (login, permit),
             (Err(refusal), _) => {
-                refusal::say(&mut stream, &refusal, protocol, settings.close_timeout).await;
+                refusal::close(&mut stream, &refusal, protocol, settings.close_timeout).await;
                 return Err(refusal);
             }
             // A full node has refused the upgrade already.

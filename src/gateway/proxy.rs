@@ -29,17 +29,17 @@ const LINE_BYTES_MAX: usize = 107;
 const FIXED_BYTES: usize = 16;
 
 /// Most bytes of addresses and trailing fields together; some four times what the specification expects.
-const BEHIND_BYTES_MAX: usize = 2048;
+const REST_BYTES_MAX: usize = 2048;
 
 /// Why a PROXY header was not taken.
 #[derive(Debug)]
-pub(super) enum Bad {
+pub(super) enum HeaderError {
     /// It is none, or malformed.
-    Header,
+    Malformed,
     Lost(io::Error),
 }
 
-impl From<io::Error> for Bad {
+impl From<io::Error> for HeaderError {
     fn from(error: io::Error) -> Self {
         Self::Lost(error)
     }
@@ -48,7 +48,7 @@ impl From<io::Error> for Bad {
 /// Reads a PROXY header of version 1 or 2, and not a byte behind it; returns the client that it names, if it names one.
 ///
 /// Fails at the first byte that can't belong to one, so who speaks HTTP is told at once. The caller bounds the time.
-pub(super) async fn read_header<S: AsyncRead + Unpin>(stream: &mut S) -> Result<Option<Peer>, Bad> {
+pub(super) async fn read_header<S: AsyncRead + Unpin>(stream: &mut S) -> Result<Option<Peer>, HeaderError> {
     let mut front = [0; FRONT_BYTES];
     let mut length = 0;
     while length < FRONT_BYTES {
@@ -58,16 +58,16 @@ pub(super) async fn read_header<S: AsyncRead + Unpin>(stream: &mut S) -> Result<
             front[..known] == start[..known]
         };
         if !may_be(SIGNATURE) && !may_be(LINE_START) {
-            return Err(Bad::Header);
+            return Err(HeaderError::Malformed);
         }
     }
     if front == *SIGNATURE { read_binary(stream).await } else { read_line(stream, front).await }
 }
 
 /// Reads at least a byte.
-async fn read_some<S: AsyncRead + Unpin>(stream: &mut S, buffer: &mut [u8]) -> Result<usize, Bad> {
+async fn read_some<S: AsyncRead + Unpin>(stream: &mut S, buffer: &mut [u8]) -> Result<usize, HeaderError> {
     match stream.read(buffer).await? {
-        0 => Err(Bad::Lost(io::ErrorKind::UnexpectedEof.into())),
+        0 => Err(HeaderError::Lost(io::ErrorKind::UnexpectedEof.into())),
         length => Ok(length),
     }
 }
@@ -75,19 +75,22 @@ async fn read_some<S: AsyncRead + Unpin>(stream: &mut S, buffer: &mut [u8]) -> R
 /// Reads the rest of a header of version 1, a line that begins with `front`.
 ///
 /// Never reads more at once than must still come: the two bytes of the line's end.
-async fn read_line<S: AsyncRead + Unpin>(stream: &mut S, front: [u8; FRONT_BYTES]) -> Result<Option<Peer>, Bad> {
+async fn read_line<S: AsyncRead + Unpin>(
+    stream: &mut S,
+    front: [u8; FRONT_BYTES],
+) -> Result<Option<Peer>, HeaderError> {
     let mut line = [0; LINE_BYTES_MAX];
     line[..FRONT_BYTES].copy_from_slice(&front);
     let mut length = FRONT_BYTES;
     loop {
         match &line[..length] {
-            [words @ .., b'\r', b'\n'] => return source_in(words).ok_or(Bad::Header),
-            [.., b'\n'] | [.., b'\n', _] => return Err(Bad::Header),
+            [words @ .., b'\r', b'\n'] => return source_of_line(words).ok_or(HeaderError::Malformed),
+            [.., b'\n'] | [.., b'\n', _] => return Err(HeaderError::Malformed),
             unended => {
                 let missing = if unended.ends_with(b"\r") { 1 } else { 2 };
                 let end = (length + missing).min(LINE_BYTES_MAX);
                 if length == end {
-                    return Err(Bad::Header);
+                    return Err(HeaderError::Malformed);
                 }
                 length += read_some(stream, &mut line[length..end]).await?;
             }
@@ -97,7 +100,7 @@ async fn read_line<S: AsyncRead + Unpin>(stream: &mut S, front: [u8; FRONT_BYTES
 
 /// Reads the words of a header of version 1; returns the client unless they say that it is unknown, nothing if they are
 /// malformed.
-fn source_in(words: &[u8]) -> Option<Option<Peer>> {
+fn source_of_line(words: &[u8]) -> Option<Option<Peer>> {
     let words = std::str::from_utf8(words).ok()?;
     let mut words = words.split(' ').skip(1);
     let is_v4 = match words.next()? {
@@ -116,13 +119,13 @@ fn source_in(words: &[u8]) -> Option<Option<Peer>> {
 }
 
 /// Reads the rest of a header of version 2, behind its signature.
-async fn read_binary<S: AsyncRead + Unpin>(stream: &mut S) -> Result<Option<Peer>, Bad> {
+async fn read_binary<S: AsyncRead + Unpin>(stream: &mut S) -> Result<Option<Peer>, HeaderError> {
     let mut fixed = [0; FIXED_BYTES - FRONT_BYTES];
     stream.read_exact(&mut fixed).await?;
     let [command, family, high, low] = fixed;
     let behind = usize::from(u16::from_be_bytes([high, low]));
-    let addresses = addresses_of(command, family).filter(|addresses| addresses.bytes() <= behind);
-    let addresses = addresses.filter(|_| behind <= BEHIND_BYTES_MAX).ok_or(Bad::Header)?;
+    let addresses = address_block(command, family).filter(|addresses| addresses.bytes() <= behind);
+    let addresses = addresses.filter(|_| behind <= REST_BYTES_MAX).ok_or(HeaderError::Malformed)?;
     let mut body = vec![0; behind];
     stream.read_exact(&mut body).await?;
     Ok(addresses.source(&body))
@@ -130,27 +133,27 @@ async fn read_binary<S: AsyncRead + Unpin>(stream: &mut S) -> Result<Option<Peer
 
 /// What stands behind the fixed part.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Addresses {
+enum AddressBlock {
     /// None that says who is connected: the proxy's own connection, or one that it can't tell about.
     Unknown,
     V4,
     V6,
 }
 
-fn addresses_of(command: u8, family: u8) -> Option<Addresses> {
+fn address_block(command: u8, family: u8) -> Option<AddressBlock> {
     match (command, family) {
         // LOCAL: the proxy speaks for itself, as its health checks do.
-        (0x20, _) => Some(Addresses::Unknown),
-        (0x21, 0x11) => Some(Addresses::V4),
-        (0x21, 0x21) => Some(Addresses::V6),
+        (0x20, _) => Some(AddressBlock::Unknown),
+        (0x21, 0x11) => Some(AddressBlock::V4),
+        (0x21, 0x21) => Some(AddressBlock::V6),
         // Unspecified, and Unix stream sockets.
-        (0x21, 0x00 | 0x31) => Some(Addresses::Unknown),
+        (0x21, 0x00 | 0x31) => Some(AddressBlock::Unknown),
         // Another version or command, or datagrams.
         _ => None,
     }
 }
 
-impl Addresses {
+impl AddressBlock {
     /// Fewest bytes: two addresses and two ports.
     fn bytes(self) -> usize {
         match self {
@@ -182,7 +185,7 @@ impl Addresses {
 /// in front of the first hop that is not trusted may be made up. An entry that is no address was written by a trusted
 /// proxy that doesn't know more: then that proxy counts as who is connected. An empty one says nothing, and is passed
 /// over (RFC 9110, section 5.6.1).
-pub(super) fn client(peer: Option<Peer>, headers: &HeaderMap, settings: &AdmissionSettings) -> Option<Peer> {
+pub(super) fn forwarded_client(peer: Option<Peer>, headers: &HeaderMap, settings: &AdmissionSettings) -> Option<Peer> {
     let mut known = peer;
     if settings.trusted_proxies.is_empty() {
         return known;
@@ -245,7 +248,7 @@ mod tests {
         ] {
             assert_eq!(read(&header(command, family, behind)).await, Ok(None), "{command:x} {family:x}");
         }
-        assert_eq!(read(&header(0x20, 0, &[0; BEHIND_BYTES_MAX])).await, Ok(None));
+        assert_eq!(read(&header(0x20, 0, &[0; REST_BYTES_MAX])).await, Ok(None));
     }
 
     #[tokio::test]
@@ -291,14 +294,14 @@ mod tests {
             assert_eq!(read(format!("{bad}\r\n").as_bytes()).await, Err(()), "{bad:?}");
         }
         // A cut one is lost; a byte that doesn't fit is enough.
-        assert!(matches!(read_header(&mut &b"PROXY TCP4 192.0.2.1"[..]).await, Err(Bad::Lost(_))));
-        assert!(matches!(read_header(&mut &b"PO"[..]).await, Err(Bad::Header)));
-        assert!(matches!(read_header(&mut &b"PROXY\r"[..]).await, Err(Bad::Header)));
+        assert!(matches!(read_header(&mut &b"PROXY TCP4 192.0.2.1"[..]).await, Err(HeaderError::Lost(_))));
+        assert!(matches!(read_header(&mut &b"PO"[..]).await, Err(HeaderError::Malformed)));
+        assert!(matches!(read_header(&mut &b"PROXY\r"[..]).await, Err(HeaderError::Malformed)));
     }
 
     #[tokio::test]
     async fn what_is_no_header_is_refused() {
-        let long = [0; BEHIND_BYTES_MAX + 1];
+        let long = [0; REST_BYTES_MAX + 1];
         for bad in [
             header(0x11, 0x11, &[0; 12]),
             header(0x22, 0x11, &[0; 12]),
@@ -313,8 +316,8 @@ mod tests {
             assert_eq!(read(&bad).await, Err(()), "{}", bad.escape_ascii());
         }
         // A cut one is lost; a byte that doesn't fit is enough.
-        assert!(matches!(read_header(&mut &SIGNATURE[..]).await, Err(Bad::Lost(_))));
-        assert!(matches!(read_header(&mut &b"G"[..]).await, Err(Bad::Header)));
+        assert!(matches!(read_header(&mut &SIGNATURE[..]).await, Err(HeaderError::Lost(_))));
+        assert!(matches!(read_header(&mut &b"G"[..]).await, Err(HeaderError::Malformed)));
     }
 
     #[track_caller]
@@ -326,7 +329,7 @@ mod tests {
             headers.append("x-forwarded-for", line[..].try_into().expect("a header's value"));
         }
         let peer = Some(peer.parse::<SocketAddr>().expect("an address").into());
-        let client = client(peer, &headers, &settings).expect("there is one");
+        let client = forwarded_client(peer, &headers, &settings).expect("there is one");
         assert_eq!(client.to_string(), expected, "{peer:?}");
     }
 

@@ -1,8 +1,8 @@
 //! Why a connection did not become a session: one table of reasons, with the answer and the count of each.
 //!
-//! Never in silence, never by RST: a status and a line over HTTP before the upgrade, a close code and a reason after
-//! it. Whatever ends a connection here is a [`Refusal`], which has one [`Reason`], counted once. The gateway's threads
-//! share the counters; nothing of a message's path touches them.
+//! A refused connection gets an answer and ends without RST: before the upgrade an HTTP status and a line of text, after it
+//! a close code and a reason. Everything that ends a connection here is a [`Refusal`]. It has one [`Reason`], which is
+//! counted once. The gateway's threads share the counters; the path of a message doesn't touch them.
 
 use std::io;
 use std::sync::Arc;
@@ -13,13 +13,13 @@ use hyper::StatusCode;
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt as _};
 use tokio::time::timeout;
 
-use super::auth::Unidentified;
+use super::auth::IdentifyError;
 use crate::frame::{self, Opcode, Violation, close};
 use crate::linger::linger;
 use crate::protocol::Protocol;
 use crate::uid::UidError;
 
-/// Bytes that are read and thrown away while a refused peer takes note.
+/// Most bytes that are read and discarded until a refused peer ends its sending.
 const DISCARD_BYTES_MAX: usize = 4 << 20;
 
 /// How a refused peer is answered.
@@ -30,8 +30,8 @@ pub enum RefusalAnswer {
     Http(u16),
     /// By a close frame with this code; see [`close::ALL`].
     Close(u16),
-    /// Over HTTP by this status if the credential came with the upgrade; else by an `error: ` and a close frame with
-    /// this code.
+    /// Over HTTP by this status if the credential came with the upgrade; else by an error message of the protocol and a
+    /// close frame with this code.
     Credential(u16, u16),
     /// Not at all: the peer has gone, or TLS has sent an alert.
     None,
@@ -51,7 +51,7 @@ macro_rules! reasons {
             /// Every reason, in the order of the tables in `docs/protocol.md`.
             pub const ALL: &[Self] = &[$(Self::$reason),*];
 
-            /// Returns the stable name that it is counted under.
+            /// Returns its stable name, a label of the metric.
             pub const fn name(self) -> &'static str {
                 match self { $(Self::$reason => $name,)* }
             }
@@ -61,8 +61,8 @@ macro_rules! reasons {
                 match self { $(Self::$reason => $answer,)* }
             }
 
-            /// Returns what the peer is told: what was wrong, and what was expected. After the upgrade it may be told
-            /// more; nothing of the request ever gets in.
+            /// Returns the text for the peer: what was wrong, and what was expected. After the upgrade the close reason may
+            /// say more. No text quotes the request.
             pub const fn text(self) -> &'static str {
                 match self { $(Self::$reason => $text,)* }
             }
@@ -75,13 +75,13 @@ reasons! {
     NotHttp, "not_http", RefusalAnswer::Http(400), "request is not HTTP";
     /// The request's head has too many bytes or lines.
     HeadTooLarge, "head_too_large", RefusalAnswer::Http(431), "request head has over 16 KiB or 64 lines";
-    /// The time for the handshake was over before the request was.
+    /// The request was not complete by the end of the handshake's time.
     HandshakeTimeout, "handshake_timeout", RefusalAnswer::Http(408), "request not finished in time";
-    /// The request came without TLS, where TLS is spoken.
+    /// The client speaks HTTP without TLS on a port with TLS.
     PlainHttp, "plain_http", RefusalAnswer::Http(400), "this port speaks TLS, expected https:// or wss://";
-    /// A trusted proxy did not begin with a PROXY header, or with a malformed one.
+    /// A trusted proxy sent no PROXY header, or a malformed one.
     ProxyHeader, "proxy_header", RefusalAnswer::Http(400), "expected a PROXY protocol header, version 1 or 2";
-    /// The request has a body, or says how one would be sent.
+    /// The request has a body, or a header that announces one.
     Body, "body", RefusalAnswer::Http(400), "request has a body, expected none";
     /// `Connection` is missing, or something else.
     ConnectionHeader, "connection_header", RefusalAnswer::Http(400), "expected Connection: Upgrade";
@@ -109,21 +109,21 @@ reasons! {
     Origin, "origin", RefusalAnswer::Http(403), "pages of this origin may not connect, see the setting origins";
     /// The method is not GET or HEAD, and no upgrade is asked for.
     PageMethod, "page_method", RefusalAnswer::Http(405), "expected GET";
-    /// The page is elsewhere.
+    /// A GET without an upgrade for another path than the page's.
     PagePath, "page_path", RefusalAnswer::Http(404), "there is a page at / only";
-    /// There is no page.
+    /// The page is switched off.
     PageOff, "page_off", RefusalAnswer::Http(426), "expected a WebSocket upgrade";
-    /// The node has its most connections.
+    /// The node has `connections_max` connections.
     Full, "full", RefusalAnswer::Http(503), "server is full, connect again later";
-    /// The address has its most sessions.
+    /// The address has `address_sessions_max` connections.
     AddressFull, "address_full", RefusalAnswer::Http(429), "too many sessions from this address";
-    /// The address has its most logins of a minute.
+    /// The address exceeds `address_logins_per_minute`.
     AddressRate, "address_rate", RefusalAnswer::Http(429), "too many logins from this address, connect again later";
-    /// The node has its most logins of a second, and as many wait as may.
+    /// The node exceeds `logins_per_second`, and as many logins wait as can proceed in time.
     Busy, "busy", RefusalAnswer::Http(503), "server is busy, connect again later";
-    /// The node drains, and the connection was not upgraded.
+    /// The node drains before the connection is upgraded.
     Draining, "draining", RefusalAnswer::Http(503), "server is going away, connect again";
-    /// The node drains, and the connection was not logged in.
+    /// The node drains before the connection has logged in.
     DrainingLogin, "draining_login", RefusalAnswer::Close(close::GOING_AWAY), "server is going away";
     /// A frame before the login breaks the protocol.
     LoginProtocol, "login_protocol", RefusalAnswer::Close(close::PROTOCOL_ERROR), "websocket protocol broken";
@@ -131,57 +131,57 @@ reasons! {
     LoginNotUtf8, "login_not_utf8", RefusalAnswer::Close(close::NOT_UTF8), "text message is not valid utf-8";
     /// The login message is too long.
     LoginTooBig, "login_too_big", RefusalAnswer::Close(close::TOO_BIG), "message too large";
-    /// The uid can't be taken.
+    /// The uid is not valid.
     Uid, "uid", RefusalAnswer::Close(close::POLICY), "uid can't be taken";
-    /// No login came in time.
+    /// No first message came within `login_timeout`.
     LoginTimeout, "login_timeout", RefusalAnswer::Close(close::POLICY), "no login in time";
-    /// There is no credential where one may stand, and none can follow.
+    /// The request has no credential, and the settings don't allow one in the first message.
     CredentialMissing, "credential_missing", RefusalAnswer::Credential(401, close::UNAUTHORIZED),
         "no credential, expected one where the setting auth_sources says";
-    /// There are several, which may say different things.
+    /// The request has several credentials, which may contradict each other.
     CredentialsSeveral, "credentials_several", RefusalAnswer::Credential(400, close::UNAUTHORIZED),
         "several credentials, expected one";
-    /// It is no JWS, in its compact form, of a kind that can be checked.
+    /// The token is no compact JWS with an algorithm that can be checked.
     TokenMalformed, "token_malformed", RefusalAnswer::Credential(401, close::UNAUTHORIZED),
         "token is malformed, expected a signed JWT";
-    /// It has a `crit` header: whoever made it asks for an extension, and none is known here.
+    /// The token has a `crit` header, which demands an extension. No extension is supported.
     TokenCritical, "token_critical", RefusalAnswer::Credential(401, close::UNAUTHORIZED),
         "token has a crit header, expected none";
-    /// No key of this node has signed it, by the one algorithm that the key is for.
+    /// The token's signature matches no key of this node and that key's one algorithm.
     TokenSignature, "token_signature", RefusalAnswer::Credential(401, close::UNAUTHORIZED),
         "token is not signed with a key of this server";
-    /// Its time is over.
+    /// The credential has expired.
     CredentialExpired, "credential_expired", RefusalAnswer::Credential(401, close::EXPIRED), "credential has expired";
-    /// It is for ever, or its end can't be read.
+    /// The token has no `exp`, or one that is no time.
     TokenEndless, "token_endless", RefusalAnswer::Credential(401, close::UNAUTHORIZED),
         "token has no time in exp, expected one";
-    /// Its time has not come.
+    /// The token's `nbf` is in the future, or is no time.
     TokenEarly, "token_early", RefusalAnswer::Credential(401, close::UNAUTHORIZED), "token is not valid yet, see its nbf";
-    /// Somebody else issued it.
+    /// The token's `iss` is not `jwt_issuer`.
     TokenIssuer, "token_issuer", RefusalAnswer::Credential(401, close::UNAUTHORIZED), "token has another iss than expected";
-    /// It is meant for somebody else.
+    /// The token's `aud` doesn't contain `jwt_audience`.
     TokenAudience, "token_audience", RefusalAnswer::Credential(401, close::UNAUTHORIZED),
         "token has another aud than expected";
-    /// Its subject can't log in.
+    /// The token's `sub` is missing, or no valid uid.
     TokenSubject, "token_subject", RefusalAnswer::Credential(401, close::UNAUTHORIZED),
         "token has a sub that can't be a uid";
-    /// What its bearer may do can't be read.
+    /// The token's claim of rights is no list of words.
     TokenRights, "token_rights", RefusalAnswer::Credential(401, close::UNAUTHORIZED),
         "token has a claim of rights that is no list of words";
-    /// The service that authenticates says no.
+    /// The authentication service rejects the credential.
     AuthRefused, "auth_refused", RefusalAnswer::Credential(401, close::UNAUTHORIZED), "credential is refused";
-    /// The service that authenticates can't be asked, or its answer can't be read.
+    /// The authentication service can't be reached, or its answer can't be read.
     AuthUnavailable, "auth_unavailable", RefusalAnswer::Credential(503, close::TRY_AGAIN_LATER),
         "authentication is not available, try again later";
     /// The peer ended the connection before its login.
     Left, "left", RefusalAnswer::None, "closed by the peer before its login";
-    /// The TLS handshake failed; an alert said why.
+    /// The TLS handshake failed; an alert states why.
     Tls, "tls", RefusalAnswer::None, "tls handshake failed";
     /// The connection was lost before its login.
     Lost, "lost", RefusalAnswer::None, "connection lost before its login";
 }
 
-/// How often each reason was; shared by the gateway's threads and the handle.
+/// Counts refusals by reason; shared by the gateway's threads, control and the handle.
 #[derive(Clone, Debug)]
 pub(crate) struct Refusals(Arc<[AtomicU64; Reason::ALL.len()]>);
 
@@ -195,34 +195,34 @@ impl Refusals {
         self.0[reason as usize].fetch_add(1, Ordering::Relaxed);
     }
 
-    /// Returns how often `reason` was.
+    /// Returns the number of refusals with `reason`.
     pub(crate) fn count(&self, reason: Reason) -> u64 {
         // Relaxed: a statistic.
         self.0[reason as usize].load(Ordering::Relaxed)
     }
 }
 
-/// A connection's end before it was a session, with what there is to say about it.
+/// The end of a connection before it became a session, with the details of its reason.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub(crate) enum Refusal {
-    /// Asked for no upgrade and got its answer, the page: nothing was refused.
+    /// The request asked for no upgrade, and the page was its answer: this is no refusal.
     #[error("answered over http")]
     Answered,
-    /// RefusalAnswer over HTTP already.
+    /// Answered over HTTP already.
     #[error("{}", .0.text())]
     Http(Reason),
-    /// Found by hyper.
+    /// An error of hyper, which classifies it.
     #[error("{text}: {1}", text = .0.text())]
     Hyper(Reason, hyper::Error),
-    /// RefusalAnswer by an alert.
+    /// Answered by an alert already.
     #[error("tls handshake failed: {0}")]
     Tls(io::Error),
     #[error("login frame breaks the protocol: {0}")]
     Violation(Violation),
     #[error("{0}")]
     Uid(UidError),
-    /// The credential in the first message.
+    /// The credential in the first message is denied.
     #[error("{}", .0.text())]
     Denied(Reason),
     #[error("no login within {0:?}")]
@@ -235,17 +235,17 @@ pub(crate) enum Refusal {
     Lost(io::Error),
 }
 
-impl From<Unidentified> for Refusal {
-    fn from(reason: Unidentified) -> Self {
+impl From<IdentifyError> for Refusal {
+    fn from(reason: IdentifyError) -> Self {
         match reason {
-            Unidentified::Denied(reason) => Self::Denied(reason),
-            Unidentified::Uid(error) => Self::Uid(error),
+            IdentifyError::Denied(reason) => Self::Denied(reason),
+            IdentifyError::Uid(error) => Self::Uid(error),
         }
     }
 }
 
 impl Refusal {
-    /// Returns what it is counted under, unless nothing was refused.
+    /// Returns the reason to count; `None` if nothing was refused.
     pub(crate) fn reason(&self) -> Option<Reason> {
         Some(match self {
             Self::Answered => return None,
@@ -278,54 +278,58 @@ impl From<hyper::Error> for Refusal {
     }
 }
 
-/// Tells a peer that was upgraded why it is refused; ends as a session does: close frame, FIN, and the peer's end.
-pub(crate) async fn say<S: AsyncRead + AsyncWrite + Unpin>(
+/// Closes a refused connection that was upgraded, as a session is closed: error message if the protocol has one, close frame,
+/// FIN, and reading until the peer's end.
+pub(crate) async fn close<S: AsyncRead + AsyncWrite + Unpin>(
     stream: &mut S,
     refusal: &Refusal,
     protocol: Protocol,
     time_out: Duration,
 ) {
-    let mut last_words = Vec::new();
-    let close = |frames: &mut Vec<u8>, cause, reason: &str| {
+    let mut frames = Vec::new();
+    let add_close = |frames: &mut Vec<u8>, cause, reason: &str| {
         frame::encode_close(frames, protocol.close_code(cause), reason);
     };
-    let error = |frames: &mut Vec<u8>, text: &str| {
+    let add_error = |frames: &mut Vec<u8>, text: &str| {
         if let Some(error) = protocol.error(text) {
             frame::encode(frames, Opcode::Text, error.as_bytes());
         }
     };
     match refusal {
         Refusal::Violation(violation) => {
-            close(&mut last_words, violation.close_code(), &violation.to_string());
+            add_close(&mut frames, violation.close_code(), &violation.to_string());
         }
         Refusal::Uid(fault) => {
-            error(&mut last_words, &fault.to_string());
-            close(&mut last_words, close::POLICY, &fault.to_string());
+            add_error(&mut frames, &fault.to_string());
+            add_close(&mut frames, close::POLICY, &fault.to_string());
         }
         Refusal::Denied(reason) => {
             let RefusalAnswer::Credential(_, code) = reason.answer() else { return };
-            error(&mut last_words, reason.text());
-            close(&mut last_words, code, reason.text());
+            add_error(&mut frames, reason.text());
+            add_close(&mut frames, code, reason.text());
         }
-        Refusal::LoginTimeout(_) => close(&mut last_words, close::POLICY, &refusal.to_string()),
-        Refusal::ClosedByPeer(Some(code)) => frame::encode_close(&mut last_words, *code, ""),
-        Refusal::ClosedByPeer(None) => frame::encode(&mut last_words, Opcode::Close, &[]),
-        Refusal::Draining => close(&mut last_words, close::GOING_AWAY, &refusal.to_string()),
+        Refusal::LoginTimeout(_) => add_close(&mut frames, close::POLICY, &refusal.to_string()),
+        Refusal::ClosedByPeer(Some(code)) => frame::encode_close(&mut frames, *code, ""),
+        Refusal::ClosedByPeer(None) => frame::encode(&mut frames, Opcode::Close, &[]),
+        Refusal::Draining => add_close(&mut frames, close::GOING_AWAY, &refusal.to_string()),
         Refusal::Answered | Refusal::Http(_) | Refusal::Hyper(..) | Refusal::Tls(_) | Refusal::Lost(_) => return,
     }
     timeout(time_out, async {
-        stream.write_all(&last_words).await?;
-        end(stream).await
+        stream.write_all(&frames).await?;
+        end_stream(stream).await
     })
     .await
     .ok();
 }
 
-/// Answers over HTTP where hyper has no request to answer, and ends the stream. The caller bounds the time.
+/// Answers over HTTP without hyper, which received no valid request, and ends the stream. The caller bounds the time.
 ///
 /// A reason without an HTTP status is not answered; the stream still ends.
-pub(crate) async fn answer<S: AsyncRead + AsyncWrite + Unpin>(stream: &mut S, reason: Reason) -> io::Result<()> {
-    let RefusalAnswer::Http(status) = reason.answer() else { return end(stream).await };
+pub(crate) async fn answer_over_http<S: AsyncRead + AsyncWrite + Unpin>(
+    stream: &mut S,
+    reason: Reason,
+) -> io::Result<()> {
+    let RefusalAnswer::Http(status) = reason.answer() else { return end_stream(stream).await };
     let phrase = StatusCode::from_u16(status).ok().and_then(|status| status.canonical_reason()).unwrap_or_default();
     let text = reason.text();
     let head = format!(
@@ -334,11 +338,11 @@ pub(crate) async fn answer<S: AsyncRead + AsyncWrite + Unpin>(stream: &mut S, re
         text.len() + 1
     );
     stream.write_all(head.as_bytes()).await?;
-    end(stream).await
+    end_stream(stream).await
 }
 
-/// Ends a stream so that what was sent arrives. The caller bounds the time.
-pub(crate) async fn end<S: AsyncRead + AsyncWrite + Unpin>(stream: &mut S) -> io::Result<()> {
+/// Ends a stream without RST, so that everything that was sent arrives. The caller bounds the time.
+pub(crate) async fn end_stream<S: AsyncRead + AsyncWrite + Unpin>(stream: &mut S) -> io::Result<()> {
     linger(stream, DISCARD_BYTES_MAX).await
 }
 

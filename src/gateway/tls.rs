@@ -1,4 +1,4 @@
-//! The TLS handshake, in front of the HTTP upgrade; and a stream over TLS on its way through the gateway.
+//! The TLS handshake before the HTTP upgrade, and TLS streams while the gateway has them.
 
 use std::future::Future;
 use std::io;
@@ -15,10 +15,10 @@ use super::AcceptedStream;
 use super::refusal::{self, Reason, Refusal};
 use crate::shard::{Stream, Tls};
 
-/// Makes the handshake, by `until`; a client that has said nothing yet ends when `draining` does.
+/// Makes the handshake by `deadline`. A connection that has sent nothing by the time `draining` completes is ended.
 ///
 /// # Errors
-/// When the client was told off, by an alert or over HTTP, or is lost.
+/// When the handshake fails, which an alert or an HTTP status has told the client; or when the connection is lost.
 pub(super) async fn handshake(
     mut stream: TcpStream,
     config: Arc<ServerConfig>,
@@ -39,17 +39,17 @@ pub(super) async fn handshake(
         }
     };
     let first = timeout_at(deadline, first_byte).await.map_err(|_| Refusal::Http(Reason::HandshakeTimeout))??;
-    // No TLS record begins like a method of HTTP: an alert would be no answer.
+    // A TLS record never begins with a capital letter, an HTTP method does. An HTTP client can't read an alert.
     if first.is_ascii_uppercase() {
-        timeout(close_timeout, refusal::answer(&mut stream, Reason::PlainHttp)).await.ok();
+        timeout(close_timeout, refusal::answer_over_http(&mut stream, Reason::PlainHttp)).await.ok();
         return Err(Refusal::Http(Reason::PlainHttp));
     }
     let accepted = TlsAcceptor::from(config).accept(stream).into_fallible();
     match timeout_at(deadline, accepted).await {
         Ok(Ok(stream)) => Ok(stream),
         Ok(Err((error, mut stream))) => {
-            // The alert has been sent; it is to arrive.
-            timeout(close_timeout, refusal::end(&mut stream)).await.ok();
+            // Without RST, so that the alert, which has been sent, arrives.
+            timeout(close_timeout, refusal::end_stream(&mut stream)).await.ok();
             Err(Refusal::Tls(error))
         }
         Err(_) => Err(Refusal::Http(Reason::HandshakeTimeout)),
@@ -59,7 +59,7 @@ pub(super) async fn handshake(
 impl AcceptedStream for TlsStream<TcpStream> {
     async fn input_arrived(&self) -> io::Result<()> {
         let (stream, connection) = self.get_ref();
-        // What came along with the end of the handshake is with rustls already, which then has enough to read.
+        // Data may have come with the last handshake record. rustls holds it then, and doesn't want to read more.
         if connection.wants_read() { stream.input_arrived().await } else { Ok(()) }
     }
 

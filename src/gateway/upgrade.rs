@@ -94,8 +94,8 @@ pub(super) async fn upgrade<S: AcceptedStream>(
     let end = async {
         match refusal.reason() {
             // hyper had no request to answer, and the stream has discarded whatever it wrote.
-            Some(reason) if !is_answered => refusal::answer(&mut stream, reason).await,
-            _ => refusal::end(&mut stream).await,
+            Some(reason) if !is_answered => refusal::answer_over_http(&mut stream, reason).await,
+            _ => refusal::end_stream(&mut stream).await,
         }
     };
     timeout(context.settings.close_timeout, end).await.ok();
@@ -113,7 +113,7 @@ async fn answer_request<S: AcceptedStream>(
     let answer = match decide(&request, context, client) {
         Ok(Answer::Upgrade { response, protocol, not_before }) => {
             // Neither wait needs the deadline: `not_before` precedes it, and the authentication service has its own time-out.
-            let authenticated = exchange.unless_left(async {
+            let authenticated = exchange.wait_unless_left(async {
                 if let Some(not_before) = not_before {
                     sleep_until(not_before).await;
                 }
@@ -224,7 +224,7 @@ impl Fault {
 fn decide(request: &Request<()>, context: &UpgradeContext, client: &mut Client) -> Result<Answer, Fault> {
     let headers = request.headers();
     // First, so that logs and refusals name the client's address.
-    client.peer = proxy::client(client.peer, headers, &context.settings.admission);
+    client.peer = proxy::forwarded_client(client.peer, headers, &context.settings.admission);
     if !host::is_named(request.version(), headers) {
         return Err(Reason::HostHeader.into());
     }

@@ -7,7 +7,7 @@ use hyper::Uri;
 use hyper::header::HeaderMap;
 
 use super::credential::{self, RequestFacts};
-use super::{Authenticator, Identity, UidRules, Unidentified};
+use super::{Authenticator, IdentifyError, Identity, UidRules};
 use crate::config::{AuthSource, GatewaySettings};
 use crate::gateway::Reason;
 use crate::rights::Rights;
@@ -65,9 +65,9 @@ impl LoginService {
         match credential::find(headers, uri, &settings.auth)? {
             Some(credential) => match self.log_in(&credential, &facts, settings).await {
                 Ok(login) => Ok(Authentication::LoggedIn(login)),
-                Err(Unidentified::Denied(reason)) => Err(reason),
+                Err(IdentifyError::Denied(reason)) => Err(reason),
                 // Only without authentication, where this function has returned above.
-                Err(Unidentified::Uid(_)) => Err(Reason::TokenSubject),
+                Err(IdentifyError::Uid(_)) => Err(Reason::TokenSubject),
             },
             None if settings.auth.takes_from(AuthSource::FirstFrame) => Ok(Authentication::AwaitsFirstMessage(facts)),
             None => Err(Reason::CredentialMissing),
@@ -78,7 +78,7 @@ impl LoginService {
     ///
     /// # Errors
     /// Never: every login number is a valid uid.
-    pub(crate) fn log_in_anonymously(&self) -> Result<Login, Unidentified> {
+    pub(crate) fn log_in_anonymously(&self) -> Result<Login, IdentifyError> {
         let number = self.login_numbers.draw();
         let uid = Uid::new(number.to_string().as_bytes(), uid::BYTES_MAX, &self.hasher)?;
         Ok(Login { identity: Identity { uid, rights: Rights::RECEIVE, expires: None }, number })
@@ -87,13 +87,13 @@ impl LoginService {
     /// Identifies the owner of a credential that has just been read.
     ///
     /// # Errors
-    /// See [`Unidentified`].
+    /// See [`IdentifyError`].
     pub(crate) async fn log_in(
         &self,
         credential: &[u8],
         facts: &RequestFacts,
         settings: &GatewaySettings,
-    ) -> Result<Login, Unidentified> {
+    ) -> Result<Login, IdentifyError> {
         // Drawn before the credential is checked: checks take unequal times, and two logins must stay in the order of their reading.
         let number = self.login_numbers.draw();
         let rules = UidRules { bytes_max: settings.uid_bytes_max, hasher: &self.hasher };

@@ -3,7 +3,7 @@
 //! ```text
 //!   the request ─ find ─▶ credential ─┐
 //!                                     ├─ identify ─▶ Identity: uid, rights, end
-//!   the first message ────────────────┘      └─────▶ Unidentified: says why
+//!   the first message ────────────────┘      └─────▶ IdentifyError: says why
 //! ```
 //! Runs on the gateway. Tokens are checked in place; a service is asked without holding anybody else up. A
 //! credential is never logged, sent back, or kept.
@@ -41,7 +41,7 @@ pub(crate) struct Identity {
 
 /// Why nobody was identified.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub(crate) enum Unidentified {
+pub(crate) enum IdentifyError {
     #[error("{}", .0.text())]
     Denied(Reason),
     /// Without authentication the credential is the uid, and this can't be one.
@@ -49,7 +49,7 @@ pub(crate) enum Unidentified {
     Uid(#[from] UidError),
 }
 
-impl From<Reason> for Unidentified {
+impl From<Reason> for IdentifyError {
     fn from(reason: Reason) -> Self {
         Self::Denied(reason)
     }
@@ -140,14 +140,14 @@ impl Authenticator {
     /// Finds out who bears `credential`.
     ///
     /// # Errors
-    /// See [`Unidentified`]; within `auth_url_timeout` in any case.
+    /// See [`IdentifyError`]; within `auth_url_timeout` in any case.
     pub(crate) async fn identify(
         &self,
         credential: &[u8],
         facts: &RequestFacts,
         settings: &AuthSettings,
         rules: UidRules<'_>,
-    ) -> Result<Identity, Unidentified> {
+    ) -> Result<Identity, IdentifyError> {
         let claims = match &self.method {
             Method::None => {
                 let uid = Uid::new(credential, rules.bytes_max, rules.hasher)?;
