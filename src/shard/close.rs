@@ -170,7 +170,7 @@ impl<N: Network> Shard<N> {
                 self.discard(key);
                 self.account(key);
             }
-            self.relieve();
+            self.enforce_memory_max();
         }
     }
 
@@ -201,7 +201,7 @@ impl<N: Network> Shard<N> {
             return false;
         }
         let (hash, encoding) = (session.hash, session.protocol.encoding());
-        self.departures += 1;
+        self.closings += 1;
         self.unregister(hash, encoding, key);
         match unsent {
             Unsent::Keep => self.take_log(key),
@@ -243,7 +243,7 @@ impl<N: Network> Shard<N> {
 
     /// Drops a session, wherever in its life it is.
     pub(super) fn remove(&mut self, key: SessionKey) {
-        self.departures += 1;
+        self.closings += 1;
         let Some(mut session) = self.sessions.remove(key) else {
             debug_assert!(false, "session {key} ends twice");
             return;

@@ -52,7 +52,7 @@ impl<N: Network> Shard<N> {
             };
             delivery = add(delivery, next);
             // After each: together they may take many times what one message is.
-            self.relieve();
+            self.enforce_memory_max();
         }
         delivery
     }
@@ -92,7 +92,7 @@ impl<N: Network> Shard<N> {
                 if self.catch_up(session) {
                     left_out.push(session);
                 }
-                self.relieve();
+                self.enforce_memory_max();
             }
         }
         let sessions = self.broadcast(&mut message);
@@ -131,7 +131,7 @@ impl<N: Network> Shard<N> {
         match letter {
             Letter::Unicast { hash, uid, kind, payload } => {
                 let (_, cost) = self.deliver(hash, uid, &mut Message::new(kind, payload));
-                self.relieve();
+                self.enforce_memory_max();
                 cost
             }
             Letter::Broadcast { kind, payload } => {

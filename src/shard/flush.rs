@@ -58,13 +58,13 @@ impl<N: Network> Shard<N> {
                 match session.phase {
                     Phase::Open => {
                         self.flush_session(key);
-                        self.relieve();
+                        self.enforce_memory_max();
                     }
                     // It left before these.
                     Phase::Closing | Phase::Lingering => _ = self.logs.skip(session),
                 }
             }
-            self.serve_amid_fan_out(slice);
+            self.serve_during_fan_out(slice);
         }
     }
 
@@ -73,7 +73,7 @@ impl<N: Network> Shard<N> {
     pub(super) fn flush_dirty(&mut self) {
         if let Some(key) = self.lists.next_dirty(&mut self.sessions) {
             self.flush_session(key);
-            self.relieve();
+            self.enforce_memory_max();
         }
     }
 

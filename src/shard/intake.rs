@@ -23,13 +23,13 @@ use crate::uid::Uid;
 const HANDOVERS_PER_TURN: usize = 64;
 
 /// What a login meets in the registry.
-enum Meeting {
+enum LoginVerdict {
     /// The uid is free, or shared: the newcomer is added.
-    Free,
+    Add,
     /// The newcomer takes the place of these.
     Replace(Vec<SessionKey>),
     /// The newcomer is turned away with this code.
-    Refused(u16),
+    Refuse(u16),
 }
 
 impl<N: Network> Shard<N> {
@@ -44,7 +44,7 @@ impl<N: Network> Shard<N> {
 
     fn adopt(&mut self, handover: Handover<N::Socket>) {
         let Handover { socket, unread, uid, protocol, rights, expires, login, peer, permit } = handover;
-        let meeting = self.meet(&uid, login);
+        let verdict = self.judge_login(&uid, login);
         let expires = expires.map_or(Expiry::NEVER, Expiry::at);
         let key = self.sessions.insert(Box::new(Session {
             socket,
@@ -89,8 +89,8 @@ impl<N: Network> Shard<N> {
         self.account(key);
         let expires = expires.left(self.network.wall_time()).map_or(Tick::NEVER, |left| self.tick.after(left));
         self.wake_at(key, self.tick.after(self.settings.heartbeat_interval).min(expires));
-        match meeting {
-            Meeting::Refused(code) => {
+        match verdict {
+            LoginVerdict::Refuse(code) => {
                 let reason = CloseReason::of(code);
                 if code != close::REPLACED {
                     self.stats.refused += 1;
@@ -100,7 +100,7 @@ impl<N: Network> Shard<N> {
                 }
                 return self.close(key, reason, Unsent::Keep);
             }
-            Meeting::Replace(older) => {
+            LoginVerdict::Replace(older) => {
                 // Before the older go: the uid is online all the time.
                 self.register(&uid, key, protocol);
                 for older in older {
@@ -108,7 +108,7 @@ impl<N: Network> Shard<N> {
                     self.close(older, CloseReason::of(close::REPLACED), Unsent::Keep);
                 }
             }
-            Meeting::Free => {
+            LoginVerdict::Add => {
                 let is_first = self.register(&uid, key, protocol);
                 if let Some(presence) = self.presence.as_ref().filter(|_| is_first) {
                     presence.tell(uid.as_str().into(), Change::Came, self.now);
@@ -131,21 +131,21 @@ impl<N: Network> Shard<N> {
     }
 
     /// Finds what a login has to do with the sessions that its uid has.
-    fn meet(&mut self, uid: &Uid, login: LoginNumber) -> Meeting {
+    fn judge_login(&mut self, uid: &Uid, login: LoginNumber) -> LoginVerdict {
         let held = self.registry.find(uid.hash(), uid.as_str().as_bytes()).to_vec();
         if held.is_empty() {
-            return Meeting::Free;
+            return LoginVerdict::Add;
         }
         match self.settings.duplicate_login {
-            DuplicateLogin::Share if held.len() < self.settings.uid_sessions_max => Meeting::Free,
-            DuplicateLogin::Share => Meeting::Refused(close::UID_FULL),
-            DuplicateLogin::Reject => Meeting::Refused(close::UID_TAKEN),
+            DuplicateLogin::Share if held.len() < self.settings.uid_sessions_max => LoginVerdict::Add,
+            DuplicateLogin::Share => LoginVerdict::Refuse(close::UID_FULL),
+            DuplicateLogin::Reject => LoginVerdict::Refuse(close::UID_TAKEN),
             DuplicateLogin::Replace => {
                 // Its login frame was read before the other's, however long it took since.
                 if held.iter().any(|&key| self.sessions.present(key).is_some_and(|other| other.login > login)) {
-                    return Meeting::Refused(close::REPLACED);
+                    return LoginVerdict::Refuse(close::REPLACED);
                 }
-                Meeting::Replace(held)
+                LoginVerdict::Replace(held)
             }
         }
     }

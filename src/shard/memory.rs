@@ -122,14 +122,14 @@ impl<N: Network> Shard<N> {
     ///
     /// Not during fan-out, unless the caller looks whether each session is still open: this may close any of them.
     #[inline]
-    pub(super) fn relieve(&mut self) {
+    pub(super) fn enforce_memory_max(&mut self) {
         if self.memory.held() + self.mailbox.memory() > self.settings.memory_bytes_max {
-            self.cut_worst();
+            self.cut_largest();
         }
     }
 
     #[cold]
-    fn cut_worst(&mut self) {
+    fn cut_largest(&mut self) {
         // What others have read meanwhile is none any more.
         self.mailbox.take_returns();
         let eighth = self.settings.memory_bytes_max / 8;

@@ -123,7 +123,7 @@ pub struct Shard<N: Network> {
     /// What this turn may still do.
     budget: TurnBudget,
     /// How many sessions have begun to close, or ended without that: to see whether one has since.
-    departures: u64,
+    closings: u64,
     /// Memory that the sessions hold.
     memory: Memory,
     scratch: Box<[u8]>,
@@ -189,7 +189,7 @@ impl<N: Network> Shard<N> {
             lists: WorkLists::default(),
             stalled,
             budget: TurnBudget::new(),
-            departures: 0,
+            closings: 0,
             memory: Memory::default(),
             scratch: vec![0; SCRATCH_BYTES].into_boxed_slice(),
             ready: Vec::new(),
@@ -234,7 +234,7 @@ impl<N: Network> Shard<N> {
         self.wait();
         let begun = self.now;
         self.budget.renew();
-        self.take_in();
+        self.take_input();
         self.take_handovers();
         // One look at the clock for both.
         let now = self.network.now();
@@ -251,7 +251,7 @@ impl<N: Network> Shard<N> {
 
     /// Takes what clients, callers and other shards bring, each first in its turn: the first may spend all of the
     /// budget, and would starve the others if it always were the same.
-    fn take_in(&mut self) {
+    fn take_input(&mut self) {
         for place in 0..3 {
             match (self.stats.turns + place) % 3 {
                 0 => self.receive_ready(),

@@ -87,7 +87,7 @@ impl<N: Network> Shard<N> {
                 None => self.receive(key),
             }
             self.account(key);
-            self.relieve();
+            self.enforce_memory_max();
             self.serve_between_reads(&mut slice);
         }
     }
@@ -282,7 +282,7 @@ impl<N: Network> Shard<N> {
     fn act(&mut self, speaker: Speaker, step: Step<'_>, budget: &mut Budget) -> Option<Stop> {
         let key = speaker.key;
         self.stats.frames_in += 1;
-        let departures = self.departures;
+        let closings = self.closings;
         let mut cost = Cost { deliveries: 1, bytes: 0 };
         let mut stop = None;
         match step {
@@ -338,9 +338,9 @@ impl<N: Network> Shard<N> {
         }
         budget.spend(cost);
         self.budget.spend(cost);
-        self.relieve();
+        self.enforce_memory_max();
         // It may have been cut just now, or closed by what it sent to itself.
-        if self.departures == departures || self.is_open(key) { stop } else { Some(Stop::Closed) }
+        if self.closings == closings || self.is_open(key) { stop } else { Some(Stop::Closed) }
     }
 
     /// Tells a client what was wrong with its message, in its protocol's words; returns how many bytes that takes.

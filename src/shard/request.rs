@@ -192,7 +192,7 @@ impl<N: Network> Shard<N> {
             let mut message = Message::new(kind, Payload::Shared(payload));
             let (delivery, cost) = self.deliver(hash, uid.as_bytes(), &mut message);
             self.budget.spend(cost);
-            self.relieve();
+            self.enforce_memory_max();
             return delivery;
         }
         self.budget.spend(Cost { deliveries: 1, bytes: payload.len() });
@@ -209,7 +209,7 @@ impl<N: Network> Shard<N> {
             0
         };
         self.budget.spend(Cost { deliveries: 1 + sessions + except.len(), bytes });
-        self.relieve();
+        self.enforce_memory_max();
         sessions
     }
 

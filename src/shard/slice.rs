@@ -39,7 +39,7 @@ impl<N: Network> Shard<N> {
     /// Ends a slice of receiving if its time is over: answers requests.
     pub(super) fn serve_between_reads(&mut self, slice: &mut Slice) {
         if self.is_over(slice) {
-            self.take_requests_amid();
+            self.take_requests_mid_turn();
             slice.end = self.network.now() + SLICE;
         }
     }
@@ -49,13 +49,13 @@ impl<N: Network> Shard<N> {
         if !self.is_over(slice) {
             return;
         }
-        self.take_requests_amid();
+        self.take_requests_mid_turn();
         slice.number += 1;
         // A single shard has no others who wait for it.
         if slice.number.is_multiple_of(SLICES_PER_MAIL) && self.mailbox.shard_count() > 1 {
             self.poll(Some(Duration::ZERO));
             self.take_mail();
-            self.post_amid_flush(self.now);
+            self.post_mid_flush(self.now);
         }
         slice.end = self.network.now() + SLICE;
     }
@@ -63,15 +63,15 @@ impl<N: Network> Shard<N> {
     /// Ends a slice of a broadcast's fan-out if its time is over: takes in what clients, callers and other shards have
     /// brought since, within the turn's budget, and sends what comes of it, for as long as a slice. A broadcast to thousands
     /// takes tens of milliseconds, for which nobody else's messages are held up; and these hold it up for no longer.
-    pub(super) fn serve_amid_fan_out(&mut self, slice: &mut Slice) {
+    pub(super) fn serve_during_fan_out(&mut self, slice: &mut Slice) {
         if !self.is_over(slice) {
             return;
         }
         self.poll(Some(Duration::ZERO));
-        self.take_requests_amid();
+        self.take_requests_mid_turn();
         self.receive_ready();
         self.take_mail();
-        self.post_amid_flush(self.now);
+        self.post_mid_flush(self.now);
         let mut others = self.slice(self.now);
         for _ in 0..self.lists.dirty_len() {
             self.flush_dirty();
@@ -92,7 +92,7 @@ impl<N: Network> Shard<N> {
         self.network.now() >= slice.end
     }
 
-    fn take_requests_amid(&mut self) {
+    fn take_requests_mid_turn(&mut self) {
         self.inlets.check_news(&self.mailbox);
         if !self.inlets.requests.may_hold() {
             return;

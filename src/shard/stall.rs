@@ -95,7 +95,7 @@ impl<N: Network> Shard<N> {
     }
 
     /// As [`Shard::post`], amid a flush: broadcasts wait for the next turn once this one's budget is spent or its log full.
-    pub(super) fn post_amid_flush(&mut self, now: Instant) {
+    pub(super) fn post_mid_flush(&mut self, now: Instant) {
         self.post_and_take(now, 0);
     }
 
@@ -116,7 +116,7 @@ impl<N: Network> Shard<N> {
                 break;
             }
         }
-        self.relieve();
+        self.enforce_memory_max();
     }
 
     /// Takes the messages of a queue, oldest first, as long as there is room, and for more than `broadcasts_min` broadcasts
