@@ -179,7 +179,7 @@ impl<N: Network> Shard<N> {
         let mut scratch = std::mem::take(&mut self.scratch);
         if let Some(session) = self.sessions.present(key) {
             let received = session.socket.receive(&mut scratch);
-            if let Some(length) = self.received(key, received, scratch.len())
+            if let Some(length) = self.note_received(key, received, scratch.len())
                 && let Some(session) = self.sessions.present(key)
             {
                 session.discarded = session.discarded.saturating_add(length as u32);

@@ -59,7 +59,7 @@ impl<N: Network> Shard<N> {
             return Paused::Until(ready.min(closed_at));
         }
         session.flags.is_paused = false;
-        if session.can_go_on() {
+        if session.has_input() {
             self.enqueue(key);
         } else if let Some(meter) = &mut session.meter {
             meter.caught_up();
@@ -77,7 +77,7 @@ impl<N: Network> Shard<N> {
                 continue;
             }
             session.meter = Meter::new(&self.settings, self.tick);
-            if std::mem::take(&mut session.flags.is_paused) && session.can_go_on() {
+            if std::mem::take(&mut session.flags.is_paused) && session.has_input() {
                 self.enqueue(key);
             }
         }

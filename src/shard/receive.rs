@@ -9,7 +9,7 @@ use tracing::error;
 use super::budget::{Budget, Cost};
 use super::close::{CloseReason, Unsent};
 use super::io::{Network, SessionKey, Socket};
-use super::session::{Phase, Unread, Waiting};
+use super::session::{Phase, StalledMessage, Unread};
 use super::stall::Stall;
 use super::{Shard, journal};
 use crate::frame::{self, Event, Reader, Violation, close};
@@ -25,7 +25,7 @@ use crate::uid::{self, UidHash};
 pub(crate) const PANIC_PAYLOAD: &[u8] = b"\0panic";
 
 /// What a frame asks for, found without touching the shard.
-enum Step<'a> {
+enum Action<'a> {
     /// A message that asks for something.
     Command {
         kind: Kind,
@@ -54,7 +54,7 @@ enum Step<'a> {
 
 /// The session whose input is decoded, as it was when that began.
 #[derive(Clone, Copy)]
-struct Speaker {
+struct Sender {
     key: SessionKey,
     rights: Rights,
     protocol: Protocol,
@@ -62,11 +62,11 @@ struct Speaker {
 
 /// Why decoding stopped.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Stop {
+enum StopReason {
     /// All bytes are decoded.
-    End,
+    AllDecoded,
     /// A budget is spent; others have their turn first.
-    Budget,
+    BudgetSpent,
     /// A message has no room in the mail: the session waits until the message was taken.
     Stalled,
     /// The session isn't open any more.
@@ -102,16 +102,16 @@ impl<N: Network> Shard<N> {
         let stop = self.decode(key, &mut unread.bytes, &mut unread.at);
         // It may have ended by what it sent.
         let Some(session) = self.sessions.get(key) else { return };
-        if stop == Stop::End {
+        if stop == StopReason::AllDecoded {
             if session.flags.is_readable {
                 self.enqueue(key);
             }
             return;
         }
         // Decoding may have put a message there that has no room in the mail.
-        unread.waiting = session.unread.take().and_then(|unread| unread.waiting);
-        session.unread = (stop != Stop::Closed).then_some(unread);
-        if stop == Stop::Budget {
+        unread.stalled = session.unread.take().and_then(|unread| unread.stalled);
+        session.unread = (stop != StopReason::Closed).then_some(unread);
+        if stop == StopReason::BudgetSpent {
             self.enqueue(key);
         }
     }
@@ -122,21 +122,26 @@ impl<N: Network> Shard<N> {
         if let Some((buffer, _)) = session.reader.direct() {
             let space = buffer.capacity() - buffer.len();
             let received = session.socket.receive_onto(buffer);
-            self.received_onto(key, received, space);
+            self.note_direct_receive(key, received, space);
             return;
         }
         let mut scratch = std::mem::take(&mut self.scratch);
         let received = session.socket.receive(&mut scratch);
-        if let Some(length) = self.received(key, received, scratch.len()) {
+        if let Some(length) = self.note_received(key, received, scratch.len()) {
             let mut at = 0;
             let stop = self.decode(key, &mut scratch[..length], &mut at);
-            self.keep_rest(key, &scratch[at..length], stop);
+            self.keep_undecoded(key, &scratch[at..length], stop);
         }
         self.scratch = scratch;
     }
 
     /// Takes note of a receive call into `space` bytes: returns how many came, if any.
-    pub(super) fn received(&mut self, key: SessionKey, received: io::Result<usize>, space: usize) -> Option<usize> {
+    pub(super) fn note_received(
+        &mut self,
+        key: SessionKey,
+        received: io::Result<usize>,
+        space: usize,
+    ) -> Option<usize> {
         let tick = self.tick;
         let session = self.sessions.present(key)?;
         match received {
@@ -176,8 +181,8 @@ impl<N: Network> Shard<N> {
     }
 
     /// Goes on after a receive call straight into a message's buffer.
-    fn received_onto(&mut self, key: SessionKey, received: io::Result<usize>, space: usize) {
-        let Some(length) = self.received(key, received, space) else {
+    fn note_direct_receive(&mut self, key: SessionKey, received: io::Result<usize>, space: usize) {
+        let Some(length) = self.note_received(key, received, space) else {
             // The reader must hear of it all the same, before it is used again; unless the session has ended.
             if let Some(session) = self.sessions.get(key) {
                 session.reader.direct_done(usize::MAX).ok();
@@ -185,38 +190,38 @@ impl<N: Network> Shard<N> {
             return;
         };
         let Some(session) = self.sessions.present(key) else { return };
-        let speaker = Speaker { key, rights: session.rights, protocol: session.protocol };
+        let sender = Sender { key, rights: session.rights, protocol: session.protocol };
         let mut reader = std::mem::take(&mut session.reader);
         // A message that it completes is its receivers' from now on, and must not count twice.
         self.account(key);
         let message_bytes_max = self.settings.message_bytes_max;
-        let step = guard(|| classify(speaker.protocol, reader.direct_done(message_bytes_max), length));
+        let action = catch_panic(|| classify(sender.protocol, reader.direct_done(message_bytes_max), length));
         let mut budget = Budget::CONNECTION;
         let before = self.stats.frames_in;
-        let stop = self.act(speaker, step, &mut budget);
-        self.give_back(key, reader);
-        let stop = stop.unwrap_or(Stop::End);
-        self.charge(key, self.stats.frames_in - before, stop == Stop::End);
-        self.keep_rest(key, &[], stop);
+        let stop = self.perform(sender, action, &mut budget);
+        self.put_reader_back(key, reader);
+        let stop = stop.unwrap_or(StopReason::AllDecoded);
+        self.charge(key, self.stats.frames_in - before, stop == StopReason::AllDecoded);
+        self.keep_undecoded(key, &[], stop);
     }
 
     /// Keeps the bytes that were not decoded, and puts the session where it can go on.
-    fn keep_rest(&mut self, key: SessionKey, rest: &[u8], stop: Stop) {
+    fn keep_undecoded(&mut self, key: SessionKey, rest: &[u8], stop: StopReason) {
         // It may have ended by what it sent.
         let Some(session) = self.sessions.get(key) else { return };
-        if !rest.is_empty() && stop != Stop::Closed {
+        if !rest.is_empty() && stop != StopReason::Closed {
             // Decoding may have put a message there that has no room in the mail.
             session.unread.get_or_insert_default().bytes = rest.to_vec();
         }
-        if stop != Stop::Stalled && (session.unread.is_some() || session.flags.is_readable) {
+        if stop != StopReason::Stalled && (session.unread.is_some() || session.flags.is_readable) {
             self.enqueue(key);
         }
     }
 
     /// Decodes `bytes` from `at` on and does what each frame asks for.
-    fn decode(&mut self, key: SessionKey, bytes: &mut [u8], at: &mut usize) -> Stop {
-        let Some(session) = self.sessions.present(key) else { return Stop::Closed };
-        let speaker = Speaker { key, rights: session.rights, protocol: session.protocol };
+    fn decode(&mut self, key: SessionKey, bytes: &mut [u8], at: &mut usize) -> StopReason {
+        let Some(session) = self.sessions.present(key) else { return StopReason::Closed };
+        let sender = Sender { key, rights: session.rights, protocol: session.protocol };
         let mut reader = std::mem::take(&mut session.reader);
         let mut budget = Budget::CONNECTION;
         let is_metered = session.meter.is_some();
@@ -225,7 +230,7 @@ impl<N: Network> Shard<N> {
             budget.deliveries = budget.deliveries.min(meter.messages_left());
         }
         if reader.bytes_held() > 0 {
-            // As in `received_onto`.
+            // As in `note_direct_receive`.
             self.account(key);
         }
         let message_bytes_max = self.settings.message_bytes_max;
@@ -233,17 +238,17 @@ impl<N: Network> Shard<N> {
         let mut was_between = false;
         let stop = loop {
             if *at == bytes.len() {
-                break Stop::End;
+                break StopReason::AllDecoded;
             }
             if budget.is_spent() || self.is_saturated() {
-                break Stop::Budget;
+                break StopReason::BudgetSpent;
             }
-            let step = guard(|| {
+            let action = catch_panic(|| {
                 let (taken, event) = reader.read(&mut bytes[*at..], message_bytes_max);
                 *at += taken;
-                classify(speaker.protocol, event, taken)
+                classify(sender.protocol, event, taken)
             });
-            let stop = self.act(speaker, step, &mut budget);
+            let stop = self.perform(sender, action, &mut budget);
             was_between |= !reader.is_mid_message();
             if let Some(stop) = stop {
                 break stop;
@@ -253,15 +258,15 @@ impl<N: Network> Shard<N> {
             // What is under way now, if anything, is another message than before.
             session.flags.is_mid_message = false;
         }
-        self.give_back(key, reader);
+        self.put_reader_back(key, reader);
         if is_metered {
-            self.charge(key, self.stats.frames_in - before, stop == Stop::End);
+            self.charge(key, self.stats.frames_in - before, stop == StopReason::AllDecoded);
         }
         stop
     }
 
     /// Puts the reader back into its session, and a deadline to a message that has begun.
-    fn give_back(&mut self, key: SessionKey, reader: Reader) {
+    fn put_reader_back(&mut self, key: SessionKey, reader: Reader) {
         let tick = self.tick;
         // It may have ended, or begun to close, by what it sent.
         let Some(session) = self.sessions.get(key).filter(|session| session.phase == Phase::Open) else { return };
@@ -279,75 +284,75 @@ impl<N: Network> Shard<N> {
 
     /// Does what one frame asks for; says why decoding must stop, if it must.
     #[inline]
-    fn act(&mut self, speaker: Speaker, step: Step<'_>, budget: &mut Budget) -> Option<Stop> {
-        let key = speaker.key;
+    fn perform(&mut self, sender: Sender, action: Action<'_>, budget: &mut Budget) -> Option<StopReason> {
+        let key = sender.key;
         self.stats.frames_in += 1;
         let closings = self.closings;
         let mut cost = Cost { deliveries: 1, bytes: 0 };
         let mut stop = None;
-        match step {
-            Step::Command { kind, message, command: Command::Send { recipient, payload } } => {
-                if speaker.rights.allow(recipient.right()) {
+        match action {
+            Action::Command { kind, message, command: Command::Send { recipient, payload } } => {
+                if sender.rights.allow(recipient.right()) {
                     (cost, stop) = self.route(key, kind, message, recipient, payload);
                 } else {
                     match recipient {
                         Recipient::Uid(_) => self.stats.forbidden_unicasts += 1,
                         Recipient::Everybody => self.stats.forbidden_broadcasts += 1,
                     }
-                    cost.bytes = self.tell_error(speaker, recipient.refusal());
+                    cost.bytes = self.send_error(sender, recipient.refusal());
                 }
             }
-            Step::Command { kind, message, command: Command::Echo } => {
+            Action::Command { kind, message, command: Command::Echo } => {
                 cost.bytes = message.as_slice().len();
                 self.deliver_to(key, &mut Message::new(kind, message));
             }
-            Step::Malformed(Malformed(text)) => {
+            Action::Malformed(Malformed(text)) => {
                 self.stats.invalid += 1;
-                cost.bytes = self.tell_error(speaker, text);
+                cost.bytes = self.send_error(sender, text);
             }
-            Step::Ping(payload) => {
+            Action::Ping(payload) => {
                 self.pong(key, payload);
                 // What comes behind waits until the pong is out: a peer that reads is answered each of its pings, in
                 // order, and one that doesn't only the latest.
-                stop = Some(Stop::Budget);
+                stop = Some(StopReason::BudgetSpent);
             }
-            Step::Pong => {}
+            Action::Pong => {}
             // What was taken in is work, whether or not anything comes of it.
-            Step::Fragment { bytes } => cost.bytes = bytes,
-            Step::Incomplete { bytes } => {
+            Action::Fragment { bytes } => cost.bytes = bytes,
+            Action::Incomplete { bytes } => {
                 self.stats.frames_in -= 1;
                 cost.bytes = bytes;
             }
-            Step::Close { code } => {
+            Action::Close { code } => {
                 self.answer_close(key, code);
-                return Some(Stop::Closed);
+                return Some(StopReason::Closed);
             }
-            Step::Violation(violation) => {
+            Action::Violation(violation) => {
                 self.stats.violations += 1;
                 let reason = violation.to_string();
                 self.close(key, CloseReason::with_text(violation.close_code(), &reason), Unsent::Keep);
-                return Some(Stop::Closed);
+                return Some(StopReason::Closed);
             }
-            Step::Panicked => {
+            Action::Panicked => {
                 self.stats.panics += 1;
                 error!(shard = self.index, session = %key, "a session's code panicked, the session ends");
                 let reason = CloseReason::of(close::INTERNAL_ERROR);
                 self.close(key, reason, Unsent::Keep);
-                return Some(Stop::Closed);
+                return Some(StopReason::Closed);
             }
         }
         budget.spend(cost);
         self.budget.spend(cost);
         self.enforce_memory_max();
         // It may have been cut just now, or closed by what it sent to itself.
-        if self.closings == closings || self.is_open(key) { stop } else { Some(Stop::Closed) }
+        if self.closings == closings || self.is_open(key) { stop } else { Some(StopReason::Closed) }
     }
 
     /// Tells a client what was wrong with its message, in its protocol's words; returns how many bytes that takes.
     #[cold]
-    fn tell_error(&mut self, speaker: Speaker, text: &str) -> usize {
-        let Some(error) = speaker.protocol.error(text) else { return 0 };
-        self.reply(speaker.key, &error);
+    fn send_error(&mut self, sender: Sender, text: &str) -> usize {
+        let Some(error) = sender.protocol.error(text) else { return 0 };
+        self.reply(sender.key, &error);
         error.len()
     }
 
@@ -360,7 +365,7 @@ impl<N: Network> Shard<N> {
         message: Payload<'_>,
         recipient: Recipient,
         span: Span,
-    ) -> (Cost, Option<Stop>) {
+    ) -> (Cost, Option<StopReason>) {
         let payload = match &message {
             Payload::Borrowed(bytes) => Payload::Borrowed(&bytes[span.range()]),
             Payload::Shared(bytes) => Payload::Shared(bytes.slice(span.range())),
@@ -374,8 +379,12 @@ impl<N: Network> Shard<N> {
                 if self.stalled.has_broadcasts() || self.mailbox.broadcast(kind, &payload) == Room::Full {
                     let (uid, span) = (Span { start: 0, end: 0 }, Span { start: 0, end: bytes });
                     let message = payload.into_shared();
-                    self.stall(key, Stall::Broadcast, Waiting { hash: UidHash(0), kind, message, uid, payload: span });
-                    return (Cost { deliveries: 1, bytes }, Some(Stop::Stalled));
+                    self.stall(
+                        key,
+                        Stall::Broadcast,
+                        StalledMessage { hash: UidHash(0), kind, message, uid, payload: span },
+                    );
+                    return (Cost { deliveries: 1, bytes }, Some(StopReason::Stalled));
                 }
                 journal::broadcast();
                 self.stats.broadcasts_sent += 1;
@@ -410,8 +419,12 @@ impl<N: Network> Shard<N> {
                 }
                 if self.mailbox.unicast(to, hash, uid, kind, &payload) == Room::Full {
                     let message = message.into_shared();
-                    self.stall(key, Stall::Unicast { to }, Waiting { hash, kind, message, uid: name, payload: span });
-                    return (cost, Some(Stop::Stalled));
+                    self.stall(
+                        key,
+                        Stall::Unicast { to },
+                        StalledMessage { hash, kind, message, uid: name, payload: span },
+                    );
+                    return (cost, Some(StopReason::Stalled));
                 }
                 journal::unicast();
                 (cost, None)
@@ -425,13 +438,13 @@ impl<N: Network> Shard<N> {
 /// That code holds no reference to the shard: what it may leave half done, the reader and the bytes
 /// received, is thrown away with the session.
 #[inline]
-fn guard<'a>(decode: impl FnOnce() -> Step<'a>) -> Step<'a> {
-    catch_unwind(AssertUnwindSafe(decode)).unwrap_or(Step::Panicked)
+fn catch_panic<'a>(decode: impl FnOnce() -> Action<'a>) -> Action<'a> {
+    catch_unwind(AssertUnwindSafe(decode)).unwrap_or(Action::Panicked)
 }
 
 /// Says what a frame asks for, having taken `bytes`.
 #[inline(always)]
-fn classify(protocol: Protocol, event: Result<Option<Event<'_>>, Violation>, bytes: usize) -> Step<'_> {
+fn classify(protocol: Protocol, event: Result<Option<Event<'_>>, Violation>, bytes: usize) -> Action<'_> {
     #[cfg(test)]
     if let Ok(Some(Event::Message { payload, .. })) = &event {
         assert_ne!(payload.as_slice(), PANIC_PAYLOAD, "a test asked for it");
@@ -444,15 +457,15 @@ fn classify(protocol: Protocol, event: Result<Option<Event<'_>>, Violation>, byt
                 frame::Payload::Owned(bytes) => Payload::Shared(Bytes::from(bytes)),
             };
             match command {
-                Ok(command) => Step::Command { kind, message, command },
-                Err(malformed) => Step::Malformed(malformed),
+                Ok(command) => Action::Command { kind, message, command },
+                Err(malformed) => Action::Malformed(malformed),
             }
         }
-        Ok(Some(Event::Ping(payload))) => Step::Ping(payload),
-        Ok(Some(Event::Pong(_))) => Step::Pong,
-        Ok(Some(Event::Close { code, .. })) => Step::Close { code },
-        Ok(Some(Event::Fragment)) => Step::Fragment { bytes },
-        Ok(None) => Step::Incomplete { bytes },
-        Err(violation) => Step::Violation(violation),
+        Ok(Some(Event::Ping(payload))) => Action::Ping(payload),
+        Ok(Some(Event::Pong(_))) => Action::Pong,
+        Ok(Some(Event::Close { code, .. })) => Action::Close { code },
+        Ok(Some(Event::Fragment)) => Action::Fragment { bytes },
+        Ok(None) => Action::Incomplete { bytes },
+        Err(violation) => Action::Violation(violation),
     }
 }

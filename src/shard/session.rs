@@ -65,7 +65,7 @@ pub(crate) struct Session<S> {
 
 impl<S> Session<S> {
     /// Whether there may be something to receive or to decode.
-    pub(super) fn can_go_on(&self) -> bool {
+    pub(super) fn has_input(&self) -> bool {
         self.unread.is_some() || self.flags.is_readable
     }
 
@@ -78,8 +78,8 @@ impl<S> Session<S> {
     }
 
     /// Returns its message that waits for room in a mailbox, if one does.
-    pub(super) fn waiting(&self) -> Option<&Waiting> {
-        self.unread.as_deref().and_then(|Unread { waiting, .. }| waiting.as_ref())
+    pub(super) fn stalled_message(&self) -> Option<&StalledMessage> {
+        self.unread.as_deref().and_then(|Unread { stalled, .. }| stalled.as_ref())
     }
 
     /// Returns the memory that its peer makes it hold, by what the peer sends and by what it does not read, in bytes.
@@ -131,18 +131,18 @@ pub(crate) struct Unread {
     /// Where decoding goes on.
     pub(crate) at: usize,
     /// A message that was decoded before these bytes, and not taken; see [`super::stall`].
-    pub(crate) waiting: Option<Waiting>,
+    pub(crate) stalled: Option<StalledMessage>,
 }
 
 impl Unread {
     fn holdings(&self) -> usize {
-        self.bytes.capacity() + self.waiting.as_ref().map_or(0, Waiting::bytes)
+        self.bytes.capacity() + self.stalled.as_ref().map_or(0, StalledMessage::bytes)
     }
 }
 
 /// A message for which there was no room in the mail.
 #[derive(Debug)]
-pub(crate) struct Waiting {
+pub(crate) struct StalledMessage {
     /// Hash of the recipient's uid; 0 for a broadcast.
     pub(crate) hash: UidHash,
     /// How it goes on the wire.
@@ -155,7 +155,7 @@ pub(crate) struct Waiting {
     pub(crate) payload: Span,
 }
 
-impl Waiting {
+impl StalledMessage {
     /// Returns the memory that it holds, in bytes.
     pub(super) fn bytes(&self) -> usize {
         self.message.len()

@@ -10,7 +10,7 @@ use std::time::Instant;
 
 use super::budget::Cost;
 use super::io::{Network, SessionKey};
-use super::session::Waiting;
+use super::session::StalledMessage;
 use super::{Shard, journal};
 use crate::mailbox::Room;
 use crate::message::Payload;
@@ -72,11 +72,11 @@ impl Stalls {
 impl<N: Network> Shard<N> {
     /// Keeps a message that was not taken, and its session from being read, until there is room.
     #[cold]
-    pub(super) fn stall(&mut self, key: SessionKey, stall: Stall, message: Waiting) {
+    pub(super) fn stall(&mut self, key: SessionKey, stall: Stall, message: StalledMessage) {
         let Some(session) = self.sessions.present(key) else { return };
         let unread = session.unread.get_or_insert_default();
-        debug_assert!(unread.waiting.is_none(), "a session that waits is not read");
-        unread.waiting = Some(message);
+        debug_assert!(unread.stalled.is_none(), "a session that waits is not read");
+        unread.stalled = Some(message);
         session.flags.is_stalled = true;
         self.stats.mail_stalls += 1;
         // It counts when it is taken.
@@ -84,7 +84,7 @@ impl<N: Network> Shard<N> {
         let (most, sessions) = (2 * self.sessions.len() + STALE_MAX, &mut self.sessions);
         let queue = self.stalled.queue(stall);
         if queue.len() >= most {
-            queue.retain(|&key| sessions.get(key).is_some_and(|session| session.waiting().is_some()));
+            queue.retain(|&key| sessions.get(key).is_some_and(|session| session.stalled_message().is_some()));
         }
         queue.push_back(key);
     }
@@ -126,7 +126,9 @@ impl<N: Network> Shard<N> {
         while let Some(&key) = self.stalled.queue(stall).front() {
             // It may have ended, or begun to close, while it waited.
             let session = self.sessions.get(key);
-            if let Some(Waiting { hash, kind, message, uid, payload }) = session.and_then(|session| session.waiting()) {
+            if let Some(StalledMessage { hash, kind, message, uid, payload }) =
+                session.and_then(|session| session.stalled_message())
+            {
                 let (hash, kind, message, uid) = (*hash, *kind, message.clone(), *uid);
                 let payload = Payload::Shared(message.slice(payload.range()));
                 let room = match stall {
@@ -144,7 +146,7 @@ impl<N: Network> Shard<N> {
                         self.budget.spend(Cost { deliveries, bytes: 0 });
                     }
                 }
-                self.go_on(key);
+                self.unstall(key);
                 taken += 1;
             }
             self.stalled.queue(stall).pop_front();
@@ -170,7 +172,7 @@ impl<N: Network> Shard<N> {
         while let Some(key) = self.sessions.next(place) {
             place = key.place() + 1;
             let Some(session) = self.sessions.present(key) else { continue };
-            let has_message = session.waiting().is_some();
+            let has_message = session.stalled_message().is_some();
             assert_eq!(session.flags.is_stalled, has_message, "who waits, waits with a message");
             stalled += usize::from(has_message);
         }
@@ -182,24 +184,24 @@ impl<N: Network> Shard<N> {
     fn check_queue(&mut self, stall: Stall, room: Room) -> usize {
         let queue = self.stalled.queue(stall).clone();
         let sessions = &mut self.sessions;
-        let waits = |&&key: &&SessionKey| sessions.get(key).is_some_and(|session| session.waiting().is_some());
+        let waits = |&&key: &&SessionKey| sessions.get(key).is_some_and(|session| session.stalled_message().is_some());
         let waiting = queue.iter().filter(waits).count();
         assert!(waiting == 0 || room == Room::Full, "{waiting} sessions wait for room that there is: {stall:?}");
         waiting
     }
 
     /// Lets a session whose message was taken be read again.
-    fn go_on(&mut self, key: SessionKey) {
+    fn unstall(&mut self, key: SessionKey) {
         self.stats.frames_in += 1;
         let Some(session) = self.sessions.present(key) else { return };
         session.flags.is_stalled = false;
         if let Some(unread) = &mut session.unread {
-            unread.waiting = None;
+            unread.stalled = None;
         }
         session.unread.take_if(|unread| unread.at == unread.bytes.len());
-        let (is_all, can_go_on) = (session.unread.is_none(), session.can_go_on());
+        let (is_all, has_input) = (session.unread.is_none(), session.has_input());
         self.charge(key, 1, is_all);
-        if can_go_on {
+        if has_input {
             self.enqueue(key);
         }
         self.account(key);
