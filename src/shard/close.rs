@@ -83,7 +83,7 @@ pub(super) enum Unsent {
 impl<N: Network> Shard<N> {
     /// Begins to close an open session with a close frame.
     pub(super) fn close(&mut self, key: SessionKey, reason: CloseReason<'_>, unsent: Unsent) {
-        if self.leave(key, unsent) {
+        if self.begin_close(key, unsent) {
             self.stats.count_close(reason.code);
             debug!(
                 shard = self.index,
@@ -101,7 +101,7 @@ impl<N: Network> Shard<N> {
 
     /// Answers the peer's close frame with its own code.
     pub(super) fn answer_close(&mut self, key: SessionKey, code: Option<u16>) {
-        if self.leave(key, Unsent::Keep) {
+        if self.begin_close(key, Unsent::Keep) {
             self.stats.closed_by_peer += 1;
             debug!(shard = self.index, session = %key, code, "session closed by its peer");
             self.stats.frames_out += 1;
@@ -121,7 +121,7 @@ impl<N: Network> Shard<N> {
             Phase::Closing => {}
             Phase::Open => {
                 debug!(shard = self.index, session = %key, "session's peer has gone without a close frame");
-                if self.leave(key, Unsent::Keep) {
+                if self.begin_close(key, Unsent::Keep) {
                     self.stats.closed_by_peer += 1;
                     // Dirty even if nothing is due, so that the flush ends it.
                     self.append(key, |_| {});
@@ -131,7 +131,7 @@ impl<N: Network> Shard<N> {
     }
 
     /// The connection has failed: the session is gone, and what was due to it is counted.
-    pub(super) fn lose(&mut self, key: SessionKey, error: &io::Error) {
+    pub(super) fn connection_lost(&mut self, key: SessionKey, error: &io::Error) {
         self.stats.lost += 1;
         debug!(shard = self.index, session = %key, error = %error, "session lost");
         self.remove(key);
@@ -144,9 +144,9 @@ impl<N: Network> Shard<N> {
             Ok(()) => {}
             // The flush comes back here when there is room.
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                return self.block(key).unwrap_or_else(|error| self.lose(key, &error));
+                return self.block(key).unwrap_or_else(|error| self.connection_lost(key, &error));
             }
-            Err(error) => return self.lose(key, &error),
+            Err(error) => return self.connection_lost(key, &error),
         }
         session.phase = Phase::Lingering;
         // What has arrived meanwhile, its end maybe, was not looked at.
@@ -194,7 +194,7 @@ impl<N: Network> Shard<N> {
     }
 
     /// Takes an open session out of the registry and stops decoding it; says whether it was open.
-    fn leave(&mut self, key: SessionKey, unsent: Unsent) -> bool {
+    fn begin_close(&mut self, key: SessionKey, unsent: Unsent) -> bool {
         let close_by = self.tick.after(self.settings.close_timeout);
         let Some(session) = self.sessions.present(key) else { return false };
         if session.phase != Phase::Open {
@@ -231,7 +231,7 @@ impl<N: Network> Shard<N> {
     fn unregister(&mut self, hash: UidHash, encoding: Encoding, key: SessionKey) {
         let removed = self.registry.remove(hash, key);
         if !matches!(removed, Removed::Nothing) {
-            self.logs.leave(encoding);
+            self.logs.remove_receiver(encoding);
         }
         let Some(presence) = &self.presence else { return };
         match removed {

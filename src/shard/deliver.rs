@@ -166,7 +166,7 @@ impl<N: Network> Shard<N> {
             });
             return Ok(());
         }
-        self.make_way(key, length)?;
+        self.ensure_room(key, length)?;
         self.append(key, |outbox| outbox.push(opcode, payload));
         Ok(())
     }
@@ -185,7 +185,7 @@ impl<N: Network> Shard<N> {
     /// # Errors
     /// When there is no room for the frame, which is counted by then.
     #[inline(never)]
-    fn make_way(&mut self, key: SessionKey, length: usize) -> Result<(), Shed> {
+    fn ensure_room(&mut self, key: SessionKey, length: usize) -> Result<(), Shed> {
         let slow_consumers = self.stats.slow_consumers;
         let Some(session) = self.sessions.present(key) else { return Err(Shed::Lost) };
         if self.logs.has_due(session) && !self.catch_up(key) {
@@ -196,7 +196,7 @@ impl<N: Network> Shard<N> {
         }
         let Some(session) = self.sessions.present(key) else { return Err(Shed::Lost) };
         let held = session.outbox.as_ref().map_or(0, |outbox| outbox.bytes());
-        if held + length <= self.settings.outbox_bytes_max { Ok(()) } else { self.make_room(key, length) }
+        if held + length <= self.settings.outbox_bytes_max { Ok(()) } else { self.flush_for_room(key, length) }
     }
 
     /// Gives `write` the session's outbox, from the pool if it has none; counts what was appended, and marks the session dirty.
@@ -249,7 +249,7 @@ impl<N: Network> Shard<N> {
     ///
     /// # Errors
     /// When there is none even so, which is counted by then.
-    pub(super) fn make_room(&mut self, key: SessionKey, length: usize) -> Result<(), Shed> {
+    pub(super) fn flush_for_room(&mut self, key: SessionKey, length: usize) -> Result<(), Shed> {
         let slow_consumers = self.stats.slow_consumers;
         self.flush_session(key);
         // It may have been cut or lost just now.
@@ -258,7 +258,7 @@ impl<N: Network> Shard<N> {
             let was_slow = self.stats.slow_consumers > slow_consumers;
             return Err(if was_slow { Shed::OutboxFull } else { Shed::Lost });
         }
-        self.make_room_blocked(key, length)
+        self.apply_slow_consumer(key, length)
     }
 
     /// Makes room for a frame of `length` bytes in the outbox of an open session whose socket takes nothing: the one place where a
@@ -266,7 +266,7 @@ impl<N: Network> Shard<N> {
     ///
     /// # Errors
     /// When the frame has no room, which is counted by then; under [`SlowConsumer::Disconnect`] the session closes.
-    pub(super) fn make_room_blocked(&mut self, key: SessionKey, length: usize) -> Result<(), Shed> {
+    pub(super) fn apply_slow_consumer(&mut self, key: SessionKey, length: usize) -> Result<(), Shed> {
         let bytes_max = self.settings.outbox_bytes_max;
         let Some(session) = self.sessions.present(key) else { return Err(Shed::Lost) };
         let mut outbox = session.outbox.as_mut();

@@ -95,13 +95,13 @@ impl<N: Network> Shard<N> {
             match sent {
                 // Most receivers of a broadcast have nothing else to be done for.
                 Sent::All if session.is_settled() => return,
-                Sent::All | Sent::Piece => return self.emptied(key),
+                Sent::All | Sent::Piece => return self.all_sent(key),
                 Sent::Refused => {
                     if let Err(error) = self.block(key) {
-                        return self.lose(key, &error);
+                        return self.connection_lost(key, &error);
                     }
                 }
-                Sent::Lost(error) => return self.lose(key, &error),
+                Sent::Lost(error) => return self.connection_lost(key, &error),
             }
         }
         self.keep_log(key);
@@ -110,7 +110,7 @@ impl<N: Network> Shard<N> {
 
     /// Goes on after all that was due was sent.
     #[inline]
-    fn emptied(&mut self, key: SessionKey) {
+    fn all_sent(&mut self, key: SessionKey) {
         let Some(session) = self.sessions.present(key) else { return };
         session.flags.has_pong = false;
         let outbox = session.outbox.take();
@@ -135,7 +135,7 @@ impl<N: Network> Shard<N> {
             session.flags.is_watched = false;
             let watched = self.network.watch(&mut session.socket, key, Interest::Readable);
             if let Err(error) = watched {
-                return self.lose(key, &error);
+                return self.connection_lost(key, &error);
             }
         }
         if session.phase == Phase::Closing {
@@ -197,7 +197,7 @@ impl<N: Network> Shard<N> {
             let next = self.logs.of_session(session).frame_from(from + 1);
             // Out of the log: a frame that is shed is counted once.
             session.log_from = next;
-            if self.make_room_blocked(key, (next - from) as usize).is_ok() {
+            if self.apply_slow_consumer(key, (next - from) as usize).is_ok() {
                 self.copy_log(key, from, next);
             }
         }

@@ -81,7 +81,7 @@ impl<N: Network> Shard<N> {
         );
         let Some(session) = self.sessions.present(key) else { return };
         if let Err(error) = self.network.add(&mut session.socket, key) {
-            return self.lose(key, &error);
+            return self.connection_lost(key, &error);
         }
         // What it has received before will not be told by the poller.
         session.flags.is_readable = session.socket.has_unread();
@@ -119,14 +119,14 @@ impl<N: Network> Shard<N> {
             self.reply(key, &reply);
         }
         if self.drain.is_some() {
-            return self.close(key, self.drained(), Unsent::Keep);
+            return self.close(key, self.drain_reason(), Unsent::Keep);
         }
         self.enqueue_unread(key);
     }
 
     /// Enters an open session into the registry, and among the receivers of its encoding; says whether its uid had none.
     fn register(&mut self, uid: &Uid, key: SessionKey, protocol: Protocol) -> bool {
-        self.logs.join(protocol.encoding());
+        self.logs.add_receiver(protocol.encoding());
         self.registry.insert(uid, key)
     }
 

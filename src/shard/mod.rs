@@ -82,7 +82,7 @@ use self::registry::Registry;
 use self::session::Phase;
 use self::sessions::Sessions;
 use self::stall::Stalls;
-use self::sweep::{Drain, Summary};
+use self::sweep::{Drain, ShedSummary};
 use self::wheel::{Tick, Wheel};
 use self::yielding::Yielding;
 use crate::config::SessionSettings;
@@ -131,7 +131,7 @@ pub struct Shard<N: Network> {
     due: Vec<(Tick, SessionKey)>,
     drain: Option<Drain>,
     stats: Stats,
-    summary: Summary,
+    summary: ShedSummary,
 }
 
 /// Whether a shard goes on.
@@ -196,7 +196,7 @@ impl<N: Network> Shard<N> {
             due: Vec::new(),
             drain: None,
             stats: Stats::default(),
-            summary: Summary::new(now),
+            summary: ShedSummary::new(now),
         }
     }
 
@@ -308,13 +308,13 @@ impl<N: Network> Shard<N> {
         self.tick = self.wheel.tick(self.now);
         let count = ready.len();
         for readiness in ready.drain(..) {
-            self.note(readiness);
+            self.note_readiness(readiness);
         }
         self.ready = ready;
         count
     }
 
-    fn note(&mut self, readiness: Readiness) {
+    fn note_readiness(&mut self, readiness: Readiness) {
         let key = readiness.session;
         // The poller may tell of a session that has ended since.
         let Some(session) = self.sessions.get(key) else { return };
@@ -352,7 +352,7 @@ impl<N: Network> Shard<N> {
         }
         let sweep = self.wheel.idle_for(self.now);
         match &self.drain {
-            Some(drain) => Some(sweep.map_or(drain.step(), |sweep| sweep.min(drain.step()))),
+            Some(drain) => Some(sweep.map_or(drain.interval(), |sweep| sweep.min(drain.interval()))),
             None => sweep,
         }
     }

@@ -174,7 +174,7 @@ impl<N: Network> Shard<N> {
                 None
             }
             Err(error) => {
-                self.lose(key, &error);
+                self.connection_lost(key, &error);
                 None
             }
         }

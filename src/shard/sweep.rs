@@ -26,12 +26,12 @@ const PACKED_AT_ONCE: usize = 1024;
 
 /// What was last logged about shed messages.
 #[derive(Debug)]
-pub(super) struct Summary {
+pub(super) struct ShedSummary {
     at: Instant,
     shed: u64,
 }
 
-impl Summary {
+impl ShedSummary {
     pub(super) fn new(now: Instant) -> Self {
         Self { at: now, shed: 0 }
     }
@@ -44,21 +44,21 @@ pub(super) struct Drain {
     time_out: Duration,
     /// Every session was in a place below this when the drain began.
     places_end: u32,
-    /// Sessions in places below this have been told.
-    told: u32,
+    /// Sessions in places below this have been closed_below.
+    closed_below: u32,
 }
 
 impl Drain {
     pub(super) fn new(now: Instant, time_out: Duration, places_end: u32) -> Self {
-        Self { since: now, time_out, places_end, told: 0 }
+        Self { since: now, time_out, places_end, closed_below: 0 }
     }
 
     /// Returns how often to look: often enough that the closes are spread evenly.
-    pub(super) fn step(&self) -> Duration {
+    pub(super) fn interval(&self) -> Duration {
         (self.time_out / 200).clamp(Duration::from_millis(1), Duration::from_millis(50))
     }
 
-    /// Returns up to which place sessions should have been told at `now`: all, from half of the time on.
+    /// Returns up to which place sessions should have been closed_below at `now`: all, from half of the time on.
     fn due(&self, now: Instant) -> u32 {
         let half = self.time_out / 2;
         let elapsed = now.saturating_duration_since(self.since);
@@ -80,17 +80,17 @@ impl<N: Network> Shard<N> {
         let mut due = std::mem::take(&mut self.due);
         self.wheel.take_due(self.tick, &mut due);
         if due.iter().any(|&(tick, key)| self.is_overdue(tick, key)) {
-            self.poll_all();
+            self.poll_until_empty();
         }
         for (tick, key) in due.drain(..) {
             // It may have ended since, or wait for another tick.
             if self.sessions.get(key).is_some_and(|session| session.timer == tick) {
-                self.check(key);
+                self.check_deadlines(key);
             }
         }
         due.shrink_to(1024);
         self.due = due;
-        self.sum_up();
+        self.log_shed();
         if self.outboxes.trim(self.now) {
             self.lists.trim();
             self.sessions.pack(PACKED_AT_ONCE);
@@ -110,7 +110,7 @@ impl<N: Network> Shard<N> {
 
     /// Notes everything that is ready, as one poll tells of so many sockets only: nobody is silent whose answer has
     /// come and was not read, because the process was paused, or busy.
-    fn poll_all(&mut self) {
+    fn poll_until_empty(&mut self) {
         // Bounded, since more may come as fast as it is noted.
         for _ in 0..2 + self.sessions.len() / READY_AT_LEAST {
             if self.poll(Some(Duration::ZERO)) == 0 {
@@ -120,12 +120,12 @@ impl<N: Network> Shard<N> {
     }
 
     /// Logs what was shed since the last time: a line a second at most, however much it is.
-    fn sum_up(&mut self) {
+    fn log_shed(&mut self) {
         let Stats { shed_newest, shed_oldest, shed_closed, slow_consumers, .. } = self.stats;
         let shed = shed_newest + shed_oldest + shed_closed;
         if shed != self.summary.shed && self.now >= self.summary.at + SUMMARY_INTERVAL {
             let since_last = shed - self.summary.shed;
-            self.summary = Summary { at: self.now, shed };
+            self.summary = ShedSummary { at: self.now, shed };
             warn!(shard = self.index, messages = since_last, slow_consumers, "messages shed");
         }
     }
@@ -137,7 +137,7 @@ impl<N: Network> Shard<N> {
     }
 
     /// Does what a session's deadlines ask for, and puts it down for the next.
-    fn check(&mut self, key: SessionKey) {
+    fn check_deadlines(&mut self, key: SessionKey) {
         let (tick, settings) = (self.tick, self.settings.clone());
         let Some(session) = self.sessions.present(key) else { return };
         session.timer = Tick::NEVER;
@@ -196,8 +196,8 @@ impl<N: Network> Shard<N> {
         self.wake_at(key, next);
     }
 
-    /// What sessions are told at the drain.
-    pub(super) fn drained(&self) -> CloseReason<'static> {
+    /// What sessions are closed_below at the drain.
+    pub(super) fn drain_reason(&self) -> CloseReason<'static> {
         CloseReason::of(match self.settings.drain_code {
             DrainCode::GoingAway => close::GOING_AWAY,
             DrainCode::ServiceRestart => close::SERVICE_RESTART,
@@ -206,11 +206,11 @@ impl<N: Network> Shard<N> {
 
     fn sweep_drain(&mut self) -> Turn {
         let Some(drain) = &mut self.drain else { return Turn::Done };
-        let from = drain.told;
+        let from = drain.closed_below;
         let to = drain.due(self.now).max(from);
-        drain.told = to;
+        drain.closed_below = to;
         let is_over = drain.is_over(self.now);
-        let reason = self.drained();
+        let reason = self.drain_reason();
         let mut place = from;
         while let Some(key) = self.sessions.next(place).filter(|key| key.place() < to) {
             place = key.place() + 1;
