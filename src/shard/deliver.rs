@@ -9,7 +9,7 @@ use super::memory::Memory;
 use super::outbox::Outbox;
 use super::pool::OutboxPool;
 use super::session::{Phase, Session};
-use super::{Shard, journal};
+use super::{Shard, tally};
 use crate::config::SlowConsumer;
 use crate::frame::{HEADER_BYTES_MAX, Opcode, close};
 use crate::mailbox::Letter;
@@ -28,7 +28,7 @@ impl<N: Network> Shard<N> {
                 (Delivery::Offline, cost)
             }
             [session] => {
-                journal::reached(1);
+                tally::reached(1);
                 (self.deliver_to(session, message), cost)
             }
             ref sessions => {
@@ -40,7 +40,7 @@ impl<N: Network> Shard<N> {
 
     /// Delivers a message to all sessions of a uid.
     fn deliver_to_each(&mut self, sessions: &[SessionKey], message: &mut Message<'_>) -> Delivery {
-        journal::reached(sessions.len());
+        tally::reached(sessions.len());
         let mut delivery = Delivery::Offline;
         for &session in sessions {
             let next = if self.is_open(session) {

@@ -51,9 +51,9 @@ impl<N: Network> Shard<N> {
 
     /// Sends each session what it has not taken of its log.
     fn fan_out(&mut self, slice: &mut Slice) {
-        let mut place = 0;
-        while let Some((key, session)) = self.sessions.next_session(place) {
-            place = key.place() + 1;
+        let mut slot = 0;
+        while let Some((key, session)) = self.sessions.next_session(slot) {
+            slot = key.slot() + 1;
             if self.logs.has_due(session) {
                 match session.phase {
                     Phase::Open => {

@@ -22,9 +22,9 @@ impl<N: Network> Shard<N> {
         self.mailbox.check();
         self.check_stalls();
         let mut open = 0;
-        let mut place = 0;
-        while let Some(key) = self.sessions.next(place) {
-            place = key.place() + 1;
+        let mut slot = 0;
+        while let Some(key) = self.sessions.next_key(slot) {
+            slot = key.slot() + 1;
             let session = self.sessions.present(key).expect("it was found just now");
             let flags = session.flags;
             // An outbox is there while something waits, and then somebody sends it.

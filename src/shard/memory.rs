@@ -14,7 +14,7 @@ use super::close::{CloseReason, Unsent};
 use super::io::{Network, SessionKey};
 use super::outbox::Outbox;
 use super::session::{Phase, Session};
-use super::{Shard, journal};
+use super::{Shard, tally};
 use crate::frame::close;
 
 /// The memory of a shard's sessions, as sums: of what each session holds, and of what waits in each outbox.
@@ -76,7 +76,7 @@ impl Memory {
         let before = session.held.0;
         session.held.0 = before.saturating_add(u32::try_from(bytes).unwrap_or(u32::MAX));
         self.held += (session.held.0 - before) as usize;
-        journal::held(self.held);
+        tally::held(self.held);
     }
 
     /// Takes an outbox that its session gives back out of the sums.

@@ -28,7 +28,6 @@ mod intake;
 #[cfg(all(test, not(pombo_loom)))]
 mod invariants;
 pub mod io;
-mod journal;
 mod lists;
 #[doc(hidden)]
 pub mod log;
@@ -49,6 +48,7 @@ mod sessions;
 mod slice;
 mod stall;
 mod sweep;
+mod tally;
 #[cfg(all(test, not(pombo_loom)))]
 mod tests;
 mod tls;

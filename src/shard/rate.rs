@@ -69,9 +69,9 @@ impl<N: Network> Shard<N> {
 
     /// Gives every open session a new meter, or none, by the settings as they are now; ends all pauses.
     pub(super) fn reset_meters(&mut self) {
-        let mut place = 0;
-        while let Some(key) = self.sessions.next(place) {
-            place = key.place() + 1;
+        let mut slot = 0;
+        while let Some(key) = self.sessions.next_key(slot) {
+            slot = key.slot() + 1;
             let Some(session) = self.sessions.present(key) else { continue };
             if session.phase != Phase::Open {
                 continue;

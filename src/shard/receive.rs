@@ -11,7 +11,7 @@ use super::close::{CloseReason, Unsent};
 use super::io::{Network, SessionKey, Socket};
 use super::session::{Phase, StalledMessage, Unread};
 use super::stall::Stall;
-use super::{Shard, journal};
+use super::{Shard, tally};
 use crate::frame::{self, Event, Reader, Violation, close};
 use crate::mailbox::{Room, SHARE_FROM};
 use crate::message::{Kind, Payload};
@@ -386,7 +386,7 @@ impl<N: Network> Shard<N> {
                     );
                     return (Cost { deliveries: 1, bytes }, Some(StopReason::Stalled));
                 }
-                journal::broadcast();
+                tally::broadcast();
                 self.stats.broadcasts_sent += 1;
                 (Cost { deliveries: 1 + self.broadcast(&mut Message::new(kind, payload)), bytes }, None)
             }
@@ -395,22 +395,22 @@ impl<N: Network> Shard<N> {
                 let cost = Cost { deliveries: 1, bytes };
                 if let Some(session) = self.registry.last_recipient(uid) {
                     debug_assert_eq!(*self.registry.find(self.hasher.hash(uid), uid), [session]);
-                    journal::unicast();
-                    journal::reached(1);
+                    tally::unicast();
+                    tally::reached(1);
                     self.deliver_to(session, &mut Message::new(kind, payload));
                     return (cost, None);
                 }
                 if uid.len() > uid::BYTES_MAX {
-                    journal::unicast();
+                    tally::unicast();
                     self.stats.offline += 1;
                     return (cost, None);
                 }
                 let hash = self.hasher.hash(uid);
                 let to = router::shard_of(hash, self.mailbox.shard_count());
                 if to == self.index {
-                    journal::unicast();
+                    tally::unicast();
                     if let Some(session) = self.registry.find_only(hash, uid) {
-                        journal::reached(1);
+                        tally::reached(1);
                         self.deliver_to(session, &mut Message::new(kind, payload));
                         return (cost, None);
                     }
@@ -426,7 +426,7 @@ impl<N: Network> Shard<N> {
                     );
                     return (cost, Some(StopReason::Stalled));
                 }
-                journal::unicast();
+                tally::unicast();
                 (cost, None)
             }
         }

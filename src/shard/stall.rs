@@ -11,7 +11,7 @@ use std::time::Instant;
 use super::budget::Cost;
 use super::io::{Network, SessionKey};
 use super::session::StalledMessage;
-use super::{Shard, journal};
+use super::{Shard, tally};
 use crate::mailbox::Room;
 use crate::message::Payload;
 use crate::protocol::Message;
@@ -138,9 +138,9 @@ impl<N: Network> Shard<N> {
                 };
                 match (room, stall) {
                     (Room::Full, _) => return,
-                    (Room::Left, Stall::Unicast { .. }) => journal::unicast(),
+                    (Room::Left, Stall::Unicast { .. }) => tally::unicast(),
                     (Room::Left, Stall::Broadcast) => {
-                        journal::broadcast();
+                        tally::broadcast();
                         self.stats.broadcasts_sent += 1;
                         let deliveries = self.broadcast(&mut Message::new(kind, payload));
                         self.budget.spend(Cost { deliveries, bytes: 0 });
@@ -168,9 +168,9 @@ impl<N: Network> Shard<N> {
         let room = if self.mailbox.takes_broadcast() && !self.is_saturated() { Room::Left } else { Room::Full };
         waiting += self.check_queue(Stall::Broadcast, room);
         let mut stalled = 0;
-        let mut place = 0;
-        while let Some(key) = self.sessions.next(place) {
-            place = key.place() + 1;
+        let mut slot = 0;
+        while let Some(key) = self.sessions.next_key(slot) {
+            slot = key.slot() + 1;
             let Some(session) = self.sessions.present(key) else { continue };
             let has_message = session.stalled_message().is_some();
             assert_eq!(session.flags.is_stalled, has_message, "who waits, waits with a message");

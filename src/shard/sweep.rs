@@ -42,15 +42,15 @@ impl ShedSummary {
 pub(super) struct Drain {
     since: Instant,
     time_out: Duration,
-    /// Every session was in a place below this when the drain began.
-    places_end: u32,
-    /// Sessions in places below this have been closed_below.
+    /// Every session was in a slot below this when the drain began.
+    slots_end: u32,
+    /// Sessions in slots below this have been closed_below.
     closed_below: u32,
 }
 
 impl Drain {
-    pub(super) fn new(now: Instant, time_out: Duration, places_end: u32) -> Self {
-        Self { since: now, time_out, places_end, closed_below: 0 }
+    pub(super) fn new(now: Instant, time_out: Duration, slots_end: u32) -> Self {
+        Self { since: now, time_out, slots_end, closed_below: 0 }
     }
 
     /// Returns how often to look: often enough that the closes are spread evenly.
@@ -58,7 +58,7 @@ impl Drain {
         (self.time_out / 200).clamp(Duration::from_millis(1), Duration::from_millis(50))
     }
 
-    /// Returns up to which place sessions should have been closed_below at `now`: all, from half of the time on.
+    /// Returns up to which slot sessions should have been closed_below at `now`: all, from half of the time on.
     fn due(&self, now: Instant) -> u32 {
         let half = self.time_out / 2;
         let elapsed = now.saturating_duration_since(self.since);
@@ -66,7 +66,7 @@ impl Drain {
             return u32::MAX;
         }
         // The first at once: with one session there is nothing to spread.
-        1 + (f64::from(self.places_end) * elapsed.as_secs_f64() / half.as_secs_f64()) as u32
+        1 + (f64::from(self.slots_end) * elapsed.as_secs_f64() / half.as_secs_f64()) as u32
     }
 
     fn is_over(&self, now: Instant) -> bool {
@@ -211,9 +211,9 @@ impl<N: Network> Shard<N> {
         drain.closed_below = to;
         let is_over = drain.is_over(self.now);
         let reason = self.drain_reason();
-        let mut place = from;
-        while let Some(key) = self.sessions.next(place).filter(|key| key.place() < to) {
-            place = key.place() + 1;
+        let mut slot = from;
+        while let Some(key) = self.sessions.next_key(slot).filter(|key| key.slot() < to) {
+            slot = key.slot() + 1;
             self.close(key, reason, Unsent::Keep);
         }
         let is_empty = self.sessions.len() == 0;
@@ -223,7 +223,7 @@ impl<N: Network> Shard<N> {
             // The last chance of what was closed just now; what is left then is counted.
             self.flush(self.now);
             self.linger_steps(self.lists.closing_len());
-            while let Some(key) = self.sessions.next(0) {
+            while let Some(key) = self.sessions.next_key(0) {
                 self.remove(key);
             }
         }
