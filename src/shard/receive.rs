@@ -1,4 +1,4 @@
-//! The part of a turn that receives, decodes and routes what clients send.
+//! The part of a turn that receives, decodes and routes the messages of clients.
 
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -20,39 +20,39 @@ use crate::rights::Rights;
 use crate::router;
 use crate::uid::{self, UidHash};
 
-/// A message that makes the per-session code panic. Only the library's own tests are built with it.
+/// A message on which decoding panics, in the library's own tests only.
 #[cfg(test)]
 pub(crate) const PANIC_PAYLOAD: &[u8] = b"\0panic";
 
-/// What a frame asks for, found without touching the shard.
+/// The result of decoding one frame. Decoding does not touch the shard; [`Shard::perform`] does what an action asks for.
 enum Action<'a> {
-    /// A message that asks for something.
+    /// A message that its protocol understands.
     Command {
         kind: Kind,
         message: Payload<'a>,
         command: Command,
     },
-    /// A message that asks for nothing.
+    /// A message that its protocol does not understand.
     Malformed(Malformed),
     Ping(&'a [u8]),
     Pong,
     Close {
         code: Option<u16>,
     },
-    /// A frame of a message that goes on, of so many bytes.
+    /// A frame that does not end its message, and its length.
     Fragment {
         bytes: usize,
     },
-    /// The bytes, so many, end inside a frame.
+    /// A part of a frame, and its length: the rest has yet to arrive.
     Incomplete {
         bytes: usize,
     },
     Violation(Violation),
-    /// The per-session code panicked.
+    /// Decoding panicked.
     Panicked,
 }
 
-/// The session whose input is decoded, as it was when that began.
+/// The session whose input is decoded, with copies of the fields that decoding needs.
 #[derive(Clone, Copy)]
 struct Sender {
     key: SessionKey,
@@ -63,18 +63,18 @@ struct Sender {
 /// Why decoding stopped.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum StopReason {
-    /// All bytes are decoded.
+    /// All bytes were decoded.
     AllDecoded,
-    /// A budget is spent; others have their turn first.
+    /// A budget is spent: decoding continues in the next turn.
     BudgetSpent,
-    /// A message has no room in the mail: the session waits until the message was taken.
+    /// A message has no room in the mail: the session is not read until the message was taken.
     Stalled,
-    /// The session isn't open any more.
+    /// The session has closed.
     Closed,
 }
 
 impl<N: Network> Shard<N> {
-    /// Gives each session on the run list its share, until the turn's budget is spent.
+    /// Reads each session on the run list once, until the turn's budget is spent.
     pub(super) fn receive_ready(&mut self) {
         let mut slice = self.slice(self.now);
         for _ in 0..self.lists.run_len() {
@@ -92,15 +92,15 @@ impl<N: Network> Shard<N> {
         }
     }
 
-    /// Whether no more may be taken in before what is due was sent.
+    /// Whether this turn takes in no more work: its budget is spent, or a log is full and must be flushed first.
     pub(super) fn is_saturated(&self) -> bool {
         self.budget.is_spent() || self.logs.is_full()
     }
 
-    /// Decodes what was received in an earlier turn.
+    /// Decodes the rest of what was received in an earlier turn.
     fn resume(&mut self, key: SessionKey, mut unread: Box<Unread>) {
         let stop = self.decode(key, &mut unread.bytes, &mut unread.at);
-        // It may have ended by what it sent.
+        // One of its messages may have ended it.
         let Some(session) = self.sessions.get(key) else { return };
         if stop == StopReason::AllDecoded {
             if session.flags.is_readable {
@@ -108,7 +108,7 @@ impl<N: Network> Shard<N> {
             }
             return;
         }
-        // Decoding may have put a message there that has no room in the mail.
+        // If decoding stalled, `stall` has left the message in a new `Unread`.
         unread.stalled = session.unread.take().and_then(|unread| unread.stalled);
         session.unread = (stop != StopReason::Closed).then_some(unread);
         if stop == StopReason::BudgetSpent {
@@ -116,7 +116,7 @@ impl<N: Network> Shard<N> {
         }
     }
 
-    /// Receives once and decodes it.
+    /// Receives once, and decodes the bytes.
     fn receive(&mut self, key: SessionKey) {
         let Some(session) = self.sessions.present(key) else { return };
         if let Some((buffer, _)) = session.reader.direct() {
@@ -135,7 +135,7 @@ impl<N: Network> Shard<N> {
         self.scratch = scratch;
     }
 
-    /// Takes note of a receive call into `space` bytes: returns how many came, if any.
+    /// Handles the result of a receive call into a buffer of `space` bytes; returns how many bytes to decode, if any.
     pub(super) fn note_received(
         &mut self,
         key: SessionKey,
@@ -153,7 +153,7 @@ impl<N: Network> Shard<N> {
             Ok(length) => {
                 session.heard = tick;
                 session.flags.is_pinged = false;
-                // A short read is the last unless the event said that the end is near, or the socket says so itself.
+                // A short read means that the socket is empty, unless the poller has seen the end of the stream, or TLS has more.
                 session.flags.is_readable =
                     length == space || session.flags.is_read_closed || session.socket.has_unread();
                 self.stats.bytes_in += length as u64;
@@ -180,10 +180,10 @@ impl<N: Network> Shard<N> {
         }
     }
 
-    /// Goes on after a receive call straight into a message's buffer.
+    /// Handles the result of a receive call straight into the buffer of a message.
     fn note_direct_receive(&mut self, key: SessionKey, received: io::Result<usize>, space: usize) {
         let Some(length) = self.note_received(key, received, space) else {
-            // The reader must hear of it all the same, before it is used again; unless the session has ended.
+            // Unless the session has ended, its reader must be told that the direct read is over before it is used again.
             if let Some(session) = self.sessions.get(key) {
                 session.reader.direct_done(usize::MAX).ok();
             }
@@ -192,7 +192,7 @@ impl<N: Network> Shard<N> {
         let Some(session) = self.sessions.present(key) else { return };
         let sender = Sender { key, rights: session.rights, protocol: session.protocol };
         let mut reader = std::mem::take(&mut session.reader);
-        // A message that it completes is its receivers' from now on, and must not count twice.
+        // Accounted for without the reader: a message that it completes will count for its receivers, and must not count twice.
         self.account(key);
         let message_bytes_max = self.settings.message_bytes_max;
         let action = catch_panic(|| classify(sender.protocol, reader.direct_done(message_bytes_max), length));
@@ -205,20 +205,20 @@ impl<N: Network> Shard<N> {
         self.keep_undecoded(key, &[], stop);
     }
 
-    /// Keeps the bytes that were not decoded, and puts the session where it can go on.
+    /// Keeps the bytes that were not decoded, and queues the session to be read again if it can be.
     fn keep_undecoded(&mut self, key: SessionKey, rest: &[u8], stop: StopReason) {
-        // It may have ended by what it sent.
+        // One of its messages may have ended it.
         let Some(session) = self.sessions.get(key) else { return };
         if !rest.is_empty() && stop != StopReason::Closed {
-            // Decoding may have put a message there that has no room in the mail.
+            // If decoding stalled, `stall` has made the `Unread` already.
             session.unread.get_or_insert_default().bytes = rest.to_vec();
         }
-        if stop != StopReason::Stalled && (session.unread.is_some() || session.flags.is_readable) {
+        if stop != StopReason::Stalled && (session.has_input()) {
             self.enqueue(key);
         }
     }
 
-    /// Decodes `bytes` from `at` on and does what each frame asks for.
+    /// Decodes `bytes` from `at` on, frame by frame, and performs the action of each; advances `at`.
     fn decode(&mut self, key: SessionKey, bytes: &mut [u8], at: &mut usize) -> StopReason {
         let Some(session) = self.sessions.present(key) else { return StopReason::Closed };
         let sender = Sender { key, rights: session.rights, protocol: session.protocol };
@@ -226,11 +226,11 @@ impl<N: Network> Shard<N> {
         let mut budget = Budget::CONNECTION;
         let is_metered = session.meter.is_some();
         if let Some(meter) = &session.meter {
-            // Each message costs one at least.
+            // Each message costs one delivery at least, so that this bounds the number of messages.
             budget.deliveries = budget.deliveries.min(meter.messages_left());
         }
         if reader.bytes_held() > 0 {
-            // As in `note_direct_receive`.
+            // Without the reader, as in `note_direct_receive`.
             self.account(key);
         }
         let message_bytes_max = self.settings.message_bytes_max;
@@ -255,7 +255,7 @@ impl<N: Network> Shard<N> {
             }
         };
         if was_between && let Some(session) = self.sessions.get(key) {
-            // What is under way now, if anything, is another message than before.
+            // A message that is incomplete now is another one than before, with a deadline of its own.
             session.flags.is_mid_message = false;
         }
         self.put_reader_back(key, reader);
@@ -265,10 +265,10 @@ impl<N: Network> Shard<N> {
         stop
     }
 
-    /// Puts the reader back into its session, and a deadline to a message that has begun.
+    /// Puts the reader back into its session, and sets the deadline of a message that has begun.
     fn put_reader_back(&mut self, key: SessionKey, reader: Reader) {
         let tick = self.tick;
-        // It may have ended, or begun to close, by what it sent.
+        // One of its messages may have closed or ended it.
         let Some(session) = self.sessions.get(key).filter(|session| session.phase == Phase::Open) else { return };
         let is_mid_message = reader.is_mid_message();
         session.reader = reader;
@@ -282,7 +282,7 @@ impl<N: Network> Shard<N> {
         }
     }
 
-    /// Does what one frame asks for; says why decoding must stop, if it must.
+    /// Performs the action of one frame; returns the reason if decoding must stop.
     #[inline]
     fn perform(&mut self, sender: Sender, action: Action<'_>, budget: &mut Budget) -> Option<StopReason> {
         let key = sender.key;
@@ -312,12 +312,12 @@ impl<N: Network> Shard<N> {
             }
             Action::Ping(payload) => {
                 self.pong(key, payload);
-                // What comes behind waits until the pong is out: a peer that reads is answered each of its pings, in
-                // order, and one that doesn't only the latest.
+                // Decoding stops until the pong was sent. So a peer that reads gets a pong for each of its pings, in order, and one
+                // that does not read gets only the latest.
                 stop = Some(StopReason::BudgetSpent);
             }
             Action::Pong => {}
-            // What was taken in is work, whether or not anything comes of it.
+            // Received bytes are work, even if no message comes of them.
             Action::Fragment { bytes } => cost.bytes = bytes,
             Action::Incomplete { bytes } => {
                 self.stats.frames_in -= 1;
@@ -344,11 +344,11 @@ impl<N: Network> Shard<N> {
         budget.spend(cost);
         self.budget.spend(cost);
         self.enforce_memory_max();
-        // It may have been cut just now, or closed by what it sent to itself.
+        // The sender may have been closed to free memory, or as the slow receiver of its own message.
         if self.closings == closings || self.is_open(key) { stop } else { Some(StopReason::Closed) }
     }
 
-    /// Tells a client what was wrong with its message, in its protocol's words; returns how many bytes that takes.
+    /// Sends a client an error about its message, in the encoding of its protocol; returns the length in bytes.
     #[cold]
     fn send_error(&mut self, sender: Sender, text: &str) -> usize {
         let Some(error) = sender.protocol.error(text) else { return 0 };
@@ -356,7 +356,8 @@ impl<N: Network> Shard<N> {
         error.len()
     }
 
-    /// Sends a message on its way: to a session of this shard, or into the mail for another.
+    /// Routes a message: to sessions of this shard, or into the mail for another. Returns the cost, and the reason if decoding must
+    /// stop.
     #[inline]
     fn route(
         &mut self,
@@ -373,9 +374,9 @@ impl<N: Network> Shard<N> {
         let bytes = payload.as_slice().len();
         match recipient {
             Recipient::Everybody => {
-                // One copy for this shard's log and the others' mail.
+                // A large payload is copied once, and shared by this shard's log and the mail to the others.
                 let payload = if bytes < SHARE_FROM { payload } else { Payload::Shared(payload.into_shared()) };
-                // A broadcast joins the queue of those that wait, even if there has been room since.
+                // Broadcasts keep their order: while others wait, this one waits behind them, even if there is room by now.
                 if self.stalled.has_broadcasts() || self.mailbox.broadcast(kind, &payload) == Room::Full {
                     let (uid, span) = (Span { start: 0, end: 0 }, Span { start: 0, end: bytes });
                     let message = payload.into_shared();
@@ -433,16 +434,16 @@ impl<N: Network> Shard<N> {
     }
 }
 
-/// Runs the per-session code; a panic in it ends the session, not the shard.
+/// Runs the decoding of one frame; a panic in it ends the session, not the shard.
 ///
-/// That code holds no reference to the shard: what it may leave half done, the reader and the bytes
-/// received, is thrown away with the session.
+/// Decoding holds no reference to the shard. It may leave the reader and the received bytes half changed; both are dropped with the
+/// session.
 #[inline]
 fn catch_panic<'a>(decode: impl FnOnce() -> Action<'a>) -> Action<'a> {
     catch_unwind(AssertUnwindSafe(decode)).unwrap_or(Action::Panicked)
 }
 
-/// Says what a frame asks for, having taken `bytes`.
+/// Turns a frame of `bytes` bytes, as the reader found it, into an action.
 #[inline(always)]
 fn classify(protocol: Protocol, event: Result<Option<Event<'_>>, Violation>, bytes: usize) -> Action<'_> {
     #[cfg(test)]
