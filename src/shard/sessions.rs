@@ -1,16 +1,16 @@
-//! The table of a shard's sessions: who is where, and a key for each that never names another.
+//! The table of a shard's sessions: a slot for each, and a key that never names another session.
 //!
-//! Owned and touched by the shard's thread only. A slot is used again at once, a key never: its serial number is new with
-//! each session. Whoever holds a key across other work, on a list, on the timing wheel, in the poller, may find that its
-//! session has ended, and never finds somebody else's.
+//! Only the shard's thread touches it. A slot is reused at once, a key never is: its serial number is new with
+//! each session. Lists, the timing wheel and the poller hold keys; a key of a session that has ended finds nothing, never another
+//! session.
 //!
 //! ```text
 //!   groups   ┌ taken: 0b…1011 ─▶ [ session, session, –, session, … ]     64 slots each
 //!            ├ taken: 0       ─▶ nothing
 //!            └ taken: 0b…0100 ─▶ [ –, –, session, … ]
 //! ```
-//! Sessions never move, so that the registry, lists, and pages of uids can go by slot. New ones take the lowest free slot, and
-//! a group without sessions gives its memory back: after a peak, memory and every walk are those of who stays.
+//! A session never changes its slot, so that pages of uids can be read in the order of slots. A new session takes the lowest free
+//! slot, and a group without sessions frees its memory: after a peak, memory and the cost of a walk shrink with the sessions.
 
 use std::fmt;
 
@@ -19,12 +19,12 @@ use super::session::Session;
 /// Slots in a group: as many as a word has bits.
 const GROUP: usize = u64::BITS as usize;
 
-/// After a peak of fewer sessions than this nothing is packed anew: the allocator keeps little for them.
+/// After a peak of fewer sessions than this none are packed: the allocator keeps little memory for them.
 const PEAK_MIN: usize = if cfg!(test) { 64 } else { 1024 };
 
-/// Names one session of a shard, and no other ever: one that outlives its session names none.
+/// Names one session of a shard, and never another: after its session has ended it names none.
 ///
-/// Serial numbers start anew after 2³² log-ins on a shard; no key waits anywhere for as long as those take.
+/// Serial numbers wrap around after 2³² logins on a shard; no key is held for as long as those take.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct SessionKey {
     slot: u32,
@@ -32,22 +32,22 @@ pub struct SessionKey {
 }
 
 impl SessionKey {
-    /// Returns the key of the session with this serial number, if it is at this slot.
+    /// Makes the key of the session with this slot and serial number.
     pub fn new(slot: u32, serial: u32) -> Self {
         Self { slot, serial }
     }
 
-    /// Returns the slot in the table; a later session may have it.
+    /// Returns the slot in the table, which a later session may have.
     pub fn slot(self) -> u32 {
         self.slot
     }
 
-    /// Returns the key as one number, as a poller keeps it; see [`SessionKey::from_bits`].
+    /// Returns the key as one number, for a poller; see [`SessionKey::from_bits`].
     pub fn to_bits(self) -> u64 {
         u64::from(self.serial) << 32 | u64::from(self.slot)
     }
 
-    /// Returns the key that was made one number.
+    /// Returns the key that [`SessionKey::to_bits`] has made a number of.
     pub fn from_bits(bits: u64) -> Self {
         Self { slot: bits as u32, serial: (bits >> 32) as u32 }
     }
@@ -64,26 +64,26 @@ impl fmt::Display for SessionKey {
 #[derive(Debug)]
 pub(crate) struct Sessions<S> {
     groups: Vec<Group<S>>,
-    /// Every group in front of this one is full.
+    /// Index of the first group that may have a free slot: every group before it is full.
     free_from: usize,
     /// The serial number of the next session.
     next_serial: u32,
     count: usize,
-    /// Most sessions at a time since they were packed last.
+    /// Most sessions at a time since they were last packed.
     peak: usize,
-    /// While sessions are packed: the first slot that was not yet.
+    /// While sessions are packed: the first slot that was not packed yet.
     unpacked: Option<u32>,
 }
 
-/// Slots that follow each other; bit `n` of `taken` says that slot `n` has a session.
+/// 64 slots in a row; bit `n` of `taken` is set if slot `n` has a session.
 #[derive(Debug)]
 struct Group<S> {
     taken: u64,
-    /// Absent while none is taken.
+    /// Absent while none of them is taken.
     slots: Option<Box<[Slot<S>; GROUP]>>,
 }
 
-/// Where a session is, or may be.
+/// A session, or room for one.
 type Slot<S> = Option<Box<Session<S>>>;
 
 impl<S> Sessions<S> {
@@ -91,12 +91,12 @@ impl<S> Sessions<S> {
         Self { groups: Vec::new(), free_from: 0, next_serial: 0, count: 0, peak: 0, unpacked: None }
     }
 
-    /// Returns how many sessions there are, closing ones included.
+    /// Returns the number of sessions, closing ones included.
     pub(crate) fn len(&self) -> usize {
         self.count
     }
 
-    /// Returns the number above every slot in use.
+    /// Returns the end of the slots in use: one more than the highest.
     pub(crate) fn slots_end(&self) -> u32 {
         let unused = self.groups.last().map_or(0, |group| group.taken.leading_zeros());
         (self.groups.len() * GROUP) as u32 - unused
@@ -104,7 +104,7 @@ impl<S> Sessions<S> {
 
     /// Returns the session with this key, if it has not ended.
     ///
-    /// For whoever has held the key across other work; [`Sessions::present`] is for whoever knows that it is there.
+    /// For a key that was held across other work; see also [`Sessions::present`].
     #[inline]
     pub(crate) fn get(&mut self, key: SessionKey) -> Option<&mut Session<S>> {
         let group = self.groups.get_mut(key.slot as usize / GROUP)?;
@@ -112,7 +112,7 @@ impl<S> Sessions<S> {
         (session.serial == key.serial).then_some(session)
     }
 
-    /// Returns the session with this key, which can't have ended: its caller has just had it.
+    /// Returns the session with this key, which its caller knows not to have ended; asserts that in debug builds.
     #[inline]
     #[track_caller]
     pub(crate) fn present(&mut self, key: SessionKey) -> Option<&mut Session<S>> {
@@ -121,7 +121,7 @@ impl<S> Sessions<S> {
         session
     }
 
-    /// Returns the key of the first session at `slot` or behind it.
+    /// Returns the key of the first session at `slot` or a higher one.
     #[inline]
     pub(crate) fn next_key(&self, slot: u32) -> Option<SessionKey> {
         let (index, within) = self.next_taken(slot)?;
@@ -141,7 +141,7 @@ impl<S> Sessions<S> {
         })
     }
 
-    /// Returns the first session at `slot` or behind it, with its key.
+    /// Returns the first session at `slot` or a higher one, with its key.
     #[inline]
     pub(crate) fn next_session(&mut self, slot: u32) -> Option<(SessionKey, &mut Session<S>)> {
         let (index, within) = self.next_taken(slot)?;
@@ -149,11 +149,11 @@ impl<S> Sessions<S> {
         Some((SessionKey { slot: (index * GROUP + within) as u32, serial: session.serial }, session))
     }
 
-    /// Returns the first slot that is taken, at `slot` or behind it: its group, and where it is in that.
+    /// Returns the first taken slot, from `slot` on: the index of its group, and its index in that.
     #[inline]
     fn next_taken(&self, slot: u32) -> Option<(usize, usize)> {
         let index = slot as usize / GROUP;
-        // Of this group only what is not in front of `slot`.
+        // The bits of this group without those below `slot`.
         let taken = self.groups.get(index)?.taken & u64::MAX << (slot as usize % GROUP);
         if taken != 0 {
             return Some((index, taken.trailing_zeros() as usize));
@@ -163,7 +163,7 @@ impl<S> Sessions<S> {
         Some((index, self.groups[index].taken.trailing_zeros() as usize))
     }
 
-    /// Puts a session at the lowest free slot; returns its key.
+    /// Puts a session into the lowest free slot; returns its key.
     pub(crate) fn insert(&mut self, mut session: Box<Session<S>>) -> SessionKey {
         let serial = self.next_serial;
         self.next_serial = serial.wrapping_add(1);
@@ -185,7 +185,7 @@ impl<S> Sessions<S> {
         SessionKey { slot: (self.free_from * GROUP + within) as u32, serial }
     }
 
-    /// Takes a session out, if it has not ended; its memory and that of an empty group is given back.
+    /// Takes a session out, if it has not ended; frees the memory of its group if that is empty now.
     pub(crate) fn remove(&mut self, key: SessionKey) -> Option<Box<Session<S>>> {
         self.get(key)?;
         let index = key.slot as usize / GROUP;
@@ -208,10 +208,10 @@ impl<S> Sessions<S> {
         session
     }
 
-    /// Packs sessions close together in memory, once few of a peak are left, up to `most` of them at a time.
+    /// Moves sessions close together in memory when few of a peak are left, at most `most` of them per call.
     ///
-    /// The allocator gives memory back by pages of some hundred sessions, and each that stays keeps one whole. Their slots and
-    /// keys stay as they are.
+    /// The allocator returns memory in pages of some hundred sessions, and one session keeps a whole page. Slots and keys do not
+    /// change.
     pub(crate) fn pack(&mut self, most: usize) {
         if self.peak > PEAK_MIN && self.count < self.peak / 8 {
             self.peak = self.count;
