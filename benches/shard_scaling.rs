@@ -463,7 +463,7 @@ fn stand_in_alone(load: Load, pace: Pace) -> f64 {
     while start.elapsed() < pace.measure {
         network.poll(None, &mut ready).expect("the poller works");
         for readiness in ready.drain(..) {
-            let socket = &mut sockets[readiness.session.place() as usize];
+            let socket = &mut sockets[readiness.session.slot() as usize];
             black_box(socket.receive(&mut scratch)).expect("it is ready");
             black_box(socket.send(&[IoSlice::new(&delivered)])).expect("it takes everything");
         }

@@ -1,4 +1,4 @@
-//! The part of a turn that sends: everything due to a socket in one call.
+//! The part of a turn that sends: everything that is due to a socket goes out in one call.
 
 use std::io::{self, IoSlice};
 use std::time::Instant;
@@ -13,7 +13,7 @@ use crate::frame::Opcode;
 use crate::message::Payload;
 use crate::metrics::Stats;
 
-/// Pieces given to one send call.
+/// Most pieces (`iovec`s) in one send call.
 const PIECES_MAX: usize = 64;
 
 impl Outbox {
@@ -28,18 +28,18 @@ impl Outbox {
 }
 
 impl<N: Network> Shard<N> {
-    /// Sends what is due to every session from `now` on, in slices; between them requests and mail are taken.
+    /// Sends what is due to every session, in slices of time from `now` on; requests and mail are served between slices.
     ///
-    /// Of the dirty sessions only those that are dirty now, each once: the next turn, which comes at once, has those that
-    /// become dirty amid this. Receivers that drain large outboxes do so as fast as they are sent to, and would keep all
-    /// others from their turn for as long as that lasts.
+    /// It flushes each session that is dirty at its start once. Sessions that become dirty meanwhile have to wait for the next turn,
+    /// which follows at once: receivers that drain large outboxes become writable as fast as they are sent to, and would keep the
+    /// flush from ending.
     pub(super) fn flush(&mut self, now: Instant) {
         let mut slice = self.slice(now);
         for _ in 0..self.lists.dirty_len() {
             self.flush_dirty();
             self.serve_between_sends(&mut slice);
         }
-        // Bounded by the turn's budget, of which every broadcast that is taken in amid this costs its receivers.
+        // Broadcasts may be added between slices. That ends, since each costs the turn's budget its receivers.
         while !self.logs.is_empty() {
             let ends = self.logs.ends();
             self.fan_out(&mut slice);
@@ -49,35 +49,36 @@ impl<N: Network> Shard<N> {
         }
     }
 
-    /// Sends each session what it has not taken of its log.
+    /// Sends each session the broadcasts that it has not taken yet.
     fn fan_out(&mut self, slice: &mut Slice) {
-        let mut place = 0;
-        while let Some((key, session)) = self.sessions.next_session(place) {
-            place = key.place() + 1;
+        let mut slot = 0;
+        while let Some((key, session)) = self.sessions.next_session(slot) {
+            slot = key.slot() + 1;
             if self.logs.has_due(session) {
                 match session.phase {
                     Phase::Open => {
                         self.flush_session(key);
-                        self.relieve();
+                        self.enforce_memory_max();
                     }
-                    // It left before these.
+                    // It began to close before these broadcasts.
                     Phase::Closing | Phase::Lingering => _ = self.logs.skip(session),
                 }
             }
-            self.serve_amid_fan_out(slice);
+            self.serve_during_fan_out(slice);
         }
     }
 
-    /// Sends what is due to the next dirty session.
+    /// Flushes the next dirty session.
     #[inline]
     pub(super) fn flush_dirty(&mut self) {
         if let Some(key) = self.lists.next_dirty(&mut self.sessions) {
             self.flush_session(key);
-            self.relieve();
+            self.enforce_memory_max();
         }
     }
 
-    /// Sends everything due to a session; what the socket refuses stays in the outbox, as far as the policy keeps it.
+    /// Sends everything that is due to a session. Bytes that the socket refuses stay in the outbox, or are shed by the slow-consumer
+    /// policy.
     pub(super) fn flush_session(&mut self, key: SessionKey) {
         let Some(session) = self.sessions.present(key) else { return };
         session.listed.clear_dirty();
@@ -93,24 +94,25 @@ impl<N: Network> Shard<N> {
                 }
             };
             match sent {
-                // Most receivers of a broadcast have nothing else to be done for.
+                // The most common case by far: a receiver of a broadcast without an outbox.
                 Sent::All if session.is_settled() => return,
-                Sent::All | Sent::Piece => return self.emptied(key),
+                Sent::All | Sent::Piece => return self.all_sent(key),
                 Sent::Refused => {
                     if let Err(error) = self.block(key) {
-                        return self.lose(key, &error);
+                        return self.connection_lost(key, &error);
                     }
                 }
-                Sent::Lost(error) => return self.lose(key, &error),
+                Sent::Lost(error) => return self.connection_lost(key, &error),
             }
         }
         self.keep_log(key);
         self.account(key);
     }
 
-    /// Goes on after all that was due was sent.
+    /// Finishes a flush that has sent everything: returns the outbox to the pool, sends a late pong, stops watching for writability,
+    /// and ends the stream of a closing session.
     #[inline]
-    fn emptied(&mut self, key: SessionKey) {
+    fn all_sent(&mut self, key: SessionKey) {
         let Some(session) = self.sessions.present(key) else { return };
         session.flags.has_pong = false;
         let outbox = session.outbox.take();
@@ -121,7 +123,7 @@ impl<N: Network> Shard<N> {
             self.memory.remove_outbox(&mut outbox);
             let late_pong = outbox.take_late_pong();
             self.outboxes.put_back(outbox);
-            // Behind a close frame nothing is sent.
+            // Nothing may follow a close frame.
             if let Some(payload) = late_pong
                 && session.phase == Phase::Open
             {
@@ -135,7 +137,7 @@ impl<N: Network> Shard<N> {
             session.flags.is_watched = false;
             let watched = self.network.watch(&mut session.socket, key, Interest::Readable);
             if let Err(error) = watched {
-                return self.lose(key, &error);
+                return self.connection_lost(key, &error);
             }
         }
         if session.phase == Phase::Closing {
@@ -143,10 +145,10 @@ impl<N: Network> Shard<N> {
         }
     }
 
-    /// Notes that the socket takes nothing more, and asks to be told when it does.
+    /// Marks a session as blocked, and watches its socket for writability.
     ///
     /// # Errors
-    /// When the poller refuses: then the session is lost, which is its caller's to do.
+    /// When the poller refuses; the caller must then end the session with [`Shard::connection_lost`].
     pub(super) fn block(&mut self, key: SessionKey) -> io::Result<()> {
         self.stats.sends_refused += 1;
         let Some(session) = self.sessions.present(key) else { return Ok(()) };
@@ -158,7 +160,7 @@ impl<N: Network> Shard<N> {
         self.network.watch(&mut session.socket, key, Interest::ReadableAndWritable)
     }
 
-    /// Takes up sending again: the socket has room.
+    /// Resumes sending to a session whose socket has room again.
     pub(super) fn unblock(&mut self, key: SessionKey) {
         let Some(session) = self.sessions.present(key) else { return };
         session.flags.is_blocked = false;
@@ -167,14 +169,14 @@ impl<N: Network> Shard<N> {
         }
     }
 
-    /// Copies into the outbox what the socket refused of the log: frame by frame, each that has room or is given some by the
-    /// slow-consumer policy.
+    /// Copies the broadcasts that the socket refused from the log into the outbox, frame by frame: those that the outbox has room
+    /// for, and those that the slow-consumer policy makes room for.
     fn keep_log(&mut self, key: SessionKey) {
         let Some(session) = self.sessions.present(key) else { return };
         if !self.logs.has_due(session) {
             return;
         }
-        // The frame begun must be finished, whatever the bound.
+        // A frame of which a part was sent must be finished, whatever the outbox's bound says.
         let from = session.log_from;
         let begun_to = self.logs.of_session(session).frame_from(from);
         let begun = (begun_to - from) as usize;
@@ -195,16 +197,16 @@ impl<N: Network> Shard<N> {
                 return self.take_log(key);
             }
             let next = self.logs.of_session(session).frame_from(from + 1);
-            // Out of the log: a frame that is shed is counted once.
+            // First moved past, so that a frame that is shed is not counted again when the policy closes the session.
             session.log_from = next;
-            if self.make_room_blocked(key, (next - from) as usize).is_ok() {
+            if self.apply_slow_consumer(key, (next - from) as usize).is_ok() {
                 self.copy_log(key, from, next);
             }
         }
     }
 }
 
-/// Makes one send call with what is due to a session.
+/// Makes one send call with the bytes that are due to a session.
 #[inline]
 fn send_once<S: Socket>(session: &mut Session<S>, log: &Log, stats: &mut Stats) -> Sent {
     let held = session.outbox.as_ref().map_or(0, |outbox| outbox.bytes());
@@ -243,8 +245,8 @@ fn send_once<S: Socket>(session: &mut Session<S>, log: &Log, stats: &mut Stats) 
     if sent == offered && !is_held_back { Sent::Piece } else { Sent::Refused }
 }
 
-/// Sends the outbox, and behind it the log from `log_from` on, as far as one call takes pieces; returns the bytes
-/// offered too.
+/// Sends the outbox and behind it the log from `log_from` on, at most [`PIECES_MAX`] pieces; returns how many bytes were offered, and
+/// the result of the call.
 fn send_pieces<S: Socket>(
     socket: &mut S,
     outbox: Option<&Outbox>,
@@ -265,7 +267,7 @@ fn send_pieces<S: Socket>(
     (offered, socket.send(&pieces[..count]))
 }
 
-/// What became of a send call.
+/// The outcome of a send call.
 enum Sent {
     /// Nothing is due any more.
     All,

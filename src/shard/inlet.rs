@@ -74,8 +74,8 @@ impl<T> Inlet<T> {
         taken
     }
 
-    /// Whether nothing is left and nothing can come; locks, so it is for a drain only.
-    pub(super) fn is_over(&self) -> bool {
+    /// Whether the queue is empty, and every sender is gone. It locks the queue: for a drain only.
+    pub(super) fn is_disconnected(&self) -> bool {
         self.queue.is_disconnected() && self.queue.is_empty()
     }
 

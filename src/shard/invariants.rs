@@ -1,17 +1,13 @@
-//! What must hold of a shard between two turns, as one assertion for each promise; the tests call it after every turn.
+//! The invariants of a shard between two turns; the tests assert them after every turn.
 //!
-//! The invariants of a part stand with that part: [`super::sessions::Sessions::check`], [`super::registry::Registry::check`],
-//! [`super::outbox::Outbox::check`]. Here is what binds them together: the flags of a session and the lists that it is on.
+//! Each part asserts its own invariants in a method `check`. Here are the assertions that bind parts together.
 
 use super::Shard;
 use super::io::{Network, Socket};
 use super::session::Phase;
 
 impl<N: Network> Shard<N> {
-    /// Asserts everything that holds between two turns.
-    ///
-    /// # Panics
-    /// When something does not hold, with what it is.
+    /// Asserts every invariant.
     pub(super) fn check_invariants(&mut self) {
         self.sessions.check();
         self.lists.check(&self.sessions);
@@ -22,23 +18,20 @@ impl<N: Network> Shard<N> {
         self.mailbox.check();
         self.check_stalls();
         let mut open = 0;
-        let mut place = 0;
-        while let Some(key) = self.sessions.next(place) {
-            place = key.place() + 1;
-            let session = self.sessions.present(key).expect("it was found just now");
+        for (key, session) in self.sessions.iter() {
             let flags = session.flags;
-            // An outbox is there while something waits, and then somebody sends it.
+            // A session has an outbox only while frames wait, and then something will flush it.
             match &session.outbox {
                 Some(outbox) => {
                     outbox.check();
                     let is_sent = session.listed.is_dirty() || (flags.is_blocked && flags.is_watched);
-                    assert!(is_sent, "something waits, and nobody sends it: {flags:?}");
+                    assert!(is_sent, "frames wait, and nothing will flush them: {flags:?}");
                 }
-                None => assert!(!flags.has_pong, "a pong waits in no outbox"),
+                None => assert!(!flags.has_pong, "a pong waits without an outbox"),
             }
             assert!(
                 !session.socket.has_unsent() || session.listed.is_dirty() || flags.is_watched,
-                "bytes are held back for ever"
+                "the socket has unsent bytes, and nothing will flush them"
             );
             match session.phase {
                 Phase::Open => {
@@ -46,9 +39,12 @@ impl<N: Network> Shard<N> {
                     assert!(self.registry.holds(session.hash, key), "an open session is not registered");
                 }
                 Phase::Closing | Phase::Lingering => {
-                    assert!(session.unread.is_none() && session.meter.is_none(), "it is not read any more");
+                    assert!(session.unread.is_none() && session.meter.is_none(), "a closing session can still be read");
                     assert!(!self.registry.holds(session.hash, key), "a closing session is registered");
-                    assert!(session.phase == Phase::Closing || session.outbox.is_none(), "sent behind the end");
+                    assert!(
+                        session.phase == Phase::Closing || session.outbox.is_none(),
+                        "frames wait behind the end of the stream"
+                    );
                 }
             }
         }

@@ -171,7 +171,7 @@ impl WorkLists {
             assert!(!closing.contains(&key) || !is_open, "an open session is on the closing list");
             assert!(!(flags.is_stalled || flags.is_paused) || is_open, "{:?} and held back: {flags:?}", session.phase);
             let will_be_read = listed.is_queued || flags.is_stalled || flags.is_paused;
-            assert!(!session.can_go_on() || will_be_read, "has input, and is on no list: {flags:?}");
+            assert!(!session.has_input() || will_be_read, "has input, and is on no list: {flags:?}");
         }
     }
 }

@@ -12,19 +12,19 @@ use crate::protocol::{Encoding, Message};
 #[derive(Debug, Default)]
 pub(super) struct Logs {
     logs: [Log; Encoding::COUNT],
-    /// Counted by [`Logs::join`] and [`Logs::leave`].
+    /// Counted by [`Logs::add_receiver`] and [`Logs::remove_receiver`].
     receivers: [usize; Encoding::COUNT],
 }
 
 impl Logs {
     /// Counts one more open session that receives `encoding`.
-    pub(super) fn join(&mut self, encoding: Encoding) {
+    pub(super) fn add_receiver(&mut self, encoding: Encoding) {
         self.receivers[encoding as usize] += 1;
     }
 
     /// Counts one fewer.
-    pub(super) fn leave(&mut self, encoding: Encoding) {
-        debug_assert!(self.receivers[encoding as usize] > 0, "more sessions leave than have joined");
+    pub(super) fn remove_receiver(&mut self, encoding: Encoding) {
+        debug_assert!(self.receivers[encoding as usize] > 0, "a receiver is removed that was not added");
         self.receivers[encoding as usize] -= 1;
     }
 

@@ -1,20 +1,20 @@
-//! What sessions hold in memory, against this shard's part of `memory_bytes_max`.
+//! The memory that sessions hold, and its bound: this shard's share of `memory_bytes_max`.
 //!
-//! Counted are the parts of messages that have come, what was received and not decoded, a message that waits for room in
-//! the mail, outboxes, and the shard's mail to others, from its gathering until it was read. An outbox is counted as it
-//! grows; everything else of a session is looked up once per read and per flush, never per message, and kept as one number
-//! beside it; the sum is a plain field of the shard. So the part is passed by one message at most, or by the
-//! broadcasts of a turn for one session. A payload that several outboxes share counts for each in full, as it may stay for any of them: the sum errs on the safe side.
+//! Counted are incomplete messages, received bytes that are not decoded yet, stalled messages, outboxes, and the shard's mail to
+//! others from when it is gathered until it was read. An outbox is counted as it grows. Everything else of a session is
+//! looked up once per read and per flush, never per message. So the share is exceeded by one message at most, or by
+//! the broadcasts of a turn for one session. A payload that several outboxes share counts in full for each of them, since any of
+//! them may be the last to keep it: the sum errs on the safe side.
 //!
-//! Past the part, the sessions that hold most are sent what is due to them, and those that hold it still are closed with 4009, until
-//! an eighth of the part is free. Mail is not dropped; sessions have an eighth to themselves, whatever is in it. Only then are
-//! sessions compared, so that the cost of that is spread over as many bytes.
+//! Over the share, the sessions that hold most are flushed, and closed with 4009 if they still hold it, until an eighth of the
+//! share is free. Mail is never dropped; an eighth of the share is left to sessions however much mail there is. Only then are
+//! sessions sorted by what they hold, so that the cost is spread over as many bytes.
 
 use super::close::{CloseReason, Unsent};
 use super::io::{Network, SessionKey};
 use super::outbox::Outbox;
 use super::session::{Phase, Session};
-use super::{Shard, journal};
+use super::{Shard, tally};
 use crate::frame::close;
 
 /// The memory of a shard's sessions, as sums: of what each session holds, and of what waits in each outbox.
@@ -76,7 +76,7 @@ impl Memory {
         let before = session.held.0;
         session.held.0 = before.saturating_add(u32::try_from(bytes).unwrap_or(u32::MAX));
         self.held += (session.held.0 - before) as usize;
-        journal::held(self.held);
+        tally::held(self.held);
     }
 
     /// Takes an outbox that its session gives back out of the sums.
@@ -111,29 +111,29 @@ impl Memory {
 }
 
 impl<N: Network> Shard<N> {
-    /// Takes note of what a session holds now; one that has ended meanwhile holds nothing.
+    /// Accounts for the memory that a session holds now; does nothing if the session has ended.
     #[inline]
     pub(super) fn account(&mut self, key: SessionKey) {
         let Some(session) = self.sessions.get(key) else { return };
         self.memory.update(session);
     }
 
-    /// Cuts the sessions that hold most while all sessions and the mail together hold too much.
+    /// Closes the sessions that hold most, if all sessions and the mail together hold more than the shard's share.
     ///
-    /// Not during fan-out, unless the caller looks whether each session is still open: this may close any of them.
+    /// This may close any session: a caller that iterates over sessions must check that each is still open.
     #[inline]
-    pub(super) fn relieve(&mut self) {
+    pub(super) fn enforce_memory_max(&mut self) {
         if self.memory.held() + self.mailbox.memory() > self.settings.memory_bytes_max {
-            self.cut_worst();
+            self.cut_largest();
         }
     }
 
     #[cold]
-    fn cut_worst(&mut self) {
-        // What others have read meanwhile is none any more.
+    fn cut_largest(&mut self) {
+        // Mail that other shards have read since no longer counts.
         self.mailbox.take_returns();
         let eighth = self.settings.memory_bytes_max / 8;
-        // Sessions have an eighth for themselves: to cut those who hold little frees no mail.
+        // At least an eighth is left to sessions: to close those that hold little would not free any mail.
         let enough = (self.settings.memory_bytes_max - eighth).saturating_sub(self.mailbox.memory()).max(eighth);
         if self.memory.held() <= enough {
             return;
@@ -149,19 +149,18 @@ impl<N: Network> Shard<N> {
         }
     }
 
-    /// Closes a session for what it holds and its socket does not take; one that has been told already has no more time to
-    /// take it.
+    /// Closes a session if it still holds most of its memory after a flush; drops it if it is closing already.
     fn cut(&mut self, key: SessionKey) {
         let Some(session) = self.sessions.present(key) else { return };
         if session.phase != Phase::Open {
-            // Told a moment ago, it has not been sent the close frame yet.
+            // The flush that sends its close frame has yet to come.
             let is_untried = session.listed.is_dirty() && !session.flags.is_blocked;
             return if is_untried { self.flush_session(key) } else { self.remove(key) };
         }
         let had = session.held.get();
         if session.outbox.is_some() && !session.flags.is_blocked {
             self.flush_session(key);
-            // It may have ended, or have been closed, by that; and a receiver that keeps up is not cut for a busy turn.
+            // The flush may have closed or ended it. And a receiver that keeps up is not closed for a busy turn.
             let Some(session) = self.sessions.get(key).filter(|session| session.phase == Phase::Open) else { return };
             if session.held.get() < had / 2 {
                 return;

@@ -10,12 +10,11 @@
 //!   └────────────────────┬───────────────────────────────────────────────┘
 //!                        └──▶ mail to other shards
 //! ```
-//! Everything here is touched by this one thread from hand-over to close; nothing is locked or shared
-//! but the rings of the mailbox and the two queues from outside, which a turn without news from there does not
-//! touch (see `inlet`). It never waits for anything but
-//! its poller, and never for another shard. It does no I/O of its own: see [`io`].
+//! Only this thread touches the state of a shard. Shared with other threads are the rings of the mailbox, which have no lock,
+//! and two queues from outside, which have one: a turn touches those only after an entry was announced (see `inlet`).
+//! A shard waits for nothing but its poller, and never for another shard. Clock and sockets come in through [`io`].
 //!
-//! Three rooms are public for `benches/pieces.rs` alone, and hidden: they are no part of the library.
+//! Three modules are public for `benches/pieces.rs` alone, and hidden: they are no part of the library.
 
 mod budget;
 mod close;
@@ -28,7 +27,6 @@ mod intake;
 #[cfg(all(test, not(pombo_loom)))]
 mod invariants;
 pub mod io;
-mod journal;
 mod lists;
 #[doc(hidden)]
 pub mod log;
@@ -49,6 +47,7 @@ mod sessions;
 mod slice;
 mod stall;
 mod sweep;
+mod tally;
 #[cfg(all(test, not(pombo_loom)))]
 mod tests;
 mod tls;
@@ -82,7 +81,7 @@ use self::registry::Registry;
 use self::session::Phase;
 use self::sessions::Sessions;
 use self::stall::Stalls;
-use self::sweep::{Drain, Summary};
+use self::sweep::{Drain, ShedSummary};
 use self::wheel::{Tick, Wheel};
 use self::yielding::Yielding;
 use crate::config::SessionSettings;
@@ -102,7 +101,7 @@ pub struct Shard<N: Network> {
     index: usize,
     mailbox: Mailbox,
     inlets: Inlets<N::Socket>,
-    /// Who is told which uids come and go, if anybody.
+    /// Reports which uids come online and go offline; absent without a `hook_url`.
     presence: Option<PresenceSender>,
 
     sessions: Sessions<N::Socket>,
@@ -114,16 +113,16 @@ pub struct Shard<N: Network> {
     yielding: Yielding,
     /// The time, as of the last poll.
     now: Instant,
-    /// `now` on the wheel.
+    /// `now` in ticks of the wheel.
     tick: Tick,
     /// Sessions that have work to do.
     lists: WorkLists,
-    /// Sessions that wait for room in the mail.
+    /// Sessions with a message that no batch of mail has room for yet.
     stalled: Stalls,
-    /// What this turn may still do.
+    /// Work that this turn may still take in.
     budget: TurnBudget,
-    /// How many sessions have begun to close, or ended without that: to see whether one has since.
-    departures: u64,
+    /// Counts sessions that begin to close and sessions that end. While it is unchanged, every session that was open still is.
+    closings: u64,
     /// Memory that the sessions hold.
     memory: Memory,
     scratch: Box<[u8]>,
@@ -131,10 +130,10 @@ pub struct Shard<N: Network> {
     due: Vec<(Tick, SessionKey)>,
     drain: Option<Drain>,
     stats: Stats,
-    summary: Summary,
+    summary: ShedSummary,
 }
 
-/// Whether a shard goes on.
+/// Whether a shard has another turn.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[must_use]
 pub enum Turn {
@@ -144,23 +143,23 @@ pub enum Turn {
     Last,
 }
 
-/// What a shard is made of, besides its network.
+/// Everything that a shard is made from, besides its network.
 ///
-/// Whoever puts something into one of the channels rings the shard's [`crate::mailbox::ShardWaker`] afterwards.
+/// A thread that sends into one of the channels must ring the shard's [`crate::mailbox::ShardWaker`] afterwards.
 pub struct Parts<S> {
-    /// Which of the node's shards it is, from 0; the same as its mailbox's place in [`crate::mailbox::wire`].
+    /// Index among the node's shards, from 0; the same as that of its mailbox in [`crate::mailbox::wire`].
     pub index: usize,
-    /// The node's hash key; every shard and whoever hands over uids must use the same.
+    /// The node's hash key; the gateway and every shard must use the same.
     pub hasher: UidHasher,
     /// The settings until a [`Request::Reload`].
     pub settings: Arc<SessionSettings>,
-    /// Its side of the mail.
+    /// The shard's end of the mail.
     pub mailbox: Mailbox,
-    /// Where logged-in connections come from.
+    /// Logged-in connections from the gateway.
     pub handovers: flume::Receiver<Handover<S>>,
-    /// Where everything else from outside comes from.
+    /// Requests from the program around the server, and from control.
     pub requests: flume::Receiver<Request>,
-    /// Who is told which uids come and go, if anybody.
+    /// Reports which uids come online and go offline; absent without a `hook_url`.
     pub presence: Option<PresenceSender>,
 }
 
@@ -189,14 +188,14 @@ impl<N: Network> Shard<N> {
             lists: WorkLists::default(),
             stalled,
             budget: TurnBudget::new(),
-            departures: 0,
+            closings: 0,
             memory: Memory::default(),
             scratch: vec![0; SCRATCH_BYTES].into_boxed_slice(),
             ready: Vec::new(),
             due: Vec::new(),
             drain: None,
             stats: Stats::default(),
-            summary: Summary::new(now),
+            summary: ShedSummary::new(now),
         }
     }
 
@@ -214,18 +213,17 @@ impl<N: Network> Shard<N> {
         );
     }
 
-    /// Gives up mail, requests and hand-overs, as the last act; returns how many messages nobody will read or post.
+    /// Drops all mail, requests and hand-overs that are left, as the last act; returns how many messages of mail were lost.
     ///
-    /// A queue keeps what is in it for as long as somebody may put more there, so it must be emptied, or an asker would wait for
-    /// ever. That comes behind the end of the mailbox: whoever puts something there later finds that, see
-    /// [`crate::mailbox::ShardWaker::wake`].
+    /// A queue lives as long as its senders: unless it is emptied, a caller whose request is in it would wait for ever. The mailbox
+    /// ends first, so that a thread that sends later finds out: see [`crate::mailbox::ShardWaker::wake`].
     fn abandon(&mut self) -> usize {
         let unread = self.mailbox.abandon();
         self.inlets.abandon();
         unread
     }
 
-    /// Makes one pass: takes what is ready, routes it, sends what is due.
+    /// Runs one turn: receives and routes what is ready, then sends what is due.
     ///
     /// # Panics
     /// When the poller fails.
@@ -234,7 +232,7 @@ impl<N: Network> Shard<N> {
         self.wait();
         let begun = self.now;
         self.budget.renew();
-        self.take_in();
+        self.take_input();
         self.take_handovers();
         // One look at the clock for both.
         let now = self.network.now();
@@ -249,11 +247,11 @@ impl<N: Network> Shard<N> {
         turn
     }
 
-    /// Takes what clients, callers and other shards bring, each first in its turn: the first may spend all of the
-    /// budget, and would starve the others if it always were the same.
-    fn take_in(&mut self) {
-        for place in 0..3 {
-            match (self.stats.turns + place) % 3 {
+    /// Takes the messages of clients, requests, and mail. Which of them comes first changes with each turn: the first may spend the
+    /// whole budget of the turn, and would starve the others if it were always the same.
+    fn take_input(&mut self) {
+        for step in 0..3 {
+            match (self.stats.turns + step) % 3 {
                 0 => self.receive_ready(),
                 1 => self.take_requests(),
                 _ => self.take_mail(),
@@ -261,7 +259,7 @@ impl<N: Network> Shard<N> {
         }
     }
 
-    /// Returns what was counted so far.
+    /// Returns the shard's counters, and its gauges as they are now.
     pub fn stats(&self) -> Stats {
         Stats {
             sessions: self.registry.sessions() as u64,
@@ -270,7 +268,7 @@ impl<N: Network> Shard<N> {
             outbox_bytes: self.memory.outbox_bytes() as u64,
             mail_bytes: self.mailbox.held() as u64,
             mailbox_batches: self.mailbox.waiting() as u64,
-            // Messages are counted already; only what else is sent has a count of its own.
+            // `Stats::frames_out` counts only the frames that are no messages.
             frames_out: self.stats.frames_out + self.stats.delivered + self.stats.broadcast_deliveries,
             ..self.stats
         }
@@ -282,7 +280,7 @@ impl<N: Network> Shard<N> {
             self.poll(Some(Duration::ZERO));
             return;
         }
-        // A single shard has no others to wait for.
+        // Without other shards there is nobody to yield to.
         if self.mailbox.shard_count() > 1 && self.yielding.is_due() {
             thread::yield_now();
             self.poll(Some(Duration::ZERO));
@@ -300,7 +298,7 @@ impl<N: Network> Shard<N> {
         self.mailbox.unpark();
     }
 
-    /// Polls for at most `time_out` and notes what each socket is ready for; returns how many were.
+    /// Polls for at most `time_out` and notes which sockets are ready; returns how many there were.
     fn poll(&mut self, time_out: Option<Duration>) -> usize {
         let mut ready = std::mem::take(&mut self.ready);
         self.network.poll(time_out, &mut ready).expect("the poller of a shard works, or the process must end");
@@ -308,15 +306,15 @@ impl<N: Network> Shard<N> {
         self.tick = self.wheel.tick(self.now);
         let count = ready.len();
         for readiness in ready.drain(..) {
-            self.note(readiness);
+            self.note_readiness(readiness);
         }
         self.ready = ready;
         count
     }
 
-    fn note(&mut self, readiness: Readiness) {
+    fn note_readiness(&mut self, readiness: Readiness) {
         let key = readiness.session;
-        // The poller may tell of a session that has ended since.
+        // The session may have ended since the poller saw the event.
         let Some(session) = self.sessions.get(key) else { return };
         if readiness.is_readable || readiness.is_read_closed {
             session.flags.is_readable = true;
@@ -328,7 +326,7 @@ impl<N: Network> Shard<N> {
         }
     }
 
-    /// Whether a session is logged in, and has neither ended nor begun to close.
+    /// Whether a session is open: neither ended nor closing.
     #[inline]
     fn is_open(&mut self, key: SessionKey) -> bool {
         self.sessions.get(key).is_some_and(|session| session.phase == Phase::Open)
@@ -340,19 +338,19 @@ impl<N: Network> Shard<N> {
         self.lists.enqueue(key, session);
     }
 
-    /// Returns how long there is nothing to do unless somebody brings something; `None`: for ever.
+    /// Returns how long the shard may sleep unless work arrives; zero when there is work already, `None` without a deadline.
     fn idle_for(&self) -> Option<Duration> {
-        let waits = !self.lists.is_empty()
+        let has_work = !self.lists.is_empty()
             || (self.stalled.has_broadcasts() && self.mailbox.takes_broadcast())
             || self.inlets.may_hold()
             || self.mailbox.has_external_work()
             || self.mailbox.has_unread();
-        if waits {
+        if has_work {
             return Some(Duration::ZERO);
         }
         let sweep = self.wheel.idle_for(self.now);
         match &self.drain {
-            Some(drain) => Some(sweep.map_or(drain.step(), |sweep| sweep.min(drain.step()))),
+            Some(drain) => Some(sweep.map_or(drain.interval(), |sweep| sweep.min(drain.interval()))),
             None => sweep,
         }
     }

@@ -170,7 +170,7 @@ impl<N: Network> Shard<N> {
             Request::Reload(settings) => self.reload(settings),
             Request::Drain { time_out } => {
                 if self.drain.is_none() {
-                    self.drain = Some(Drain::new(self.now, time_out, self.sessions.places_end()));
+                    self.drain = Some(Drain::new(self.now, time_out, self.sessions.slots_end()));
                 }
             }
         }
@@ -192,7 +192,7 @@ impl<N: Network> Shard<N> {
             let mut message = Message::new(kind, Payload::Shared(payload));
             let (delivery, cost) = self.deliver(hash, uid.as_bytes(), &mut message);
             self.budget.spend(cost);
-            self.relieve();
+            self.enforce_memory_max();
             return delivery;
         }
         self.budget.spend(Cost { deliveries: 1, bytes: payload.len() });
@@ -209,7 +209,7 @@ impl<N: Network> Shard<N> {
             0
         };
         self.budget.spend(Cost { deliveries: 1 + sessions + except.len(), bytes });
-        self.relieve();
+        self.enforce_memory_max();
         sessions
     }
 
@@ -223,17 +223,17 @@ impl<N: Network> Shard<N> {
         known.collect()
     }
 
-    /// Walks over the places of sessions, which do not move; the registry's do whenever it grows.
+    /// Walks over the slots of sessions, which do not move; the registry's do whenever it grows.
     fn page(&mut self, from: u32, most: usize) -> UidPage {
         self.budget.spend(Cost { deliveries: PAGE_DELIVERIES, bytes: 0 });
         let mut page = UidPage::default();
-        let (mut place, mut looked_at) = (from, 0);
-        while let Some(key) = self.sessions.next(place) {
+        let (mut slot, mut looked_at) = (from, 0);
+        while let Some(key) = self.sessions.next_key(slot) {
             if page.uids.len() == most || looked_at == SESSIONS_PER_PAGE {
-                page.next = Some(key.place());
+                page.next = Some(key.slot());
                 break;
             }
-            (place, looked_at) = (key.place() + 1, looked_at + 1);
+            (slot, looked_at) = (key.slot() + 1, looked_at + 1);
             let Some(hash) = self.sessions.present(key).map(|session| session.hash) else { continue };
             page.uids.extend(self.registry.oldest_of(hash, key).map(Box::from));
         }

@@ -401,6 +401,6 @@ fn after_a_peak_memory_and_walks_are_those_of_who_stays() {
     assert!(stay.iter().all(|(_, client)| client.texts() == ["hi"]));
     // Newcomers take the places in front.
     let newcomer = node.login("newcomer");
-    assert_eq!(node.shards[0].sessions.next(1).map(SessionKey::place), Some(1));
+    assert_eq!(node.shards[0].sessions.next_key(1).map(SessionKey::slot), Some(1));
     drop(newcomer);
 }

@@ -12,8 +12,8 @@ use crate::frame::close;
 use crate::metrics::Stats;
 use crate::protocol::json;
 use crate::rights::Rights;
-use crate::shard::journal;
 use crate::shard::session::Phase;
+use crate::shard::tally;
 
 /// Control frames that may stand in an outbox beside its messages: a ping, a pong, a close frame, each at its longest.
 const CONTROL_BYTES: usize = 3 * 127;
@@ -208,7 +208,7 @@ impl World {
             unread += lost;
         }
         let caller = &self.caller;
-        let set_out = journal::take();
+        let set_out = tally::take();
         // Messages, on their way to shards.
         let sent = set_out.unicasts + set_out.broadcasts * self.plan.shards as u64 + caller.pushes + caller.broadcasts;
         let met = stats.offline + set_out.reached + stats.broadcasts + caller.too_long;

@@ -20,9 +20,7 @@ use crate::rights::Rights;
 use crate::router::shard_of;
 use crate::shard::io::SessionKey;
 use crate::shard::session::Phase;
-use crate::shard::{
-    Admission, Handover, LoginNumber, LoginNumbers, Parts, Request, SCRATCH_BYTES, Shard, Turn, journal,
-};
+use crate::shard::{Admission, Handover, LoginNumber, LoginNumbers, Parts, Request, SCRATCH_BYTES, Shard, Turn, tally};
 use crate::uid::{BYTES_MAX, Uid, UidHash, UidHasher};
 
 /// Who logs in; the number of each is its place.
@@ -112,8 +110,8 @@ impl World {
         let plan = Plan::new(&mut random);
         let clock = Rc::new(Clock::new(plan.look));
         let hasher = UidHasher::fixed(seed);
-        journal::take();
-        let wakers: Vec<_> = (0..plan.shards).map(|_| ShardWaker::new(Arc::new(|| Ok(())))).collect();
+        tally::take();
+        let bells: Vec<_> = (0..plan.shards).map(|_| Bell::new(Arc::new(|| Ok(())))).collect();
         let settings = Arc::new(plan.settings.clone());
         let place = |(index, mailbox)| {
             let (handover_sender, handovers) = flume::bounded(16);
