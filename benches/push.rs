@@ -7,6 +7,9 @@
 
 #![allow(clippy::print_stdout, reason = "a benchmark talks to whoever runs it")]
 
+#[path = "support/load_generator.rs"]
+mod load_generator;
+
 use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
@@ -14,6 +17,8 @@ use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
+
+use load_generator::load_generator;
 
 const USERS: usize = 16;
 const WINDOW: usize = 64;
@@ -243,12 +248,11 @@ fn median(mut values: Vec<f64>) -> f64 {
 fn latency(node: &Node, time: Duration) -> [f64; 3] {
     let _receiver = node.log_in("user0");
     let seconds = (time.as_secs_f64() + 3.0).to_string();
-    let load = ["bench", "unicast", "-c", "1000", "-w", "16", "--targets", "random", "--seconds", &seconds];
-    let mut load = Command::new(env!("CARGO_BIN_EXE_pombo"))
+    let load = ["unicast", "-c", "1000", "-w", "16", "--targets", "random", "--seconds", &seconds];
+    let mut load = Command::new(load_generator())
         .args(load)
         .arg(&node.clients)
         .stdout(Stdio::null())
-        .stderr(Stdio::null())
         .spawn()
         .expect("the load runs");
     thread::sleep(Duration::from_secs(2));
@@ -262,6 +266,8 @@ fn latency(node: &Node, time: Duration) -> [f64; 3] {
         times.push(start.elapsed().as_secs_f64() * 1000.0);
         thread::sleep(Duration::from_millis(2));
     }
+    let ended = load.try_wait().expect("a child of this process");
+    assert!(ended.is_none(), "the load ended before the measurement: {ended:?}");
     load.kill().ok();
     load.wait().ok();
     times.sort_by(f64::total_cmp);
@@ -272,6 +278,8 @@ fn main() {
     // Cargo gives `--bench`.
     let seconds = std::env::args().skip(1).find_map(|argument| argument.parse::<f64>().ok());
     let time = Duration::from_secs_f64(seconds.unwrap_or(1.0));
+    // Before anything is measured.
+    load_generator();
     let node = Node::start();
     let cases: Vec<_> = WAYS
         .iter()

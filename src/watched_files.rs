@@ -132,12 +132,13 @@ mod tests {
     struct Files {
         folder: tempfile::TempDir,
         watched: WatchedFiles,
+        replacements: usize,
     }
 
     impl Files {
         fn new() -> Self {
             let folder = tempfile::tempdir().expect("a folder");
-            let mut files = Self { folder, watched: WatchedFiles::new(Stamps::default()) };
+            let mut files = Self { folder, watched: WatchedFiles::new(Stamps::default()), replacements: 0 };
             files.replace(0);
             files.replace(1);
             files.watched = WatchedFiles::new(Stamps::of(&files.paths()));
@@ -149,10 +150,12 @@ mod tests {
         }
 
         /// Puts another file in the place of one.
-        fn replace(&self, index: usize) {
-            // Both are there at a time, so their inodes differ.
+        fn replace(&mut self, index: usize) {
+            // The lengths differ: the second replacement may get the inode of the first file, and within one tick of an older
+            // kernel's clock its time.
+            self.replacements += 1;
             let next = self.folder.path().join("next");
-            fs::write(&next, "x").expect("the folder can be written");
+            fs::write(&next, "x".repeat(self.replacements)).expect("the folder can be written");
             fs::rename(next, &self.paths()[index]).expect("the folder can be written");
         }
 
@@ -213,9 +216,9 @@ mod tests {
     #[tokio::test]
     async fn files_whose_read_was_given_up_are_read_again_later() {
         let mut files = Files::new();
-        files.watched.work = BlockingWork::new(Duration::from_millis(10), 1);
         files.replace(0);
         assert!(!files.reads().await);
+        files.watched.work = BlockingWork::new(Duration::from_millis(10), 1);
         let (end, until) = sync_channel::<()>(0);
         let looked = files.watched.look(files.paths(), move || until.recv().is_ok()).await;
         assert_eq!(looked, Err(Unfinished::Late(Duration::from_millis(10))));

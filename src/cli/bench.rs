@@ -31,7 +31,7 @@ impl Bench {
         refuse([match error.kind() {
             io::ErrorKind::NotFound => format!(
                 "there is no {PROGRAM} beside this program or on the PATH; the packages have it, and in the sources \
-                 `cargo build --release -p {PROGRAM}` builds it"
+                 `cargo build -p {PROGRAM}` builds it, with the same `--release` or `--profile` as pombo"
             ),
             _ => format!("cannot run {}: {error}", program.display()),
         }])

@@ -14,9 +14,10 @@ use super::refuse;
 /// Prints a script by which a shell completes commands and flags
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
-bash:  pombo completions bash > ~/.local/share/bash-completion/completions/pombo
-zsh:   pombo completions zsh > ~/.zfunc/_pombo, where fpath has ~/.zfunc
-fish:  pombo completions fish > ~/.config/fish/completions/pombo.fish")]
+bash:  PROGRAM completions bash > ~/.local/share/bash-completion/completions/PROGRAM
+zsh:   PROGRAM completions zsh > ~/.zfunc/_PROGRAM, where fpath has ~/.zfunc
+fish:  PROGRAM completions fish > ~/.config/fish/completions/PROGRAM.fish
+PROGRAM is the name of this program.")]
 pub struct Completions {
     /// The shell
     shell: Shell,

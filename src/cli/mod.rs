@@ -94,7 +94,8 @@ pub fn run(
         Command::Connect(connect) => connect::run(connect),
         Command::Bench(bench) => bench.run(),
         Command::Completions(completions) => completions.run(Cli::command()),
-        Command::Man(man) => man.run(Cli::command()),
+        // The load generator writes a page of that name itself.
+        Command::Man(man) => man.run(Cli::command().mut_subcommand("bench", |bench| bench.hide(true))),
     }
 }
 

@@ -218,7 +218,8 @@ pub struct Config {
 
     /// Text that answers a login; `{uid}` in it is replaced by the uid.
     ///
-    /// The default is the demo's, byte for byte. Range: text of up to 4096 bytes. Default: `Login realizado com
+    /// The default is the demo's, byte for byte. It must fit `outbox_bytes_max` with the longest uid. Range: text of up to
+    /// 4096 bytes. Default: `Login realizado com
     /// sucesso, seu uid é {uid}`.
     pub login_reply: String,
 
@@ -516,7 +517,7 @@ pub struct Config {
     /// `error`, `warn`, `info`, `debug` or `trace`. Default: `info`.
     pub log_level: LogLevel,
 
-    /// What sessions speak. No setting: flags, variables and files can't reach it, only a program that embeds a node.
+    /// What a session speaks whose client chooses nothing else at its upgrade. No setting: flags, variables and files can't reach it, only a program that embeds a node.
     #[doc(hidden)]
     pub protocol: Protocol,
 }
@@ -573,6 +574,14 @@ mod tests {
         check(
             |c| c.message_bytes_max = 4 << 20,
             "outbox_bytes_max = 2MiB (from the program): expected message_bytes_max + 14 = 4194318 or more",
+        );
+        check(
+            |c| {
+                (c.message_bytes_max, c.outbox_bytes_max, c.push_bytes_max) = (64, 128, Some(64));
+                c.login_reply = "hi {uid}".to_owned();
+            },
+            "login_reply = hi {uid} (from the program): expected a text that fits an outbox: with the longest uid its frame \
+             takes 273 bytes, and outbox_bytes_max is 128",
         );
         check(
             |c| c.tls_key = Some("key.pem".into()),

@@ -10,11 +10,23 @@ impl Config {
     pub(super) fn relation_faults(&self, faults: &[Fault], origin: impl Fn(&str) -> Origin) -> Vec<Fault> {
         let sound = |key| !faults.iter().any(|fault| matches!(fault, Fault::Value { key: at, .. } if *at == key));
         let frame_bytes_max = self.message_bytes_max.saturating_add(FRAME_HEADER_BYTES_MAX);
+        let uids = self.login_reply.matches("{uid}").count();
+        let login_reply_bytes_max = (self.login_reply.len() - uids * "{uid}".len() + FRAME_HEADER_BYTES_MAX)
+            .saturating_add(uids.saturating_mul(self.uid_bytes_max));
         let relations = [
             (
                 "outbox_bytes_max",
                 self.outbox_bytes_max < frame_bytes_max && sound("message_bytes_max"),
                 format!("message_bytes_max + {FRAME_HEADER_BYTES_MAX} = {frame_bytes_max} or more"),
+            ),
+            (
+                "login_reply",
+                self.outbox_bytes_max < login_reply_bytes_max && sound("outbox_bytes_max") && sound("uid_bytes_max"),
+                format!(
+                    "a text that fits an outbox: with the longest uid its frame takes {login_reply_bytes_max} bytes, and \
+                     outbox_bytes_max is {}",
+                    self.outbox_bytes_max
+                ),
             ),
             (
                 "login_bytes_max",

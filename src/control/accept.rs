@@ -54,22 +54,18 @@ pub(super) async fn accept<F: Future<Output = ()> + Send + 'static>(
             accepted = listener.accept() => accepted,
         };
         let accepted = match accepted {
-            // For want of a descriptor, most likely. `None`: whoever wanted to connect has left since.
-            Err(_) => match reserve.lend(|| listener.accept().now_or_never()) {
-                Some(Some(Ok(connection))) => Ok(connection),
-                Some(None) => {
-                    reserve.fill();
-                    continue;
-                }
-                Some(Some(Err(error))) => Err(error),
-                None => accepted,
+            // For want of a descriptor, most likely.
+            Err(error) => match reserve.lend(|| listener.accept().now_or_never()) {
+                Some(Some(accepted)) => accepted,
+                // The client has left.
+                Some(None) => continue,
+                None => Err(error),
             },
             Ok(connection) => Ok(connection),
         };
         let connection = match accepted {
             Ok(connection) => connection,
             Err(error) => {
-                reserve.fill();
                 debug!(error = %error, "cannot accept on a control listener");
                 sleep(RETRY).await;
                 continue;

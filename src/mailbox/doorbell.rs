@@ -85,7 +85,7 @@ impl Doorbell {
     /// Lowers the flag for external work; says whether it was raised. If so, the shard must empty its external queues.
     #[inline]
     pub(crate) fn take_external_work(&self) -> bool {
-        // Acquire: pairs with the swap in `announce`, so that the entries of the queues are visible.
+        // Acquire: pairs with the swap in `raise_external_work`, so that the entries of the queues are visible.
         self.has_external_work() && self.external_work.swap(0, Ordering::Acquire) != 0
     }
 

@@ -47,12 +47,12 @@ impl<S> Inlets<S> {
 #[derive(Debug)]
 pub(super) struct Inlet<T> {
     queue: flume::Receiver<T>,
-    /// Whether the queue may hold something: there were news, and it was not found empty since.
+    /// Whether the queue may hold something: external work was flagged, and the queue was not found empty since.
     may_hold: bool,
 }
 
 impl<T> Inlet<T> {
-    /// Makes one that looks once without news: an entry may have been put there before the shard was made.
+    /// Makes one that looks once without the flag: an entry may have been put there before the shard was made.
     fn new(queue: flume::Receiver<T>) -> Self {
         Self { queue, may_hold: true }
     }

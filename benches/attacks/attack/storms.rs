@@ -1,10 +1,14 @@
 //! Thousands at the same time.
 
+#[path = "../../support/load_generator.rs"]
+mod load_generator;
+
 use std::process::Command;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use load_generator::load_generator;
 use serde_json::Value;
 
 use super::{Field, Notes};
@@ -63,8 +67,8 @@ pub(super) fn all_come_back(field: &Field, notes: &mut Notes) {
 /// Logs in so many, lets all of them go, and has all of them come back at the same moment.
 fn come_back(field: &Field, notes: &mut Notes, count: usize, all_max: Duration, half_max: Duration) {
     for (what, connecting) in [("first", 256), ("back", count)] {
-        let mut bench = Command::new(env!("CARGO_BIN_EXE_pombo"));
-        bench.args(["bench", "connect", "--json", "--prefix", "back-", "-c", &count.to_string()]);
+        let mut bench = Command::new(load_generator());
+        bench.args(["connect", "--json", "--prefix", "back-", "-c", &count.to_string()]);
         bench.args(["--connecting", &connecting.to_string(), &field.address.to_string()]);
         let output = bench.output().expect("the program starts");
         let report: Value = match serde_json::from_slice(&output.stdout) {
