@@ -39,7 +39,7 @@ enum SessionKeys {
 /// The effect on a uid of removing one of its sessions.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Removed<'a> {
-    /// The session was not registered: it had been removed before, or was refused at its login.
+    /// The session was not registered: its login was refused, or failed.
     Nothing,
     /// The uid has the same oldest session as before.
     Younger,
