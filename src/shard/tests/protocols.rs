@@ -145,7 +145,7 @@ fn slow_consumer_is_closed_with_its_protocol_s_code_and_counted_by_the_cause() {
         node.settle();
         assert_eq!(close_code(bob.take().last().expect("it is told")), json::SLOW_CONSUMER);
         let stats = node.stats();
-        assert_eq!((stats.slow_consumers, stats.closes[place_of(close::SLOW_CONSUMER)]), (1, 1));
+        assert_eq!((stats.slow_consumers, stats.closes[counter_of(close::SLOW_CONSUMER)]), (1, 1));
         assert_eq!((stats.shed_newest, stats.shed_closed), (1, 2), "the message without room, and those that waited");
     }
 }
@@ -190,6 +190,6 @@ fn message_too_long_in_one_encoding_is_shed_there_alone() {
 }
 
 /// Index of the counter of a close code.
-fn place_of(code: u16) -> usize {
+fn counter_of(code: u16) -> usize {
     close::ALL.iter().position(|(known, ..)| *known == code).expect("a code of ours")
 }
