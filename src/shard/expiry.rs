@@ -1,29 +1,29 @@
-//! When a credential's time is over, by the wall clock.
+//! The expiry of a credential, by the wall clock.
 //!
-//! Not by the clock of the other deadlines: that one stands still while the machine is suspended, and does not move when
-//! the wall clock is set. A session compares its expiry with the wall clock whenever its timer comes up, which is at each
+//! The other deadlines go by the monotonic clock, which stands still while the machine is suspended, and does not move when
+//! the wall clock is set. A session's expiry is compared with the wall clock whenever its timer comes up, which is at each
 //! heartbeat at the latest.
 
 use std::time::{Duration, SystemTime};
 
 use crate::clock;
 
-/// A whole second of the wall clock, counted from 1970; four bytes, since each session has one.
+/// An expiry in whole seconds since 1970; four bytes, since each session has one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Expiry(u32);
 
 impl Expiry {
-    /// A credential that is never over, or not before the year 2106.
+    /// The expiry of a credential that never expires, or not before the year 2106.
     pub(crate) const NEVER: Self = Self(u32::MAX);
 
-    /// Rounds up: a session never ends early.
+    /// Returns the expiry at `time`, rounded up: a session never ends early.
     pub(crate) fn at(time: SystemTime) -> Self {
         let since = clock::between_1970_and(time);
         let seconds = since.as_secs().saturating_add(u64::from(since.subsec_nanos() > 0));
         Self(u32::try_from(seconds).unwrap_or(u32::MAX))
     }
 
-    /// Returns how long it is until then, zero if it is over; `None` if it never is.
+    /// Returns the time that is left at `wall`, zero if it has expired; `None` if it never expires.
     pub(crate) fn left(self, wall: SystemTime) -> Option<Duration> {
         let end = Duration::from_secs(self.0.into());
         (self != Self::NEVER).then(|| end.saturating_sub(clock::between_1970_and(wall)))

@@ -1,4 +1,4 @@
-//! The way in: a logged-in connection on its way to its shard, its place on the node, and its number among logins.
+//! The hand-over of a logged-in connection from the gateway to its shard, with its login number and its permit.
 
 use std::fmt;
 use std::sync::Arc;
@@ -10,30 +10,30 @@ use crate::protocol::Protocol;
 use crate::rights::Rights;
 use crate::uid::Uid;
 
-/// A logged-in connection on its way from the gateway to the shard that owns its uid; one value, nothing left behind.
+/// A logged-in connection on its way from the gateway to the shard that owns its uid. The gateway keeps nothing of it.
 #[derive(Debug)]
 pub struct Handover<S> {
     /// The connected stream, non-blocking.
     pub socket: S,
     /// Every byte received behind the login frame.
     pub unread: Vec<u8>,
-    /// Who logged in.
+    /// The uid that it is logged in as.
     pub uid: Uid,
-    /// What the client speaks.
+    /// The protocol of the client.
     pub protocol: Protocol,
-    /// What the client may do.
+    /// The rights of the client.
     pub rights: Rights,
-    /// When the session ends for want of a newer credential, by the wall clock; `None` if it may last.
+    /// When the credential expires, by the wall clock; `None` if it never does.
     pub expires: Option<SystemTime>,
-    /// When the login frame was read, relative to others, or the request that held the credential.
+    /// The order of this login among all: when its login frame was read, or the request with its credential.
     pub login: LoginNumber,
     /// The peer's address; `None` for a Unix socket.
     pub peer: Option<Peer>,
-    /// The place that admission gave; given back when the session is dropped.
+    /// The permit from admission, released when the session is dropped.
     pub permit: Permit,
 }
 
-/// Order in which login frames were read on this node; a lower one never replaces a higher.
+/// Position of a login in the order of all logins on this node; a session never replaces one with a higher number.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct LoginNumber(u64);
 
@@ -43,7 +43,7 @@ impl fmt::Display for LoginNumber {
     }
 }
 
-/// Where login numbers are drawn; shared by the gateway's threads.
+/// The source of login numbers; shared by the gateway's threads.
 #[derive(Clone, Debug, Default)]
 pub struct LoginNumbers(Arc<AtomicU64>);
 
@@ -54,85 +54,85 @@ impl LoginNumbers {
         LoginNumber(self.0.fetch_add(1, Ordering::Relaxed))
     }
 
-    /// Returns how many were drawn.
+    /// Returns how many numbers were drawn.
     pub fn count(&self) -> u64 {
         // Relaxed: a statistic.
         self.0.load(Ordering::Relaxed)
     }
 }
 
-/// Connections on the node, against a bound; shared by the gateway's threads.
+/// Counts the connections of the node against a bound; shared by the gateway's threads.
 #[derive(Clone, Debug, Default)]
-pub struct Admission(Arc<Places>);
+pub struct Admission(Arc<Count>);
 
-/// Connections of one address, a part of the node's.
+/// Counts the connections of one address, which are also counted for the node.
 #[derive(Debug)]
-pub struct Share(Arc<Places>);
+pub struct Share(Arc<Count>);
 
-/// A connection's place on the node, and in its address's share if it was given one; dropping it gives all back.
+/// One connection in the count of the node, and in that of its address if it has a share; dropping it takes it out of both.
 ///
-/// One pointer, whatever is counted: an idle session carries it. Dropping it is an atomic decrement or two, so that a
-/// shard never waits for it.
+/// It is one pointer in either case, since every idle session has one. To drop it takes an atomic decrement or two, for which a shard
+/// never waits.
 #[derive(Debug)]
-pub struct Permit(Option<Arc<Places>>);
+pub struct Permit(Option<Arc<Count>>);
 
 /// A count of connections.
 #[derive(Debug, Default)]
-struct Places {
-    taken: AtomicUsize,
-    /// What these are a part of.
-    whole: Option<Arc<Places>>,
+struct Count {
+    connections: AtomicUsize,
+    /// The count that contains these connections, too.
+    whole: Option<Arc<Count>>,
 }
 
 impl Admission {
-    /// Returns how many places are taken.
+    /// Returns how many connections there are.
     pub fn count(&self) -> usize {
         // Relaxed: a statistic.
-        self.0.taken.load(Ordering::Relaxed)
+        self.0.connections.load(Ordering::Relaxed)
     }
 
-    /// Takes a place if fewer than `connections_max` are taken.
+    /// Counts one more connection, if there are fewer than `connections_max`.
     pub fn admit(&self, connections_max: usize) -> Option<Permit> {
         self.0.take(connections_max).then(|| Permit(Some(Arc::clone(&self.0))))
     }
 
-    /// Makes a share for one address, with no place taken.
+    /// Makes an empty share for one address.
     pub fn share(&self) -> Share {
-        Share(Arc::new(Places { taken: AtomicUsize::new(0), whole: Some(Arc::clone(&self.0)) }))
+        Share(Arc::new(Count { connections: AtomicUsize::new(0), whole: Some(Arc::clone(&self.0)) }))
     }
 }
 
 impl Share {
-    /// Counts a place that `permit` has on the node in this share, too, if fewer than `sessions_max` are taken.
+    /// Counts the connection of `permit` in this share, too, if it has fewer than `sessions_max`; returns whether it did.
     pub fn admit(&self, permit: &mut Permit, sessions_max: usize) -> bool {
         let is_admitted = self.0.take(sessions_max);
         if is_admitted {
-            // The node's place is now given back by way of the share.
+            // The count of the node is reached through that of the share from now on.
             permit.0 = Some(Arc::clone(&self.0));
         }
         is_admitted
     }
 
-    /// Tells whether no permit stands for a place in this share; only its owner makes new ones.
+    /// Returns whether no permit is counted in this share; only the owner of the share adds any.
     pub fn is_empty(&self) -> bool {
         Arc::strong_count(&self.0) == 1
     }
 }
 
 impl Permit {
-    /// Tells whether its place is counted in the share of an address.
+    /// Returns whether the connection is counted in the share of an address.
     pub fn has_share(&self) -> bool {
-        self.0.as_ref().is_some_and(|places| places.whole.is_some())
+        self.0.as_ref().is_some_and(|count| count.whole.is_some())
     }
 }
 
-impl Places {
+impl Count {
     fn take(&self, most: usize) -> bool {
         // Relaxed: a count; nothing else is ordered by it.
-        let is_taken = self.taken.fetch_add(1, Ordering::Relaxed) < most;
+        let is_taken = self.connections.fetch_add(1, Ordering::Relaxed) < most;
         if !is_taken {
             // Relaxed, as above.
-            self.taken.fetch_sub(1, Ordering::Relaxed);
+            self.connections.fetch_sub(1, Ordering::Relaxed);
         }
         is_taken
     }
@@ -140,11 +140,11 @@ impl Places {
 
 impl Drop for Permit {
     fn drop(&mut self) {
-        let mut places = self.0.as_deref();
-        while let Some(taken) = places {
+        let mut next = self.0.as_deref();
+        while let Some(count) = next {
             // Relaxed, as in `take`.
-            taken.taken.fetch_sub(1, Ordering::Relaxed);
-            places = taken.whole.as_deref();
+            count.connections.fetch_sub(1, Ordering::Relaxed);
+            next = count.whole.as_deref();
         }
     }
 }

@@ -1,8 +1,8 @@
-//! The receiving end of a queue from outside, which the shard touches only after an entry was announced.
+//! The receiving ends of the queues from outside the shards, which a shard touches only after an entry was announced.
 //!
-//! The queue has a lock inside: a thread that is preempted in it would hold the shard up. So the shard touches it only
-//! after it has lowered its flag for external work (see [`crate::mailbox::ShardWaker::wake`]), and then until the queue is empty.
-//! No other file of the shard receives from such a queue: `tests/tidy.rs` fails otherwise.
+//! Such a queue has a lock inside: a thread that is preempted while it holds the lock would hold the shard up. So the shard touches
+//! a queue only after it has lowered its flag for external work (see [`crate::mailbox::ShardWaker::wake`]), and then until it finds the queue
+//! empty. No other file of the shard receives from such a queue: `tests/tidy.rs` fails otherwise.
 
 use super::handover::Handover;
 use super::request::Request;
@@ -30,40 +30,40 @@ impl<S> Inlets<S> {
         }
     }
 
-    /// Whether there may be something to take.
+    /// Whether there may be an entry.
     #[inline]
     pub(super) fn may_hold(&self) -> bool {
         self.handovers.may_hold || self.requests.may_hold
     }
 
-    /// Throws away what is left, as the last act of a shard: whoever put it there is told by its loss.
+    /// Drops all entries, as the last act of a shard: their senders learn of it when their answer channels close.
     pub(super) fn abandon(&mut self) {
         while self.requests.queue.try_recv().is_ok() {}
         while self.handovers.queue.try_recv().is_ok() {}
     }
 }
 
-/// The shard's end of a queue from outside.
+/// The receiving end of one queue.
 #[derive(Debug)]
 pub(super) struct Inlet<T> {
     queue: flume::Receiver<T>,
-    /// Whether the queue may hold something: external work was flagged, and the queue was not found empty since.
+    /// Whether the queue may hold an entry: one was announced, and the queue was not found empty since.
     may_hold: bool,
 }
 
 impl<T> Inlet<T> {
-    /// Makes one that looks once without the flag: an entry may have been put there before the shard was made.
+    /// Makes an inlet that looks once unannounced: an entry may have been sent before the shard was made.
     fn new(queue: flume::Receiver<T>) -> Self {
         Self { queue, may_hold: true }
     }
 
-    /// Whether there may be something to take.
+    /// Whether there may be an entry.
     #[inline]
     pub(super) fn may_hold(&self) -> bool {
         self.may_hold
     }
 
-    /// Takes the oldest entry; `None` when there is none, or none that was announced.
+    /// Takes the oldest entry; `None` when there is none, or none was announced.
     #[inline]
     pub(super) fn take(&mut self) -> Option<T> {
         if !self.may_hold {
@@ -79,7 +79,7 @@ impl<T> Inlet<T> {
         self.queue.is_disconnected() && self.queue.is_empty()
     }
 
-    /// Returns how many entries wait, announced or not.
+    /// Returns how many entries there are, announced or not.
     #[cfg(all(test, not(pombo_loom)))]
     pub(super) fn len(&self) -> usize {
         self.queue.len()

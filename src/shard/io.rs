@@ -1,7 +1,7 @@
-//! The seam between a shard and the world: clock, sockets, readiness.
+//! The interface between a shard and the outside world: clock, sockets, poller.
 //!
-//! A shard does no I/O of its own. Two implementors stand behind the seam: mio's poller with real
-//! sockets (`transport`), and memory, where benchmarks and simulations drive the same turns.
+//! A shard does no I/O of its own. There are two kinds of implementors: mio's poller with real
+//! sockets (`transport`), and memory, where tests, simulations and benchmarks drive the same turns.
 
 use std::io::{self, IoSlice};
 use std::time::{Duration, Instant, SystemTime};
@@ -12,7 +12,7 @@ pub use super::sessions::SessionKey;
 ///
 /// Calls that would have to wait fail with [`io::ErrorKind::WouldBlock`].
 pub trait Socket {
-    /// Receives into `buffer`; 0 is the end of what the peer sends.
+    /// Receives into `buffer`; 0 is the end of the peer's stream.
     ///
     /// # Errors
     /// As the socket's.
@@ -24,32 +24,32 @@ pub trait Socket {
     /// As the socket's.
     fn receive_onto(&mut self, buffer: &mut Vec<u8>) -> io::Result<usize>;
 
-    /// Sends what the socket takes of `pieces`, in one call; without pieces, what it still holds back.
+    /// Sends as much of `pieces` as the socket takes, in one call; without pieces, the bytes that are unsent inside.
     ///
     /// # Errors
     /// As the socket's.
     fn send(&mut self, pieces: &[IoSlice<'_>]) -> io::Result<usize>;
 
-    /// Says that nothing more will be sent (a FIN); receiving goes on.
+    /// Ends the stream to the peer (a FIN); receiving goes on.
     ///
     /// # Errors
-    /// As the socket's; [`io::ErrorKind::WouldBlock`] when there must be room first, to be called again then.
+    /// As the socket's; [`io::ErrorKind::WouldBlock`] if the socket has no room for it: call it again when it has.
     fn finish(&mut self) -> io::Result<()>;
 
-    /// Whether more may be received at once, though the last call gave less than it might have.
+    /// Whether more bytes may be received at once, although the last call did not fill its buffer.
     ///
-    /// Nothing will tell of that: a stream that is encrypted has received it already.
+    /// An encrypted stream may have received them already, and then the poller does not report them.
     fn has_unread(&self) -> bool {
         false
     }
 
-    /// Whether bytes that [`Socket::send`] took still wait inside for room.
+    /// Whether bytes that [`Socket::send`] took are still unsent inside.
     fn has_unsent(&self) -> bool {
         false
     }
 }
 
-/// What a shard wants to be told of a socket.
+/// The events of a socket that a poller reports.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Interest {
     /// Bytes to receive.
@@ -58,48 +58,48 @@ pub enum Interest {
     ReadableAndWritable,
 }
 
-/// What happened on a socket; edge-triggered, so told once.
+/// An event on a socket; edge-triggered, so it is reported once.
 #[derive(Clone, Copy, Debug)]
 pub struct Readiness {
-    /// Whose socket it is.
+    /// The session of the socket.
     pub session: SessionKey,
-    /// There may be something to receive.
+    /// There may be bytes to receive.
     pub is_readable: bool,
     /// There may be room to send.
     pub is_writable: bool,
-    /// The peer will send no more, or the connection has failed: a short read is not the last.
+    /// The peer has ended its stream, or the connection has failed: a short read does not mean that the socket is empty.
     pub is_read_closed: bool,
 }
 
 /// A shard's poller and clock.
 pub trait Network {
-    /// The streams that it polls.
+    /// The type of its sockets.
     type Socket: Socket;
 
     /// Returns the time.
     fn now(&self) -> Instant;
 
-    /// Returns the time of the wall_time clock, which may jump, back as well as ahead, and goes on while the machine is suspended.
+    /// Returns the time of the wall clock. It may jump in either direction, and goes on while the machine is suspended.
     fn wall_time(&self) -> SystemTime;
 
-    /// Waits for at most `time_out` (for ever if `None`) until something happens or the shard is woken; adds to `ready`.
+    /// Waits for at most `time_out` (for ever if `None`) until there is an event or the shard is woken; adds events to `ready`.
     ///
     /// # Errors
-    /// When the poller is broken; the shard can't go on then.
+    /// When the poller fails, and with it the shard.
     fn poll(&mut self, time_out: Option<Duration>, ready: &mut Vec<Readiness>) -> io::Result<()>;
 
-    /// Starts to watch `socket` for [`Interest::Readable`]; tells at once what is ready already.
+    /// Starts to watch `socket` for [`Interest::Readable`]; the next poll reports it if it is ready already.
     ///
     /// # Errors
-    /// When the kernel refuses; the connection is lost then.
+    /// When the kernel refuses; the caller must then end the session.
     fn add(&mut self, socket: &mut Self::Socket, session: SessionKey) -> io::Result<()>;
 
-    /// Changes what is told of `socket`; tells at once what is ready already.
+    /// Changes the events that `socket` is watched for; the next poll reports it if it is ready already.
     ///
     /// # Errors
     /// As for [`Network::add`].
     fn watch(&mut self, socket: &mut Self::Socket, session: SessionKey, interest: Interest) -> io::Result<()>;
 
-    /// Ends watching `socket`, which is about to be dropped.
+    /// Stops watching `socket`, which is about to be dropped.
     fn remove(&mut self, socket: &mut Self::Socket);
 }

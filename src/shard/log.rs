@@ -10,7 +10,7 @@ use crate::frame::{self, Opcode};
 use crate::mailbox::SHARE_FROM;
 use crate::message::{Kind, Payload};
 
-/// Bytes from which on no more broadcasts are taken before the next flush.
+/// Length from which on a log is full: no more broadcasts are taken before the next flush.
 const BYTES_MAX: usize = 1 << 20;
 
 /// Memory that an empty log keeps, in bytes.
@@ -22,21 +22,21 @@ pub type Position = u64;
 /// The broadcasts of a turn in one encoding.
 #[derive(Debug, Default)]
 pub struct Log {
-    /// Encoded frames back to back, without the payloads that are shared.
+    /// Encoded frames, one after the other, without shared payloads.
     bytes: Vec<u8>,
     frames: Vec<LogFrame>,
-    /// Position of the first byte held.
+    /// Position of the first byte.
     start: Position,
-    /// Position behind the last byte held.
+    /// Position behind the last byte.
     end: Position,
-    /// Whether any frame's payload is shared, so that it doesn't stand in `bytes`.
+    /// Whether the payload of any frame is shared, and so not in `bytes`.
     has_shared: bool,
 }
 
 #[derive(Debug)]
 struct LogFrame {
     start: Position,
-    /// Where the frame's header, and its payload unless that is shared, starts in `bytes`.
+    /// Index in `bytes` of the frame's header, and of its payload behind that unless it is shared.
     at: usize,
     shared: Option<Bytes>,
 }
@@ -89,7 +89,7 @@ impl Log {
         self.end += on_wire as u64;
     }
 
-    /// Forgets everything; every session must have taken it.
+    /// Empties the log; every session must have taken it.
     pub fn clear(&mut self) {
         self.start = self.end;
         self.bytes.clear();
@@ -99,7 +99,7 @@ impl Log {
         self.has_shared = false;
     }
 
-    /// Returns everything from `from` on if it lies in one piece.
+    /// Returns all bytes from `from` on, if they are contiguous.
     #[inline]
     pub(crate) fn only_piece(&self, from: Position) -> Option<&[u8]> {
         if self.has_shared { None } else { Some(&self.bytes[(from - self.start) as usize..]) }
@@ -119,13 +119,13 @@ impl Log {
         self.runs_among_shared(from, to, take);
     }
 
-    /// Returns where the first frame starts that begins at `position` or behind it; the end if none does.
+    /// Returns the start of the first frame that starts at `position` or later; the end of the log if there is none.
     pub(crate) fn frame_from(&self, position: Position) -> Position {
         let index = self.frames.partition_point(|frame| frame.start < position);
         self.frames.get(index).map_or(self.end, |frame| frame.start)
     }
 
-    /// Returns how many frames a session that has taken the log up to `from` has not got to their end.
+    /// Returns how many frames end behind `from`: those that a session at this position has not got whole.
     pub(crate) fn frames_from(&self, from: Position) -> usize {
         let is_begun = self.frame_from(from) != from;
         usize::from(is_begun) + self.frames.len() - self.frames.partition_point(|frame| frame.start < from)

@@ -1,7 +1,7 @@
-//! The broadcast logs of a shard, one for each encoding, and the place of each session in its log.
+//! The broadcast logs of a shard, one for each encoding, and the position of each session in its log.
 //!
-//! A broadcast is written to the logs that have a receiver. Each session remembers up to which position it has taken its
-//! log ([`Session::log_from`]); what lies behind that is due to it.
+//! A broadcast is written to the logs that have a receiver. Each session knows the position up to which it has taken its
+//! log ([`Session::log_from`]); the bytes behind that are due to it.
 
 use super::log::{Log, Position};
 use super::session::Session;
@@ -22,7 +22,7 @@ impl Logs {
         self.receivers[encoding as usize] += 1;
     }
 
-    /// Counts one fewer.
+    /// Counts one open session less that receives `encoding`.
     pub(super) fn remove_receiver(&mut self, encoding: Encoding) {
         debug_assert!(self.receivers[encoding as usize] > 0, "a receiver is removed that was not added");
         self.receivers[encoding as usize] -= 1;
@@ -52,12 +52,12 @@ impl Logs {
         (self.of_session(session).end() - session.log_from) as usize
     }
 
-    /// Returns how many broadcasts a session has not got to their end.
+    /// Returns how many broadcasts a session has not got whole.
     pub(super) fn due_frames<S>(&self, session: &Session<S>) -> u64 {
         self.of_session(session).frames_from(session.log_from) as u64
     }
 
-    /// Leaves out everything that is due to a session; says whether anything was.
+    /// Moves a session to the end of its log without sending; returns whether anything was due to it.
     pub(super) fn skip<S>(&self, session: &mut Session<S>) -> bool {
         let end = self.of_session(session).end();
         std::mem::replace(&mut session.log_from, end) != end
@@ -68,8 +68,8 @@ impl Logs {
         self.logs.each_ref().map(Log::end)
     }
 
-    /// Appends a broadcast to each log that has a receiver, unless its frame is longer than `frame_bytes_max` there; returns how
-    /// many sessions do not get it for that.
+    /// Appends a broadcast to each log that has a receiver, unless its frame is longer than `frame_bytes_max` in that encoding;
+    /// returns how many sessions do not get it for that reason.
     pub(super) fn push(&mut self, message: &mut Message<'_>, frame_bytes_max: usize) -> usize {
         let mut too_long = 0;
         for &encoding in Encoding::ALL {
@@ -91,12 +91,12 @@ impl Logs {
         self.logs.iter().all(Log::is_empty)
     }
 
-    /// Whether no more broadcasts are to be taken before the next flush.
+    /// Whether a log is full: no more broadcasts are taken before the next flush.
     pub(super) fn is_full(&self) -> bool {
         self.logs.iter().any(Log::is_full)
     }
 
-    /// Forgets everything; every session must have taken it.
+    /// Empties the logs; every session must have taken its own.
     pub(super) fn clear(&mut self) {
         self.logs.iter_mut().for_each(Log::clear);
     }

@@ -1,8 +1,7 @@
-//! What waits for one session's socket: encoded frames in order, small ones copied, large ones shared.
+//! The queue of encoded frames that wait for one session's socket; small payloads are copied, large ones shared.
 //!
-//! Owned by the session, present only while something waits. It knows where its frames begin (a
-//! server frame's header tells its length), so dropping takes whole unsent data frames: never the
-//! one begun, never a control frame. A header is never cut over two chunks.
+//! A session has one only while frames wait. The header of each frame gives its length, so that frames can be dropped one by one:
+//! only whole unsent data frames, never a frame of which a part was sent, never a control frame. A header never spans two chunks.
 
 use std::collections::VecDeque;
 use std::io::IoSlice;
@@ -14,7 +13,7 @@ use crate::frame::{self, HEADER_BYTES_MAX, Opcode};
 use crate::mailbox::SHARE_FROM;
 use crate::message::Payload;
 
-/// Bytes from which on a new chunk is begun, so that a long outbox is not moved as it grows.
+/// Length from which on a new chunk is begun, so that a long outbox is not moved as it grows.
 const CHUNK_BYTES: usize = 64 << 10;
 
 #[derive(Debug, Default)]
@@ -22,13 +21,13 @@ pub struct Outbox {
     chunks: VecDeque<Chunk>,
     /// Unsent bytes in all chunks.
     bytes: usize,
-    /// Unsent bytes at the front that may not be dropped: the rest of the frame begun, and control frames.
+    /// Unsent bytes at the front that must not be dropped: the rest of a frame of which a part was sent, and control frames.
     fixed: usize,
-    /// Of the fixed bytes, those at the front that are the rest of a data frame begun.
+    /// Of the fixed bytes, those at the front that are the rest of a data frame.
     begun: usize,
-    /// Bytes in all chunks that were sent or dropped, and whose memory is still there.
+    /// Bytes in all chunks that were sent or dropped, but still take up memory.
     gone: usize,
-    /// The latest ping's payload, if its pong waits until everything else was sent.
+    /// The payload of the latest ping, if its pong waits until everything else was sent.
     late_pong: Option<Vec<u8>>,
     /// Bytes that its shard has counted; see [`Memory`](super::memory::Memory).
     pub(super) counted: Counted<usize>,
@@ -37,7 +36,7 @@ pub struct Outbox {
 #[derive(Debug)]
 struct Chunk {
     content: Content,
-    /// How many bytes at the front were sent or dropped; they keep their memory as long as the chunk is there.
+    /// Bytes at the front that were sent or dropped; their memory is freed with the chunk.
     gone: usize,
 }
 
@@ -54,7 +53,7 @@ impl Chunk {
         Self { content, gone: 0 }
     }
 
-    /// Returns what is unsent.
+    /// Returns the unsent bytes.
     #[inline]
     fn as_slice(&self) -> &[u8] {
         match &self.content {
@@ -71,7 +70,7 @@ impl Outbox {
         self.bytes
     }
 
-    /// Returns the memory that what is unsent takes up, in bytes: to within the room that chunks have to grow.
+    /// Returns the memory that the frames take up, in bytes, without the spare capacity of chunks.
     pub(crate) fn held(&self) -> usize {
         self.bytes + self.gone
     }
@@ -112,17 +111,17 @@ impl Outbox {
         self.append(frame::Header::new(Opcode::Close, 0).as_slice());
     }
 
-    /// Keeps a pong for when everything else was sent, in place of an earlier one.
+    /// Keeps the payload of a pong to be sent after everything else; replaces an earlier one.
     pub(crate) fn set_late_pong(&mut self, payload: &[u8]) {
         self.late_pong = Some(payload.to_vec());
     }
 
-    /// Takes the pong that waited for everything else.
+    /// Takes the payload of the pong that waits until everything else was sent.
     pub(crate) fn take_late_pong(&mut self) -> Option<Vec<u8>> {
         self.late_pong.take()
     }
 
-    /// Appends encoded bytes: whole frames, or what goes on from the bytes before.
+    /// Appends encoded bytes: whole frames, or the continuation of the bytes before.
     pub(crate) fn append(&mut self, encoded: &[u8]) {
         self.tail(encoded.len()).extend_from_slice(encoded);
         self.bytes += encoded.len();
@@ -134,13 +133,13 @@ impl Outbox {
         self.chunks.push_back(Chunk::new(Content::Shared(payload)));
     }
 
-    /// Notes that the first `count` unsent bytes, just appended to an empty outbox, belong to a data frame begun.
+    /// Notes that the first `count` unsent bytes, just appended to an empty outbox, are the rest of a data frame.
     pub(crate) fn fix(&mut self, count: usize) {
         debug_assert_eq!((self.fixed, self.bytes), (0, count));
         (self.fixed, self.begun) = (count, count);
     }
 
-    /// Returns the unsent bytes if they lie in one piece.
+    /// Returns the unsent bytes, if they are contiguous.
     #[inline]
     pub(crate) fn only_piece(&self) -> Option<&[u8]> {
         if self.chunks.len() == 1 { self.chunks.front().map(Chunk::as_slice) } else { None }
@@ -158,7 +157,7 @@ impl Outbox {
         (count, bytes)
     }
 
-    /// Takes note that the first `count` unsent bytes were sent.
+    /// Removes the first `count` unsent bytes: they were sent.
     pub fn sent(&mut self, mut count: usize) {
         debug_assert!(count <= self.bytes);
         if count == self.bytes {
@@ -182,7 +181,7 @@ impl Outbox {
         self.skip(0, count);
     }
 
-    /// Drops the oldest whole unsent data frame; says whether there was one.
+    /// Drops the oldest whole unsent data frame; returns whether there was one.
     pub(crate) fn drop_oldest(&mut self) -> bool {
         loop {
             if self.fixed == self.bytes {
@@ -208,14 +207,14 @@ impl Outbox {
         dropped
     }
 
-    /// Drops everything; returns how many data frames had not been sent to their end.
+    /// Drops everything; returns how many data frames had not been sent whole.
     pub(crate) fn abandon(&mut self) -> u64 {
         let frames = u64::from(self.begun > 0) + self.drop_all();
         self.clear();
         frames
     }
 
-    /// Empties it for its next session; returns the memory it keeps, in bytes.
+    /// Empties the outbox for its next session; it keeps the memory of one chunk.
     pub(crate) fn clear(&mut self) {
         self.chunks.truncate(1);
         match self.chunks.front_mut() {
@@ -228,7 +227,7 @@ impl Outbox {
         (self.bytes, self.fixed, self.begun, self.gone) = (0, 0, 0, 0);
     }
 
-    /// Returns the memory an empty outbox holds, in bytes.
+    /// Returns the memory that an empty outbox keeps, in bytes.
     pub(crate) fn retained(&self) -> usize {
         let chunk = match self.chunks.front() {
             Some(Chunk { content: Content::Copied(bytes), .. }) => bytes.capacity(),
@@ -237,7 +236,7 @@ impl Outbox {
         chunk + self.chunks.capacity() * size_of::<Chunk>() + size_of::<Self>()
     }
 
-    /// Asserts what must always hold of an outbox in which something waits.
+    /// Asserts the invariants of an outbox.
     #[cfg(test)]
     pub(crate) fn check(&self) {
         assert_eq!(
@@ -247,12 +246,12 @@ impl Outbox {
         );
         assert!(self.begun <= self.fixed && self.fixed <= self.bytes, "{} begun, {} fixed", self.begun, self.fixed);
         assert_eq!(self.chunks.iter().map(|chunk| chunk.gone).sum::<usize>(), self.gone, "what is gone is counted");
-        // Behind what may be cut, frame follows frame: each with a header that tells where the next begins.
+        // Behind the fixed bytes there are only whole frames.
         let mut content: Vec<u8> = Vec::new();
         self.chunks.iter().for_each(|chunk| content.extend(chunk.as_slice()));
         let mut rest = &content[self.fixed..];
         while let Some(extent) = frame::extent(rest) {
-            assert!(extent.length <= rest.len(), "the last frame is cut");
+            assert!(extent.length <= rest.len(), "the last frame is incomplete");
             rest = &rest[extent.length..];
         }
         assert!(rest.is_empty(), "{} bytes are no frame", rest.len());
@@ -277,7 +276,7 @@ impl Outbox {
         frame::extent(self.chunks[index].as_slice()).expect("a header is never cut over two chunks")
     }
 
-    /// Skips bytes that were sent or dropped, at the front of chunk `index` and those behind it; an empty chunk goes.
+    /// Removes bytes that were sent or dropped, from the front of chunk `index` on; frees chunks that are empty then.
     fn skip(&mut self, index: usize, mut count: usize) {
         self.bytes -= count;
         while count > 0 {
@@ -293,14 +292,14 @@ impl Outbox {
         }
     }
 
-    /// Makes the first byte behind the fixed ones the first of a chunk; returns the chunk's index.
+    /// Splits a chunk, if need be, so that the first byte behind the fixed ones begins a chunk; returns that chunk's index.
     fn split_behind_fixed(&mut self) -> usize {
         let mut left = self.fixed;
         let mut index = 0;
         while left > 0 {
             let held = self.chunks[index].as_slice().len();
             if held > left {
-                // Its bytes move to a chunk of their own; the memory that they had stays with the rest.
+                // The fixed bytes are copied to a chunk of their own; their old memory stays with the rest of this one.
                 let bytes = self.chunks[index].as_slice()[..left].to_vec();
                 self.chunks[index].gone += left;
                 self.gone += left;

@@ -1,7 +1,7 @@
-//! Empty outboxes, lent to sessions while something waits for their sockets.
+//! A pool of empty outboxes, lent to sessions while frames wait for their sockets.
 //!
-//! Under load an outbox that has grown saves its next session from growing it anew, a sixth of what a message of 1 KiB costs.
-//! What nobody has needed for a while is let go: idle sessions pay for no busy ones of before.
+//! To reuse an outbox that has grown saves a sixth of the cost of a message of 1 KiB. Outboxes that were not needed for a while are
+//! freed, so that no memory is kept for a load that is over.
 
 use std::time::{Duration, Instant};
 
@@ -10,10 +10,10 @@ use super::outbox::Outbox;
 /// Memory that a pool keeps, in bytes.
 const BYTES_MAX: usize = 4 << 20;
 
-/// Memory with which an emptied outbox is kept, in bytes: a chunk's, however it grew. One with more is let go.
+/// Most memory of an outbox that is kept, in bytes: that of one chunk. An outbox with more is freed.
 const OUTBOX_BYTES_MAX: usize = 128 << 10;
 
-/// How long outboxes are kept that nobody needs; as many as that are let go at once.
+/// Time after which outboxes that were not needed are freed, all at once.
 const TRIM_INTERVAL: Duration = Duration::from_secs(1);
 
 #[derive(Debug)]
@@ -22,7 +22,7 @@ pub(super) struct OutboxPool {
     empty: Vec<Box<Outbox>>,
     /// Memory they hold, in bytes.
     bytes: usize,
-    /// How many, from the bottom, were not needed since the last trim.
+    /// How many, from the bottom of the stack, were not needed since the last trim.
     unused: usize,
     trimmed: Instant,
 }
@@ -48,7 +48,8 @@ impl OutboxPool {
         }
     }
 
-    /// Lets go, once in a while, of what nobody has needed since the last time; says whether it was time for that.
+    /// Once in every [`TRIM_INTERVAL`], frees the outboxes that were not needed since the last time; returns whether it was time for
+    /// that.
     pub(super) fn trim(&mut self, now: Instant) -> bool {
         if now < self.trimmed + TRIM_INTERVAL {
             return false;

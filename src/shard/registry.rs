@@ -1,8 +1,7 @@
 //! A shard's private map from uid to the sessions logged in under it.
 //!
-//! Owned and touched by the shard's thread only. It never hashes: every look-up brings the hash that
-//! was drawn where the uid was read. It removes by session, never by uid alone, so that the end of
-//! an older session can't make a newer one unreachable.
+//! Only the shard's thread touches it. It never hashes: each look-up is given the hash, which is computed where the uid is read. It
+//! removes by session, never by uid alone, so that the end of an older session can't make a newer one unreachable.
 
 use hashbrown::HashTable;
 use hashbrown::hash_table::Entry;
@@ -17,7 +16,7 @@ pub struct Registry {
     table: HashTable<User>,
     /// Sessions of all uids.
     sessions: usize,
-    /// Forgotten with every change of the table.
+    /// Cleared with every change of the table.
     last_recipient: LastRecipient,
 }
 
@@ -37,16 +36,16 @@ enum SessionKeys {
     Many(Box<Vec<SessionKey>>),
 }
 
-/// What became of a uid whose session was removed.
+/// The effect on a uid of removing one of its sessions.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Removed<'a> {
-    /// No uid held the session, as after it was replaced.
+    /// The session was not registered: its login was refused, or failed.
     Nothing,
     /// The uid has the same oldest session as before.
     Younger,
-    /// This uid has another oldest session.
+    /// This uid has another oldest session now.
     Oldest(&'a str),
-    /// This uid has none any more.
+    /// This uid has no session any more.
     Last(Box<str>),
 }
 
@@ -67,13 +66,13 @@ impl Registry {
         self.find_by(hash, |user| user.hash == hash && user.uid.as_bytes() == uid)
     }
 
-    /// Returns the only session of `uid`, if it was the last that [`Registry::find_only`] found.
+    /// Returns the only session of `uid`, if it is the one that [`Registry::find_only`] has cached last.
     #[inline]
     pub(crate) fn last_recipient(&self, uid: &[u8]) -> Option<SessionKey> {
         self.last_recipient.find(uid)
     }
 
-    /// Returns the session of `uid` if it has exactly one, and remembers it for [`Registry::last_recipient`].
+    /// Returns the session of `uid` if it has exactly one, and caches it for [`Registry::last_recipient`].
     #[inline]
     pub(crate) fn find_only(&mut self, hash: UidHash, uid: &[u8]) -> Option<SessionKey> {
         let [session] = *self.find(hash, uid) else { return None };
@@ -87,10 +86,10 @@ impl Registry {
         self.table.find(hash.0, is_oldest).map(|user| &*user.uid)
     }
 
-    /// Adds `session` as the newest of `uid`; says whether it is its first.
+    /// Adds `session` as the newest of `uid`; returns whether it is the only one.
     pub fn insert(&mut self, uid: &Uid, session: SessionKey) -> bool {
         self.sessions += 1;
-        self.last_recipient.forget();
+        self.last_recipient.clear();
         let hash = uid.hash();
         let same = |user: &User| user.hash == hash && *user.uid == *uid.as_str();
         match self.table.entry(hash.0, same, |user| user.hash.0) {
@@ -98,21 +97,21 @@ impl Registry {
                 user.get_mut().sessions.push(session);
                 false
             }
-            Entry::Vacant(place) => {
-                place.insert(User { hash, uid: uid.as_str().into(), sessions: SessionKeys::One(session) });
+            Entry::Vacant(entry) => {
+                entry.insert(User { hash, uid: uid.as_str().into(), sessions: SessionKeys::One(session) });
                 true
             }
         }
     }
 
-    /// Removes `session` from the uid with this hash that holds it.
+    /// Removes `session` from the uid with this hash that has it.
     pub(crate) fn remove(&mut self, hash: UidHash, session: SessionKey) -> Removed<'_> {
         let holds = |user: &User| user.hash == hash && user.sessions.as_slice().contains(&session);
-        // Before the look-up, which borrows the table; moving the sessions of others changes nothing of them.
+        // Before the look-up, which borrows the table.
         self.shrink();
         let Ok(mut user) = self.table.find_entry(hash.0, holds) else { return Removed::Nothing };
         self.sessions -= 1;
-        self.last_recipient.forget();
+        self.last_recipient.clear();
         let is_oldest = user.get().sessions.as_slice().first() == Some(&session);
         if user.get_mut().sessions.remove(session) {
             return Removed::Last(user.remove().0.uid);
@@ -120,11 +119,12 @@ impl Registry {
         if is_oldest { Removed::Oldest(&user.into_mut().uid) } else { Removed::Younger }
     }
 
-    /// Gives back what the table needed at a peak that is over; costs a move of all uids for each time it has halved thrice.
+    /// Frees the memory that the table needed at a peak that is over. It moves all uids each time that their number has fallen to an
+    /// eighth.
     fn shrink(&mut self) {
         if self.table.capacity() > 64 && self.table.len() < self.table.capacity() / 8 {
             self.table.shrink_to(2 * self.table.len(), |user| user.hash.0);
-            // Packed close together, too: each that stayed where it was would keep a page of the allocator's.
+            // The uids are copied close together, too: each that stayed would keep a page of the allocator's.
             self.table.iter_mut().for_each(|user| user.uid = user.uid.clone());
         }
     }
@@ -141,7 +141,7 @@ impl Registry {
         self.table.find(hash.0, |user| user.hash == hash && user.sessions.as_slice().contains(&session)).is_some()
     }
 
-    /// Asserts what must always hold of the registry.
+    /// Asserts the invariants of the registry.
     #[cfg(test)]
     pub(crate) fn check(&self) {
         assert_eq!(self.table.iter().map(|user| user.sessions.as_slice().len()).sum::<usize>(), self.sessions);
@@ -154,7 +154,7 @@ impl Registry {
                 user.uid
             );
             if let Some(last) = self.last_recipient(user.uid.as_bytes()) {
-                assert_eq!(sessions, [last], "{} is remembered with another session", user.uid);
+                assert_eq!(sessions, [last], "{} is cached with another session", user.uid);
             }
         }
     }

@@ -1,7 +1,7 @@
-//! What is asked of a shard from outside the message path: by the program around it, and by control.
+//! Requests to a shard from outside the message path: from the program around the server, and from control.
 //!
-//! Answers are sent without waiting; one whose asker has gone is counted. The work of one request is
-//! bounded, so that none takes a turn for itself: whoever asks for more asks several times.
+//! Answers are sent without waiting; an answer whose receiver has gone is counted. The work of one request is
+//! bounded, so that none takes a whole turn: more work takes several requests.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -21,77 +21,77 @@ use crate::peer::Peer;
 use crate::protocol::Message;
 use crate::uid::UidHash;
 
-/// Most requests taken in one turn; the others wait their turn.
+/// Most requests that are taken in one turn.
 const REQUESTS_PER_TURN: usize = 1024;
 
-/// Most sessions looked at for one page of uids.
+/// Most sessions that are looked at for one page of uids.
 const SESSIONS_PER_PAGE: usize = 4096;
 
-/// What a page costs of a turn's budget, since it takes as long as so many deliveries.
+/// Cost of a page in the turn's budget: it takes about as long as this many deliveries.
 const PAGE_DELIVERIES: usize = 512;
 
-/// What is asked of a shard; answers are sent without waiting.
+/// A request to a shard; answers are sent without waiting.
 #[derive(Debug)]
 pub enum Request {
     /// Delivers each message to its uid, which this shard owns; in order.
     Push {
-        /// The messages; the asker bounds how many.
+        /// The messages; the caller bounds how many.
         pushes: Vec<Push>,
-        /// Takes what became of each, in the same order.
+        /// Receives the outcome of each, in the same order.
         answer: flume::Sender<Vec<Delivery>>,
     },
     /// Delivers to every session of this shard.
     Broadcast {
-        /// How it goes on the wire.
+        /// Text or binary.
         kind: Kind,
         /// The message.
         payload: Bytes,
-        /// Uids that are left out, of those which this shard owns.
+        /// Uids of this shard that don't receive it.
         except: Vec<(UidHash, Box<str>)>,
-        /// Takes the number of sessions that it is due to.
+        /// Receives the number of sessions that it is due to.
         answer: flume::Sender<usize>,
     },
-    /// Tells the sessions of a uid, oldest first.
+    /// Lists the sessions of a uid, oldest first.
     Sessions {
         /// The uid's hash under the node's key.
         hash: UidHash,
-        /// Whose sessions.
+        /// The uid.
         uid: Box<str>,
-        /// Takes the sessions; none when the uid is offline.
+        /// Receives the sessions; none when the uid is offline.
         answer: flume::Sender<Vec<SessionInfo>>,
     },
-    /// Tells a page of the uids that are online.
+    /// Returns a page of the uids that are online.
     Uids {
-        /// Where the page begins: 0, or where the page before it ended.
+        /// Cursor: 0 for the first page, [`UidPage::next`] of the page before it otherwise.
         from: u32,
-        /// Most uids on it.
+        /// Most uids on the page.
         most: usize,
-        /// Takes the page.
+        /// Receives the page.
         answer: flume::Sender<UidPage>,
     },
     /// Closes every session of a uid.
     Kick {
         /// The uid's hash under the node's key.
         hash: UidHash,
-        /// Whose sessions.
+        /// The uid.
         uid: Box<str>,
         /// The close code, one that may be sent.
         code: u16,
-        /// The reason, of which 123 bytes count.
+        /// The reason; the peer is sent at most 123 bytes of it.
         reason: Box<str>,
-        /// Takes how many sessions there were.
+        /// Receives the number of sessions that were closed.
         answer: flume::Sender<usize>,
     },
-    /// Tells what was counted.
+    /// Returns the shard's counters and gauges.
     Stats {
-        /// Takes the counts.
+        /// Receives them.
         answer: flume::Sender<Stats>,
     },
-    /// Uses other settings from the next turn on.
+    /// Replaces the settings.
     Reload(Arc<SessionSettings>),
-    /// Closes every session, spread over the first half of the time; ends when all are gone or the time is over.
+    /// Closes every session, spread over the first half of the time-out; the shard ends when all have ended or the time is over.
     Drain {
-        /// How long it may take.
+        /// Longest time that the drain takes.
         time_out: Duration,
     },
 }
@@ -101,18 +101,18 @@ pub enum Request {
 pub struct Push {
     /// The uid's hash under the node's key.
     pub hash: UidHash,
-    /// Whom it is for.
+    /// The recipient.
     pub uid: Box<str>,
-    /// How it goes on the wire.
+    /// Text or binary.
     pub kind: Kind,
     /// The message.
     pub payload: Bytes,
 }
 
-/// What is known of one session of a uid.
+/// One session of a uid.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct SessionInfo {
-    /// How long it has been logged in, to 50 ms.
+    /// Time since its login, in steps of 50 ms.
     pub age: Duration,
     /// The client's address; `None` for a Unix socket.
     pub peer: Option<Peer>,
@@ -125,12 +125,12 @@ pub struct SessionInfo {
 pub struct UidPage {
     /// The uids, in no order.
     pub uids: Vec<Box<str>>,
-    /// Where the next page begins; `None` when this is the last.
+    /// Cursor of the next page; `None` when this is the last.
     pub next: Option<u32>,
 }
 
 impl<N: Network> Shard<N> {
-    /// Answers requests from outside the message path, within the turn's budget.
+    /// Serves requests, within the turn's budget.
     pub(super) fn take_requests(&mut self) {
         self.inlets.check_external_work(&self.mailbox);
         for _ in 0..REQUESTS_PER_TURN {
@@ -140,10 +140,10 @@ impl<N: Network> Shard<N> {
         }
     }
 
-    /// Answers the oldest request; says whether there was one.
+    /// Serves the oldest request; returns whether there was one.
     pub(super) fn take_request(&mut self) -> bool {
         let Some(request) = self.inlets.requests.take() else { return false };
-        // Whatever it asks for: a flood of questions is work, too.
+        // Every request costs something: a flood of cheap ones is work, too.
         self.budget.spend(Cost { deliveries: 1, bytes: 0 });
         match request {
             Request::Push { pushes, answer } => {
@@ -223,7 +223,7 @@ impl<N: Network> Shard<N> {
         known.collect()
     }
 
-    /// Walks over the slots of sessions, which do not move; the registry's do whenever it grows.
+    /// Collects a page of uids. It walks over the slots of sessions, which never change; the registry's entries move when it grows.
     fn page(&mut self, from: u32, most: usize) -> UidPage {
         self.budget.spend(Cost { deliveries: PAGE_DELIVERIES, bytes: 0 });
         let mut page = UidPage::default();
@@ -248,16 +248,16 @@ impl<N: Network> Shard<N> {
         }
     }
 
-    /// Whether any receiver could take this: a longer one is its sender's fault, and nobody is cut for it.
+    /// Whether an empty outbox has room for a message. A longer one is its sender's fault: no receiver is closed for it.
     ///
-    /// What clients send always fits: `message_bytes_max` is the smaller one.
+    /// Messages of clients always fit, since `message_bytes_max` is smaller than `outbox_bytes_max`.
     fn fits_an_outbox(&self, payload: &[u8]) -> bool {
         HEADER_BYTES_MAX + payload.len() <= self.settings.outbox_bytes_max
     }
 
-    /// Gives an answer without waiting; one whose asker has gone is counted.
-    fn answer<T>(&mut self, asker: &flume::Sender<T>, answer: T) {
-        if asker.try_send(answer).is_err() {
+    /// Sends an answer without waiting; one whose receiver has gone is counted.
+    fn answer<T>(&mut self, receiver: &flume::Sender<T>, answer: T) {
+        if receiver.try_send(answer).is_err() {
             self.stats.answers_dropped += 1;
         }
     }

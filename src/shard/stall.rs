@@ -153,7 +153,7 @@ impl<N: Network> Shard<N> {
             }
             self.stalled.queue(stall).pop_front();
         }
-        // A storm's memory is let go.
+        // The memory of a long queue is freed.
         let queue = self.stalled.queue(stall);
         if queue.capacity() > RETAINED_MAX {
             queue.shrink_to(RETAINED_MAX);

@@ -1,6 +1,6 @@
-//! Counts what is set out on its way, so that tests can prove that something became of all of it.
+//! Counts messages as they enter routing, so that tests can prove that each has an outcome.
 //!
-//! Outside tests nothing is counted.
+//! Only in tests; elsewhere these functions do nothing.
 
 pub(super) use switch::*;
 
@@ -16,18 +16,18 @@ mod switch {
 mod switch {
     use std::cell::Cell;
 
-    /// Counted on this thread since the last [`take`].
+    /// The counts of this thread since the last [`take`].
     #[derive(Clone, Copy, Debug, Default)]
     pub(in crate::shard) struct Count {
         /// Messages of clients to one uid.
         pub(in crate::shard) unicasts: u64,
-        /// Messages of clients to everybody.
+        /// Messages of clients to all.
         pub(in crate::shard) broadcasts: u64,
-        /// Messages to a uid that had a session or several.
+        /// Messages to a uid that had sessions.
         pub(in crate::shard) reached: u64,
-        /// Those, once for each of the sessions.
+        /// The same, counted once for each session.
         pub(in crate::shard) tried: u64,
-        /// Most bytes that the sessions of a shard held at any moment.
+        /// Most bytes that the sessions of a shard held at any time.
         pub(in crate::shard) held_max: usize,
     }
 

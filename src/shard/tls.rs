@@ -1,9 +1,9 @@
-//! TLS on a socket of a shard: rustls's connection, driven without waiting.
+//! TLS on a socket of a shard: drives rustls's connection without blocking.
 //!
-//! The gateway makes the handshake; then the connection moves here with its socket, and whatever rustls holds of
-//! either direction moves with it. The shard sees plaintext only. What is sent is encrypted as it goes, in full
-//! records, and no more of it than one send call may take; what the socket refuses of that stays here until it has
-//! room. Received ciphertext lands in the caller's buffer, and the plaintext overwrites it.
+//! The gateway makes the handshake. Then the socket moves here with rustls's connection, and with the bytes of either direction that
+//! rustls has buffered. The shard sees plaintext only. Plaintext is encrypted when it is sent, in full records, at most
+//! [`ENCRYPTED_MAX`] ahead of the socket; ciphertext that the socket refuses stays here until it has room. Received ciphertext
+//! lands in the caller's buffer, and the plaintext overwrites it.
 
 use std::io::{self, IoSlice, Read, Write};
 use std::net::Shutdown;
@@ -11,10 +11,10 @@ use std::net::Shutdown;
 use rustix::net::{RecvFlags, SendFlags};
 use rustls::ServerConnection;
 
-/// Plaintext that is encrypted at once, in bytes: four full records. Ciphertext that waits for the socket is bounded by it.
+/// Most plaintext that is encrypted ahead of the socket, in bytes: four full records. It bounds the ciphertext that waits here.
 const ENCRYPTED_MAX: usize = 64 << 10;
 
-/// Room made behind a message for one receive call, in bytes; it has to be zeroed first.
+/// Most room behind an incomplete message for one receive call, in bytes; bounded since it must be zeroed first.
 const RECEIVED_ONTO: usize = 64 << 10;
 
 /// A client's stream over TLS.
@@ -22,15 +22,16 @@ const RECEIVED_ONTO: usize = 64 << 10;
 pub struct Tls {
     socket: mio::net::TcpStream,
     connection: ServerConnection,
-    /// The socket was not asked for all: the last receive call filled its buffer, or did without, or there was none yet.
+    /// The socket may have bytes that were not received: it was not called yet, or the last call filled its buffer, or the last
+    /// plaintext was returned without a call.
     may_have_more: bool,
-    /// Whether our `close_notify` was said. What the peer sends from then on is thrown away as it comes, and not decrypted:
-    /// rustls must not find a fault in it, since it takes no second alert.
+    /// Whether our `close_notify` was sent. Input is discarded without being decrypted from then on: if rustls found a fault in it, it
+    /// would have to send an alert, and asserts that none follows the `close_notify`.
     is_finished: bool,
 }
 
 impl Tls {
-    /// Takes over a connection whose handshake is done.
+    /// Makes a stream of a socket and its connection, whose handshake is done.
     pub fn new(socket: mio::net::TcpStream, mut connection: ServerConnection) -> Self {
         connection.set_buffer_limit(Some(ENCRYPTED_MAX));
         Self { socket, connection, may_have_more: true, is_finished: false }
@@ -46,10 +47,10 @@ impl Tls {
 
     /// Receives plaintext; 0 is the peer's `close_notify`, or the end of its stream without one.
     ///
-    /// The end without `close_notify` is no error here: WebSocket has its own close, and a message cut short is
-    /// thrown away in any case.
+    /// The end without `close_notify` is no error here: WebSocket has its own close, and an incomplete message is discarded in any
+    /// case.
     ///
-    /// Behind [`Tls::finish`] it receives ciphertext, whose only use is to be thrown away.
+    /// After [`Tls::finish`] it receives ciphertext, which the caller must discard.
     pub(super) fn receive(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         if self.is_finished {
             let (received, _) = rustix::net::recv(&self.socket, buffer, RecvFlags::empty())?;
@@ -58,7 +59,7 @@ impl Tls {
         loop {
             match self.connection.reader().read(buffer) {
                 Ok(length) => {
-                    // The socket was not asked this time, and what the poller told of it would be forgotten.
+                    // The socket was not called, so that it may still have the bytes of the poller's last event.
                     self.may_have_more = true;
                     return Ok(length);
                 }
@@ -69,7 +70,7 @@ impl Tls {
             self.may_have_more = false;
             let (received, _) = rustix::net::recv(&self.socket, &mut *buffer, RecvFlags::empty())?;
             if received == 0 {
-                // Tells rustls of the end; there is nothing to read.
+                // Passes the end of the stream on to rustls.
                 self.connection.read_tls(&mut io::empty())?;
                 continue;
             }
@@ -78,7 +79,8 @@ impl Tls {
             if length > 0 {
                 return Ok(length);
             }
-            // A part of a record, or one without data: the end of the stream may be next, and would not be told again.
+            // It was a part of a record, or a record without data. The loop goes on, since the end of the stream may be next, which the
+            // poller would not report again.
         }
     }
 
@@ -92,16 +94,16 @@ impl Tls {
         received
     }
 
-    /// Turns the first `received` bytes of `buffer` from ciphertext into plaintext; returns the plaintext's length.
+    /// Decrypts the first `received` bytes of `buffer` in place; returns the length of the plaintext.
     ///
-    /// Plaintext is put where ciphertext was taken from already. What finds no room (the rest of a record that had
-    /// been received before) stays with rustls, at most a record.
+    /// Plaintext overwrites ciphertext that rustls has read already. Plaintext that has no room, because a part of its record had been
+    /// received before, stays in rustls: at most one record.
     fn decrypt(&mut self, buffer: &mut [u8], received: usize) -> io::Result<usize> {
         let (mut taken, mut filled) = (0, 0);
         while taken < received {
             let read = self.connection.read_tls(&mut &buffer[taken..received])?;
             if read == 0 {
-                // Behind a `close_notify` nothing counts.
+                // rustls reads nothing behind a `close_notify`.
                 break;
             }
             taken += read;
@@ -110,7 +112,7 @@ impl Tls {
         }
         filled += self.read_left(&mut buffer[filled..])?;
         if self.connection.wants_write() {
-            // An answer of rustls's own, as to an attempt to renegotiate; if the socket is full, it goes with the next send.
+            // An answer of rustls's own, for example to a renegotiation. If the socket is full, the next send includes it.
             match self.push() {
                 Err(error) if !is_for_later(&error) => return Err(error),
                 _ => {}
@@ -119,7 +121,7 @@ impl Tls {
         Ok(filled)
     }
 
-    /// Reads what plaintext there is.
+    /// Reads the plaintext that rustls has, if any.
     fn read_left(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         match self.connection.reader().read(buffer) {
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(0),
@@ -127,9 +129,9 @@ impl Tls {
         }
     }
 
-    /// Ends the stream of a peer that breaks the protocol, with the alert that rustls has for it.
+    /// Ends the stream to a peer that violates TLS, with rustls's alert.
     ///
-    /// What the peer has sent is read, or the socket's end would be an RST that overtakes the alert.
+    /// The peer's input is read first: to close a socket with unread input would send an RST, which overtakes the alert.
     fn refuse(&mut self, scratch: &mut [u8], error: io::Error) -> io::Error {
         if self.push().is_ok() {
             self.socket.shutdown(Shutdown::Write).ok();
@@ -138,9 +140,9 @@ impl Tls {
         error
     }
 
-    /// Sends what the socket takes of `pieces`; returns how much was taken, all of it encrypted.
+    /// Encrypts and sends as much of `pieces` as the socket takes; returns how many bytes were encrypted.
     ///
-    /// The last of it may still be here: see [`Self::has_unsent`].
+    /// The last of these may still be unsent: see [`Self::has_unsent`].
     pub(super) fn send(&mut self, pieces: &[IoSlice<'_>]) -> io::Result<usize> {
         self.push()?;
         let due: usize = pieces.iter().map(|piece| piece.len()).sum();
@@ -166,13 +168,13 @@ impl Tls {
         self.connection.wants_write()
     }
 
-    /// Whether more may be received at once, though the last call gave less than it might have.
+    /// Whether more bytes may be received at once, although the last call did not fill its buffer.
     pub(super) fn has_unread(&self) -> bool {
         // rustls wants to read unless it has plaintext left, or the peer's `close_notify`.
         !self.is_finished && (self.may_have_more || !self.connection.wants_read())
     }
 
-    /// Sends `close_notify`, and then the end of the stream; fails with `WouldBlock` while there is no room for that.
+    /// Sends `close_notify`, and then the end of the stream; fails with `WouldBlock` while the socket has no room for them.
     pub(super) fn finish(&mut self) -> io::Result<()> {
         self.connection.send_close_notify();
         self.is_finished = true;
@@ -180,7 +182,7 @@ impl Tls {
         self.socket.shutdown(Shutdown::Write)
     }
 
-    /// Sends ciphertext until there is none left.
+    /// Sends ciphertext until none is left.
     fn push(&mut self) -> io::Result<()> {
         while self.connection.wants_write() {
             self.connection.write_tls(&mut Outgoing(&self.socket))?;
@@ -189,12 +191,12 @@ impl Tls {
     }
 }
 
-/// Whether a failed call may do better later.
+/// Whether a failed call may succeed later.
 fn is_for_later(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted)
 }
 
-/// Where rustls writes its records to.
+/// The socket as the writer of rustls's records.
 struct Outgoing<'a>(&'a mio::net::TcpStream);
 
 impl Write for Outgoing<'_> {

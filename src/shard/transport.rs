@@ -1,7 +1,7 @@
-//! Real sockets behind the seam: mio's poller, TCP and Unix streams, TLS over TCP.
+//! The network of a running shard: mio's poller, TCP and Unix streams, and TLS over TCP.
 //!
-//! Received and sent by rustix, whose calls go straight to the kernel: the C library's are points where a thread may
-//! be cancelled, and seeing to that costs 3 % of a busy relay.
+//! Bytes are received and sent with rustix, whose calls go straight to the kernel. The C library's `recv` and `send` are thread
+//! cancellation points, which costs 3 % of the CPU of a busy relay.
 
 use std::io::{self, IoSlice};
 use std::net::Shutdown;
@@ -19,13 +19,13 @@ use super::tls::Tls;
 use crate::clock;
 use crate::mailbox::Wake;
 
-/// Events taken from the poller at once; more come with the next poll.
+/// Most events that one poll returns.
 const EVENTS_MAX: usize = 1024;
 
-/// Stands for the waker among the tokens, which are session keys otherwise.
+/// The token of the waker; every other token is a session key.
 const WAKER: Token = Token(usize::MAX);
 
-/// A token holds a whole key.
+/// A token must hold a whole key.
 const _: () = assert!(usize::BITS >= u64::BITS, "pombo needs a machine with 64-bit words");
 
 fn token(session: SessionKey) -> Token {
@@ -67,7 +67,7 @@ impl Socket for Stream {
             return stream.send(pieces);
         }
         match pieces {
-            // `send` is cheaper for the kernel than `writev`.
+            // `send` costs the kernel less than `writev`.
             [piece] => Ok(rustix::net::send(self.as_fd(), piece, SendFlags::NOSIGNAL)?),
             pieces => Ok(rustix::io::writev(self.as_fd(), pieces)?),
         }
@@ -120,7 +120,7 @@ pub struct Poller {
 }
 
 impl Poller {
-    /// Makes a poller, and what wakes it from another thread.
+    /// Makes a poller, and a function that wakes it from another thread.
     ///
     /// # Errors
     /// When the system has no descriptors left.
@@ -176,7 +176,7 @@ impl Network for Poller {
     }
 
     fn remove(&mut self, socket: &mut Stream) {
-        // Fails only for a socket that isn't registered, and closing it would take it out anyway.
+        // Fails only for a socket that isn't registered; and to close it would deregister it anyway.
         self.registry().deregister(socket.source()).ok();
     }
 }

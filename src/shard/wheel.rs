@@ -1,10 +1,9 @@
-//! When to look at which session again: a timing wheel (Varghese and Lauck, 1987), one per shard.
+//! The timers of a shard's sessions: a timing wheel (Varghese and Lauck, 1987).
 //!
-//! A session waits in one slot for the earliest of its deadlines; what the deadlines are is the
-//! session's business. Entries are never taken out early: one that comes up and is no longer its
-//! session's next is ignored by the caller. Hearing from a peer therefore touches no timer.
+//! A session has one timer, for the earliest of its deadlines. An entry is never taken out early: if the session has another
+//! timer by the time it comes up, it is stale, and ignored. So receiving from a peer touches no timer.
 //!
-//! A bit for each slot says whether anything waits there: a shard looks for the next deadline two or three times
+//! A bit for each slot is set while the slot has entries. A shard looks for the next deadline two or three times
 //! before each sleep, and finds it in a few words instead of up to a thousand lists.
 
 use std::time::{Duration, Instant};
@@ -12,13 +11,13 @@ use std::time::{Duration, Instant};
 use super::io::SessionKey;
 use super::session::Session;
 
-/// Length of a tick: deadlines are kept to within this, and never come early.
+/// Length of a tick. A timer comes up late by a tick or two, never early.
 pub(crate) const TICK: Duration = Duration::from_millis(50);
 
-/// Slots on the wheel; later deadlines wait at the far end and are put back from there.
+/// Slots of the wheel. A deadline beyond them waits in the last slot, and is set again when that comes up.
 const SLOTS: usize = 1024;
 
-/// Words that hold a bit for each slot.
+/// Words of the bitmap with a bit for each slot.
 const WORDS: usize = SLOTS / 64;
 
 /// Ticks since the wheel was made.
@@ -28,13 +27,13 @@ pub(crate) struct Tick(pub(crate) u32);
 #[derive(Debug)]
 pub(crate) struct Wheel {
     start: Instant,
-    /// The first tick not yet taken.
+    /// The first tick whose slot was not taken yet.
     next: Tick,
-    /// Sessions by the tick at which to look at them, modulo `SLOTS`.
+    /// Entries by their tick modulo `SLOTS`.
     slots: Vec<Vec<(Tick, SessionKey)>>,
     /// A bit for each slot that is not empty.
     taken: [u64; WORDS],
-    /// Entries on the whole wheel.
+    /// Number of entries in all slots.
     waiting: usize,
 }
 
@@ -55,7 +54,8 @@ impl Wheel {
         Tick(u32::try_from(ticks).unwrap_or(u32::MAX))
     }
 
-    /// Puts `session` down for the tick `at`; returns the tick at which it will come up, maybe earlier.
+    /// Adds an entry for `session` at the tick `at`; returns the tick at which it comes up, which is earlier if `at` is beyond the
+    /// wheel.
     fn put(&mut self, at: Tick, session: SessionKey) -> Tick {
         let horizon = Tick(self.next.0 + SLOTS as u32 - 1);
         let at = at.clamp(self.next, horizon);
@@ -66,7 +66,7 @@ impl Wheel {
         at
     }
 
-    /// Makes sure that a session comes up by the tick `at`, or earlier; it is put on the wheel again only for an earlier tick.
+    /// Makes sure that a session's timer comes up at the tick `at` or earlier; it adds an entry only if the timer is later now.
     #[inline]
     pub(super) fn wake_at<S>(&mut self, key: SessionKey, session: &mut Session<S>, at: Tick) {
         if at < session.timer {
@@ -74,7 +74,7 @@ impl Wheel {
         }
     }
 
-    /// Takes the sessions that have come up by `now` into `due`.
+    /// Moves the entries that have come up by `now` to `due`.
     pub(crate) fn take_due(&mut self, now: Tick, due: &mut Vec<(Tick, SessionKey)>) {
         while self.next <= now {
             if self.waiting == 0 {
@@ -86,7 +86,7 @@ impl Wheel {
             self.taken[index / 64] &= !(1 << (index % 64));
             self.waiting -= slot.len();
             due.append(slot);
-            // A storm's memory is let go.
+            // The memory of a large slot is freed.
             if slot.capacity() > 64 {
                 *slot = Vec::new();
             }
@@ -104,7 +104,7 @@ impl Wheel {
         }
     }
 
-    /// Returns how long nothing comes up; `None` when nothing waits.
+    /// Returns the time until the next entry comes up; `None` without entries.
     pub(crate) fn idle_for(&self, now: Instant) -> Option<Duration> {
         if self.waiting == 0 {
             return None;
@@ -113,11 +113,11 @@ impl Wheel {
         Some(up.saturating_duration_since(now))
     }
 
-    /// Returns how many ticks behind the next one the first lies at which something waits.
+    /// Returns how many ticks after `next` the first slot with entries comes up.
     fn ahead(&self) -> Option<u32> {
         let next = self.next.0 as usize % SLOTS;
         let (word, bit) = (next / 64, next % 64);
-        // The word of the next slot comes twice: its upper bits first, and its lower ones last.
+        // The word of the next slot is searched twice: its upper bits first, its lower bits last.
         let upper = self.taken[word] >> bit;
         if upper != 0 {
             return Some(upper.trailing_zeros());
@@ -128,7 +128,7 @@ impl Wheel {
 }
 
 impl Tick {
-    /// Later than every deadline: what waits for nothing.
+    /// Later than every deadline: no timer.
     pub(crate) const NEVER: Self = Self(u32::MAX);
 
     /// Returns the tick `duration` later, rounded up: a deadline never comes early.

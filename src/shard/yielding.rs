@@ -1,31 +1,31 @@
-//! Whether a shard that has nothing to do lets other threads run once before it sleeps.
+//! Decides whether a shard that has nothing to do yields its core once before it sleeps.
 //!
-//! Where the cores are shared, those others are shards and clients about to bring work; a shard that sleeps costs them
-//! a wake, itself two switches, and cuts its batches short. So it yields its core and looks once more, as long as that
-//! finds something; when it doesn't, it goes to sleep at once the next times, more of them after every failure.
-//! Never more than one look: a shard doesn't spin.
+//! Where cores are shared, other threads are shards and clients that are about to bring work. A sleep costs them a wake,
+//! costs the shard two context switches, and makes its batches smaller. So the shard yields its core and polls once more, as long as
+//! that finds work. After a yield that found none, it skips the yield the next times, and more of them after each failure. It never
+//! polls more than once: a shard does not spin.
 
-/// Most times in a row that a shard goes to sleep without yielding first.
+/// Most sleeps in a row without a yield.
 const SKIPS_MAX: u8 = 15;
 
-/// What yielding was worth lately.
+/// Whether recent yields found work.
 #[derive(Debug, Default)]
 pub(super) struct Yielding {
-    /// Times that yielding is left out after the last failure.
+    /// Yields to skip after the last failure.
     skips: u8,
-    /// How many of them are still to come.
+    /// Yields still to skip.
     skips_left: u8,
 }
 
 impl Yielding {
-    /// Says whether to yield this time.
+    /// Returns whether to yield this time.
     pub(super) fn is_due(&mut self) -> bool {
         let is_due = self.skips_left == 0;
         self.skips_left = self.skips_left.saturating_sub(1);
         is_due
     }
 
-    /// Takes note of whether there was something to do after yielding.
+    /// Records whether a yield found work.
     pub(super) fn note(&mut self, found: bool) {
         self.skips = if found { 0 } else { (2 * self.skips + 1).min(SKIPS_MAX) };
         self.skips_left = self.skips;

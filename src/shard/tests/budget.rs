@@ -1,4 +1,4 @@
-//! The shard's part of the memory budget: what counts, who is cut, and that nothing counts for ever.
+//! The shard's share of `memory_bytes_max`: what is counted, which sessions are closed, and that nothing stays counted for ever.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -23,14 +23,14 @@ fn begin(client: &Client, bytes: usize) {
     client.send_bytes(&masked(BINARY, &vec![b'x'; 2 * bytes])[..bytes + 8]);
 }
 
-/// The code that the client was closed with, if it was, whatever came before.
+/// The close code that the client was sent, if any, behind whatever other frames.
 fn code(client: &Client) -> Option<u16> {
     let output = client.wire.borrow().output.clone();
     frames(&output).0.last().filter(|(first, _)| *first == CLOSE).map(close_code)
 }
 
 #[test]
-fn who_holds_most_in_parts_of_messages_is_cut_first() {
+fn sessions_with_most_bytes_of_incomplete_messages_are_closed_first() {
     let mut node = Node::new(1, part_of(1280 * KIB));
     let clients: Vec<_> = (0..32).map(|index| node.login(&format!("user{index}"))).collect();
     for (index, client) in clients.iter().enumerate().skip(1) {
@@ -49,7 +49,7 @@ fn who_holds_most_in_parts_of_messages_is_cut_first() {
 }
 
 #[test]
-fn who_holds_most_in_its_outbox_is_cut_first_and_others_do_not_notice() {
+fn sessions_with_most_bytes_in_their_outbox_are_closed_first_and_others_do_not_notice() {
     for slow_consumer in [SlowConsumer::Disconnect, SlowConsumer::DropNewest, SlowConsumer::DropOldest] {
         let mut node = Node::new(1, SessionSettings { slow_consumer, ..part_of(1024 * KIB) });
         let (alice, bob, carol) = (node.login("alice"), node.login("bob"), node.login("carol"));
@@ -76,9 +76,9 @@ fn who_holds_most_in_its_outbox_is_cut_first_and_others_do_not_notice() {
     }
 }
 
-/// The frame begun is finished, but not while others are short of its memory.
+/// A closing session finishes the frame of which a part was sent, but not at the expense of the memory of others.
 #[test]
-fn who_has_been_told_and_still_holds_most_is_let_go() {
+fn a_closing_session_that_still_holds_most_is_dropped() {
     let mut node = Node::new(1, part_of(1024 * KIB));
     let (alice, bob) = (node.login("alice"), node.login("bob"));
     bob.give_room(100);
@@ -94,7 +94,7 @@ fn who_has_been_told_and_still_holds_most_is_let_go() {
 }
 
 #[test]
-fn what_is_not_held_any_more_does_not_count() {
+fn freed_memory_does_not_count() {
     let mut node = Node::new(1, part_of(8192 * KIB));
     let clients: Vec<_> = (0..10).map(|index| node.login(&format!("user{index}"))).collect();
     let message = masked(TEXT, &[b"user9:", &[b'x'; 100_000][..]].concat());
@@ -102,7 +102,7 @@ fn what_is_not_held_any_more_does_not_count() {
     clients[9].give_room(10_000);
     node.settle();
     assert!(node.stats().memory_held > 500_000);
-    // One is closed, one is lost, one ends, two time out by themselves later; the others finish what they began.
+    // One is closed, one fails, one ends, two time out later; the others finish their messages.
     clients[0].send_bytes(&[0; 60_000]);
     clients[1].fail();
     clients[2].end();
@@ -116,9 +116,9 @@ fn what_is_not_held_any_more_does_not_count() {
     assert_eq!((node.stats().memory_held, node.stats().sessions, node.stats().memory_cuts), (0, 0, 0));
 }
 
-/// An outbox that was emptied for a message that then still had no room went on counting as full.
+/// An outbox that had been emptied for a message, which then still had no room, was still counted as full.
 #[test]
-fn what_was_dropped_in_vain_does_not_count() {
+fn messages_dropped_in_vain_do_not_count() {
     let settings =
         SessionSettings { slow_consumer: SlowConsumer::DropOldest, outbox_bytes_max: 100 * KIB, ..settings() };
     let mut node = Node::new(1, settings);
@@ -129,7 +129,7 @@ fn what_was_dropped_in_vain_does_not_count() {
         node.settle();
     }
     let before = node.stats().memory_held;
-    // Behind the frame begun there is no place for it, with nothing else in the outbox either.
+    // Behind the frame of which a part was sent there is no room for it, even with nothing else in the outbox.
     alice.send(&format!("bob:{}", "x".repeat(50 * KIB)));
     node.settle();
     let stats = node.stats();
@@ -138,7 +138,7 @@ fn what_was_dropped_in_vain_does_not_count() {
 }
 
 #[test]
-fn a_smaller_part_holds_from_the_reload_on() {
+fn a_smaller_share_holds_from_the_reload_on() {
     let mut node = Node::new(1, part_of(8192 * KIB));
     let (large, small) = (node.login("large"), node.login("small"));
     begin(&large, 500 * KIB);
@@ -150,7 +150,7 @@ fn a_smaller_part_holds_from_the_reload_on() {
     assert_eq!((code(&large), code(&small)), (Some(close::MEMORY), None));
 }
 
-/// Outboxes were looked up at their flush: a message to all sessions of a uid passed the budget many times over.
+/// Outboxes were counted only at their flush: a message to all sessions of a uid exceeded the bound many times over.
 #[test]
 fn a_message_to_many_sessions_keeps_within_the_budget() {
     const SESSIONS: usize = 50;
@@ -173,9 +173,9 @@ fn a_message_to_many_sessions_keeps_within_the_budget() {
     }
 }
 
-/// A broadcast to many shards counts once for each: whoever held anything was cut for it, which freed none of it.
+/// A broadcast to many shards counts once for each: sessions were closed for it that held little, which freed none of it.
 #[test]
-fn a_broadcast_to_many_shards_cuts_nobody_who_holds_little() {
+fn a_broadcast_to_many_shards_closes_no_session_that_holds_little() {
     let mut node = Node::new(8, part_of(4096 * KIB));
     let sender = node.login(&node.uid_on(0, "sender"));
     let others: Vec<_> = (0..50).map(|index| node.login(&node.uid_on(0, &format!("other{index}-")))).collect();
@@ -187,9 +187,9 @@ fn a_broadcast_to_many_shards_cuts_nobody_who_holds_little() {
     assert_eq!(node.stats().memory_cuts, 0);
 }
 
-/// Mail counts until its arena is back, which the shard sees with its next post only.
+/// Mail counts until its arena is back, which the shard notices only at its next post.
 #[test]
-fn mail_that_was_read_cuts_nobody() {
+fn mail_that_was_read_closes_no_session() {
     let mut node = Node::with_mailboxes(2, part_of(2048 * KIB), 4096 * KIB);
     let sender = node.login(&node.uid_on(0, "sender"));
     let bob = node.login(&node.uid_on(1, "bob"));
@@ -205,9 +205,10 @@ fn mail_that_was_read_cuts_nobody() {
     assert_eq!(node.stats().memory_cuts, 0);
 }
 
-/// A broadcast and then a message to each of its receivers, in one turn: those were cut for what their sockets would take.
+/// A broadcast and then a message to each of its receivers, in one turn: these were closed for bytes that their sockets would have
+/// taken.
 #[test]
-fn receivers_that_keep_up_are_not_cut_for_a_busy_turn() {
+fn receivers_that_keep_up_are_not_closed_for_a_busy_turn() {
     let mut node = Node::new(1, part_of(4096 * KIB));
     let users: Vec<_> = (0..30).map(|index| node.login(&format!("user{index}"))).collect();
     let payload = Bytes::from(vec![b'x'; 500 * KIB]);
@@ -227,9 +228,9 @@ fn receivers_that_keep_up_are_not_cut_for_a_busy_turn() {
     assert_eq!(node.stats().memory_cuts, 0);
 }
 
-/// A broadcast that leaves many out has all of them take what was broadcast before, and looked at the budget only then.
+/// A broadcast with many exceptions first copies earlier broadcasts to the outbox of each, and checked the bound only after that.
 #[test]
-fn leaving_out_many_who_read_nothing_keeps_the_budget() {
+fn a_broadcast_with_many_exceptions_keeps_within_the_budget() {
     let mut node = Node::new(1, part_of(4096 * KIB));
     let users: Vec<_> = (0..100).map(|index| node.login(&format!("user{index}"))).collect();
     users.iter().for_each(|user| user.give_room(0));

@@ -8,12 +8,12 @@ use std::time::{Duration, Instant, SystemTime};
 pub(super) struct Clock {
     now: Cell<Instant>,
     wall: Cell<SystemTime>,
-    /// How much time passes with each look at it.
+    /// Time that passes with each reading.
     look: Cell<Duration>,
 }
 
 impl Clock {
-    /// The wall clock begins at the same second each time, so that a seed decides what it shows.
+    /// Makes both clocks. The wall clock always begins at the same second, so that a run depends on its seed only.
     pub(super) fn new(look: Duration) -> Self {
         let wall = SystemTime::UNIX_EPOCH + Duration::from_secs(1_800_000_000);
         Self { now: Cell::new(Instant::now()), wall: Cell::new(wall), look: Cell::new(look) }
@@ -32,18 +32,18 @@ impl Clock {
         self.wall.set(self.wall.get() + time);
     }
 
-    /// Returns the time, as a shard asks for it.
+    /// Reads the clock for a shard.
     pub(super) fn look(&self) -> Instant {
         self.pass(self.look.get());
         self.now()
     }
 
-    /// Lets `time` pass with each look.
+    /// Lets `time` pass with each reading.
     pub(super) fn slow_down(&self, time: Duration) {
         self.look.set(time);
     }
 
-    /// Sets the wall clock ahead, as it also looks when the machine was suspended.
+    /// Sets the wall clock ahead: to a shard that is the same as a suspended machine.
     pub(super) fn set_ahead(&self, time: Duration) {
         self.wall.set(self.wall.get() + time);
     }

@@ -1,5 +1,5 @@
-//! Sockets that take little, receivers that are slow, shards that flood each other: what arrives, and that
-//! everything else is counted.
+//! Sockets that take little, slow receivers, and shards that flood each other: messages arrive whole and in order, and
+//! those that don't arrive are counted.
 
 use std::time::Duration;
 
@@ -16,7 +16,7 @@ const POLICIES: [SlowConsumer; 3] = [SlowConsumer::Disconnect, SlowConsumer::Dro
 /// Longest message that the tests here send.
 const MESSAGE_BYTES_MAX: usize = 9_000;
 
-/// The `number`th message of a sender: bytes that say so, and show where they are torn.
+/// The `number`th message of a sender: its bytes contain both numbers, and a pattern that shows a missing part.
 fn message(sender: usize, number: usize, length: usize) -> Vec<u8> {
     let mut bytes = format!("{sender} {number} ").into_bytes();
     let filler = bytes.len()..length;
@@ -24,7 +24,7 @@ fn message(sender: usize, number: usize, length: usize) -> Vec<u8> {
     bytes
 }
 
-/// Returns the sender and the number of a message that arrived; it must be as it was sent.
+/// Returns the sender and the number of a message that arrived; asserts that it is unchanged.
 #[track_caller]
 fn read(payload: &[u8]) -> (usize, usize) {
     let mut words = payload.splitn(3, |byte| *byte == b' ');
@@ -85,7 +85,7 @@ fn whatever_a_socket_takes_at_once_the_bytes_are_the_same() {
 }
 
 #[test]
-fn a_healthy_receiver_is_not_cut_for_a_busy_turn() {
+fn a_healthy_receiver_is_not_closed_for_a_busy_turn() {
     let settings = SessionSettings { outbox_bytes_max: 10_000, ..settings() };
     let mut node = Node::new(1, settings);
     let bob = node.login("bob");
@@ -99,9 +99,9 @@ fn a_healthy_receiver_is_not_cut_for_a_busy_turn() {
     assert_eq!(node.stats().slow_consumers + node.stats().shed_newest, 0);
 }
 
-/// A session that was cut while it caught up with the log got the message that came next behind its close frame.
+/// A session that was closed while it caught up with the log got the next message behind its close frame.
 #[test]
-fn a_receiver_cut_by_broadcasts_gets_nothing_behind_its_close_frame() {
+fn a_receiver_closed_by_broadcasts_gets_nothing_behind_its_close_frame() {
     let settings = SessionSettings { outbox_bytes_max: 10_000, ..settings() };
     let mut node = Node::new(1, settings);
     let (alice, bob) = (node.login("alice"), node.login("bob"));
@@ -172,10 +172,10 @@ fn a_reader_that_never_reads_does_not_hold_up_others() {
     }
 }
 
-/// What happens next to a node.
+/// One step of a node.
 #[derive(Clone, Debug)]
 enum Step {
-    /// A client sends; to itself maybe, and to everybody if `to` is no client. After `split` bytes the shards turn.
+    /// A client sends to a client, itself perhaps, or to all if `to` is no client. After `split` bytes the shards run a round.
     Send { from: usize, to: usize, length: usize, split: usize },
     /// A client's socket takes this much more.
     Room { of: usize, bytes: usize },
@@ -238,7 +238,7 @@ impl Simulation {
                 self.failed[index] = true;
             }
         }
-        // A frame begun is finished whatever the bound; control frames have no bound of their own here.
+        // A frame of which a part was sent is finished whatever the bound; and control frames come on top.
         for shard in &mut self.node.shards {
             let held_max = shard.settings.outbox_bytes_max + MESSAGE_BYTES_MAX + 200;
             let mut place = 0;
@@ -250,7 +250,7 @@ impl Simulation {
         }
     }
 
-    /// Lets everything arrive and compares it with what was sent.
+    /// Lets everything arrive, and compares it with the messages that were sent.
     fn finish(mut self) {
         self.clients.iter().for_each(|client| client.give_room(usize::MAX));
         self.node.settle();
@@ -287,8 +287,8 @@ impl Simulation {
 }
 
 proptest! {
-    /// Under any policy, load and sockets: what arrives is whole, unchanged, in order and not twice, and what
-    /// doesn't is counted once.
+    /// Under any policy, load and sockets: messages arrive whole, unchanged, in order and once, and those that
+    /// don't arrive are counted once.
     #[test]
     fn every_message_arrives_once_in_order_or_is_counted(
         shards in 1_usize..3,

@@ -1,10 +1,10 @@
-//! Frames as clients write them, and as they read what a shard sends.
+//! Encodes frames as a client does, and decodes the frames of a shard.
 
 use crate::frame::unmask;
 
 const MASK: [u8; 4] = [0xA1, 0x5E, 0x83, 0x0C];
 
-/// First bytes of frames, by what they carry.
+/// First bytes of frames, by opcode.
 pub(super) const TEXT: u8 = 0x81;
 pub(super) const BINARY: u8 = 0x82;
 pub(super) const CLOSE: u8 = 0x88;
@@ -46,7 +46,7 @@ fn header(first: u8, length: usize) -> Vec<u8> {
     }
 }
 
-/// Cuts a server's bytes into whole frames, and what is left of one.
+/// Cuts a server's bytes into whole frames and the rest.
 pub(super) fn frames(mut bytes: &[u8]) -> (Vec<Frame>, &[u8]) {
     let mut frames = Vec::new();
     while let [first, second, rest @ ..] = bytes {

@@ -1,10 +1,10 @@
-//! Sessions that come and go amid messages: a session key never names another session than the one it was made for.
+//! Sessions that log in and end in the middle of messages: a session key never names another session.
 
 use super::frames::{TEXT, masked};
 use super::memory::{Client, Node, settings};
 use crate::config::{DuplicateLogin, SessionSettings};
 
-/// Longer than what is received at once, so that its rest is received straight into the message's buffer.
+/// Length of a message that is longer than one read, so that its rest is received straight into the buffer of the message.
 const LONG: usize = 300_000;
 
 /// Has `sender` send the beginning of a long message to `uid`; returns the message and the bytes that are left.
@@ -20,7 +20,7 @@ fn begin(node: &mut Node, sender: &Client, uid: &str) -> (String, Vec<u8>) {
 /// The cache of the last recipient survived on the path by which the rest of a long message is received, and the key in
 /// it had been given to another session.
 #[test]
-fn a_long_message_whose_receiver_left_amid_it_reaches_nobody_else() {
+fn a_long_message_whose_receiver_left_meanwhile_reaches_nobody_else() {
     let mut node = Node::new(1, settings());
     let [alice, bob, eve] = ["alice", "bob", "eve"].map(|uid| node.login(uid));
     let (_, rest) = begin(&mut node, &alice, "bob");

@@ -10,7 +10,7 @@ use crate::shard::Request;
 
 const SECOND: Duration = Duration::from_secs(1);
 
-/// Later than a deadline, by what the wheel may be late.
+/// Added to a deadline: a timer may be this late.
 const LATE: Duration = Duration::from_millis(200);
 
 #[test]
@@ -33,9 +33,9 @@ fn a_silent_peer_is_pinged_and_then_closed() {
     assert!(!alive.wire.borrow().is_removed);
 }
 
-/// A node that was stopped (a suspended machine) cut everybody who had nothing to say meanwhile.
+/// After the node had been stopped, as by a suspended machine, it closed every session that had sent nothing meanwhile.
 #[test]
-fn a_shard_that_was_stopped_asks_before_it_closes() {
+fn a_shard_that_was_stopped_pings_before_it_closes() {
     let mut node = Node::new(1, settings());
     let (quiet, alive) = (node.login("quiet"), node.login("alive"));
     node.jump(3600 * SECOND);
@@ -73,8 +73,8 @@ fn a_session_ends_with_its_credential() {
     assert_eq!((stats.expired, stats.sessions), (2, 0));
 }
 
-/// The session was put down for an end by the clock of all other deadlines, which stands still while a machine is
-/// suspended: a token that was over for hours went on for as long as it had been good for.
+/// The expiry of a session went by the monotonic clock, which stands still while a machine is
+/// suspended: a token that had expired hours ago was accepted for the rest of its lifetime.
 #[test]
 fn a_session_ends_at_a_heartbeat_when_the_wall_clock_has_passed_its_end() {
     let mut node = Node::new(1, settings());
@@ -126,7 +126,7 @@ fn a_message_must_end_in_time() {
     let (slow, steady) = (node.login("slow"), node.login("steady"));
     let message = masked(TEXT, &[b"steady:", &[b'x'; 300][..]].concat());
     for (index, byte) in message.iter().enumerate() {
-        // The one sends a byte a second and pings between; the other a whole message every ten.
+        // One client sends a byte a second, with pings between; the other a whole message every ten seconds.
         if index < 20 {
             slow.send_bytes(&[*byte]);
             if index % 10 == 0 {
@@ -143,9 +143,9 @@ fn a_message_must_end_in_time() {
     assert_eq!((steady.texts().len(), node.stats().timeouts), (2, 1));
 }
 
-/// After a pause of the process, one whose message takes several reads was cut though all of it had come before.
+/// After a pause of the process, a session was closed although its message had arrived in time: it takes several reads.
 #[test]
-fn a_message_that_has_come_and_was_not_read_is_not_late() {
+fn a_message_that_was_received_and_not_read_is_not_late() {
     let mut node = Node::new(1, SessionSettings { message_timeout: 10 * SECOND, ..settings() });
     let (alice, bob) = (node.login("alice"), node.login("bob"));
     let message = masked(TEXT, format!("bob:{}", "x".repeat(300_000)).as_bytes());
@@ -158,9 +158,9 @@ fn a_message_that_has_come_and_was_not_read_is_not_late() {
     assert_eq!(node.stats().timeouts, 0);
 }
 
-/// A client whose messages have no colon, each read ending inside the next one, was cut after `message_timeout`.
+/// A client whose messages have no colon was closed after `message_timeout`, if each read ended inside the next message.
 #[test]
-fn each_message_has_its_own_time_whatever_it_says() {
+fn each_message_has_its_own_timeout_even_if_malformed() {
     let mut node = Node::new(1, SessionSettings { message_timeout: 10 * SECOND, ..settings() });
     let alice = node.login("alice");
     let message = masked(TEXT, b"no colon");
@@ -222,7 +222,7 @@ fn a_duplicate_login_is_rejected_or_shares() {
 }
 
 #[test]
-fn a_close_is_answered_and_the_rest_thrown_away() {
+fn a_close_is_answered_and_the_rest_discarded() {
     let mut node = Node::new(1, settings());
     let (alice, bob) = (node.login("alice"), node.login("bob"));
     bob.send("bob:first");
@@ -239,7 +239,7 @@ fn a_close_is_answered_and_the_rest_thrown_away() {
     assert_eq!(alice.take(), []);
 }
 
-/// The pong that had waited for room went out behind the close frame.
+/// A pong that had waited for room was sent behind the close frame.
 #[test]
 fn nothing_follows_the_close_frame() {
     let mut node = Node::new(1, settings());
@@ -298,13 +298,13 @@ fn a_drain_ends_when_its_time_is_over() {
     assert!(!node.has_ended(0));
     node.pass(SECOND + LATE);
     assert!(node.has_ended(0));
-    // What was left in an outbox then was lost uncounted.
+    // Messages that were left in an outbox then were lost uncounted.
     assert_eq!((node.stats().shed_closed, node.stats().memory_held), (1, 0));
 }
 
-/// A queue keeps what is in it as long as somebody may put more there: whoever asked just before the end waited for ever.
+/// A queue lives as long as its senders: the caller of a request just before the end of a shard waited for ever.
 #[test]
-fn what_was_asked_of_a_shard_that_ends_is_lost_with_it() {
+fn requests_to_a_shard_that_ends_are_dropped_with_it() {
     let mut node = Node::new(1, settings());
     let (answer, answered) = flume::bounded(1);
     node.request(0, Request::Stats { answer });

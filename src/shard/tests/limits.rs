@@ -1,4 +1,4 @@
-//! What one session may cost, by the clock: rates, the memory budget, pongs, fragments, and who counts as silent.
+//! Limits of one session, with the clock set by hand: rates, stalls, pongs, fragments, and silence.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -13,12 +13,12 @@ use crate::shard::budget::TURN_DELIVERIES;
 
 const SECOND: Duration = Duration::from_secs(1);
 
-/// Later than a deadline, by what the wheel may be late.
+/// Added to a deadline: a timer may be this late.
 const LATE: Duration = Duration::from_millis(200);
 
-/// One poll tells of so many sockets only: those whose answer had come, but was not told of, were closed.
+/// One poll returns only so many events: sessions whose pong had arrived, but was not reported yet, were closed.
 #[test]
-fn who_has_answered_while_the_shard_stood_still_is_not_silent() {
+fn a_peer_that_answered_while_the_shard_was_stopped_is_not_silent() {
     let mut node = Node::new(1, settings());
     let clients: Vec<_> = (0..1000).map(|index| node.login(&format!("user{index}"))).collect();
     let quiet = node.login("quiet");
@@ -33,9 +33,9 @@ fn who_has_answered_while_the_shard_stood_still_is_not_silent() {
     assert!(!quiet.take().is_empty());
 }
 
-/// A session that was given the place of one that had waited for another shard was resumed in its stead.
+/// A session in the slot of an earlier one that had been stalled was resumed in its stead.
 #[test]
-fn a_session_waits_for_what_it_filled_and_not_for_what_an_earlier_one_did() {
+fn a_stalled_session_is_not_resumed_for_an_earlier_one_in_its_slot() {
     let mut node = Node::with_mailboxes(3, settings(), 1024);
     let alice = node.login(&node.uid_on(0, "alice"));
     let [bob, dave] = [1, 2].map(|shard| node.uid_on(shard, "receiver"));
@@ -44,7 +44,7 @@ fn a_session_waits_for_what_it_filled_and_not_for_what_an_earlier_one_did() {
     };
     flood(&alice, &bob);
     (0..10).for_each(|_| node.turn(0));
-    // Replaced while it waits; its place is free once it has gone.
+    // Replaced while it is stalled; its slot is free when it has ended.
     node.hand_over(&alice.uid, node.draw(), &[]);
     node.turn(0);
     alice.end();
@@ -56,7 +56,7 @@ fn a_session_waits_for_what_it_filled_and_not_for_what_an_earlier_one_did() {
     (0..10).for_each(|_| node.turn(0));
     let taken = node.shards[0].stats().frames_in;
     assert_eq!(taken, 2 + 2, "one is in flight, the other fills the batch");
-    // The shard that alice waited for makes room; the one that carol waits for doesn't.
+    // The shard that alice's message was for makes room; the shard that carol's is for doesn't.
     (0..3).for_each(|_| node.turn(1));
     (0..3).for_each(|_| node.turn(0));
     assert_eq!(node.shards[0].stats().frames_in, taken);
@@ -65,7 +65,7 @@ fn a_session_waits_for_what_it_filled_and_not_for_what_an_earlier_one_did() {
 }
 
 #[test]
-fn every_ping_of_a_peer_that_reads_is_answered_in_its_place() {
+fn every_ping_of_a_peer_that_reads_is_answered_in_order() {
     let mut node = Node::new(1, settings());
     let bob = node.login("bob");
     for index in 0..100 {
@@ -98,10 +98,10 @@ fn one_pong_waits_for_a_peer_that_does_not_read_and_then_the_latest() {
     assert_eq!(bob.take(), [(PONG, b"again".to_vec())]);
 }
 
-/// Fragments cost a share of the turn each, whatever they carry: ten thousand empty ones fit into one read, and cost as
-/// much to decode as as many messages.
+/// Each fragment costs budget, even an empty one: ten thousand of them fit into one read, and take as
+/// long to decode as ten thousand messages.
 #[test]
-fn empty_fragments_cost_their_turn() {
+fn empty_fragments_cost_budget() {
     let mut node = Node::new(1, settings());
     let clients: Vec<_> = (0..30).map(|index| node.login(&format!("user{index}"))).collect();
     let flood = masked(0x00, b"").repeat(10_000);
@@ -117,9 +117,9 @@ fn empty_fragments_cost_their_turn() {
     assert_eq!((node.stats().frames_in, node.stats().offline), (30 * 10_002, 30));
 }
 
-/// Bytes count when they come, not only when their message is whole.
+/// Bytes cost budget when they arrive, not only when their message is whole.
 #[test]
-fn parts_of_messages_cost_what_they_carry() {
+fn parts_of_messages_cost_their_bytes() {
     let mut node = Node::new(1, settings());
     let clients: Vec<_> = (0..300).map(|index| node.login(&format!("user{index}"))).collect();
     let part = &masked(TEXT, &[b'x'; 60_000])[..50_000];
@@ -131,7 +131,7 @@ fn parts_of_messages_cost_what_they_carry() {
     assert_eq!(node.stats().bytes_in, 300 * 50_000);
 }
 
-/// What has come since it was last asked, and the close frame behind it if there is one: its code and reason.
+/// Takes what has arrived: returns the number of texts, and the code and reason of the close frame behind them, if any.
 #[track_caller]
 fn texts_and_close(client: &Client) -> (usize, Option<(u16, String)>) {
     let mut frames = client.take();
@@ -145,7 +145,7 @@ fn limited(messages: Option<usize>, bytes: Option<usize>) -> SessionSettings {
 }
 
 #[test]
-fn past_its_rate_a_session_is_read_no_faster() {
+fn a_session_over_its_rate_is_read_no_faster() {
     let mut node = Node::new(1, limited(Some(10), None));
     let bob = node.login("bob");
     (0..60).for_each(|index| bob.send(&format!("bob:{index}")));
@@ -167,7 +167,7 @@ fn past_its_rate_a_session_is_read_no_faster() {
 }
 
 #[test]
-fn who_keeps_to_its_rate_never_waits() {
+fn a_session_within_its_rate_never_waits() {
     let mut node = Node::new(1, limited(Some(10), Some(1000)));
     let bob = node.login("bob");
     for _ in 0..600 {
@@ -181,7 +181,7 @@ fn who_keeps_to_its_rate_never_waits() {
 }
 
 #[test]
-fn who_stays_over_its_rate_is_closed() {
+fn a_session_that_stays_over_its_rate_is_closed() {
     let patience = 5 * SECOND;
     let cases = [
         (limited(Some(10), None), "bob:x".to_owned(), "more than 10 messages a second for 5s"),
@@ -224,9 +224,9 @@ fn control_frames_and_fragments_count_for_the_rate() {
     }
 }
 
-/// Who is not read can't be heard: that is no silence. But a message has no more time for it.
+/// A session that is not read is not silent. But a pause does not extend `message_timeout`.
 #[test]
-fn a_pause_is_no_silence_and_gives_a_message_no_more_time() {
+fn a_pause_is_no_silence_and_does_not_extend_the_message_timeout() {
     let patient = SessionSettings {
         rate_patience: 3600 * SECOND,
         heartbeat_interval: SECOND,
@@ -241,14 +241,14 @@ fn a_pause_is_no_silence_and_gives_a_message_no_more_time() {
     assert_eq!(node.stats().timeouts, 0);
     let got = texts_and_close(&bob).0;
     assert!((230..=265).contains(&got), "{got}");
-    // What it has sent is worth a minute of its rate; it is asked after by then.
+    // It has sent as much as its rate allows in a minute; heartbeats are due within that.
     node.pass(35 * SECOND + SECOND / 2);
     let close = texts_and_close(&slow).1;
     assert_eq!(close, Some((close::POLICY, "message not finished within 60s".to_owned())));
 }
 
 #[test]
-fn a_reload_limits_and_frees_those_who_are_there() {
+fn a_reload_applies_to_open_sessions() {
     let mut node = Node::new(1, settings());
     let bob = node.login("bob");
     let flood = |bob: &Client| (0..50).for_each(|_| bob.send("bob:"));

@@ -1,17 +1,17 @@
-//! Mail to a destination that has no room: the bound of a batch, and the sessions that wait, in their order.
+//! Mail to a destination that has no room: the bound of a batch, and the order of stalled sessions.
 
 use super::frames::TEXT;
 use super::memory::{Client, Node, settings};
 use crate::config::SessionSettings;
 use crate::shard::budget::TURN_DELIVERIES;
 
-/// What a letter takes up besides its message, at most.
+/// Most bytes of a letter besides its message.
 const LETTER_BYTES: usize = 400;
 
-/// Longest message of the senders here: one read brings it whole.
+/// Longest message in this file: it fits into one read.
 const MESSAGE_BYTES: usize = 60_000;
 
-/// A node on whose first shard `senders` connections are logged in.
+/// A node with `senders` connections on its first shard.
 fn node_with_senders(
     shards: usize,
     settings: SessionSettings,
@@ -27,12 +27,12 @@ fn large(client: &Client, to: &str, name: &str) {
     client.send(&format!("{to}:{name} {}", "x".repeat(MESSAGE_BYTES)));
 }
 
-/// The first word of each message that has come.
+/// Takes the messages that have arrived; returns the first word of each.
 fn names(client: &Client) -> Vec<String> {
     client.texts().iter().map(|text| text.split(' ').next().unwrap_or_default().to_owned()).collect()
 }
 
-/// Each connection was read until it had added a message of its own to the full batch.
+/// Each connection could add one message to a batch that was full already.
 #[test]
 fn many_connections_add_no_more_than_one_message_to_a_full_batch() {
     const SENDERS: usize = 200;
@@ -61,9 +61,9 @@ fn many_connections_add_no_more_than_one_message_to_a_full_batch() {
     }
 }
 
-/// The session that waits longest is served first, however much the others still have to send.
+/// The session that has been stalled longest is resumed first, however much the others have to send.
 #[test]
-fn those_who_wait_for_room_go_on_in_the_order_in_which_they_came() {
+fn stalled_sessions_are_resumed_in_the_order_in_which_they_stalled() {
     let (mut node, senders) = node_with_senders(2, settings(), 1024, 5);
     let bob = node.login(&node.uid_on(1, "bob"));
     for round in 0..4 {
@@ -79,9 +79,9 @@ fn those_who_wait_for_room_go_on_in_the_order_in_which_they_came() {
     assert_eq!(names(&bob), expected);
 }
 
-/// Frames behind a message that waits are not decoded. Sessions that write to other shards don't wait.
+/// Frames behind a stalled message are not decoded. Sessions that send to other shards are not stalled.
 #[test]
-fn only_those_wait_whose_next_message_has_no_room() {
+fn only_sessions_whose_next_message_has_no_room_are_stalled() {
     let (mut node, senders) = node_with_senders(3, settings(), 1024, 3);
     let [bob, dave] = [1, 2].map(|shard| node.login(&node.uid_on(shard, "receiver")));
     // One batch is in flight, the other is full.
@@ -100,8 +100,8 @@ fn only_those_wait_whose_next_message_has_no_room() {
     assert_eq!(dave.texts(), ["behind"]);
 }
 
-/// A broadcast needs room at every destination. It must not wait for a moment in which all of them happen to have some:
-/// others fill one while another is emptied.
+/// A broadcast needs room at every destination. It must not wait for a moment in which all of them have room:
+/// other messages fill one batch while another is emptied.
 #[test]
 fn broadcasts_are_not_starved_by_messages_to_one() {
     let (mut node, senders) = node_with_senders(3, settings(), 1024, 6);
@@ -118,7 +118,7 @@ fn broadcasts_are_not_starved_by_messages_to_one() {
     let mut got = 0;
     let most = 1024 + 2 * (2000 + LETTER_BYTES);
     for round in 0..20 {
-        // There is always more, and the destinations are emptied in turns.
+        // There is always another message, and the destinations are emptied by turns.
         fill(&senders[..4]);
         node.turn(0);
         node.turn(1 + round % 2);
@@ -133,9 +133,9 @@ fn broadcasts_are_not_starved_by_messages_to_one() {
     }
 }
 
-/// A message that waits is its sender's, like everything else that was received and not taken.
+/// A stalled message belongs to its sender, like all bytes that were received and not decoded.
 #[test]
-fn a_message_that_waits_goes_with_its_session_and_counts_as_what_it_holds() {
+fn a_stalled_message_is_dropped_with_its_session_and_counts_as_its_memory() {
     let (mut node, senders) = node_with_senders(2, settings(), 1024, 2);
     let bob = node.login(&node.uid_on(1, "bob"));
     (0..2).for_each(|_| large(&senders[0], &bob.uid, "full"));
@@ -153,7 +153,7 @@ fn a_message_that_waits_goes_with_its_session_and_counts_as_what_it_holds() {
     assert_eq!(names(&bob), ["full", "full"]);
 }
 
-/// Mail in hand and in flight is memory of the node as much as an outbox is.
+/// Mail that is gathered or in flight counts as memory, as outboxes do.
 #[test]
 fn mail_counts_for_the_memory_budget() {
     const MAIL: usize = 1 << 20;
@@ -179,9 +179,9 @@ fn mail_counts_for_the_memory_budget() {
     assert_eq!(node.shards[0].mailbox.memory(), 0);
 }
 
-/// All broadcasts that waited went out in one turn as soon as there was room, many times over its budget.
+/// All stalled broadcasts went out in one turn as soon as there was room, many times over its budget.
 #[test]
-fn broadcasts_that_waited_keep_within_the_budget_of_a_turn() {
+fn stalled_broadcasts_keep_within_the_budget_of_a_turn() {
     const USERS: usize = 400;
     let mut node = Node::with_mailboxes(2, settings(), 256 << 10);
     let users: Vec<_> = (0..USERS).map(|index| node.login(&node.uid_on(0, &format!("user{index}-")))).collect();

@@ -1,7 +1,7 @@
-//! Memory for sockets and a clock that stands still: a node on one thread, turned by hand.
+//! A node on one thread with sockets in memory and a clock that stands still; tests run its turns one by one.
 //!
-//! Sockets are edge-triggered like mio's, take as many bytes as a test gives them room for, and keep
-//! what they took. [`Node::settle`] turns every shard until all of them would sleep.
+//! Sockets are edge-triggered like mio's, take as many bytes as a test gives them room for, and store
+//! these. [`Node::settle`] runs turns of every shard until all of them would sleep.
 
 use std::cell::RefCell;
 use std::collections::VecDeque;
@@ -22,25 +22,25 @@ use crate::shard::io::{Interest, Network, Readiness, SessionKey, Socket};
 use crate::shard::{Admission, Handover, LoginNumber, LoginNumbers, Parts, Request, Shard, Turn};
 use crate::uid::{Uid, UidHasher};
 
-/// Rounds after which a node that is not quiet never will be.
+/// Most rounds until a node is quiet; a node that takes more never will be.
 const ROUNDS_MAX: usize = 1_000_000;
 
-/// Sockets that one poll tells of, as few as sweeping allows for.
+/// Events that one poll returns: as few as `sweep` allows for.
 const READY_MAX: usize = 256;
 
-/// One connection: both of its directions, and what a test wants to know of it.
+/// One connection in both directions, with counts for tests.
 #[derive(Debug, Default)]
 pub(super) struct Wire {
     input: VecDeque<u8>,
     is_input_ended: bool,
     pub(super) output: Vec<u8>,
-    /// Bytes that the socket still takes.
+    /// Bytes that the socket still has room for.
     room: usize,
     /// Bytes that its peer reads between two polls; the socket has room for as many again then.
     reads: usize,
     /// Send calls, refused ones included.
     pub(super) sends: usize,
-    /// Where the first piece of the last send lay.
+    /// Address of the first piece of the last send call.
     pub(super) sent_from: usize,
     pub(super) is_finished: bool,
     pub(super) is_removed: bool,
@@ -235,7 +235,7 @@ impl Node {
         self.logins.draw()
     }
 
-    /// Hands a connection over, `sent` being what came behind its login frame; turns nothing.
+    /// Hands over a connection that has sent `sent` behind its login frame; runs no turn.
     pub(super) fn hand_over(&self, uid: &str, login: LoginNumber, sent: &[u8]) -> Client {
         self.hand_over_session(uid, Protocol::Plain, login, sent, None)
     }
@@ -271,7 +271,7 @@ impl Node {
         self.login_until(uid, None)
     }
 
-    /// Logs `uid` in with a credential whose time is over in so long by the wall clock.
+    /// Logs `uid` in with a credential that expires after a time by the wall clock.
     #[track_caller]
     pub(super) fn login_for(&mut self, uid: &str, time: Duration) -> Client {
         self.login_until(uid, Some(self.clock.wall_time() + time))
@@ -301,7 +301,7 @@ impl Node {
     pub(super) fn log_in_many(&mut self, users: usize) -> Vec<Client> {
         let mut clients = Vec::new();
         while clients.len() < users {
-            // As many as there is room for on their way in.
+            // As many as the queue of hand-overs has room for.
             let next = clients.len()..users.min(clients.len() + 1000);
             clients.extend(next.map(|index| self.hand_over(&format!("user{index}"), self.draw(), &[])));
             self.settle();
@@ -315,7 +315,7 @@ impl Node {
         self.wakers[shard].wake();
     }
 
-    /// Puts a request where the shard would find it if it looked, and says nothing.
+    /// Sends a request without ringing the bell.
     pub(super) fn request_silently(&self, shard: usize, request: Request) {
         self.requests[shard].send(request).expect("the shard is there");
     }
@@ -324,36 +324,36 @@ impl Node {
         self.wakers[shard].wake();
     }
 
-    /// Turns one shard once.
+    /// Runs one turn of a shard.
     pub(super) fn turn(&mut self, shard: usize) {
         if self.has_ended[shard] {
             return;
         }
         self.has_ended[shard] = self.shards[shard].turn() == Turn::Last;
-        // Each session is looked at: with thousands, and thousands of turns, that would take minutes.
+        // The checks visit each session: with thousands of them, thousands of turns would take minutes.
         if self.shards[shard].sessions.len() <= 256 {
             self.shards[shard].check_invariants();
         }
     }
 
-    /// Turns every shard once; says whether one had something to do.
+    /// Runs one turn of every shard; returns whether one had work.
     pub(super) fn round(&mut self) -> bool {
         (0..self.shards.len()).fold(false, |is_busy, shard| {
             self.turn(shard);
             let turned = &self.shards[shard];
-            // What a sweep has just made is not sent yet.
+            // Frames of the sweep at the end of the turn are not sent yet.
             let is_idle = turned.network.slept && turned.idle_for() != Some(Duration::ZERO);
             is_busy || !(self.has_ended[shard] || is_idle)
         })
     }
 
-    /// Turns the shards until all would sleep.
+    /// Runs turns of all shards until all would sleep.
     #[track_caller]
     pub(super) fn settle(&mut self) {
         assert!((0..ROUNDS_MAX).any(|_| !self.round()), "the shards never come to rest");
     }
 
-    /// Lets time pass, in steps of a tick, the shards being quiet at each.
+    /// Lets time pass in steps of a tick, and settles the node after each.
     pub(super) fn pass(&mut self, time: Duration) {
         let end = self.clock.now() + time;
         while self.clock.now() < end {
@@ -362,12 +362,12 @@ impl Node {
         }
     }
 
-    /// Lets time pass at once; turns nothing.
+    /// Lets time pass at once; runs no turn.
     pub(super) fn jump(&self, time: Duration) {
         self.clock.pass(time);
     }
 
-    /// Sets the wall clock ahead, as it also looks when the machine was suspended.
+    /// Sets the wall clock ahead: to a shard that is the same as a suspended machine.
     pub(super) fn set_ahead(&self, time: Duration) {
         self.clock.set_ahead(time);
     }
@@ -377,7 +377,7 @@ impl Node {
         self.clock.set_back(time);
     }
 
-    /// Lets `time` pass with each look at the clock.
+    /// Lets `time` pass with each reading of the clock.
     pub(super) fn slow_down(&self, time: Duration) {
         self.clock.slow_down(time);
     }
@@ -386,12 +386,12 @@ impl Node {
         self.has_ended[shard]
     }
 
-    /// Lets go of the way by which connections come in, as the gateway does when it ends.
+    /// Drops the senders of hand-overs, as the gateway does when it ends.
     pub(super) fn end_logins(&mut self) {
         self.handovers.clear();
     }
 
-    /// Returns what all shards have counted.
+    /// Returns the sum of the counters of all shards.
     pub(super) fn stats(&self) -> Stats {
         let mut sum = Stats::default();
         self.shards.iter().for_each(|shard| sum.add(&shard.stats()));
@@ -415,7 +415,7 @@ impl Client {
         self.send_frame(TEXT, text.as_bytes());
     }
 
-    /// Closes the client's direction.
+    /// Ends the client's stream.
     pub(super) fn end(&self) {
         let mut wire = self.wire.borrow_mut();
         wire.is_input_ended = true;
@@ -429,19 +429,19 @@ impl Client {
         wire.has_become_readable = true;
     }
 
-    /// Lets the socket take `bytes` more, from now on.
+    /// Gives the socket room for `bytes` more.
     pub(super) fn give_room(&self, bytes: usize) {
         let mut wire = self.wire.borrow_mut();
         wire.room = bytes;
         wire.has_become_writable = bytes > 0;
     }
 
-    /// Lets the peer read so many bytes between two polls, from now on.
+    /// Makes the peer read so many bytes between two polls from now on.
     pub(super) fn read_slowly(&self, bytes: usize) {
         self.wire.borrow_mut().reads = bytes;
     }
 
-    /// Takes what has arrived; it must be whole frames.
+    /// Takes the frames that have arrived; asserts that they are whole.
     #[track_caller]
     pub(super) fn take(&self) -> Vec<Frame> {
         let output = std::mem::take(&mut self.wire.borrow_mut().output);
@@ -450,7 +450,7 @@ impl Client {
         frames
     }
 
-    /// Takes what has arrived; it must be whole text messages.
+    /// Takes the text messages that have arrived; asserts that there is nothing else.
     #[track_caller]
     pub(super) fn texts(&self) -> Vec<String> {
         let text = |(first, payload)| {
@@ -460,7 +460,7 @@ impl Client {
         self.take().into_iter().map(text).collect()
     }
 
-    /// Takes what has arrived; it must be a close frame: its code.
+    /// Takes the close frame that has arrived; asserts that there is nothing else, and returns its code.
     #[track_caller]
     pub(super) fn closed(&self) -> u16 {
         match &self.take()[..] {

@@ -1,4 +1,4 @@
-//! Turns over memory, one at a time, with a clock that is set by hand.
+//! Tests that run the turns of a shard one by one, over memory and a clock that is set by hand.
 
 mod budget;
 mod clock;

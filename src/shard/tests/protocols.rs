@@ -1,4 +1,4 @@
-//! Sessions of several protocols on one node: each is answered and sent to in its own.
+//! Sessions of several protocols on one node: each gets answers and messages in the encoding of its own.
 
 use super::frames::{BINARY, TEXT, close_code};
 use super::memory::{Client, Node, settings};
@@ -8,7 +8,7 @@ use crate::message::{Delivery, Kind, Shed};
 use crate::protocol::{Protocol, json};
 use crate::shard::{Push, Request};
 
-/// The settings, with an answer to log-ins.
+/// The settings, with a reply to logins.
 fn polite() -> SessionSettings {
     SessionSettings { login_reply: "hello {uid}".to_owned(), ..settings() }
 }
@@ -19,7 +19,7 @@ impl Client {
         self.send_frame(TEXT, &json::command(to, payload.as_bytes()));
     }
 
-    /// Takes the payloads of what has arrived, which must be messages of the tests' protocol.
+    /// Takes the messages that have arrived, which must be of the tests' protocol; returns their payloads.
     #[track_caller]
     fn payloads(&self) -> Vec<String> {
         let payload = |text: String| {
@@ -31,7 +31,7 @@ impl Client {
 }
 
 #[test]
-fn each_is_answered_in_its_own_words() {
+fn each_is_answered_in_its_own_protocol() {
     let mut node = Node::new(1, polite());
     let (plain, answers) = node.login_as(Protocol::Plain, "plain");
     assert_eq!(answers, ["hello plain"]);
@@ -130,7 +130,7 @@ fn encoding_without_a_receiver_has_an_empty_log() {
 }
 
 #[test]
-fn slow_consumer_is_cut_with_its_protocol_s_code_and_counted_by_the_cause() {
+fn slow_consumer_is_closed_with_its_protocol_s_code_and_counted_by_the_cause() {
     for is_broadcast in [false, true] {
         let bounds = SessionSettings { outbox_bytes_max: 2_000, message_bytes_max: 1_000, ..settings() };
         let mut node = Node::new(1, bounds);
@@ -145,7 +145,7 @@ fn slow_consumer_is_cut_with_its_protocol_s_code_and_counted_by_the_cause() {
         node.settle();
         assert_eq!(close_code(bob.take().last().expect("it is told")), json::SLOW_CONSUMER);
         let stats = node.stats();
-        assert_eq!((stats.slow_consumers, stats.closes[place_of(close::SLOW_CONSUMER)]), (1, 1));
+        assert_eq!((stats.slow_consumers, stats.closes[counter_of(close::SLOW_CONSUMER)]), (1, 1));
         assert_eq!((stats.shed_newest, stats.shed_closed), (1, 2), "the message without room, and those that waited");
     }
 }
@@ -161,7 +161,7 @@ fn code_of_a_kick_is_sent_as_it_was_given() {
     assert_eq!(bob.closed(), close::SLOW_CONSUMER);
 }
 
-/// No receiver is to blame for a message that is too long only in its encoding.
+/// A message that is too long in the encoding of a receiver is not that receiver's fault.
 #[test]
 fn message_too_long_in_one_encoding_is_shed_there_alone() {
     for slow_consumer in [SlowConsumer::Disconnect, SlowConsumer::DropNewest, SlowConsumer::DropOldest] {
@@ -189,7 +189,7 @@ fn message_too_long_in_one_encoding_is_shed_there_alone() {
     }
 }
 
-/// Where a code is counted.
-fn place_of(code: u16) -> usize {
+/// Index of the counter of a close code.
+fn counter_of(code: u16) -> usize {
     close::ALL.iter().position(|(known, ..)| *known == code).expect("a code of ours")
 }

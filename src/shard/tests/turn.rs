@@ -1,4 +1,4 @@
-//! What one turn does: sends gathered, order kept, budgets, and a panic that ends one session only.
+//! One turn of a shard: sends are gathered, order is kept, budgets hold, and a panic ends one session only.
 
 use std::time::Duration;
 
@@ -13,7 +13,7 @@ use crate::shard::budget::{CONNECTION_DELIVERIES, TURN_BYTES, TURN_DELIVERIES};
 use crate::shard::{PANIC_PAYLOAD, Push, Request, SessionKey};
 
 #[test]
-fn all_that_is_due_to_a_socket_goes_in_one_send() {
+fn everything_due_to_a_socket_goes_out_in_one_send() {
     for shards in [1, 2] {
         let mut node = Node::new(shards, settings());
         let bob = node.login(&node.uid_on(0, "bob"));
@@ -111,7 +111,7 @@ fn a_read_full_of_broadcasts_starves_nobody() {
     assert_eq!(clients[3].take().len(), 6_500);
 }
 
-/// Ten connections with broadcasts enough for every turn kept mail and requests out, a drain too, for as long as they went on.
+/// Ten connections with enough broadcasts for every turn kept a shard from taking mail and requests, a drain among them.
 #[test]
 fn a_flood_from_its_own_clients_keeps_a_shard_from_neither_mail_nor_requests() {
     let mut node = Node::new(2, settings());
@@ -131,17 +131,17 @@ fn a_flood_from_its_own_clients_keeps_a_shard_from_neither_mail_nor_requests() {
     assert_eq!(own[98].take().len(), 10 * 6_500);
 }
 
-/// A push waited for all that thousands of busy clients had brought: 70 ms.
+/// A push waited for the messages of thousands of busy clients: 70 ms.
 #[test]
-fn requests_are_answered_amid_a_long_turn() {
+fn requests_are_answered_during_a_long_turn() {
     let mut node = Node::new(1, settings());
     let own: Vec<_> = (0..100).map(|index| node.login(&format!("user{index}"))).collect();
     for flooder in &own[..60] {
         flooder.send_bytes(&masked(TEXT, b"all:").repeat(6_500));
     }
-    // Every look at the clock finds a slice to be over.
+    // Every slice is over at its first reading of the clock.
     node.slow_down(Duration::from_millis(1));
-    // Whoever is first in its turn.
+    // Enough turns for requests to be first, second and third in order.
     for _ in 0..6 {
         let (answer, answered) = flume::bounded(1);
         let bob = Push { hash: node.hasher.hash(b"bob"), uid: "bob".into(), kind: Kind::Text, payload: Bytes::new() };
@@ -152,26 +152,26 @@ fn requests_are_answered_amid_a_long_turn() {
     assert!(node.stats().frames_in < 60 * 6_500, "the flood must last longer than this test looks");
 }
 
-/// Messages to one waited for all of a broadcast to 15,000: 50 ms.
+/// Messages to one uid waited for the whole of a broadcast to 15,000: 50 ms.
 #[test]
-fn messages_to_one_are_delivered_amid_a_broadcast_to_many() {
+fn messages_to_one_are_delivered_during_a_broadcast_to_many() {
     let mut node = Node::new(1, settings());
     let all: Vec<_> = (0..400).map(|index| node.login(&format!("user{index}"))).collect();
-    // As many as one poll tells of: what the next one has sent is learnt amid the fan-out at the earliest.
+    // As many as one poll returns: the message of the next client is received during the fan-out at the earliest.
     all[0].send("all:to many");
     all[1..256].iter().for_each(|client| client.send("nobody:there"));
     all[256].send("user399:to one");
-    // Every look at the clock finds a slice to be over.
+    // Every slice is over at its first reading of the clock.
     node.slow_down(Duration::from_millis(1));
     node.turn(0);
     assert_eq!((all[399].texts(), all[399].sends()), (vec!["to many".to_owned(), "to one".to_owned()], 1));
     assert!(all[..399].iter().all(|client| client.texts() == ["to many"] && client.sends() == 1));
 }
 
-/// Each turn took the locks inside the queues from outside several times. Now a shard looks there only after the bell
-/// was rung: an entry without a ring is not found, however many turns route messages.
+/// Each turn took the locks inside the queues from outside several times. Now a shard touches them only after the bell
+/// was rung: an entry without a ring is not found, in any number of turns that route messages.
 #[test]
-fn a_turn_without_news_takes_no_lock() {
+fn a_turn_without_an_announced_entry_takes_no_lock() {
     let mut node = Node::new(2, settings());
     let [alice, bob] = [0, 1].map(|shard| node.login(&node.uid_on(shard, "user")));
     let (answer, answered) = flume::bounded(1);
@@ -188,7 +188,7 @@ fn a_turn_without_news_takes_no_lock() {
     node.ring(0);
     node.settle();
     assert!(answered.try_recv().is_ok());
-    // And again: it is found empty, and left alone.
+    // And again: the queue was found empty, and is not touched.
     let (answer, answered) = flume::bounded(1);
     node.request_silently(0, Request::Stats { answer });
     (0..10).for_each(|_| _ = node.round());
@@ -241,14 +241,14 @@ fn a_panic_in_a_sessions_code_ends_that_session_only() {
 }
 
 #[test]
-fn a_receiver_cut_in_the_middle_of_a_read_is_offline_for_the_rest_of_it() {
+fn a_receiver_closed_in_the_middle_of_a_read_is_offline_for_the_rest_of_it() {
     for name in ["bob", &"b".repeat(32), &"b".repeat(33)] {
         let mut node =
             Node::new(1, SessionSettings { outbox_bytes_max: 2_000, message_bytes_max: 1_000, ..settings() });
         let (alice, bob, carol) = (node.login("alice"), node.login(name), node.login("carol"));
         bob.give_room(0);
         let for_bob = masked(TEXT, format!("{name}:{}", "x".repeat(900)).as_bytes());
-        // Bob's outbox holds two; the third cuts him, and what follows is for nobody.
+        // Bob's outbox holds two messages. The third closes his session, and those behind it find him offline.
         let sent = [for_bob.repeat(5), masked(TEXT, b"carol:hi"), for_bob.repeat(2), masked(TEXT, b"carol:bye")];
         alice.send_bytes(&sent.concat());
         node.settle();
@@ -262,7 +262,7 @@ fn a_receiver_cut_in_the_middle_of_a_read_is_offline_for_the_rest_of_it() {
 }
 
 #[test]
-fn messages_to_one_and_another_in_turns_reach_whom_they_are_for() {
+fn messages_to_alternating_receivers_reach_the_right_one() {
     for shards in [1, 2] {
         let mut node = Node::new(shards, SessionSettings { duplicate_login: DuplicateLogin::Share, ..settings() });
         let alice = node.login(&node.uid_on(0, "alice"));
@@ -272,7 +272,7 @@ fn messages_to_one_and_another_in_turns_reach_whom_they_are_for() {
         let mut expected = names.map(|_| Vec::new());
         let mut sent = Vec::new();
         for number in 0..100_usize {
-            // Each in turn, and each twice running.
+            // Each in turn, and each twice in a row.
             let to = number * number / 2 % names.len();
             sent.extend(masked(TEXT, format!("{}:{number}", names[to]).as_bytes()));
             expected[to].push(number.to_string());
@@ -286,7 +286,7 @@ fn messages_to_one_and_another_in_turns_reach_whom_they_are_for() {
     }
 }
 
-/// The flush went on as long as blocked receivers became writable meanwhile: nobody was read or adopted until all of them
+/// The flush went on as long as blocked receivers became writable meanwhile: no session was read or adopted until all of them
 /// had everything.
 #[test]
 fn receivers_that_drain_large_outboxes_hold_nobody_up() {
@@ -301,7 +301,7 @@ fn receivers_that_drain_large_outboxes_hold_nobody_up() {
     }
     node.settle();
     receivers.iter().for_each(|receiver| receiver.read_slowly(100));
-    // Each look at the clock ends a slice, between which the shard polls.
+    // Each reading of the clock ends a slice, after which the shard polls.
     node.slow_down(Duration::from_millis(1));
     let newcomer = node.hand_over("newcomer", node.draw(), &[]);
     bob.send_frame(PING, b"there?");
@@ -318,9 +318,9 @@ fn receivers_that_drain_large_outboxes_hold_nobody_up() {
     assert!(receivers.iter().all(|receiver| receiver.texts() == [message.as_str()]));
 }
 
-/// A message to many sessions cost its sender what one to a single session costs, on each of its ways.
+/// A message to many sessions cost as little budget as one to a single session: from a client, by mail, and as a push.
 #[test]
-fn a_message_costs_what_it_reaches() {
+fn a_message_costs_one_delivery_for_each_session_it_reaches() {
     const SESSIONS: usize = 100;
     let share = SessionSettings { duplicate_login: DuplicateLogin::Share, uid_sessions_max: SESSIONS, ..settings() };
     let mut node = Node::new(2, share);
@@ -344,20 +344,20 @@ fn a_message_costs_what_it_reaches() {
     let push = Push { hash, uid: bob.as_str().into(), kind: Kind::Text, payload: Bytes::from_static(b"hello") };
     node.request(0, Request::Push { pushes: vec![push], answer });
     node.turn(0);
-    // The request itself is one.
+    // The request itself costs one delivery.
     assert_eq!(TURN_DELIVERIES - node.shards[0].budget.left().deliveries, SESSIONS + 1);
     assert_eq!(answered.recv(), Ok(vec![Delivery::Delivered { sessions: SESSIONS }]));
 }
 
-/// Leaving out took the square of those who were left out, and nothing of the turn's budget.
+/// A broadcast with exceptions took time by the square of their number, and cost nothing of the turn's budget.
 #[test]
-fn leaving_out_many_costs_the_budget_each_of_them() {
+fn a_broadcast_with_exceptions_costs_the_budget_each_of_them() {
     const LEFT_OUT: usize = 2000;
     let mut node = Node::new(1, settings());
     let alice = node.login("alice");
     let left_out = node.log_in_many(LEFT_OUT);
     let named = |client: &Client| (node.hasher.hash(client.uid.as_bytes()), client.uid.as_str().into());
-    // Each is named twice, and left out once.
+    // Each is listed twice, and left out once.
     let except = left_out.iter().chain(&left_out).map(named).collect();
     let (answer, answered) = flume::bounded(1);
     node.request(0, Request::Broadcast { kind: Kind::Text, payload: Bytes::from_static(b"hi"), except, answer });
@@ -369,14 +369,14 @@ fn leaving_out_many_costs_the_budget_each_of_them() {
     assert!(left_out.iter().all(|client| client.take().is_empty()));
 }
 
-/// What was needed at a peak was kept as long as one session stayed, and each broadcast walked all places ever used.
+/// Memory of a peak was kept as long as one session stayed, and each broadcast walked all slots that had ever been used.
 #[test]
-fn after_a_peak_memory_and_walks_are_those_of_who_stays() {
+fn after_a_peak_memory_and_walks_shrink_with_the_sessions() {
     const PEAK: usize = 4000;
     const STAY: usize = 50;
     let mut node = Node::new(1, settings());
     let clients = node.log_in_many(PEAK);
-    // All at once have something to receive, something to send, and something to leave for.
+    // All sessions are on the run list at once, and on the dirty list, and later on the closing list.
     clients.iter().for_each(|client| client.send_frame(PING, b""));
     node.settle();
     let tables = |node: &Node| {
@@ -392,14 +392,14 @@ fn after_a_peak_memory_and_walks_are_those_of_who_stays() {
     node.settle();
     assert_eq!(node.stats().sessions as usize, STAY);
     let after = tables(&node);
-    // A session that stays keeps the places around it: a group of 64 pointers.
+    // A session that stays keeps the group of its slot: 64 pointers.
     assert!(after <= STAY * (64 * 8 + 100) + 8192, "{after} of {peak} bytes for {STAY} sessions");
     let stay: Vec<_> = clients.iter().enumerate().filter(|(index, _)| stays(*index)).collect();
     stay.iter().for_each(|(_, client)| drop(client.take()));
     stay[0].1.send("all:hi");
     node.settle();
     assert!(stay.iter().all(|(_, client)| client.texts() == ["hi"]));
-    // Newcomers take the places in front.
+    // New sessions take the lowest free slots.
     let newcomer = node.login("newcomer");
     assert_eq!(node.shards[0].sessions.next_key(1).map(SessionKey::slot), Some(1));
     drop(newcomer);

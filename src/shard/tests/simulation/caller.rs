@@ -1,4 +1,4 @@
-//! What is asked of the shards from outside, and whether the answers are right.
+//! Requests to the shards from outside, and checks of the answers.
 
 use std::collections::{HashMap, HashSet};
 
@@ -9,7 +9,7 @@ use super::message::{EVERYBODY, EVERYBODY_BUT, Identity};
 use super::network::is_one_in;
 use super::peer::Exceptions;
 use super::plan::Plan;
-use super::world::{Place, UIDS};
+use super::world::{Host, UIDS};
 use crate::frame::close;
 use crate::message::{Delivery, Kind, Shed};
 use crate::metrics::Stats;
@@ -17,11 +17,11 @@ use crate::shard::io::SessionKey;
 use crate::shard::{Push, Request, SessionInfo, UidPage};
 use crate::uid::UidHash;
 
-/// The code of every kick.
+/// The close code of every kick.
 pub(super) const KICKED: u16 = 4400;
 
-/// An answer that has not come.
-enum Asked {
+/// A request whose answer has not arrived.
+enum Pending {
     Push { answer: flume::Receiver<Vec<Delivery>>, is_too_long: Vec<bool> },
     Broadcast { answer: flume::Receiver<usize>, is_too_long: bool },
     Kick { answer: flume::Receiver<usize>, uid: usize },
@@ -35,27 +35,27 @@ enum Asked {
 struct Walk {
     /// Uids whose oldest session has not changed since it began.
     stable: HashMap<usize, SessionKey>,
-    /// Uids that have been online since.
+    /// Uids that have been online at any time since.
     ever: HashSet<usize>,
     seen: Vec<usize>,
 }
 
-/// Everybody who asks; one after the other at each shard.
+/// All callers; the requests to each shard are in order.
 #[derive(Default)]
 pub(super) struct Caller {
-    /// Numbers the messages.
+    /// Number of the next message.
     sent: usize,
     pub(super) exceptions: Exceptions,
-    /// By shard.
-    asked: HashMap<usize, Vec<Asked>>,
+    /// Requests without an answer, by shard.
+    pending: HashMap<usize, Vec<Pending>>,
     walks: HashMap<usize, Walk>,
-    /// Pushes and broadcasts that were answered, and how many of them were too long for anybody.
+    /// Pushes and broadcasts that were answered, and how many of them were too long for every outbox.
     pub(super) pushes: u64,
     pub(super) broadcasts: u64,
     pub(super) too_long: u64,
     /// Sessions that kicks have closed, by uid.
     pub(super) kicked: [u64; UIDS.len()],
-    /// Answers that nobody waited for.
+    /// Answers whose receiver had gone.
     pub(super) dropped: u64,
     dropping: HashMap<usize, u64>,
 }
@@ -68,60 +68,60 @@ impl Caller {
         payload.into()
     }
 
-    /// Asks something, unless there is no room for the question.
-    pub(super) fn ask(&mut self, random: &mut Rng, plan: &Plan, places: &[Place], hashes: &[UidHash]) {
-        let shard = random.usize(..places.len());
+    /// Sends a random request, if the queue has room for it.
+    pub(super) fn ask(&mut self, random: &mut Rng, plan: &Plan, hosts: &[Host], hashes: &[UidHash]) {
+        let shard = random.usize(..hosts.len());
         let uid = random.usize(..plan.uids);
         match random.u32(..16) {
-            0..5 => self.ask_push(random, plan, &places[shard], hashes),
-            5..8 => self.ask_broadcast(random, plan, places, hashes),
+            0..5 => self.ask_push(random, plan, &hosts[shard], hashes),
+            5..8 => self.ask_broadcast(random, plan, hosts, hashes),
             8 => {
                 let (sender, answer) = flume::bounded(1);
                 let (hash, reason) = (hashes[uid], "kicked".into());
                 let kick = Request::Kick { hash, uid: UIDS[uid].into(), code: KICKED, reason, answer: sender };
-                let owner = places.iter().find(|place| place.owns(hash)).expect("somebody owns it");
-                self.note(owner, kick, Asked::Kick { answer, uid });
+                let owner = hosts.iter().find(|host| host.owns(hash)).expect("somebody owns it");
+                self.note(owner, kick, Pending::Kick { answer, uid });
             }
             9 => {
                 let (sender, answer) = flume::bounded(1);
                 let request = Request::Sessions { hash: hashes[uid], uid: UIDS[uid].into(), answer: sender };
-                self.note(&places[shard], request, Asked::Sessions(answer));
+                self.note(&hosts[shard], request, Pending::Sessions(answer));
             }
             10 => {
                 let (answer, receiver) = flume::bounded(1);
                 drop(receiver);
-                if places[shard].request(Request::Stats { answer }) {
+                if hosts[shard].request(Request::Stats { answer }) {
                     *self.dropping.entry(shard).or_default() += 1;
                 }
             }
             11 => {
                 let (sender, answer) = flume::bounded(1);
-                self.note(&places[shard], Request::Stats { answer: sender }, Asked::Stats(answer));
+                self.note(&hosts[shard], Request::Stats { answer: sender }, Pending::Stats(answer));
             }
-            _ if !self.walks.contains_key(&shard) && places[shard].shard.is_some() => {
+            _ if !self.walks.contains_key(&shard) && hosts[shard].shard.is_some() => {
                 let mut walk = Walk::default();
-                for (uid, oldest) in places[shard].oldest(hashes) {
+                for (uid, oldest) in hosts[shard].oldest(hashes) {
                     walk.stable.insert(uid, oldest);
                     walk.ever.insert(uid);
                 }
                 self.walks.insert(shard, walk);
-                self.ask_page(&places[shard], 0, random.usize(1..4));
+                self.ask_page(&hosts[shard], 0, random.usize(1..4));
             }
             _ => {}
         }
     }
 
-    fn note(&mut self, place: &Place, request: Request, asked: Asked) {
-        if place.request(request) {
-            self.asked.entry(place.index).or_default().push(asked);
+    fn note(&mut self, host: &Host, request: Request, pending: Pending) {
+        if host.request(request) {
+            self.pending.entry(host.index).or_default().push(pending);
         }
     }
 
-    fn ask_push(&mut self, random: &mut Rng, plan: &Plan, place: &Place, hashes: &[UidHash]) {
+    fn ask_push(&mut self, random: &mut Rng, plan: &Plan, host: &Host, hashes: &[UidHash]) {
         let (mut pushes, mut is_too_long) = (Vec::new(), Vec::new());
         for _ in 0..random.usize(1..12) {
             let uid = random.usize(..UIDS.len());
-            if place.owns(hashes[uid]) {
+            if host.owns(hashes[uid]) {
                 let too_long = is_one_in(random, 50);
                 let length = if too_long { plan.settings.outbox_bytes_max } else { plan.length(random) };
                 let kind = if random.bool() { Kind::Text } else { Kind::Binary };
@@ -131,29 +131,29 @@ impl Caller {
             }
         }
         let (sender, answer) = flume::bounded(1);
-        self.note(place, Request::Push { pushes, answer: sender }, Asked::Push { answer, is_too_long });
+        self.note(host, Request::Push { pushes, answer: sender }, Pending::Push { answer, is_too_long });
     }
 
-    fn ask_broadcast(&mut self, random: &mut Rng, plan: &Plan, places: &[Place], hashes: &[UidHash]) {
+    fn ask_broadcast(&mut self, random: &mut Rng, plan: &Plan, hosts: &[Host], hashes: &[UidHash]) {
         let is_too_long = is_one_in(random, 50);
         let length = if is_too_long { plan.settings.outbox_bytes_max } else { plan.length(random) };
         let but: Vec<_> = (0..UIDS.len()).filter(|_| is_one_in(random, 6)).collect();
         let to = if but.is_empty() { EVERYBODY } else { EVERYBODY_BUT };
         self.exceptions.insert(self.sent, but.clone());
         let payload = self.message(to, length);
-        for place in places {
-            let own = but.iter().filter(|&&uid| place.owns(hashes[uid]));
-            // One that is named twice is left out once.
+        for host in hosts {
+            let own = but.iter().filter(|&&uid| host.owns(hashes[uid]));
+            // A uid that is listed twice is left out once.
             let except = own.flat_map(|&uid| vec![(hashes[uid], UIDS[uid].into()); 1 + uid % 2]).collect();
             let (sender, answer) = flume::bounded(1);
             let payload = payload.clone();
             let request = Request::Broadcast { kind: Kind::Binary, payload, except, answer: sender };
-            self.note(place, request, Asked::Broadcast { answer, is_too_long });
+            self.note(host, request, Pending::Broadcast { answer, is_too_long });
         }
     }
 
     /// Pushes one message to each of `uids`, which the shard owns.
-    pub(super) fn push_to_each(&mut self, place: &Place, uids: &[usize], hashes: &[UidHash]) {
+    pub(super) fn push_to_each(&mut self, host: &Host, uids: &[usize], hashes: &[UidHash]) {
         let pushes = uids.iter().map(|&uid| Push {
             hash: hashes[uid],
             uid: UIDS[uid].into(),
@@ -163,40 +163,40 @@ impl Caller {
         let pushes: Vec<_> = pushes.collect();
         let is_too_long = vec![false; pushes.len()];
         let (sender, answer) = flume::bounded(1);
-        self.note(place, Request::Push { pushes, answer: sender }, Asked::Push { answer, is_too_long });
+        self.note(host, Request::Push { pushes, answer: sender }, Pending::Push { answer, is_too_long });
     }
 
-    fn ask_page(&mut self, place: &Place, from: u32, most: usize) {
+    fn ask_page(&mut self, host: &Host, from: u32, most: usize) {
         let (sender, answer) = flume::bounded(1);
-        if place.request(Request::Uids { from, most, answer: sender }) {
-            self.asked.entry(place.index).or_default().push(Asked::Uids(answer));
+        if host.request(Request::Uids { from, most, answer: sender }) {
+            self.pending.entry(host.index).or_default().push(Pending::Uids(answer));
         } else {
-            self.walks.remove(&place.index);
+            self.walks.remove(&host.index);
         }
     }
 
-    /// Takes the answers that a turn of a shard has brought.
-    pub(super) fn listen(&mut self, random: &mut Rng, place: &Place, hashes: &[UidHash]) {
-        if let Some(walk) = self.walks.get_mut(&place.index) {
-            let oldest: HashMap<_, _> = place.oldest(hashes).collect();
+    /// Takes the answers that a turn of a shard has sent, and checks them.
+    pub(super) fn take_answers(&mut self, random: &mut Rng, host: &Host, hashes: &[UidHash]) {
+        if let Some(walk) = self.walks.get_mut(&host.index) {
+            let oldest: HashMap<_, _> = host.oldest(hashes).collect();
             walk.stable.retain(|uid, key| oldest.get(uid) == Some(key));
             walk.ever.extend(oldest.keys());
         }
-        if let Some(shard) = &place.shard
+        if let Some(shard) = &host.shard
             && shard.inlets.requests.len() == 0
         {
-            self.dropped += self.dropping.remove(&place.index).unwrap_or_default();
+            self.dropped += self.dropping.remove(&host.index).unwrap_or_default();
         }
-        let Some(mut asked) = self.asked.remove(&place.index) else { return };
-        asked.retain(|asked| !self.hear(random, asked, place));
-        self.asked.entry(place.index).or_default().append(&mut asked);
+        let Some(mut pending) = self.pending.remove(&host.index) else { return };
+        pending.retain(|pending| !self.check_answer(random, pending, host));
+        self.pending.entry(host.index).or_default().append(&mut pending);
     }
 
-    /// Judges an answer; says whether there is none to wait for any more.
-    fn hear(&mut self, random: &mut Rng, asked: &Asked, place: &Place) -> bool {
-        let sessions_max = place.facts_sessions_max;
-        match asked {
-            Asked::Push { answer, is_too_long } => {
+    /// Checks an answer; returns whether it has arrived.
+    fn check_answer(&mut self, random: &mut Rng, pending: &Pending, host: &Host) -> bool {
+        let sessions_max = host.facts_sessions_max;
+        match pending {
+            Pending::Push { answer, is_too_long } => {
                 let Some(deliveries) = taken(answer) else { return answer.is_disconnected() };
                 assert_eq!(deliveries.len(), is_too_long.len(), "every push is answered");
                 for (delivery, &is_too_long) in deliveries.into_iter().zip(is_too_long) {
@@ -211,40 +211,40 @@ impl Caller {
                     }
                 }
             }
-            Asked::Broadcast { answer, is_too_long } => {
+            Pending::Broadcast { answer, is_too_long } => {
                 let Some(sessions) = taken(answer) else { return answer.is_disconnected() };
                 self.broadcasts += 1;
                 self.too_long += u64::from(*is_too_long);
                 assert!(sessions == 0 || !is_too_long, "nobody can take it");
             }
-            Asked::Kick { answer, uid } => {
+            Pending::Kick { answer, uid } => {
                 let Some(sessions) = taken(answer) else { return answer.is_disconnected() };
                 self.kicked[*uid] += sessions as u64;
                 assert!(sessions <= sessions_max);
             }
-            Asked::Sessions(answer) => {
+            Pending::Sessions(answer) => {
                 let Some(sessions) = taken(answer) else { return answer.is_disconnected() };
                 assert!(sessions.len() <= sessions_max && sessions.is_sorted_by(|a, b| a.age >= b.age));
             }
-            Asked::Stats(answer) => {
+            Pending::Stats(answer) => {
                 let Some(stats) = taken(answer) else { return answer.is_disconnected() };
                 assert!(stats.closes[..close::ALL.len()].iter().sum::<u64>() <= stats.logins);
             }
-            Asked::Uids(answer) => {
+            Pending::Uids(answer) => {
                 let Some(page) = taken(answer) else { return answer.is_disconnected() };
-                self.hear_page(random, page, place);
+                self.check_page(random, page, host);
             }
         }
         true
     }
 
-    fn hear_page(&mut self, random: &mut Rng, page: UidPage, place: &Place) {
-        let Some(walk) = self.walks.get_mut(&place.index) else { return };
+    fn check_page(&mut self, random: &mut Rng, page: UidPage, host: &Host) {
+        let Some(walk) = self.walks.get_mut(&host.index) else { return };
         let number = |uid: &str| UIDS.iter().position(|known| *known == uid).expect("a uid that logs in");
         walk.seen.extend(page.uids.iter().map(|uid| number(uid)));
         if let Some(next) = page.next {
-            if place.shard.is_some() {
-                self.ask_page(place, next, random.usize(1..4));
+            if host.shard.is_some() {
+                self.ask_page(host, next, random.usize(1..4));
             }
             return;
         }
@@ -253,11 +253,11 @@ impl Caller {
             assert_eq!(times, 1, "{} is on {times} pages", UIDS[*uid]);
         }
         assert!(walk.seen.iter().all(|uid| walk.ever.contains(uid)), "a page has who was never there");
-        self.walks.remove(&place.index);
+        self.walks.remove(&host.index);
     }
 }
 
-/// Takes the answer if it has come.
+/// Takes the answer if it has arrived.
 fn taken<T>(answer: &flume::Receiver<T>) -> Option<T> {
     answer.try_recv().ok()
 }

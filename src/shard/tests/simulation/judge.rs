@@ -1,11 +1,11 @@
-//! What must hold after every turn, at every close, and in the end.
+//! Checks after every turn, at every close, and at the end of a run.
 
 use std::collections::HashSet;
 use std::time::Duration;
 
 use super::caller::KICKED;
 use super::message::EVERYBODY;
-use super::peer::{Left, Manner, Peer};
+use super::peer::{Behavior, Peer, SessionEnd};
 use super::world::{UIDS, World};
 use crate::config::{DuplicateLogin, SlowConsumer};
 use crate::frame::close;
@@ -15,21 +15,21 @@ use crate::rights::Rights;
 use crate::shard::session::Phase;
 use crate::shard::tally;
 
-/// Control frames that may stand in an outbox beside its messages: a ping, a pong, a close frame, each at its longest.
+/// Most bytes of control frames in an outbox beside its messages: a ping, a pong, and a close frame.
 const CONTROL_BYTES: usize = 3 * 127;
 
-/// How late the wheel may be.
+/// Most time by which a timer may be late.
 const LATE: Duration = Duration::from_millis(200);
 
-/// What a letter takes up besides its message, at most.
+/// Most bytes of a letter besides its message.
 const LETTER_BYTES: usize = 1200;
 
 impl World {
-    /// Compares a shard's insides with its clients, after a turn.
+    /// Compares the state of a shard with its clients, after a turn.
     pub(super) fn inspect(&mut self, index: usize) {
         let (now, wall) = (self.clock.now(), self.clock.wall_time());
-        let (settings, sessions_max) = (&self.plan.settings, self.places[index].facts_sessions_max);
-        let Some(shard) = &mut self.places[index].shard else { return };
+        let (settings, sessions_max) = (&self.plan.settings, self.hosts[index].facts_sessions_max);
+        let Some(shard) = &mut self.hosts[index].shard else { return };
         shard.check_invariants();
         let (mut open, mut held, mut accounted, mut holders, mut online) = (0, 0, 0, 0, HashSet::new());
         for &peer in &self.active {
@@ -39,8 +39,8 @@ impl World {
             let phase = session.as_ref().map(|session| session.phase);
             if peer.phase == Some(Phase::Open) && phase != Some(Phase::Open) {
                 let wire = peer.wire.borrow();
-                let silence = now.saturating_duration_since(wire.heard);
-                peer.left = Some(Left { at: wall, silence, had_input: wire.has_input() });
+                let silence = now.saturating_duration_since(wire.last_received);
+                peer.session_end = Some(SessionEnd { at: wall, silence, had_input: wire.has_input() });
             }
             peer.phase = phase;
             let (Some(key), Some(session)) = (key, session) else { continue };
@@ -73,17 +73,17 @@ impl World {
         assert!(is_within, "{held} bytes are held, and {all} with the mail");
         let waiting = shard.stalled.len();
         let others = self.plan.shards - 1;
-        // The message that fills a batch, and a broadcast that had to wait.
+        // One message may exceed the bound of a batch, and one broadcast that was stalled.
         let mail_max = self.plan.mailbox_bytes_max + 2 * (self.plan.length_max + LETTER_BYTES);
         assert!(shard.mailbox.held() <= others * mail_max, "{} bytes of mail wait", shard.mailbox.held());
         assert!(waiting <= self.plan.connections_max * 2, "{waiting} sessions wait for room");
     }
 
-    /// Says whether a client was closed for a reason that there is.
+    /// Asserts that there was a reason for a client's close code.
     pub(super) fn judge_close(&self, number: usize) {
         let peer = &self.peers[number];
         let closed = peer.closed.expect("it was closed");
-        if peer.is_at_fault || (peer.said_close.is_some() && peer.said_close == Some(closed)) {
+        if peer.is_at_fault || (peer.close_sent.is_some() && peer.close_sent == Some(closed)) {
             return;
         }
         let name = UIDS[peer.uid];
@@ -94,19 +94,20 @@ impl World {
                 .enumerate()
                 .any(|(other, rival)| other != number && rival.uid == peer.uid && is_rival(rival))
         };
-        let never_open = Left { at: self.clock.wall_time(), silence: Duration::ZERO, had_input: false };
-        let Left { at: left, silence, had_input } = peer.left.unwrap_or(never_open);
+        let never_open = SessionEnd { at: self.clock.wall_time(), silence: Duration::ZERO, had_input: false };
+        let SessionEnd { at: left, silence, had_input } = peer.session_end.unwrap_or(never_open);
         let is_right = match code {
             close::GOING_AWAY | close::SERVICE_RESTART => self.facts.is_draining,
-            close::POLICY => self.facts.has_rates || peer.said_in_parts,
+            close::POLICY => self.facts.has_rates || peer.was_delivered_in_parts,
             close::REPLACED => {
-                self.facts.meetings.contains(&DuplicateLogin::Replace) && rival(&|rival| rival.login > peer.login)
+                self.facts.duplicate_logins.contains(&DuplicateLogin::Replace)
+                    && rival(&|rival| rival.login > peer.login)
             }
-            close::UID_TAKEN => self.facts.meetings.contains(&DuplicateLogin::Reject) && rival(&|_| true),
-            close::UID_FULL => self.facts.meetings.contains(&DuplicateLogin::Share) && rival(&|_| true),
+            close::UID_TAKEN => self.facts.duplicate_logins.contains(&DuplicateLogin::Reject) && rival(&|_| true),
+            close::UID_FULL => self.facts.duplicate_logins.contains(&DuplicateLogin::Share) && rival(&|_| true),
             close::HEARTBEAT => silence >= self.plan.settings.heartbeat_interval * 2 && !had_input,
             close::SLOW_CONSUMER | json::SLOW_CONSUMER => {
-                let is_slow = peer.manner != Manner::Attentive || self.plan.faults.partial > 0;
+                let is_slow = peer.behavior != Behavior::Attentive || self.plan.faults.partial > 0;
                 code == peer.protocol.close_code(close::SLOW_CONSUMER)
                     && self.facts.slow_consumers.contains(&SlowConsumer::Disconnect)
                     && (is_slow || peer.wire.borrow().is_encrypted())
@@ -119,67 +120,67 @@ impl World {
         assert!(is_right, "{name} is closed with {code} after {silence:?} of silence, and why?");
     }
 
-    /// Lets everything arrive; then everybody who lives is open, and gets what is sent to them, once.
-    pub(super) fn calm_down(&mut self) {
+    /// Lets everything arrive. Then every client that did not vanish has an open session, and gets each message once.
+    pub(super) fn settle_for_good(&mut self) {
         let interval = self.plan.settings.heartbeat_interval;
         for round in 0..4 {
             for at in 0..self.active.len() {
                 let peer = &mut self.peers[self.active[at]];
-                if peer.manner != Manner::Vanished {
+                if peer.behavior != Behavior::Vanished {
                     peer.catch_up();
-                    peer.bring(usize::MAX);
+                    peer.deliver(usize::MAX);
                 }
             }
-            // Short at first: what only waits for room needs no time.
-            self.live_on(if round < 2 { Duration::from_millis(200) } else { interval * 3 }, 12);
+            // Short at first: to resume stalled sessions takes no time.
+            self.run_for(if round < 2 { Duration::from_millis(200) } else { interval * 3 }, 12);
         }
-        // Those at fault end with their message's time, those who said goodbye with the time that a close may take.
-        self.live_on(self.plan.settings.message_timeout + self.plan.settings.close_timeout + interval, 20);
+        // Clients at fault end with `message_timeout`, clients that have closed with `close_timeout`.
+        self.run_for(self.plan.settings.message_timeout + self.plan.settings.close_timeout + interval, 20);
         for at in 0..self.active.len() {
             let number = self.active[at];
             let peer = &self.peers[number];
-            let what = (UIDS[peer.uid], peer.manner, peer.phase, peer.closed);
+            let what = (UIDS[peer.uid], peer.behavior, peer.phase, peer.closed);
             assert!(peer.is_sound() && peer.phase == Some(Phase::Open), "still there: {what:?}");
-            // A second for its rounding, and an interval until the next heartbeat.
+            // A second, as expiries are rounded up, and an interval until the next heartbeat.
             let latest = peer.expires.map(|at| at + Duration::from_secs(1) + interval + LATE);
             assert!(latest.is_none_or(|at| self.clock.wall_time() <= at), "outlives its credential: {what:?}");
-            assert!(peer.has_said_all() && !peer.wire.borrow().has_input(), "not read to its end: {what:?}");
+            assert!(peer.has_delivered_all() && !peer.wire.borrow().has_input(), "not read to its end: {what:?}");
         }
-        for place in &mut self.places {
-            let Some(shard) = &mut place.shard else { continue };
+        for host in &mut self.hosts {
+            let Some(shard) = &mut host.shard else { continue };
             assert_eq!(shard.memory.held(), 0, "nothing is to be held");
             assert_eq!(shard.sessions.len(), shard.registry.sessions());
             assert!(shard.stalled.len() == 0 && shard.mailbox.held() == 0, "mail waits for ever");
         }
-        assert_eq!(self.admission.count(), self.active.len(), "places on the node");
+        assert_eq!(self.admission.count(), self.active.len(), "hosts on the node");
     }
 
-    /// Sends one message to each session and one to all, and counts.
+    /// Sends messages to each session and to all, and asserts how many each session gets.
     pub(super) fn probe(&mut self) {
         let open = self.open();
         let before: Vec<_> = open.iter().map(|&peer| self.peers[peer].messages).collect();
-        for at in 0..self.places.len() {
-            let uids: HashSet<_> = self.places[at].oldest(&self.hashes).map(|(uid, _)| uid).collect();
+        for at in 0..self.hosts.len() {
+            let uids: HashSet<_> = self.hosts[at].oldest(&self.hashes).map(|(uid, _)| uid).collect();
             let mut uids: Vec<_> = uids.into_iter().collect();
             uids.sort_unstable();
-            self.caller.push_to_each(&self.places[at], &uids, &self.hashes);
+            self.caller.push_to_each(&self.hosts[at], &uids, &self.hashes);
         }
-        let speaker = open.iter().copied().find(|&peer| self.peers[peer].rights == Rights::ALL);
-        if let Some(speaker) = speaker {
+        let sender = open.iter().copied().find(|&peer| self.peers[peer].rights == Rights::ALL);
+        if let Some(sender) = sender {
             for (uid, name) in UIDS.iter().enumerate() {
-                self.peers[speaker].send(&mut self.random, speaker, name, uid, 20);
+                self.peers[sender].send(&mut self.random, sender, name, uid, 20);
             }
-            self.peers[speaker].send(&mut self.random, speaker, "all", EVERYBODY, 20);
-            self.peers[speaker].bring(usize::MAX);
+            self.peers[sender].send(&mut self.random, sender, "all", EVERYBODY, 20);
+            self.peers[sender].deliver(usize::MAX);
         }
         self.settle();
-        // A rate may hold some of it back.
-        self.live_on(Duration::from_secs(15), 300);
-        let expected = 1 + 2 * u64::from(speaker.is_some());
+        // A rate may delay some of them.
+        self.run_for(Duration::from_secs(15), 300);
+        let expected = 1 + 2 * u64::from(sender.is_some());
         for (&number, before) in open.iter().zip(before) {
             let peer = &self.peers[number];
             let is_gone = |number: usize| self.peers[number].phase != Some(Phase::Open);
-            let is_excused = is_gone(number) || speaker.is_some_and(is_gone);
+            let is_excused = is_gone(number) || sender.is_some_and(is_gone);
             let got = peer.messages - before;
             assert!(got == expected || is_excused, "{} got {got} of {expected} messages", UIDS[peer.uid]);
         }
@@ -189,33 +190,33 @@ impl World {
     pub(super) fn end(&mut self) {
         self.end_logins();
         for _ in 0..100 {
-            self.live_on(Duration::from_millis(200), 1);
+            self.run_for(Duration::from_millis(200), 1);
         }
-        assert!(self.places.iter().all(|place| place.shard.is_none()), "a shard does not drain in its time");
+        assert!(self.hosts.iter().all(|host| host.shard.is_none()), "a shard does not drain in its time");
         for at in 0..self.active.len() {
             let peer = self.active[at];
             let peer = &mut self.peers[peer];
             peer.read(UIDS[peer.uid], &self.caller.exceptions);
         }
-        assert_eq!(self.admission.count(), 0, "places on the node");
+        assert_eq!(self.admission.count(), 0, "hosts on the node");
     }
 
-    /// Whatever was set out on its way has arrived, or is counted.
+    /// Asserts that each message that was routed has arrived, or is counted with its outcome.
     pub(super) fn balance(&self) -> Stats {
         let (mut stats, mut unread) = (Stats::default(), 0);
-        for (ended, lost) in self.places.iter().filter_map(|place| place.ended.as_ref()) {
+        for (ended, lost) in self.hosts.iter().filter_map(|host| host.ended.as_ref()) {
             stats.add(ended);
             unread += lost;
         }
         let caller = &self.caller;
         let set_out = tally::take();
-        // Messages, on their way to shards.
+        // Messages to shards.
         let sent = set_out.unicasts + set_out.broadcasts * self.plan.shards as u64 + caller.pushes + caller.broadcasts;
         let met = stats.offline + set_out.reached + stats.broadcasts + caller.too_long;
         assert_eq!(sent, met + stats.shed_shard_gone + unread, "messages to shards: {set_out:?}, {stats:?}");
         assert_eq!(stats.broadcasts_sent, set_out.broadcasts, "broadcasts count once, whoever takes them");
-        // Messages, on their way to sessions; the server's answers are among them.
-        let turned_away = stats.closes[place_of(close::REPLACED)] - stats.replaced;
+        // Messages to sessions, the server's answers among them.
+        let turned_away = stats.closes[counter_of(close::REPLACED)] - stats.replaced;
         let errors = stats.invalid + stats.forbidden_unicasts + stats.forbidden_broadcasts;
         let due = set_out.tried + stats.broadcast_deliveries + stats.logins - turned_away + errors;
         let arrived: u64 = self.peers.iter().map(|peer| peer.arrived).sum();
@@ -230,9 +231,9 @@ impl World {
         stats
     }
 
-    /// Every session ended once, and for one reason.
+    /// Asserts that each session has ended once, and for one reason.
     fn balance_closes(&self, stats: &Stats) {
-        let closes = |code| stats.closes[place_of(code)];
+        let closes = |code| stats.closes[counter_of(code)];
         let broken = closes(close::PROTOCOL_ERROR) + closes(close::NOT_UTF8) + closes(close::TOO_BIG);
         let told = stats.closes.iter().sum::<u64>() + stats.closed_by_peer;
         assert!(told <= stats.logins && stats.logins <= told + stats.lost, "sessions that ended: {stats:?}");
@@ -247,7 +248,7 @@ impl World {
     }
 }
 
-/// Where a code is counted.
-fn place_of(code: u16) -> usize {
+/// Index of the counter of a close code.
+fn counter_of(code: u16) -> usize {
     close::ALL.iter().position(|(known, ..)| *known == code).expect("a code of ours")
 }

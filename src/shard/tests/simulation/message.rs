@@ -1,21 +1,21 @@
-//! Messages that say who sent them, as which of theirs, and to whom; and frames, as a client sees them.
+//! Messages that contain their sender, number and recipient; and the frames of a server, as a client decodes them.
 
-/// What stands in front of every message that can be told from others: no answer of the server begins so.
+/// The beginning of every message that can be identified; no answer of the server begins like this.
 const MARK: u8 = 1;
 
 /// Bytes of a message before its filling.
 pub(super) const HEAD_BYTES: usize = 10;
 
-/// Stands for everybody in the place of a uid.
+/// The recipient number of a broadcast.
 pub(super) const EVERYBODY: usize = 127;
 
-/// Stands for everybody but some.
+/// The recipient number of a broadcast with exceptions.
 pub(super) const EVERYBODY_BUT: usize = 126;
 
-/// How often the filling repeats, in bytes.
+/// Period of the filling, in bytes.
 const PERIOD: usize = 128;
 
-/// The filling, from any place on.
+/// The filling twice, so that a whole period can be copied from any phase on.
 const FILLING: [u8; 2 * PERIOD] = {
     let mut bytes = [0; 2 * PERIOD];
     let mut index = 0;
@@ -26,24 +26,24 @@ const FILLING: [u8; 2 * PERIOD] = {
     bytes
 };
 
-/// What identifies a message.
+/// The identity of a message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Identity {
     /// A connection's number, or the caller's.
     pub(super) sender: usize,
-    /// Counted by its sender, whomever its messages are for.
+    /// The number of the message among those of its sender, to any recipient.
     pub(super) number: usize,
-    /// A uid's number, or one that stands for everybody.
+    /// The number of the recipient's uid, or that of a broadcast.
     pub(super) to: usize,
 }
 
 impl Identity {
-    /// Where this message's filling begins.
+    /// Returns the phase at which the filling of this message begins.
     fn phase(self) -> usize {
         (self.sender + 3 * self.number + 5 * self.to) % PERIOD
     }
 
-    /// Writes the message, of `length` bytes or as few as can be; it is valid UTF-8.
+    /// Writes the message, with `length` bytes if it is not longer without filling; it is valid UTF-8.
     pub(super) fn write(self, length: usize, out: &mut Vec<u8>) {
         let start = out.len();
         out.push(MARK);
@@ -57,7 +57,7 @@ impl Identity {
         }
     }
 
-    /// Reads a message, which must be as it was written; `None` when it has no mark.
+    /// Reads a message, and asserts that it is unchanged; `None` when it can't be identified.
     pub(super) fn read(message: &[u8]) -> Option<Self> {
         let (&MARK, rest) = message.split_first()? else { return None };
         assert!(message.len() >= HEAD_BYTES, "a message was cut: {message:x?}");
@@ -72,7 +72,7 @@ impl Identity {
     }
 }
 
-/// Writes a number in `digits` of seven bits.
+/// Writes a number in `digits` digits of seven bits.
 fn write_number(number: usize, digits: usize, out: &mut Vec<u8>) {
     debug_assert!(number < 1 << (7 * digits));
     out.extend((0..digits).map(|digit| (number >> (7 * digit)) as u8 & 0x7F));
@@ -82,7 +82,7 @@ fn read_number(digits: &[u8]) -> usize {
     digits.iter().rev().fold(0, |number, &digit| number << 7 | usize::from(digit))
 }
 
-/// Where the frame at the front of a server's bytes has its payload; `None` when it is not all there.
+/// Returns the range of the payload of the frame at the front of a server's bytes; `None` when the frame is incomplete.
 pub(super) fn payload_of(bytes: &[u8]) -> Option<std::ops::Range<usize>> {
     let (first, second) = (*bytes.first()?, *bytes.get(1)?);
     assert!(first & 0x70 == 0 && first & 0x80 != 0, "the server sends whole messages without extensions: {first:x}");

@@ -1,12 +1,12 @@
-//! Whole shards under a simulated network and clock, with faults that follow from a seed.
+//! A simulation: whole shards on a simulated network and clock, with faults that follow from a seed.
 //!
-//! A run makes a node of one to three shards on one thread, real but for their sockets and their clock. A seed decides
-//! bounds and policies, and then a thousand times what happens next: a client speaks, the network brings a part of it,
-//! one shard has a turn, a socket takes a few bytes, time jumps, somebody vanishes, is kicked, asks, reloads, drains.
-//! After every turn the shard's insides are compared with its clients; a client judges every byte that it gets; in the
+//! A run makes a node of one to three shards on one thread; only their sockets and their clock are not real. A seed decides
+//! bounds and policies, and then a thousand steps: a client sends, the network delivers a part of that,
+//! a shard runs a turn, a socket takes a few bytes, time jumps, a client vanishes, a caller kicks, asks, reloads, drains.
+//! After every turn the state of the shard is compared with its clients; a client checks every byte that it gets; at the
 //! end the counts must account for every message. See `docs/reliability.md`.
 //!
-//! A failure tells its seed: `POMBO_SEED=17 cargo test --lib simulation` runs that one again. `200..1000` runs
+//! A failure prints its seed: `POMBO_SEED=17 cargo test --lib simulation` runs that seed again. `200..1000` runs
 //! several. Seeds that once failed are kept in `seeds.txt`, and run first.
 
 mod caller;
@@ -24,17 +24,17 @@ use std::thread;
 use self::world::World;
 use crate::metrics::Stats;
 
-/// Things that happen in a run, before its end.
+/// Steps of a run, before its end.
 const STEPS: usize = 1000;
 
-/// Seeds of a whole simulation, and of one that is short.
+/// Number of seeds of a full simulation, and of a short one.
 const SEEDS: u64 = 10_000;
 const SEEDS_FEW: u64 = 200;
 
 /// Seeds that once failed, one a line.
 const ONCE_FAILED: &str = include_str!("seeds.txt");
 
-/// What must have happened in many runs, or they would prove less than they say.
+/// Counters that must not be zero after many runs: otherwise the runs would not test these cases.
 const MUST_HAPPEN: &[&str] = &[
     "replaced",
     "refused",
@@ -63,7 +63,7 @@ const MUST_HAPPEN: &[&str] = &[
     "mail_stalls",
 ];
 
-/// Runs one seed to its end; returns what the node counted.
+/// Runs one seed to its end; returns the counters of the node.
 fn run(seed: u64) -> Stats {
     let mut world = World::new(seed);
     let drain_at = if world.plan.drains_early { STEPS - world.random.usize(..STEPS / 5) } else { STEPS };
@@ -74,7 +74,7 @@ fn run(seed: u64) -> Stats {
         world.step();
     }
     if drain_at == STEPS {
-        world.calm_down();
+        world.settle_for_good();
         world.probe();
         world.drain();
     }
@@ -82,7 +82,7 @@ fn run(seed: u64) -> Stats {
     world.balance()
 }
 
-/// Runs seeds; a failure tells which.
+/// Runs seeds; a failure prints its seed.
 #[track_caller]
 fn run_all(seeds: impl Iterator<Item = u64>) -> Stats {
     let mut sum = Stats::default();
@@ -102,7 +102,7 @@ fn once_failed() -> impl Iterator<Item = u64> {
     lines.filter(|line| !line.is_empty()).map(|line| line.parse().expect("a seed on each line of seeds.txt"))
 }
 
-/// Returns the seeds that were asked for, if any were: `17`, or `200..1000`.
+/// Returns the seeds in `POMBO_SEED`, if it is set: `17`, or `200..1000`.
 fn asked_for() -> Option<Range<u64>> {
     let asked = std::env::var("POMBO_SEED").ok()?;
     let (from, to) = asked.split_once("..").unwrap_or((&asked, ""));
@@ -112,7 +112,7 @@ fn asked_for() -> Option<Range<u64>> {
     Some(seeds.unwrap_or_else(|| panic!("POMBO_SEED is {asked:?}, expected a number, or two: 200..1000")))
 }
 
-/// Fails unless everything has happened that the simulation is for.
+/// Asserts that every case in [`MUST_HAPPEN`] has happened.
 #[track_caller]
 fn check_coverage(stats: &Stats) {
     for name in MUST_HAPPEN {
@@ -131,7 +131,7 @@ fn a_few_seeds_keep_every_promise() {
     check_coverage(&run_all(0..SEEDS_FEW));
 }
 
-/// All of it, on two threads: `cargo test --release --lib simulation -- --ignored`.
+/// The full simulation, on two threads: `cargo test --release --lib simulation -- --ignored`.
 #[test]
 #[ignore = "asks for a release build and two cores"]
 fn every_seed_keeps_every_promise() {

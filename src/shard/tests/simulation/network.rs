@@ -1,8 +1,8 @@
-//! The network and the clock of a simulation: connections that behave as badly as real ones may.
+//! The simulated network: connections that behave as badly as real ones may.
 //!
-//! A socket may give or take less than it could, at any byte, be interrupted, refuse, hold back what it has taken (as
-//! TLS does), fail, or end one direction. It tells of itself by edges, some of them spurious, in any order. What it may
-//! not do is what no kernel does: stop in the middle without telling when it goes on.
+//! A socket may receive or send less than it could, at any byte, be interrupted, refuse, keep bytes that it took unsent (as
+//! TLS does), fail, or end one direction. Its events are edge-triggered, in any order, and some are spurious. It does
+//! nothing that no kernel does: an event is never missing.
 
 use std::cell::RefCell;
 use std::io::{self, IoSlice};
@@ -14,47 +14,47 @@ use fastrand::Rng;
 use super::super::clock::Clock;
 use crate::shard::io::{Interest, Network, Readiness, SessionKey, Socket};
 
-/// Room of a peer that reads all there is.
+/// Room of a socket whose peer reads everything.
 pub(super) const UNLIMITED: usize = usize::MAX;
 
-/// Bytes that an encrypted stream takes before it has room for them.
+/// Most bytes that an encrypted stream takes without room in its socket.
 const AHEAD: usize = 4 << 10;
 
-/// How likely faults are, each one time in so many; 0 for never.
+/// Probabilities of faults, each as one in so many; 0 for never.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Faults {
-    /// A call is interrupted, or takes or gives only a part.
+    /// A call is interrupted, or receives or sends only a part.
     pub(super) partial: u32,
-    /// An event that means nothing.
+    /// A spurious event.
     pub(super) spurious: u32,
     /// The poller refuses a socket.
     pub(super) refusal: u32,
 }
 
-/// Says whether one of `one_in` times has come.
+/// Returns true once in `one_in` times, at random.
 pub(super) fn is_one_in(random: &mut Rng, one_in: u32) -> bool {
     one_in > 0 && random.u32(..one_in) == 0
 }
 
-/// Sessions that have something to tell, by key.
+/// Keys of sessions with events.
 type Ready = Rc<RefCell<Vec<SessionKey>>>;
 
-/// One connection: both of its directions.
+/// One connection in both directions.
 pub(super) struct Wire {
     random: Rng,
     faults: Faults,
     clock: Rc<Clock>,
-    /// What has arrived and was not received.
+    /// Bytes that have arrived, of which the server has received those up to `received_to`.
     input: Vec<u8>,
     received_to: usize,
     has_ended: bool,
     pub(super) has_failed: bool,
-    /// What was taken, and not looked at by the peer.
+    /// Bytes that the socket took and the peer has not read.
     pub(super) output: Vec<u8>,
     room: usize,
     is_encrypted: bool,
-    /// Of an encrypted stream: how much was taken without room for it.
-    held_back: usize,
+    /// For an encrypted stream: bytes that were taken and are unsent.
+    unsent: usize,
     is_readable: bool,
     is_writable: bool,
     is_watched: bool,
@@ -63,9 +63,9 @@ pub(super) struct Wire {
     pub(super) session: Option<SessionKey>,
     pub(super) is_finished: bool,
     pub(super) is_removed: bool,
-    /// When the server received something last.
-    pub(super) heard: Instant,
-    /// All bytes received, and all taken.
+    /// When the server last received bytes.
+    pub(super) last_received: Instant,
+    /// Total of bytes received, and of bytes taken.
     pub(super) received: u64,
     pub(super) taken: u64,
 }
@@ -78,9 +78,9 @@ pub(super) struct SimulatedNetwork {
     faults: Faults,
     clock: Rc<Clock>,
     ready: Ready,
-    /// By the place of their session.
+    /// Connections by the slot of their session.
     wires: Vec<Option<Rc<RefCell<Wire>>>>,
-    /// The session that ended last: a poller may tell of it yet.
+    /// The session that ended last: the poller may still report it.
     ended: Option<SessionKey>,
 }
 
@@ -97,7 +97,7 @@ impl Wire {
             output: Vec::new(),
             room: UNLIMITED,
             is_encrypted: is_one_in(random, 4),
-            held_back: 0,
+            unsent: 0,
             is_readable: false,
             is_writable: false,
             is_watched: false,
@@ -106,7 +106,7 @@ impl Wire {
             session: None,
             is_finished: false,
             is_removed: false,
-            heard: clock.now(),
+            last_received: clock.now(),
             received: 0,
             taken: 0,
         }
@@ -120,12 +120,12 @@ impl Wire {
         }
     }
 
-    /// Whether something has arrived that was not received.
+    /// Whether bytes have arrived that were not received.
     pub(super) fn has_input(&self) -> bool {
         self.received_to < self.input.len()
     }
 
-    /// Whether the peer has ended what it sends, or the connection has failed.
+    /// Whether the peer has ended its stream, or the connection has failed.
     pub(super) fn is_over(&self) -> bool {
         self.has_ended || self.has_failed
     }
@@ -134,19 +134,19 @@ impl Wire {
         self.is_encrypted
     }
 
-    /// The peer sends no more.
+    /// Ends the peer's stream.
     pub(super) fn end(&mut self) {
         self.has_ended = true;
         self.raise(true, false);
     }
 
-    /// The connection fails with the next call.
+    /// Lets the connection fail with the next call.
     pub(super) fn fail(&mut self) {
         self.has_failed = true;
         self.raise(true, true);
     }
 
-    /// Lets the socket take `bytes` from now on.
+    /// Sets the room of the socket to `bytes`.
     pub(super) fn give_room(&mut self, bytes: usize) {
         self.room = bytes;
         if bytes > 0 {
@@ -165,7 +165,7 @@ impl Wire {
         }
     }
 
-    /// Takes up to `bytes` of room, all of it unless there is a fault; less than asked for is told of later.
+    /// Takes up to `bytes` of room, less with a fault; the socket is reported as writable later if it gave less.
     fn take_room(&mut self, bytes: usize) -> usize {
         let mut taken = bytes.min(self.room);
         if taken > 0 && is_one_in(&mut self.random, self.faults.partial) {
@@ -178,12 +178,12 @@ impl Wire {
         taken
     }
 
-    /// Lets go of what is held back as far as there is room; says whether all went.
+    /// Sends unsent bytes as far as there is room; returns whether none are left.
     fn push(&mut self) -> bool {
-        if self.held_back > 0 {
-            self.held_back -= self.take_room(self.held_back);
+        if self.unsent > 0 {
+            self.unsent -= self.take_room(self.unsent);
         }
-        self.held_back == 0
+        self.unsent == 0
     }
 }
 
@@ -212,11 +212,11 @@ impl Socket for SimulatedSocket {
             wire.input.clear();
             wire.received_to = 0;
         } else if length < buffer.len() && !wire.is_encrypted {
-            // The rest comes a moment later.
+            // The rest is reported by an event of its own.
             wire.raise(true, false);
         }
         wire.received += length as u64;
-        wire.heard = wire.clock.now();
+        wire.last_received = wire.clock.now();
         Ok(length)
     }
 
@@ -244,7 +244,7 @@ impl Socket for SimulatedSocket {
                 return Err(io::ErrorKind::WouldBlock.into());
             }
             let taken = usize::min(due, AHEAD);
-            wire.held_back = taken;
+            wire.unsent = taken;
             wire.push();
             taken
         } else {
@@ -282,7 +282,7 @@ impl Socket for SimulatedSocket {
     }
 
     fn has_unsent(&self) -> bool {
-        self.0.borrow().held_back > 0
+        self.0.borrow().unsent > 0
     }
 }
 
@@ -298,7 +298,7 @@ impl SimulatedNetwork {
         }
     }
 
-    /// Whether a poll would tell of something.
+    /// Whether a poll would return an event.
     pub(super) fn has_ready(&self) -> bool {
         !self.ready.borrow().is_empty()
     }
@@ -335,13 +335,13 @@ impl Network for SimulatedNetwork {
                 ready.push(Readiness { session, is_readable, is_writable, is_read_closed });
             }
         }
-        // Its memory is used again.
+        // The slot is used again.
         *self.ready.borrow_mut() = keys;
         if !self.wires.is_empty() && is_one_in(&mut self.random, self.faults.spurious) {
-            let place = self.random.usize(..self.wires.len());
-            let session = self.wires[place].as_ref().map_or(self.ended, |wire| wire.borrow().session);
+            let host = self.random.usize(..self.wires.len());
+            let session = self.wires[host].as_ref().map_or(self.ended, |wire| wire.borrow().session);
             if let Some(session) = session {
-                let is_writable = self.wires[place].as_ref().is_none_or(|wire| wire.borrow().is_watched);
+                let is_writable = self.wires[host].as_ref().is_none_or(|wire| wire.borrow().is_watched);
                 ready.push(Readiness { session, is_readable: true, is_writable, is_read_closed: false });
             }
         }
@@ -352,12 +352,12 @@ impl Network for SimulatedNetwork {
         if is_one_in(&mut self.random, self.faults.refusal) {
             return Err(io::ErrorKind::OutOfMemory.into());
         }
-        let place = session.slot() as usize;
-        if self.wires.len() <= place {
-            self.wires.resize(place + 1, None);
+        let host = session.slot() as usize;
+        if self.wires.len() <= host {
+            self.wires.resize(host + 1, None);
         }
-        assert!(self.wires[place].is_none(), "two sessions have one key");
-        self.wires[place] = Some(Rc::clone(&socket.0));
+        assert!(self.wires[host].is_none(), "two sessions have one key");
+        self.wires[host] = Some(Rc::clone(&socket.0));
         let mut wire = socket.0.borrow_mut();
         wire.ready = Some(Rc::clone(&self.ready));
         wire.session = Some(session);

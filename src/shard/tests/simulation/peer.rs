@@ -1,4 +1,4 @@
-//! A client of the simulation: what it says, and how it judges what it hears.
+//! A simulated client: sends messages, and checks everything that it receives.
 
 use std::cell::RefCell;
 use std::collections::HashMap;
@@ -15,19 +15,19 @@ use crate::rights::Rights;
 use crate::shard::LoginNumber;
 use crate::shard::session::Phase;
 
-/// How a client treats its connection.
+/// The behavior of a client on its connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Manner {
-    /// Reads all there is, and answers pings.
+pub(super) enum Behavior {
+    /// Reads everything, and answers pings.
     Attentive,
     /// Reads now and then, and answers pings.
     Slow,
-    /// Does nothing any more, without a word.
+    /// Has stopped reading and sending without a close.
     Vanished,
 }
 
 pub(super) struct Peer {
-    /// Which of [`super::world::UIDS`] it has.
+    /// Index of its uid in [`super::world::UIDS`].
     pub(super) uid: usize,
     pub(super) shard: usize,
     pub(super) login: LoginNumber,
@@ -35,49 +35,49 @@ pub(super) struct Peer {
     pub(super) rights: Rights,
     pub(super) expires: Option<SystemTime>,
     pub(super) wire: Rc<RefCell<Wire>>,
-    pub(super) manner: Manner,
-    /// What it has said and the network has not brought yet, from `brought` on.
+    pub(super) behavior: Behavior,
+    /// Bytes that it has written, of which the network has delivered those up to `delivered`.
     outgoing: Vec<u8>,
-    brought: usize,
-    /// Whether the network ever brought only a part of what it had said.
-    pub(super) said_in_parts: bool,
-    /// Numbers its messages.
+    delivered: usize,
+    /// Whether the network ever delivered only a part of its bytes.
+    pub(super) was_delivered_in_parts: bool,
+    /// Number of its next message.
     pub(super) sent: usize,
-    /// Whether the network keeps what it says, for now.
-    pub(super) is_held_up: bool,
-    /// Whether it has broken the protocol, or a limit.
+    /// Whether the network delivers none of its bytes for now.
+    pub(super) is_withheld: bool,
+    /// Whether it has violated the protocol, or a limit.
     pub(super) is_at_fault: bool,
-    /// Whether it has said that it closes, and how.
-    pub(super) said_close: Option<Option<u16>>,
-    /// Pings sent, and the last one that was answered.
+    /// The code of the close frame that it has sent, if any.
+    pub(super) close_sent: Option<Option<u16>>,
+    /// Pings sent, and the number of the last one that was answered.
     pings: u32,
     answered: u32,
-    /// By sender: the number that its next message must have at least.
+    /// The least number that the next message may have, by sender.
     next: HashMap<usize, usize>,
-    /// Data frames that came whole.
+    /// Data frames that it has received.
     pub(super) arrived: u64,
-    /// Of them, those that say who sent them, or nothing at all.
+    /// Those of them that are messages of clients or callers, not answers of the server.
     pub(super) messages: u64,
-    /// What it was closed with, if it was: the close frame's code.
+    /// The code of the close frame that it has received, if any.
     pub(super) closed: Option<Option<u16>>,
-    /// What the shard had it as after its last turn.
+    /// The phase of its session after the last turn of the shard.
     pub(super) phase: Option<Phase>,
-    /// How it was with its session when that was seen not to be open any more.
-    pub(super) left: Option<Left>,
+    /// The state of its session when that was first seen not to be open.
+    pub(super) session_end: Option<SessionEnd>,
 }
 
-/// How a session left.
+/// The state of a session when it was first seen not to be open.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Left {
-    /// When, by the wall clock.
+pub(super) struct SessionEnd {
+    /// The time, by the wall clock.
     pub(super) at: SystemTime,
-    /// For how long nothing had been received.
+    /// The time since bytes had last been received.
     pub(super) silence: Duration,
-    /// Whether anything waited to be received.
+    /// Whether bytes had arrived that were not received.
     pub(super) had_input: bool,
 }
 
-/// Who must not get a broadcast: uids by the number of the caller's message.
+/// The uids that must not get a broadcast, by the number of the caller's message.
 pub(super) type Exceptions = HashMap<usize, Vec<usize>>;
 
 /// A connection's number among senders; the caller has 0.
@@ -86,7 +86,7 @@ pub(super) fn sender_of(peer: usize) -> usize {
 }
 
 impl Peer {
-    pub(super) fn new(uid: usize, shard: usize, login: LoginNumber, wire: Wire, manner: Manner) -> Self {
+    pub(super) fn new(uid: usize, shard: usize, login: LoginNumber, wire: Wire, behavior: Behavior) -> Self {
         Self {
             uid,
             shard,
@@ -95,14 +95,14 @@ impl Peer {
             rights: Rights::ALL,
             expires: None,
             wire: Rc::new(RefCell::new(wire)),
-            manner,
+            behavior,
             outgoing: Vec::new(),
-            brought: 0,
-            said_in_parts: false,
+            delivered: 0,
+            was_delivered_in_parts: false,
             sent: 0,
-            is_held_up: false,
+            is_withheld: false,
             is_at_fault: false,
-            said_close: None,
+            close_sent: None,
             pings: 0,
             answered: 0,
             next: HashMap::new(),
@@ -110,71 +110,71 @@ impl Peer {
             messages: 0,
             closed: None,
             phase: None,
-            left: None,
+            session_end: None,
         }
     }
 
-    /// Whether it goes on as a client should.
+    /// Whether it behaves as a client should, and its connection is open.
     pub(super) fn is_sound(&self) -> bool {
-        self.manner != Manner::Vanished
+        self.behavior != Behavior::Vanished
             && !self.is_at_fault
-            && self.said_close.is_none()
+            && self.close_sent.is_none()
             && self.closed.is_none()
             && !self.wire.borrow().is_over()
     }
 
-    /// Says bytes; the network brings them later.
-    pub(super) fn say(&mut self, bytes: &[u8]) {
-        if self.said_close.is_none() && !self.is_at_fault {
+    /// Writes bytes, which the network delivers later.
+    pub(super) fn write(&mut self, bytes: &[u8]) {
+        if self.close_sent.is_none() && !self.is_at_fault {
             self.outgoing.extend_from_slice(bytes);
         }
     }
 
-    /// Sends a message to a uid or everybody, in one frame or several, with pings among them.
+    /// Sends a message to a uid or to all, in one frame or several, with pings among them.
     pub(super) fn send(&mut self, random: &mut Rng, peer: usize, name: &str, to: usize, length: usize) {
         let mut message = match self.protocol {
             Protocol::Json => json::command((to != EVERYBODY).then_some(name), b""),
             Protocol::Plain | Protocol::Echo => [name.as_bytes(), b":"].concat(),
         };
-        // An empty one, and one of a byte, say nothing of themselves.
+        // An empty message, and one of a single byte, have no identity.
         if length > 0 {
             Identity { sender: sender_of(peer), number: self.sent, to }.write(length, &mut message);
             self.sent += 1;
         }
         let kind = if random.bool() { TEXT } else { BINARY };
         if random.u32(..16) > 0 {
-            return self.say(&masked(kind, &message));
+            return self.write(&masked(kind, &message));
         }
         let mut first = kind & 0x0F;
         let mut rest = &message[..];
         while random.u32(..3) > 0 {
             let (fragment, other) = rest.split_at(random.usize(..=rest.len()));
-            self.say(&masked(first, fragment));
+            self.write(&masked(first, fragment));
             if is_one_in(random, 4) {
                 self.ping();
             }
             (first, rest) = (0, other);
         }
-        self.say(&masked(first | 0x80, rest));
+        self.write(&masked(first | 0x80, rest));
     }
 
     pub(super) fn ping(&mut self) {
         self.pings += 1;
         let payload = self.pings.to_be_bytes();
-        self.say(&masked(PING, &payload));
+        self.write(&masked(PING, &payload));
     }
 
-    /// Closes as a client should, once.
-    pub(super) fn say_close(&mut self, code: Option<u16>) {
-        if self.said_close.is_none() && !self.is_at_fault {
+    /// Sends a close frame, once.
+    pub(super) fn send_close(&mut self, code: Option<u16>) {
+        if self.close_sent.is_none() && !self.is_at_fault {
             let body = code.map_or(Vec::new(), |code| code.to_be_bytes().to_vec());
-            self.say(&masked(CLOSE, &body));
-            self.said_close = Some(code);
+            self.write(&masked(CLOSE, &body));
+            self.close_sent = Some(code);
         }
     }
 
-    /// Says what no client may.
-    pub(super) fn break_rules(&mut self, random: &mut Rng, message_bytes_max: usize) {
+    /// Sends a frame that violates the protocol, or a limit.
+    pub(super) fn violate_protocol(&mut self, random: &mut Rng, message_bytes_max: usize) {
         let bytes = match random.u32(..6) {
             0 => masked(TEXT, b"u0:\xFF\xFE"),
             1 => masked(BINARY, &vec![0; message_bytes_max + 1]),
@@ -183,45 +183,45 @@ impl Peer {
             4 => masked(0x80, b"nothing to continue"),
             _ => (0..random.usize(1..60)).map(|_| random.u8(..)).collect(),
         };
-        self.say(&bytes);
+        self.write(&bytes);
         self.is_at_fault = true;
     }
 
-    /// Lets the network bring up to `bytes` of what was said.
-    pub(super) fn bring(&mut self, bytes: usize) {
-        if self.is_held_up {
+    /// Lets the network deliver up to `bytes` of the bytes written.
+    pub(super) fn deliver(&mut self, bytes: usize) {
+        if self.is_withheld {
             return;
         }
-        let end = self.outgoing.len().min(self.brought.saturating_add(bytes));
-        self.wire.borrow_mut().arrive(&self.outgoing[self.brought..end]);
-        self.brought = end;
-        self.said_in_parts |= end < self.outgoing.len();
-        if self.brought == self.outgoing.len() {
+        let end = self.outgoing.len().min(self.delivered.saturating_add(bytes));
+        self.wire.borrow_mut().arrive(&self.outgoing[self.delivered..end]);
+        self.delivered = end;
+        self.was_delivered_in_parts |= end < self.outgoing.len();
+        if self.delivered == self.outgoing.len() {
             self.outgoing.clear();
-            self.brought = 0;
+            self.delivered = 0;
         }
     }
 
-    /// Returns how many bytes were said and not brought yet.
-    pub(super) fn unbrought(&self) -> usize {
-        self.outgoing.len() - self.brought
+    /// Returns how many bytes were written and not delivered yet.
+    pub(super) fn undelivered(&self) -> usize {
+        self.outgoing.len() - self.delivered
     }
 
-    /// Takes what is said and was not brought yet, up to `bytes`: it came right behind the login.
+    /// Takes up to `bytes` that were written and not delivered yet: they arrive right behind the login.
     pub(super) fn pipelined(&mut self, bytes: usize) -> Vec<u8> {
         let end = self.outgoing.len().min(bytes);
-        self.said_in_parts |= end < self.outgoing.len();
+        self.was_delivered_in_parts |= end < self.outgoing.len();
         self.outgoing.drain(..end).collect()
     }
 
-    /// Reads all whole frames that have come.
+    /// Reads all whole frames that have arrived.
     pub(super) fn read(&mut self, name: &str, exceptions: &Exceptions) {
         let mut output = std::mem::take(&mut self.wire.borrow_mut().output);
         let mut at = 0;
         while let Some(payload) = payload_of(&output[at..]) {
             let (first, end) = (output[at], at + payload.end);
             assert!(self.closed.is_none(), "{name} gets a frame {first:x} behind its close frame");
-            self.hear(first, &output[at + payload.start..end], name, exceptions);
+            self.take_frame(first, &output[at + payload.start..end], name, exceptions);
             at = end;
         }
         output.drain(..at);
@@ -229,16 +229,16 @@ impl Peer {
         self.wire.borrow_mut().output = output;
     }
 
-    fn hear(&mut self, first: u8, payload: &[u8], name: &str, exceptions: &Exceptions) {
+    fn take_frame(&mut self, first: u8, payload: &[u8], name: &str, exceptions: &Exceptions) {
         match first {
             TEXT | BINARY if self.protocol == Protocol::Json => match json::decode(payload) {
-                Some(payload) => self.hear_message(first, &payload, name, exceptions),
-                None => self.hear_answer(payload, name),
+                Some(payload) => self.take_message(first, &payload, name, exceptions),
+                None => self.take_answer(payload, name),
             },
-            TEXT | BINARY => self.hear_message(first, payload, name, exceptions),
+            TEXT | BINARY => self.take_message(first, payload, name, exceptions),
             PING => {
-                if self.manner != Manner::Vanished {
-                    self.say(&masked(PONG, payload));
+                if self.behavior != Behavior::Vanished {
+                    self.write(&masked(PONG, payload));
                 }
             }
             PONG => {
@@ -252,15 +252,15 @@ impl Peer {
         }
     }
 
-    /// Takes an answer of the server in JSON.
-    fn hear_answer(&mut self, text: &[u8], name: &str) {
+    /// Checks an answer of the server in JSON.
+    fn take_answer(&mut self, text: &[u8], name: &str) {
         self.arrived += 1;
         let answer: serde_json::Value = serde_json::from_slice(text).expect("an answer is JSON");
         let is_right = answer["error"].is_string() || answer["welcome"] == name;
         assert!(is_right, "{name} gets {answer}");
     }
 
-    fn hear_message(&mut self, first: u8, payload: &[u8], name: &str, exceptions: &Exceptions) {
+    fn take_message(&mut self, first: u8, payload: &[u8], name: &str, exceptions: &Exceptions) {
         self.arrived += 1;
         let Some(Identity { sender, number, to }) = Identity::read(payload) else {
             if payload.is_empty() {
@@ -283,12 +283,12 @@ impl Peer {
         *next = number + 1;
     }
 
-    /// Whether all that was said has been brought.
-    pub(super) fn has_said_all(&self) -> bool {
+    /// Whether all bytes written were delivered.
+    pub(super) fn has_delivered_all(&self) -> bool {
         self.outgoing.is_empty()
     }
 
-    /// Reads from now on whatever comes.
+    /// Reads everything from now on.
     pub(super) fn catch_up(&mut self) {
         self.wire.borrow_mut().give_room(UNLIMITED);
     }

@@ -1,4 +1,4 @@
-//! What a seed decides before anything happens: how many shards, which bounds and policies, how bad the network.
+//! The plan of a run, which a seed decides: the number of shards, bounds and policies, and the faults of the network.
 
 use std::time::Duration;
 
@@ -10,7 +10,7 @@ use crate::config::{Config, DrainCode, DuplicateLogin, SessionSettings, SlowCons
 use crate::mailbox::SHARE_FROM;
 use crate::protocol::Protocol;
 
-/// Longest uid among those that log in, and what a command and a frame add to a message.
+/// Length of the longest uid that logs in, and the bytes that a command and a frame add to a message.
 const AROUND_A_MESSAGE: usize = 64;
 
 /// How much longer than its message a frame of JSON may be: an escaped byte takes six, and a quarter of the filling is escaped.
@@ -26,25 +26,25 @@ pub(super) struct Plan {
     pub(super) settings: SessionSettings,
     pub(super) mailbox_bytes_max: usize,
     pub(super) faults: Faults,
-    /// How much time passes with each look at the clock.
+    /// Time that passes with each reading of the clock.
     pub(super) look: Duration,
     /// Longest message, without its uid.
     pub(super) length_max: usize,
     /// Connections at a time.
     pub(super) connections_max: usize,
-    /// Messages that a client says at once.
+    /// Most messages that a client sends at once.
     pub(super) burst_max: usize,
-    /// How many of [`super::world::UIDS`] log in, and are written to; with few of them, uids meet again and again.
+    /// How many of [`super::world::UIDS`] log in and receive messages; with few, duplicate logins are frequent.
     pub(super) uids: usize,
     /// Whether one of six messages is a long one, of [`LONG_FROM`] bytes or more.
     pub(super) has_long: bool,
     /// Whether half of the clients speak the protocol of the tests, whose messages are longer than their payloads.
     pub(super) has_json: bool,
-    /// Whether connections come and fail as often as callers ask for something.
+    /// Whether connections log in and fail as often as callers send requests.
     pub(super) is_restless: bool,
-    /// Whether the settings change on the way.
+    /// Whether settings are reloaded during the run.
     pub(super) reloads: bool,
-    /// Whether the drain begins amid the load.
+    /// Whether the drain begins under load.
     pub(super) drains_early: bool,
 }
 
@@ -99,7 +99,7 @@ impl Plan {
         plan
     }
 
-    /// Returns settings in which all differs that may change while sessions live.
+    /// Draws other settings, of those that a reload may change.
     pub(super) fn other_settings(&self, random: &mut Rng) -> SessionSettings {
         let mut rate = |most: usize| is_one_in(random, 8).then(|| random.usize(1..most));
         let (message_rate_max, byte_rate_max) = (rate(200), rate(50_000));
@@ -114,12 +114,12 @@ impl Plan {
         }
     }
 
-    /// Draws what a client speaks.
+    /// Draws the protocol of a client.
     pub(super) fn protocol(&self, random: &mut Rng) -> Protocol {
         if self.has_json && random.bool() { Protocol::Json } else { Protocol::Plain }
     }
 
-    /// Returns how long a message of `bytes` may be when it is encoded.
+    /// Returns the greatest length of a message of `bytes` when it is encoded.
     pub(super) fn encoded_max(&self, bytes: usize) -> usize {
         if self.has_json { JSON_FACTOR * bytes + JSON_EXTRA } else { bytes }
     }
