@@ -1,4 +1,4 @@
-//! `pombo bench`: runs `pombo-bench`, the load generator, which is a program of its own: no server needs its plots.
+//! `pombo bench`: runs `pombo-bench`, the load generator. It is a program of its own, because no server needs its plots.
 
 use std::ffi::OsString;
 use std::io;
@@ -21,7 +21,7 @@ pub(super) struct Bench {
 }
 
 impl Bench {
-    /// Becomes `pombo-bench`, the one beside this program or else on the PATH; returns only if there is none to run.
+    /// Replaces this process by `pombo-bench`, from this program's folder or else from the PATH; returns only if that fails.
     pub(super) fn run(self) -> ExitCode {
         let beside =
             env::current_exe().ok().map(|program| program.with_file_name(PROGRAM)).filter(|path| path.exists());
