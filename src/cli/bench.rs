@@ -1,4 +1,4 @@
-//! `pombo bench`: replaces this process by `pombo-bench`, the load generator, which is a program of its own.
+//! `pombo bench`: runs `pombo-bench`, the load generator. It is a program of its own, because no server needs its plots.
 
 use std::env;
 use std::ffi::OsString;
@@ -22,7 +22,7 @@ pub(super) struct Bench {
 }
 
 impl Bench {
-    /// Executes the `pombo-bench` in the folder of this program, or else the one on the PATH; returns only if that fails.
+    /// Replaces this process by `pombo-bench`, from this program's folder or else from the PATH; returns only if that fails.
     pub(super) fn run(self) -> ExitCode {
         let beside =
             env::current_exe().ok().map(|program| program.with_file_name(PROGRAM)).filter(|path| path.exists());

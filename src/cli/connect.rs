@@ -1,10 +1,10 @@
 //! `pombo connect`: a terminal client of the plain protocol.
 //!
-//! What arrives goes to standard output, one line each; everything else (the login's answer, `error: …` frames, the
-//! connection's state) goes to standard error, so that a pipe gets messages only. Each line of standard input is sent as
-//! it is. One thread runs it all on its own runtime, but for the reading of standard input ([`input`]), which can't be
-//! interrupted. Reading and sending never wait for each other: a server that stops reading us until we have read
-//! what it sent is still heard. A line is sent at most once, and is lost if the connection is lost under it.
+//! Messages go to standard output, one line each; everything else (the answer to the login, `error: …` frames, the
+//! connection's state) goes to standard error, so that a pipe gets messages only. Each line of standard input is sent
+//! unchanged. One thread runs the client on a runtime of its own. Another reads standard input ([`input`]), which can't be
+//! interrupted. Receiving and sending never wait for each other, so that a server that stops reading until its own
+//! messages are read can't block the client. A line is sent at most once; it is lost if the connection is lost meanwhile.
 
 use std::borrow::Cow;
 use std::fmt::Write as _;
@@ -81,7 +81,7 @@ pub(crate) fn run(args: ConnectArgs) -> ExitCode {
     let login = match (&args.uid, &args.token_file) {
         (Some(uid), _) => Login::Uid(uid.clone()),
         (None, Some(path)) => Login::TokenFile(path.clone()),
-        // Not let through by the parser.
+        // The argument parser refuses this.
         (None, None) => return ExitCode::from(2),
     };
     if let Err(error) = login.request(&target.uri) {
@@ -107,43 +107,43 @@ pub(crate) fn run(args: ConnectArgs) -> ExitCode {
 
 /// How long the server may take to answer our close frame.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(5);
-/// How long we stay after the server's close frame, so that our answer gets out.
+/// How long to stay after the server's close frame, so that the answer to it is sent.
 const CLOSE_ANSWER_TIMEOUT: Duration = Duration::from_secs(1);
 /// Bound of the first wait before the next attempt.
 const RETRY: Duration = Duration::from_secs(1);
 
-/// A login held this long starts the backoff afresh.
+/// A session that lasted this long resets the backoff.
 const STABLE: Duration = Duration::from_secs(10);
 /// Lines sent with one flush.
 const BATCH_LINES_MAX: usize = 64;
 
-/// Close code of a session pushed out by a newer login of its uid.
+/// Close code of a session that a newer login of its uid has replaced.
 const REPLACED: u16 = 4001;
 /// Close code of a login refused because its uid is taken.
 const UID_TAKEN: u16 = 4002;
-/// Close code of a login whose credential is too old; in a session, a newer one might be in the file by now.
+/// Close code for an expired credential; when it ends a session, the file may hold a newer one by now.
 const EXPIRED: u16 = 4010;
-/// Close code of a login whose credential is not taken.
+/// Close code of a login whose credential was refused.
 const UNAUTHORIZED: u16 = 4011;
 
 type WebSocket = WebSocketStream<Box<dyn Wire>>;
 
-/// How a connection, and with it perhaps the client, ended.
+/// How a connection ended. Some ends also end the client.
 #[derive(Debug, thiserror::Error)]
 enum Ended {
-    /// We wanted to close, and the server agreed; or whoever read our output has gone.
+    /// The client closed, and the server agreed; or the reader of standard output has gone.
     #[error("done")]
     Finished,
-    /// The server does not want this login.
+    /// The server refused the login.
     #[error("login refused: {0}")]
     Refused(String),
     /// The server closed.
     #[error("closed by the server: {code}{}{reason}", if reason.is_empty() { "" } else { " " })]
     Closed { code: u16, reason: String },
-    /// There is no connection, or no longer one.
+    /// The connection could not be made, or is lost.
     #[error("{0}")]
     Lost(String),
-    /// Standard input can't be read, or holds what can't be sent.
+    /// Standard input can't be read, or a line of it can't be sent.
     #[error(transparent)]
     Input(#[from] InputError),
 }
@@ -158,7 +158,7 @@ impl Ended {
     }
 
     fn not_opened(error: &HandshakeError) -> Self {
-        // What the server says may be long, and is not ours.
+        // The body is the server's: it may be long, and hold control characters.
         let told: String = error.to_string().chars().take(300).collect();
         let told = one_line(told.trim_end()).into_owned();
         match error {
@@ -172,7 +172,7 @@ impl Ended {
         Self::Closed { code, reason }
     }
 
-    /// Sees a close without a word before it as a refusal if its code says so.
+    /// Turns a close before the login's answer into a refusal, if the close code is one.
     fn before_login(self) -> Self {
         match self {
             Self::Closed { code: code @ (1008 | UID_TAKEN | EXPIRED | UNAUTHORIZED), reason } => {
@@ -190,7 +190,7 @@ impl Ended {
         }
     }
 
-    /// Returns whether another attempt could fare better, and would push nobody out.
+    /// Returns whether another attempt could succeed, and would not replace another session of the uid.
     fn may_reconnect(&self) -> bool {
         match self {
             Self::Lost(_) => true,
@@ -204,7 +204,7 @@ impl Ended {
 struct Client {
     args: ConnectArgs,
     target: Target,
-    /// By whom the server may be vouched for; nothing without TLS.
+    /// Root certificates for the server; `None` without TLS.
     trust: Option<Trust>,
     login: Login,
     /// Lines from standard input; bounded, filled by a thread.
@@ -213,7 +213,7 @@ struct Client {
 }
 
 impl Client {
-    /// Connects, and again after a loss if a human is watching: a script gets its exit code instead.
+    /// Connects. After a loss it connects again at a terminal; a script gets the exit code instead.
     async fn run(mut self) -> Ended {
         let reconnects = !self.args.no_reconnect && io::stdin().is_terminal();
         let mut backoff = Backoff::new(RETRY);
@@ -254,7 +254,7 @@ impl Client {
         (self.converse(socket).await, Some(since.elapsed()))
     }
 
-    /// Sends and receives side by side until either ends, then sees the close through.
+    /// Sends and receives concurrently until either ends, then completes the closing handshake.
     async fn converse(&mut self, socket: WebSocket) -> Ended {
         let (sink, stream) = socket.split();
         let sending = send_lines(sink, &mut self.lines, &mut self.interrupt, self.args.wait);
@@ -263,11 +263,11 @@ impl Client {
             ended = &mut receiving => return ended,
             sent = sending => sent,
         };
-        // A failed send is not reported: what the server said before, perhaps why it closed, is still to be read.
+        // A failed send is not reported: messages from the server, perhaps with its reason to close, may still be unread.
         let ended = timeout(CLOSE_TIMEOUT, receiving).await;
         match (sent, ended) {
             (Sent::Unreadable(error), _) => Ended::Input(error),
-            // The answer to our close frame; some servers answer without a code.
+            // The answer to the client's close frame; some servers answer without a code.
             (Sent::Close, Ok(Ended::Closed { code: 1000 | 1005, .. })) => Ended::Finished,
             (_, Ok(ended)) => ended,
             (Sent::Close, Err(_)) => Ended::Lost("connection lost: our close was not answered".to_owned()),
@@ -312,7 +312,7 @@ async fn log_in(target: &Target, trust: Option<&Trust>, login: &Login) -> Result
     }
 }
 
-/// Why there is nothing more to send.
+/// Why sending has ended.
 enum Sent {
     /// Input ended, or the user interrupted; the close frame is on its way.
     Close,
@@ -322,7 +322,7 @@ enum Sent {
     Failed,
 }
 
-/// Sends every line, waits out `wait`, sends the close frame.
+/// Sends every line, waits for `wait`, sends the close frame.
 async fn send_lines(
     mut sink: impl Sink<Message, Error = Error> + Unpin,
     lines: &mut mpsc::Receiver<Result<Vec<u8>, InputError>>,
@@ -364,7 +364,7 @@ async fn send_lines(
     }
 }
 
-/// Text if it is UTF-8, else binary: the server delivers either unchanged.
+/// Makes a text message if the line is UTF-8, else a binary one: the server delivers either unchanged.
 fn message(line: Vec<u8>) -> Message {
     match String::from_utf8(line) {
         Ok(text) => Message::text(text),
@@ -372,7 +372,7 @@ fn message(line: Vec<u8>) -> Message {
     }
 }
 
-/// Prints what arrives until the connection ends.
+/// Prints messages until the connection ends.
 async fn receive(mut stream: impl Stream<Item = Result<Message, Error>> + Unpin) -> Ended {
     loop {
         let printed = match stream.next().await {
@@ -385,7 +385,7 @@ async fn receive(mut stream: impl Stream<Item = Result<Message, Error>> + Unpin)
             Some(Ok(Message::Text(text))) => print_line(&one_line(&text)),
             Some(Ok(Message::Binary(bytes))) => print_line(&hex(&bytes)),
             Some(Ok(Message::Close(frame))) => {
-                // One more look lets the answer out.
+                // Polling the stream once more sends the answer.
                 let _ = timeout(CLOSE_ANSWER_TIMEOUT, stream.next()).await;
                 return Ended::closed(frame);
             }
@@ -393,14 +393,14 @@ async fn receive(mut stream: impl Stream<Item = Result<Message, Error>> + Unpin)
         };
         match printed {
             Ok(()) => {}
-            // Whoever read us, `head` perhaps, has seen enough.
+            // The reader of standard output, `head` perhaps, has gone.
             Err(error) if error.kind() == io::ErrorKind::BrokenPipe => return Ended::Finished,
             Err(error) => return Ended::Lost(format!("can't write standard output: {error}")),
         }
     }
 }
 
-/// Writes one line; a reader that is behind holds us up, and through TCP the server.
+/// Writes one line; a slow reader of standard output stops the client, and through TCP the server.
 fn print_line(line: &str) -> io::Result<()> {
     let mut output = io::stdout().lock();
     output.write_all(line.as_bytes())?;
@@ -434,11 +434,11 @@ fn hex(bytes: &[u8]) -> String {
     line
 }
 
-/// The user's wish to end: the first Ctrl-C asks for a clean close, a second one ends the process at once.
+/// Ctrl-C: the first one requests a clean close, a second one ends the process at once.
 struct Interrupt(watch::Receiver<bool>);
 
 impl Interrupt {
-    /// Starts listening for Ctrl-C; the current runtime must be the client's.
+    /// Starts listening for Ctrl-C, on the client's runtime.
     fn listen() -> Self {
         let (sender, receiver) = watch::channel(false);
         tokio::spawn(async move {
@@ -448,7 +448,7 @@ impl Interrupt {
                     std::process::exit(130);
                 }
             }
-            // No signals here: the sender must live on, or the wait below would end.
+            // There are no signals here: the sender must stay alive, or the wait below would end.
             std::future::pending::<()>().await;
         });
         Self(receiver)

@@ -1,8 +1,8 @@
 //! The settings as flags, one for each row of the table of settings.
 //!
-//! Clap's derive would need every setting a second time, as a field; its traits take the table instead. A
-//! flag's text is kept as written: [`load`](crate::config::load) reads it, so that faults of flags,
-//! variables and file are told together and alike.
+//! Clap's derive would need every setting a second time, as a field; its traits accept the table. A
+//! flag's text is kept as written: [`load`](crate::config::load) parses it, so that faults of flags,
+//! variables and file are reported together, and in the same form.
 
 use std::sync::LazyLock;
 
@@ -41,7 +41,7 @@ impl FromArgMatches for Flags {
     }
 }
 
-/// Each setting's flag without its dashes, in the order of the table; clap wants names that live on.
+/// Each setting's flag without its dashes, in the order of the table; clap needs `'static` names.
 static NAMES: LazyLock<Vec<String>> =
     LazyLock::new(|| SETTINGS.iter().map(|setting| setting.flag().trim_start_matches('-').to_owned()).collect());
 
@@ -62,7 +62,7 @@ fn flag(setting: &'static Setting, name: &'static str) -> Arg {
         .value_name(setting.placeholder)
         .help_heading(setting.group)
         .action(if setting.many { ArgAction::Append } else { ArgAction::Set })
-        // So that `--shards -1` is told as a number out of range, not as an unknown flag.
+        // So that `--shards -1` is reported as a number out of range, not as an unknown flag.
         .allow_negative_numbers(true)
         .long_help(format!("{help}\n{details}"))
         .help(help)

@@ -36,7 +36,7 @@ impl Completions {
         let mut script = Vec::new();
         let program = command.get_name().to_owned();
         clap_complete::generate(self.shell, &mut command, program, &mut script);
-        // A reader that has gone wants no more of it.
+        // A failed write means that nobody reads stdout any more.
         io::stdout().lock().write_all(&script).ok();
         ExitCode::SUCCESS
     }

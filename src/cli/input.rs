@@ -1,7 +1,7 @@
-//! The lines of standard input, read by a thread of its own.
+//! The lines of standard input, read by a separate thread.
 //!
-//! A read of standard input can't be interrupted, so it must not hold up anything that ends; the thread
-//! ends with the process. The queue is short and its full state stops the reading, which stops whoever writes to us.
+//! A read of standard input can't be interrupted, so no other thread may wait for it; the thread
+//! ends with the process. The queue is short. While it is full the thread does not read, which blocks the writer of the pipe.
 
 use std::io::{self, BufRead, Read as _};
 use std::thread;
@@ -10,7 +10,7 @@ use tokio::sync::mpsc;
 
 /// Lines read ahead of their sending.
 const QUEUE_LINES_MAX: usize = 64;
-/// Longest line; what a server takes is its own setting, and far less by default.
+/// Longest line; a server's limit on messages is its own setting, and far lower by default.
 const LINE_BYTES_MAX: u64 = 16 << 20;
 
 /// Why no further line can be sent.
@@ -19,12 +19,12 @@ pub(super) enum InputError {
     /// Reading failed.
     #[error("can't read standard input: {0}")]
     Read(io::Error),
-    /// The line can't be held.
+    /// The line is too long.
     #[error("a line of standard input has over {LINE_BYTES_MAX} bytes")]
     TooLong,
 }
 
-/// Starts the reading; the queue closes at the end of input, or behind an error.
+/// Starts the thread; the queue closes at the end of input, or after an error.
 pub(super) fn lines() -> mpsc::Receiver<Result<Vec<u8>, InputError>> {
     let (sender, receiver) = mpsc::channel(QUEUE_LINES_MAX);
     let read = move || {
@@ -36,14 +36,14 @@ pub(super) fn lines() -> mpsc::Receiver<Result<Vec<u8>, InputError>> {
             }
         }
     };
-    // Without the thread there is no sender left: the same as the end of input.
+    // If the thread can't be started, the sender is dropped: the receiver sees the end of input.
     if let Err(error) = thread::Builder::new().name("stdin".to_owned()).spawn(read) {
         eprintln!("pombo: standard input is not read: {error}");
     }
     receiver
 }
 
-/// Reads a line, without its line feed; the last one may lack it.
+/// Reads a line, and removes its line feed; the last line may have none.
 fn next_line(input: &mut impl BufRead) -> Result<Option<Vec<u8>>, InputError> {
     let mut line = Vec::new();
     input.take(LINE_BYTES_MAX + 1).read_until(b'\n', &mut line).map_err(InputError::Read)?;

@@ -1,6 +1,6 @@
-//! Logs: where they go, how they look, and the level that a reload can change.
+//! The log of the process: its stream, its format, and its level, which a reload can change.
 //!
-//! Log lines go to stderr, so that stdout holds only what was asked for. No thread that emits an event waits for stderr:
+//! Log lines go to stderr, so that stdout has the results only. No thread that emits an event waits for stderr:
 //! see [`LogSink`]. There is one subscriber in the process, started by `serve`; the library itself only emits events.
 
 use std::backtrace::{Backtrace, BacktraceStatus};
@@ -25,13 +25,13 @@ use crate::log_sink::LogSink;
 /// The running log of the process.
 pub(super) struct Log {
     level: reload::Handle<LevelFilter, Registry>,
-    /// What goes to a collector besides, if the environment names one.
+    /// The export of traces to a collector, if the environment names one.
     traces: Option<Traces>,
 }
 
 impl Log {
-    /// Starts logging to `sink`, which stands for stderr, in colour if `colour` and stderr is a terminal; and the export of
-    /// traces that `variables` ask for. Panics are reported by the log from now on.
+    /// Starts logging to `sink`, which writes to stderr, in colour if `colour` and stderr is a terminal. Starts the export of
+    /// traces if `variables` configure it. Panics are logged from now on.
     ///
     /// A process has one log: if another was started before, that one stays and this one is idle.
     pub(super) fn start(
@@ -48,7 +48,7 @@ impl Log {
         let (subscriber, level) = subscriber(sink, format, level, colour, traces.as_ref());
         subscriber.try_init().ok();
         let last_resort = sink.clone();
-        // The standard library's own hook waits for stderr.
+        // Replaces the standard library's hook, which waits for stderr.
         panic::set_hook(Box::new(move |panic| report_panic(panic, last_resort.clone())));
         match fault {
             Some(fault) => warn!(error = fault, "traces are not exported"),
@@ -57,7 +57,7 @@ impl Log {
         Self { level, traces }
     }
 
-    /// Sends the last traces; waits for that a short time.
+    /// Sends the last traces, and waits for that a short time.
     pub(super) fn end(&self) {
         if let Some(traces) = &self.traces {
             traces.end();
@@ -66,21 +66,21 @@ impl Log {
 
     /// Changes the least severe event that is logged.
     pub(super) fn change_level(&self, level: LogLevel) {
-        // Fails only if the subscriber has gone, and then there is nothing to change.
+        // Fails only if the subscriber has gone; then there is nothing to change.
         self.level.reload(filter(level)).ok();
     }
 }
 
-/// Logs a panic; one that the level leaves out is written as a line of text.
+/// Logs a panic; if the level excludes errors, it writes a plain line instead.
 fn report_panic(panic: &PanicHookInfo<'_>, mut sink: LogSink) {
     let payload = panic.payload();
     let text = payload.downcast_ref::<&str>().copied().or_else(|| payload.downcast_ref::<String>().map(String::as_str));
-    // A text may quote what a client sent.
+    // The text may quote input of a client.
     let reason = text.unwrap_or("(no text)").escape_debug();
     let thread = thread::current();
     let (thread, location) = (thread.name(), panic.location());
     if tracing::enabled!(Level::ERROR) {
-        // Asked for by RUST_BACKTRACE.
+        // Requested by RUST_BACKTRACE.
         let backtrace = Backtrace::capture();
         let backtrace = (backtrace.status() == BacktraceStatus::Captured).then(|| display(backtrace));
         error!(thread, location = location.map(display), reason = %reason, backtrace, "panic");
@@ -91,7 +91,7 @@ fn report_panic(panic: &PanicHookInfo<'_>, mut sink: LogSink) {
     }
 }
 
-/// Returns what takes events and spans in, and the way to change the least severe event that is logged.
+/// Returns the subscriber for events and spans, and the handle that changes the log level.
 fn subscriber(
     sink: &LogSink,
     format: LogFormat,
@@ -101,19 +101,19 @@ fn subscriber(
 ) -> (impl Subscriber + Send + Sync, reload::Handle<LevelFilter, Registry>) {
     let (filter, level) = reload::Layer::new(filter(level));
     let sink = sink.clone();
-    // An event that can't be formatted would be reported on stderr, past the sink.
+    // Otherwise an event that can't be formatted would be reported on stderr, past the sink.
     let lines = fmt::layer().log_internal_errors(false);
     let lines = match format {
         LogFormat::Human => {
             lines.with_writer(move || sink.clone()).with_ansi(colour && io::stderr().is_terminal()).boxed()
         }
-        // The span that an event is in is the last of its list.
+        // The event's own span is the last one in its list of spans.
         LogFormat::Json => {
             let lines = lines.with_writer(move || Escaping(sink.clone())).json();
             lines.flatten_event(true).with_current_span(false).boxed()
         }
     };
-    // With a hint, or what isn't logged would no longer be skipped by its level alone.
+    // With a level hint; without one, events that are not logged would no longer be skipped by their level alone.
     let is_for_the_log = filter_fn(is_for_the_log).with_max_level_hint(LevelFilter::TRACE);
     let lines = lines.with_filter(filter.and(is_for_the_log));
     (tracing_subscriber::registry().with(lines).with(traces.map(Traces::layer)), level)
@@ -130,18 +130,18 @@ fn filter(level: LogLevel) -> LevelFilter {
     }
 }
 
-/// Leaves out what the SDK that exports traces says of its daily work, and of failures, which `traces` tells itself.
+/// Excludes the events of the OpenTelemetry SDK: its routine work, and its failures, which `traces` logs itself.
 fn is_for_the_log(metadata: &Metadata<'_>) -> bool {
     let is_of_the_sdk = metadata.target().starts_with("opentelemetry");
     !is_of_the_sdk || *metadata.level() <= Level::WARN && !metadata.name().starts_with("Export.")
 }
 
-/// Writes JSON with everything escaped that is not ASCII and would not be seen, or would change what is: JSON itself
-/// leaves DEL, the controls from U+0080 on, and changes of the reading direction as they are.
+/// Writes JSON, and escapes every non-ASCII character that is invisible or changes how others are shown. JSON itself
+/// does not escape DEL, the controls from U+0080 on, or changes of the reading direction.
 struct Escaping<W>(W);
 
 impl<W: Write> Write for Escaping<W> {
-    /// Takes whole lines, as the subscriber writes them.
+    /// Accepts whole lines, as the subscriber writes them.
     fn write(&mut self, lines: &[u8]) -> io::Result<usize> {
         let is_harmless = |byte: &u8| byte.is_ascii() && *byte != b'\x7f';
         match std::str::from_utf8(lines) {
@@ -156,11 +156,11 @@ impl<W: Write> Write for Escaping<W> {
     }
 }
 
-/// Escapes as RFC 8259, section 7, says; outside of its texts JSON has nothing that needs it.
+/// Escapes by RFC 8259, section 7; outside of strings JSON has no character that needs it.
 fn escaped(json: &str) -> String {
     let mut escaped = String::with_capacity(json.len() * 2);
     for character in json.chars() {
-        // As Rust's own `Debug` judges what can be printed.
+        // Printable by the rule of Rust's own `Debug`.
         let is_raw = character.is_ascii() && character != '\x7f' || character.escape_debug().len() == 1;
         if is_raw {
             escaped.push(character);

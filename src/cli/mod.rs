@@ -1,8 +1,8 @@
 //! The command line: `pombo serve`, which is also what `pombo` alone does, and the tools beside it.
 //!
-//! One file for each command, and nothing but their choice in here. The command line is the one room that
-//! may print. Results go to stdout; what went wrong goes to stderr, a line each, with an exit code: 0 for done,
-//! 2 for what the caller got wrong or could not be started, and each tool's own beyond.
+//! Each command has a file; this one only chooses between them. The command line is the one room that
+//! may print. Results go to stdout. Errors go to stderr, a line each, with an exit code: 0 for success,
+//! 2 for a caller's mistake or a failed start, and others by command.
 
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "the command line talks to whoever runs it")]
 
@@ -29,7 +29,7 @@ mod traces;
 mod trim;
 mod trust;
 
-/// The version, and the commit if it is known; `pombo-bench` tells the same.
+/// The version, and the commit if it is known; `pombo-bench` has the same.
 #[doc(hidden)]
 pub const VERSION: &str = env!("BUILD_VERSION");
 
@@ -78,7 +78,7 @@ pub fn run(
     let cli = match Cli::try_parse_from(arguments) {
         Ok(cli) => cli,
         Err(answer) => {
-            // Help, version, or a complaint. A reader that has gone needs none of them.
+            // Help, version, or an error. A failed write means that nobody reads stdout or stderr.
             answer.print().ok();
             return ExitCode::from(if answer.use_stderr() { REFUSED } else { 0 });
         }
@@ -99,10 +99,10 @@ pub fn run(
     }
 }
 
-/// Exit code for what the caller got wrong, or the machine refused at the start.
+/// Exit code for a caller's mistake, or a failed start.
 const REFUSED: u8 = 2;
 
-/// Tells what went wrong, a line each, and what to exit with.
+/// Prints errors to stderr, a line each; returns the exit code.
 fn refuse(lines: impl IntoIterator<Item = impl Display>) -> ExitCode {
     let mut stderr = io::stderr().lock();
     for line in lines {

@@ -1,4 +1,4 @@
-//! What there is of `traces.rs` without the feature `opentelemetry`: nothing is exported.
+//! In place of `traces.rs` without the feature `opentelemetry`: traces are not exported.
 
 use std::convert::Infallible;
 use std::ffi::OsString;
@@ -7,7 +7,7 @@ use tracing::Subscriber;
 use tracing::info;
 use tracing_subscriber::layer::{Identity, Layer};
 
-/// Never there.
+/// There is never an export.
 pub(super) struct Traces(Infallible);
 
 impl Traces {
@@ -16,7 +16,7 @@ impl Traces {
         Ok(None)
     }
 
-    /// Tells whoever named a collector why it hears nothing.
+    /// Logs why traces are not exported, if the environment names a collector.
     pub(super) fn explain(variables: &[(OsString, OsString)]) {
         let names = ["OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT"];
         if let Some((name, _)) = variables.iter().find(|(name, _)| names.iter().any(|other| name == other)) {

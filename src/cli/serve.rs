@@ -40,7 +40,7 @@ pub(super) struct Serve {
     flags: Flags,
 }
 
-/// How long the last lines may take to get out, for each stream, and the last words to the service manager.
+/// How long to wait at the end for the last lines of each stream, and for the last messages to the service manager.
 const END_TIME: Duration = Duration::from_secs(1);
 
 /// Exit code after a second signal: what a shell shows for a program that SIGINT ended.
@@ -72,7 +72,7 @@ impl Serve {
     }
 }
 
-/// Where settings come from; a reload reads them again.
+/// The sources of settings; a reload reads them again.
 struct Sources {
     flags: Settings,
     file: Option<PathBuf>,
@@ -80,7 +80,7 @@ struct Sources {
 }
 
 impl Sources {
-    /// Reads the settings; blocks for as long as the file takes to be read.
+    /// Reads the settings; blocks while the file is read.
     fn load(&self) -> Result<Config, Faults> {
         load(&self.flags, self.file.as_deref(), &self.variables)
     }
@@ -97,7 +97,7 @@ fn serve(sources: Arc<Sources>, passed: io::Result<PassedSockets>, outlets: &Out
         Err(error) => return outlets.refuse([format!("cannot start: {error}")]),
     };
     let exit_code = runtime.block_on(async {
-        // Before the node says that it listens: who reads that may send a signal at once.
+        // Before the node prints that it listens: a program that waits for that line may send a signal at once.
         let mut signals = match Signals::listen() {
             Ok(signals) => signals,
             Err(error) => return outlets.refuse([format!("cannot listen for signals: {error}")]),
@@ -105,12 +105,12 @@ fn serve(sources: Arc<Sources>, passed: io::Result<PassedSockets>, outlets: &Out
         let (reading, stderr, stdout) = (Arc::clone(&sources), outlets.stderr.clone(), outlets.stdout.clone());
         let mut starting = spawn_blocking(move || start(&reading, passed?, stderr, stdout));
         let started = tokio::select! {
-            // A node that runs drains.
+            // The start first: a node that runs when the signal comes must drain.
             biased;
             started = &mut starting => Ok(started),
             () = signals.end() => {
                 signals.is_over = true;
-                // Clients may have connected already, unless it hangs.
+                // Waits a short time for the start: clients may have connected, and the node must drain them.
                 timeout(END_TIME, starting).await
             }
         };
@@ -128,19 +128,19 @@ fn serve(sources: Arc<Sources>, passed: io::Result<PassedSockets>, outlets: &Out
             Err(error) => outlets.refuse([error]),
         }
     });
-    // A read that hangs is not waited for.
+    // Does not wait for a read that hangs.
     runtime.shutdown_background();
     exit_code
 }
 
-/// A node that runs, and what a reload needs.
+/// A running node, and the state for reloads.
 struct Running {
     config: Config,
     handle: Handle,
     log: Log,
     /// Reads the settings again.
     reading: BlockingWork,
-    /// Hands them to the node, one after the other.
+    /// Passes them to the node, one after the other.
     applying: BlockingWork,
 }
 
@@ -151,7 +151,7 @@ impl Running {
         let notify = NotifySocket::find(&sources.variables);
         tokio::spawn(notify.clone().feed_watchdog(self.handle.clone()));
         notify.ready();
-        while signals.next().await == Asked::Reload {
+        while signals.next().await == SignalAction::Reload {
             notify.reloading();
             tokio::select! {
                 () = self.reload(sources) => {}
@@ -175,7 +175,7 @@ impl Running {
         }
     }
 
-    /// Reads the settings again and takes them over; logs what is wrong with them, and then the old ones stay.
+    /// Reads the settings again and applies them. If they have faults, it logs the faults and keeps the old settings.
     async fn reload(&mut self, sources: &Arc<Sources>) {
         let sources = Arc::clone(sources);
         match self.reading.run(move || sources.load()).await {
@@ -189,11 +189,11 @@ impl Running {
         }
     }
 
-    /// Hands on what can change while running, and logs what became of each change.
+    /// Applies the settings that can change while the node runs, and logs which changes were applied.
     async fn take(&mut self, new: &Config) {
         let (next, reloaded) = self.config.reload(new);
         let (handle, settings) = (self.handle.clone(), next.clone());
-        // A shard with too many requests takes it later.
+        // This blocks while a shard has too many requests.
         match self.applying.run(move || handle.reload(&settings)).await {
             Ok(()) => {}
             Err(Unfinished::Late(time)) => {
@@ -210,7 +210,7 @@ impl Running {
     }
 }
 
-/// Standard output and standard error, which may take nothing more: whoever runs the node doesn't wait for them.
+/// Standard output and standard error, through sinks: the thread that runs the node never waits for them.
 struct Outlets {
     stdout: LogSink,
     stderr: LogSink,
@@ -222,26 +222,25 @@ impl Outlets {
         Ok(Self { stdout, stderr: LogSink::start("pombo-log", io::stderr())? })
     }
 
-    /// Says on stderr why the node can't run, a line each; returns the exit code.
+    /// Writes to stderr why the node can't run, a line each; returns the exit code.
     fn refuse(&self, lines: impl IntoIterator<Item = impl Display>) -> ExitCode {
         lines.into_iter().for_each(|line| self.say(format_args!("error: {line}")));
         ExitCode::from(REFUSED)
     }
 
-    /// Writes a line to stderr, which need not be a line of the log.
+    /// Writes a line to stderr that is not a log event.
     fn say(&self, line: impl Display) {
         self.stderr.clone().write_all(format!("{line}\n").as_bytes()).ok();
     }
 
-    /// Waits until what was written is out, for a short time.
+    /// Waits a short time until all lines are written.
     fn settle(&self) {
         self.stdout.settle(END_TIME);
         self.stderr.settle(END_TIME);
     }
 }
 
-/// Reads the settings, opens the listeners, starts the threads, and prints where to go. Blocks for as long as files take
-/// to be read.
+/// Reads the settings, opens the listeners, starts the threads, and prints the addresses. Blocks while files are read.
 fn start(
     sources: &Sources,
     passed: PassedSockets,
@@ -253,7 +252,7 @@ fn start(
     let log = Log::start(&stderr, config.log_format, config.log_level, colour, &sources.variables);
     raise_descriptor_limit(&config);
     check_backlog(&config);
-    // One of a service manager's may be for both.
+    // A socket that the service manager passed may be dual-stack.
     let are_ours = passed.left().next().is_none();
     let server = Server::bind_with(config.clone(), passed)?.with_log(stderr);
     let addresses = server.addresses().to_vec();
@@ -271,13 +270,13 @@ fn start(
     if control.as_ref().is_some_and(|listen| !listen.is_local()) && config.tls_certificate.is_none() {
         warn!("tokens of other programs cross the network in the clear, see the settings control and tls_certificate");
     }
-    // A reader that has gone is no reason to end a node.
+    // The node runs on even if nobody reads stdout.
     stdout.write_all(format!("{}{}", welcome(&addresses, &config), invite(control.as_ref(), &config)).as_bytes())?;
     let (reading, applying) = (BlockingWork::reading(), BlockingWork::new(READ_TIME, 1));
     Ok(Running { config, handle, log, reading, applying })
 }
 
-/// Tells whether `listen` is every address of the machine, but not over IPv4, and no other of `addresses` is that.
+/// Returns whether `listen` is every IPv6 address of the machine, and `addresses` lacks every IPv4 address.
 fn is_only_ipv6(listen: &Listen, addresses: &[Listen]) -> bool {
     let Listen::Tcp(SocketAddr::V6(all)) = listen else { return false };
     let over_ipv4 = Listen::Tcp(SocketAddr::from((Ipv4Addr::UNSPECIFIED, all.port())));
@@ -289,7 +288,7 @@ struct Signals {
     terminate: Signal,
     interrupt: Signal,
     reload: Signal,
-    /// Whether one asked the node to end before it ran.
+    /// Whether a signal to end came before the node ran.
     is_over: bool,
 }
 
@@ -304,18 +303,18 @@ impl Signals {
     }
 
     /// Waits for the next signal.
-    async fn next(&mut self) -> Asked {
+    async fn next(&mut self) -> SignalAction {
         if self.is_over {
-            return Asked::End;
+            return SignalAction::End;
         }
         tokio::select! {
-            _ = self.terminate.recv() => Asked::End,
-            _ = self.interrupt.recv() => Asked::End,
-            _ = self.reload.recv() => Asked::Reload,
+            _ = self.terminate.recv() => SignalAction::End,
+            _ = self.interrupt.recv() => SignalAction::End,
+            _ = self.reload.recv() => SignalAction::Reload,
         }
     }
 
-    /// Waits for the next signal that asks the node to end; one that asks for a reload stays where it is.
+    /// Waits for the next signal to end; a signal to reload stays pending.
     async fn end(&mut self) {
         tokio::select! {
             _ = self.terminate.recv() => {}
@@ -324,14 +323,14 @@ impl Signals {
     }
 }
 
-/// What a signal asks for.
+/// The action that a signal requests.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Asked {
+enum SignalAction {
     End,
     Reload,
 }
 
-/// Lets the process open as many descriptors as it may, and tells if those are too few.
+/// Raises the limit on descriptors as far as the process may, and logs if it is too low.
 fn raise_descriptor_limit(config: &Config) {
     // Listeners, pollers, wakers, logs, the standard streams.
     const OTHERS: u64 = 64;
@@ -340,7 +339,7 @@ fn raise_descriptor_limit(config: &Config) {
     if descriptors >= needed {
         return;
     }
-    // Few machines allow as many as the default; only who asked for a number needs to act.
+    // Few machines allow as many as the default, so only an operator who has set a number is warned.
     if config.connections_max == Config::default().connections_max {
         info!(descriptors, "open files limit the connections");
     } else {
@@ -349,8 +348,8 @@ fn raise_descriptor_limit(config: &Config) {
     }
 }
 
-/// Tells if the kernel holds fewer connections for us to accept than may be under way: a storm of reconnects may come
-/// faster than it can be accepted, and each connection past the backlog waits a second before it tries again.
+/// Logs if the kernel's backlog is shorter than `handshakes_max`: a storm of reconnects may come faster than the node
+/// accepts, and each client beyond the backlog waits a second before its next attempt.
 fn check_backlog(config: &Config) {
     let somaxconn = std::fs::read_to_string("/proc/sys/net/core/somaxconn").ok();
     let Some(backlog) = somaxconn.and_then(|text| text.trim().parse::<usize>().ok()) else { return };
@@ -360,7 +359,7 @@ fn check_backlog(config: &Config) {
     }
 }
 
-/// What a node says when it runs: where, how wide, and what to try next.
+/// Returns the text that a running node prints: its addresses, its shards, and a command to try.
 fn welcome(addresses: &[Listen], config: &Config) -> String {
     let (http, ws) = if config.tls_certificate.is_some() { ("https", "wss") } else { ("http", "ws") };
     let places: Vec<String> = addresses.iter().map(|listen| url(http, listen)).collect();
@@ -379,13 +378,13 @@ fn welcome(addresses: &[Listen], config: &Config) -> String {
     format!("{head}try: {page}pombo connect {}{path} {who}\n", url(ws, &listen))
 }
 
-/// What a node says to other programs: where, and how to push; and where its console is.
+/// Returns the text about the control listener: its address, how to push, and the console's URL.
 fn invite(control: Option<&Listen>, config: &Config) -> String {
     let Some(listen) = control else { return String::new() };
     let http = if config.tls_certificate.is_some() { "https" } else { "http" };
     let place = url(http, listen);
     let (socket, base, console) = match reachable(listen) {
-        // No browser opens one.
+        // No browser opens a Unix socket.
         Listen::Unix(path) => {
             (format!("--unix-socket {} ", path.display()), "http://localhost".to_owned(), String::new())
         }
@@ -409,7 +408,7 @@ fn url(scheme: &str, listen: &Listen) -> String {
     }
 }
 
-/// Replaces "every address of this machine" by one that can be connected to.
+/// Replaces an unspecified address, which means every address of this machine, by one that a client can connect to.
 fn reachable(listen: &Listen) -> Listen {
     match listen {
         Listen::Tcp(address) if address.ip().is_unspecified() => {
@@ -421,7 +420,7 @@ fn reachable(listen: &Listen) -> Listen {
     }
 }
 
-/// Prints to stdout, and waits for it; a reader that has gone is no fault.
+/// Prints to stdout, and waits for that; ignores that nobody reads it.
 fn print(text: &str) {
     let mut stdout = io::stdout().lock();
     stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()).ok();

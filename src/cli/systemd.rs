@@ -1,10 +1,10 @@
-//! What a service manager is told of a node, by the protocol of sd_notify(3); without one, nothing is.
+//! Reports the node's state to the service manager, by the protocol of sd_notify(3), if there is one.
 //!
 //! ```text
 //!   serve, the watchdog's task ──▶ queue ──▶ a task ──▶ the socket that NOTIFY_SOCKET names
 //! ```
-//! A service manager that is busy takes no datagram, and sending one would wait: only the task does. The crate sd-notify
-//! has the protocol's words; its own sending waits, and knows no abstract sockets.
+//! While the service manager is busy, sending a datagram to it blocks; only the task waits for that. The crate sd-notify
+//! provides the messages, but not the sending: its own would block, and can't use abstract sockets.
 
 use std::convert::Infallible;
 use std::ffi::{OsStr, OsString};
@@ -24,21 +24,22 @@ use crate::server::Handle;
 /// Messages that may wait for the service manager.
 const MESSAGES_MAX: usize = 8;
 
-/// How long the service manager may take to receive a message: it ends a service that it hears nothing of.
+/// How long the service manager may take to receive a message. It must not be short: the service manager ends a service
+/// whose messages don't come.
 const SEND_TIME: Duration = Duration::from_secs(60);
 
-/// The socket that the service manager is told by, if there is one.
+/// The queue to the service manager's socket, if there is one.
 #[derive(Clone)]
 pub(super) struct NotifySocket(Option<mpsc::Sender<Entry>>);
 
 enum Entry {
     Message(String),
-    /// Dropped when all messages before it are sent or given up.
+    /// The task drops it when all messages before it are sent or given up.
     Settle(#[expect(dead_code, reason = "its end is the message")] oneshot::Sender<Infallible>),
 }
 
 impl NotifySocket {
-    /// Finds the service manager that `variables` name; must be called inside of a runtime, which sends the messages.
+    /// Finds the service manager that `variables` name; call it inside a runtime, which runs the task.
     pub(super) fn find(variables: &[(OsString, OsString)]) -> Self {
         let Some((_, name)) = variables.iter().find(|(name, value)| name == "NOTIFY_SOCKET" && !value.is_empty())
         else {
@@ -57,23 +58,23 @@ impl NotifySocket {
         }
     }
 
-    /// Says that the node runs.
+    /// Reports that the node runs.
     pub(super) fn ready(&self) {
         self.notify(&[NotifyState::Ready]);
     }
 
-    /// Says that the settings are read again; [`NotifySocket::ready`] says that they were.
+    /// Reports that a reload has begun; [`NotifySocket::ready`] reports its end.
     pub(super) fn reloading(&self) {
         let now = NotifyState::monotonic_usec_now();
         self.notify(&[NotifyState::Reloading, now.unwrap_or(NotifyState::Custom(""))]);
     }
 
-    /// Says that the node drains.
+    /// Reports that the node drains.
     pub(super) fn stopping(&self) {
         self.notify(&[NotifyState::Stopping]);
     }
 
-    /// Waits until everything is sent that was said before, and at most `time`.
+    /// Waits until all earlier messages are sent, at most `time`.
     pub(super) async fn settle(&self, time: Duration) {
         let Some(sender) = &self.0 else { return };
         let (settle, settled) = oneshot::channel();
@@ -86,10 +87,10 @@ impl NotifySocket {
         timeout(time, settling).await.ok();
     }
 
-    /// Feeds the watchdog, if there is one, as long as every shard answers; for ever.
+    /// Feeds the watchdog, if there is one, for ever, but only while every shard answers.
     pub(super) async fn feed_watchdog(self, handle: Handle) {
         let Some(patience) = sd_notify::watchdog_enabled() else { return };
-        // Twice in its time, as sd_watchdog_enabled(3) recommends, and at least a little apart.
+        // Twice per watchdog interval, as sd_watchdog_enabled(3) recommends, but not without a pause.
         let interval = (patience / 2).max(Duration::from_millis(10));
         loop {
             match timeout(interval, handle.stats()).await {
@@ -109,10 +110,10 @@ impl NotifySocket {
     }
 }
 
-/// Sends messages one after the other, until nobody is left who has any.
+/// Sends messages one after the other, until all senders of the queue are dropped.
 async fn deliver(address: SocketAddr, mut entries: mpsc::Receiver<Entry>) {
     while let Some(entry) = entries.recv().await {
-        // The end of a settling is its drop.
+        // Dropping a `Settle` entry tells its sender that the messages before it are done.
         let Entry::Message(message) = entry else { continue };
         match timeout(SEND_TIME, send(&address, &message)).await {
             Ok(Ok(())) => {}
@@ -122,7 +123,7 @@ async fn deliver(address: SocketAddr, mut entries: mpsc::Receiver<Entry>) {
     }
 }
 
-/// Sends one message, by a socket of its own: the service manager may have been restarted.
+/// Sends one message by a new socket: the service manager may have been restarted.
 async fn send(address: &SocketAddr, message: &str) -> io::Result<()> {
     let socket = StdDatagram::unbound()?;
     socket.set_nonblocking(true)?;

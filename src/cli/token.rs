@@ -1,4 +1,4 @@
-//! A bearer token as a caller has it: in a file, or in a variable; sent in `Authorization`, and never shown.
+//! A caller's bearer token: read from a file or a variable, sent in `Authorization`, and never shown.
 
 use std::fs;
 use std::io;
@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use hyper::header::HeaderValue;
 
-/// Why there is no token to send.
+/// Why a token can't be sent.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum TokenError {
     #[error("can't read the token in {}: {source}", path.display())]

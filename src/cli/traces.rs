@@ -3,8 +3,8 @@
 //! ```text
 //!   spans ─▶ bounded queue ─▶ a thread of the SDK ─▶ Watched ─▶ Collector ─▶ POST …/v1/traces
 //! ```
-//! All settings are the standard variables of OpenTelemetry. Nobody who makes a span waits: what the queue has no room for,
-//! and what the collector doesn't take, is lost and told in the log.
+//! All settings are the standard variables of OpenTelemetry. No thread that makes a span waits: spans that find the queue
+//! full, and batches that the collector refuses, are lost, and the log says so.
 
 use std::error::Error;
 use std::ffi::OsString;
@@ -36,13 +36,13 @@ use crate::service::{self, ServiceClient, causes};
 /// How long the last spans may take to reach the collector, once the node has drained.
 const FLUSH_TIME: Duration = Duration::from_secs(3);
 
-/// How long a request may take, unless the environment says otherwise; the default of the specification.
+/// How long a request may take, unless the environment sets it; the default of the specification.
 const EXPORT_TIME: Duration = Duration::from_secs(10);
 
 /// Longest answer that is read.
 const ANSWER_BYTES_MAX: usize = 64 << 10;
 
-/// Where the spans and events come from that go into traces.
+/// Targets of the spans, and of the events, that are exported.
 const SOURCES: &str = "pombo::";
 const EVENTS: &str = "pombo::control::http::spans";
 
@@ -52,16 +52,16 @@ pub(super) struct Traces {
 }
 
 impl Traces {
-    /// Starts to export, if the environment names a collector.
+    /// Starts the export, if the environment names a collector.
     ///
     /// # Errors
-    /// What of the environment can't be followed; nothing is exported then.
+    /// When a variable has an unusable value; traces are not exported then.
     pub(super) fn start(variables: &[(OsString, OsString)]) -> Result<Option<Self>, String> {
         let variable = |name: &str| {
             let found = variables.iter().find(|(other, _)| other == name).and_then(|(_, value)| value.to_str());
             found.filter(|value| !value.is_empty())
         };
-        // The one for traces goes before the one for all.
+        // The variable for traces overrides the one for all signals.
         let setting = |name: &str| {
             let own = variable(&format!("OTEL_EXPORTER_OTLP_TRACES_{name}"));
             own.or_else(|| variable(&format!("OTEL_EXPORTER_OTLP_{name}")))
@@ -91,10 +91,10 @@ impl Traces {
         Ok(Some(Self { provider }))
     }
 
-    /// Tells what is done with the environment's settings; here the exporter has.
+    /// Does nothing: [`Traces::start`] has logged what it does.
     pub(super) fn explain(_variables: &[(OsString, OsString)]) {}
 
-    /// Returns what takes spans in.
+    /// Returns the layer that exports spans.
     pub(super) fn layer<S>(&self) -> impl Layer<S> + use<S>
     where
         S: Subscriber + for<'a> LookupSpan<'a>,
@@ -121,26 +121,26 @@ impl Traces {
     }
 }
 
-/// What has gone wrong with the collector.
+/// The state of a failing collector.
 #[derive(Debug, Default)]
 struct Trouble {
     /// Why the last request failed.
     cause: String,
     /// Whether the last batch was lost.
     is_failing: bool,
-    /// Spans lost since it began to fail.
+    /// Spans lost since the first failure.
     lost: usize,
 }
 
 fn open(trouble: &Mutex<Trouble>) -> MutexGuard<'_, Trouble> {
-    // What a panic left in it is still worth telling.
+    // A poisoned lock is taken: the state is only logged.
     trouble.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Sends batches, by the HTTP client that services are asked by.
+/// Sends batches by [`ServiceClient`].
 struct Collector {
     client: ServiceClient,
-    /// The SDK calls from a thread of its own, which has none. Always there, until this goes.
+    /// The SDK calls from a thread of its own, which has no runtime. `None` only while this is dropped.
     runtime: Option<Runtime>,
     time: Duration,
     trouble: Arc<Mutex<Trouble>>,
@@ -180,7 +180,7 @@ impl HttpClient for Collector {
 
 impl Drop for Collector {
     fn drop(&mut self) {
-        // Wherever this goes, it doesn't wait.
+        // This may be dropped on any thread, so it must not wait.
         if let Some(runtime) = self.runtime.take() {
             runtime.shutdown_background();
         }
@@ -193,7 +193,7 @@ impl fmt::Debug for Collector {
     }
 }
 
-/// The exporter, with what is lost counted, and spans as other programs expect them.
+/// The exporter. It counts lost spans, and renames fields of spans to the semantic conventions.
 #[derive(Debug)]
 struct Watched {
     exporter: SpanExporter,
@@ -220,7 +220,7 @@ impl opentelemetry_sdk::trace::SpanExporter for Watched {
                 }
             }
         }
-        // The SDK has nothing to add.
+        // Ok, because the failure is logged here: the SDK must not log it again.
         Ok(())
     }
 
@@ -242,10 +242,10 @@ impl opentelemetry_sdk::trace::SpanExporter for Watched {
     }
 }
 
-/// What is text even if it looks like a number.
+/// Fields that are text even if they look like a number.
 const NAMES: [&str; 2] = ["token", "uid"];
 
-/// Names what a span tells as the semantic conventions for HTTP do, and the rest as pombo's own.
+/// Names the fields of a span by the semantic conventions for HTTP, and all others with the prefix `pombo.`.
 fn conventional(span: &mut SpanData) {
     // The span has these by itself.
     span.attributes.retain(|attribute| !["trace_id", "span_id", "parent"].contains(&attribute.key.as_str()));

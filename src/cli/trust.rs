@@ -1,4 +1,4 @@
-//! TLS towards a server: whom to trust, and the handshake.
+//! TLS as a client: the root certificates, and the handshake.
 
 use std::io;
 use std::path::Path;
@@ -12,22 +12,22 @@ use tokio_rustls::TlsConnector;
 
 use crate::roots::{self, RootsError};
 
-/// What a WebSocket runs over: TCP, or TLS over it.
+/// The stream under a WebSocket: TCP, or TLS over TCP.
 pub(super) trait Wire: AsyncRead + AsyncWrite + Unpin + Send {}
 
 impl<S: AsyncRead + AsyncWrite + Unpin + Send> Wire for S {}
 
-/// By whom a server may be vouched for.
+/// The root certificates that a server's certificate must lead to, as a TLS configuration.
 #[derive(Clone, Debug)]
 pub(super) struct Trust(Arc<ClientConfig>);
 
 impl Trust {
-    /// Takes the roots in `file`, or the system's.
+    /// Loads the root certificates in `file`, or else the system's.
     pub(super) fn load(file: Option<&Path>) -> Result<Self, RootsError> {
         Ok(Self(Arc::new(roots::client_config(roots::load("--ca", file)?))))
     }
 
-    /// Makes the handshake with a server that must be `host`.
+    /// Makes the handshake with a server whose certificate must be for `host`.
     pub(super) async fn secure(&self, stream: TcpStream, host: &str) -> io::Result<Box<dyn Wire>> {
         let stream = TlsConnector::from(Arc::clone(&self.0)).connect(name(host)?, stream).await;
         let failed = |error: io::Error| io::Error::new(error.kind(), format!("no TLS with {host}: {error}"));

@@ -11,12 +11,12 @@ use toml::Value;
 use super::form::Form;
 use super::{Config, Listen};
 
-/// What the gateway needs to know to admit connections; see the fields of the same names in [`Config`].
+/// The settings by which the gateway admits connections; see the fields of the same names in [`Config`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct AdmissionSettings {
-    /// Which web pages may connect; `auto` has been decided.
+    /// Which web pages may connect; `auto` is resolved already.
     pub origins: Origins,
-    /// Whose word is taken for who is connected.
+    /// The proxies that are trusted to name the client.
     pub trusted_proxies: Vec<TrustedProxy>,
     /// Whether connections of trusted proxies begin with a PROXY protocol header.
     pub proxy_protocol: bool,
@@ -29,14 +29,14 @@ pub struct AdmissionSettings {
 }
 
 impl AdmissionSettings {
-    /// Tells whether the peer at `address`, or at a Unix socket, is taken at its word.
+    /// Returns whether the peer at `address`, or on a Unix socket if that is `None`, is a trusted proxy.
     pub fn trusts(&self, address: Option<IpAddr>) -> bool {
         self.trusted_proxies.iter().any(|proxy| proxy.is_at(address))
     }
 }
 
 impl Config {
-    /// Copies out what admission needs.
+    /// Returns the settings of admission.
     pub(super) fn admission(&self) -> AdmissionSettings {
         AdmissionSettings {
             origins: match &self.origins {
@@ -53,7 +53,7 @@ impl Config {
     }
 }
 
-/// Which web pages may connect. What is no browser sends no `Origin`, and is not asked for one.
+/// Which web pages may connect. Clients that are not browsers send no `Origin`, and need none.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Origins {
     /// `Loopback` where only this machine can connect, else `Any`.
@@ -67,7 +67,7 @@ pub enum Origins {
 }
 
 impl Origins {
-    /// Tells whether a page whose `Origin` header has this value may connect.
+    /// Returns whether a page whose `Origin` header has this value may connect.
     pub fn allow(&self, origin: &str) -> bool {
         match self {
             Self::Any | Self::Auto => true,
@@ -82,22 +82,22 @@ impl Origins {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PageOrigin(String);
 
-/// A text that is no [`PageOrigin`].
+/// The error for a text that is not a [`PageOrigin`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("expected an origin such as https://example.com, null or file://")]
 pub struct OriginError;
 
 const NULL: &str = "null";
 
-/// What some browsers send of a page that was opened from a file, those inside Cordova and Electron among them; others
-/// send `null`.
+/// The origin that some browsers, such as those in Cordova and Electron, send for a page opened from a file; others send
+/// `null`.
 const FILE: &str = "file://";
 
 impl PageOrigin {
     fn matches(&self, origin: &str) -> bool {
         let Some((front, below)) = self.0.split_once("://*.") else { return self.0.eq_ignore_ascii_case(origin) };
         let Some((scheme, host)) = origin.split_once("://") else { return false };
-        // At least one character in front of the dot.
+        // The wildcard stands for at least one character.
         let suffix = host.len().checked_sub(below.len() + 1).filter(|at| *at > 0).and_then(|at| host.get(at..));
         front.eq_ignore_ascii_case(scheme)
             && suffix.and_then(|suffix| suffix.strip_prefix('.')).is_some_and(|end| end.eq_ignore_ascii_case(below))
@@ -107,7 +107,7 @@ impl PageOrigin {
 impl FromStr for PageOrigin {
     type Err = OriginError;
 
-    /// Takes it as browsers send it: in lower case, without the scheme's own port.
+    /// Accepts origins in the form that browsers send: in lower case, without the scheme's default port.
     fn from_str(text: &str) -> Result<Self, OriginError> {
         if text == NULL {
             return Ok(Self(text.to_owned()));
@@ -141,7 +141,7 @@ impl fmt::Display for PageOrigin {
     }
 }
 
-/// Whether a browser's origin is on this machine: `localhost`, a name below it, or a loopback address.
+/// Returns whether a browser's origin is on this machine: `localhost`, a name below it, or a loopback address.
 fn is_loopback(origin: &str) -> bool {
     let host = origin.split_once("://").and_then(|(_, place)| split_port(place)).map(|(host, _)| host);
     let Some(host) = host else { return false };
@@ -211,7 +211,7 @@ impl Form<Origins> for OriginList {
     }
 }
 
-/// A proxy whose word is taken: those of a network, or whoever comes by a Unix socket.
+/// Proxies that are trusted to name the client.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum TrustedProxy {
     /// Every address of this network.
@@ -220,7 +220,7 @@ pub enum TrustedProxy {
     Unix,
 }
 
-/// A text that is no [`TrustedProxy`].
+/// The error for a text that is not a [`TrustedProxy`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("expected an address, a network such as 10.0.0.0/8, or unix")]
 pub struct TrustedProxyError;

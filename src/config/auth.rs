@@ -13,61 +13,61 @@ use super::form::{Form, Words, one};
 use super::{Config, Listen};
 use crate::rights::Rights;
 
-/// How a connection proves who it is.
+/// How a client authenticates.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Auth {
-    /// It says so: the first frame is the uid.
+    /// Not at all: the first frame is the uid.
     None,
     /// By a signed token, whose subject is the uid.
     Jwt,
-    /// By whatever an HTTP service takes, which answers the uid.
+    /// By a credential that an HTTP service checks; the service answers with the uid.
     Http,
 }
 
-/// Where a credential may stand.
+/// Where a client may put its credential.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum AuthSource {
     /// In the first message.
     FirstFrame,
     /// In the request's header `Authorization: Bearer`.
     Header,
-    /// In `Sec-WebSocket-Protocol`, as `bearer.` and the token.
+    /// In `Sec-WebSocket-Protocol`, as `bearer.` followed by the token.
     Subprotocol,
     /// In the request's query, as `access_token`.
     Query,
 }
 
-/// A text that is neither shown nor logged.
+/// A text that is never shown or logged.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Secret(String);
 
 impl Secret {
-    /// Fewest bytes of a secret: as many as the hash that is keyed with it (RFC 7518, section 3.2).
+    /// Fewest bytes of a secret: the length of the hash that it keys (RFC 7518, section 3.2).
     pub const BYTES_MIN: usize = 32;
     /// Most bytes of a secret.
     pub const BYTES_MAX: usize = 1024;
-    /// What some editors write in front of a text: a byte order mark (RFC 3629, section 6).
+    /// A byte order mark, which some editors write at the start of a file (RFC 3629, section 6).
     pub(crate) const MARK: &[u8] = b"\xef\xbb\xbf";
 
-    /// Takes `text` as a secret; whether it is long enough is checked with the config.
+    /// Makes a secret of `text`; the check of the config refuses one that is too short.
     pub fn new(text: impl Into<String>) -> Self {
         Self(text.into())
     }
 
-    /// Returns the content of a file without a byte order mark in front of it, and without ends of lines behind it.
+    /// Returns the content of a file without a byte order mark at its start, and without line ends at its end.
     pub(crate) fn bare(bytes: &[u8]) -> &[u8] {
         let bytes = bytes.strip_prefix(Self::MARK).unwrap_or(bytes);
         let end = bytes.iter().rposition(|byte| !matches!(byte, b'\r' | b'\n')).map_or(0, |last| last + 1);
         &bytes[..end]
     }
 
-    /// Tells whether a text can be a secret: long enough, without an end of a line, without a byte order mark.
+    /// Returns whether a text can be a secret: long enough, without a line end, without a byte order mark.
     fn is_sound(text: &str) -> bool {
         let is_long_enough = (Self::BYTES_MIN..=Self::BYTES_MAX).contains(&text.len());
         is_long_enough && !text.contains(['\r', '\n']) && !text.as_bytes().starts_with(Self::MARK)
     }
 
-    /// Returns what must not be shown.
+    /// Returns the text of the secret, which must not be shown.
     pub fn reveal(&self) -> &str {
         &self.0
     }
@@ -79,7 +79,7 @@ impl fmt::Debug for Secret {
     }
 }
 
-/// Address of a service that is asked or told something: `http://` or `https://`, a host, maybe a port and a path.
+/// Address of a service of the operator: `http://` or `https://`, a host, and optionally a port and a path.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct AuthUrl(Uri);
 
@@ -89,16 +89,16 @@ impl AuthUrl {
         &self.0
     }
 
-    /// Tells whether the service is asked over TLS.
+    /// Returns whether the service is reached over TLS.
     pub fn is_secure(&self) -> bool {
         self.0.scheme_str() == Some("https")
     }
 }
 
-/// What such an address may look like.
+/// The form of such an address, for error messages.
 const URL_EXAMPLE: &str = "http://127.0.0.1:8080/login";
 
-/// A text that is no [`AuthUrl`].
+/// The error for a text that is not an [`AuthUrl`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("expected an address such as {URL_EXAMPLE}")]
 pub struct AuthUrlError;
@@ -109,23 +109,23 @@ impl FromStr for AuthUrl {
     fn from_str(text: &str) -> Result<Self, AuthUrlError> {
         let uri: Uri = text.parse().map_err(|_| AuthUrlError)?;
         let is_http = matches!(uri.scheme_str(), Some("http" | "https"));
-        // A name and a password would be shown with the settings; a port that is none is missing from the parsed form.
+        // A name and a password would be shown with the settings. The parser drops a port that is not a number.
         let authority = uri.authority().filter(|authority| !authority.as_str().contains('@')).ok_or(AuthUrlError)?;
         let port_is_sound = authority.port_u16().is_some() || authority.as_str().len() == authority.host().len();
         if is_http && port_is_sound && !authority.host().is_empty() { Ok(Self(uri)) } else { Err(AuthUrlError) }
     }
 }
 
-/// What the gateway needs to know to authenticate; see the fields of the same names in [`Config`].
+/// The settings by which the gateway authenticates; see the fields of the same names in [`Config`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct AuthSettings {
-    /// How a connection proves who it is.
+    /// How clients authenticate.
     pub auth: Auth,
-    /// Where a credential may stand.
+    /// Where clients may put their credentials.
     pub sources: Vec<AuthSource>,
-    /// What a client may do whose credential doesn't say.
+    /// Rights of a client whose credential does not name any.
     pub rights: Rights,
-    /// The claim that says what a client may do.
+    /// The claim with the client's rights.
     pub rights_claim: String,
     /// Secret of tokens signed with HS256.
     pub jwt_secret: Option<Secret>,
@@ -133,21 +133,21 @@ pub struct AuthSettings {
     pub jwt_secret_file: Option<PathBuf>,
     /// Files with public keys.
     pub jwt_key_files: Vec<PathBuf>,
-    /// The only issuer taken.
+    /// The issuer that a token must have.
     pub jwt_issuer: Option<String>,
-    /// The only audience taken.
+    /// The audience that a token must have.
     pub jwt_audience: Option<String>,
     /// How far the clocks of issuer and node may differ.
     pub jwt_leeway: Duration,
     /// The service that authenticates.
     pub url: Option<AuthUrl>,
-    /// File with who may vouch for the service over TLS, instead of whom the system trusts.
+    /// File with the root certificates for the service, in place of the system's.
     pub url_ca: Option<PathBuf>,
     /// Time that an answer of the service may take.
     pub url_timeout: Duration,
-    /// Most questions to the service at a time.
+    /// Most requests to the service at a time.
     pub url_in_flight_max: usize,
-    /// Request headers that the service is told.
+    /// Headers of the client's request that are passed on to the service.
     pub url_headers: Vec<String>,
     /// How long an answer of the service is used again.
     pub cache_ttl: Duration,
@@ -156,7 +156,7 @@ pub struct AuthSettings {
 }
 
 impl AuthSettings {
-    /// Tells whether a credential may stand at `source`.
+    /// Returns whether clients may put their credentials at `source`.
     pub fn takes_from(&self, source: AuthSource) -> bool {
         self.sources.contains(&source)
     }
@@ -168,7 +168,7 @@ impl AuthSettings {
 }
 
 impl Config {
-    /// Copies out what authentication needs.
+    /// Returns the settings of authentication.
     pub(super) fn auth_settings(&self) -> AuthSettings {
         AuthSettings {
             auth: self.auth,
@@ -191,7 +191,8 @@ impl Config {
         }
     }
 
-    /// Tells which settings of authentication don't go with each other: key, whether it is so, and what is expected.
+    /// Returns the relations between settings of authentication: the key, whether the relation is broken, and the expected
+    /// value.
     pub(super) fn auth_relations(&self) -> [(&'static str, bool, String); 3] {
         let is_open = self.auth == Auth::None && !self.insecure_open && !self.listen.iter().all(Listen::is_local);
         let is_keyless = self.jwt_secret.is_none() && self.jwt_secret_file.is_none() && self.jwt_key_files.is_empty();
@@ -235,7 +236,7 @@ impl Words for AuthSource {
     ];
 }
 
-/// One or more places of a credential.
+/// One or more [`AuthSource`]s.
 pub(super) struct Sources;
 
 impl Form<Vec<AuthSource>> for Sources {
@@ -258,7 +259,7 @@ impl Form<Vec<AuthSource>> for Sources {
     }
 }
 
-/// What a client may do.
+/// The rights of a client.
 pub(super) struct Granted;
 
 const RECEIVE: &str = "receive";

@@ -1,4 +1,4 @@
-//! The values of settings that are a choice of a few.
+//! The types of settings whose value is one of a few words.
 
 /// Which request paths upgrade to a WebSocket.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -10,7 +10,7 @@ pub enum Paths {
 }
 
 impl Paths {
-    /// Tells whether a request for `path` (without its query) may upgrade.
+    /// Returns whether a request for `path` (without its query) may upgrade.
     pub fn allows(&self, path: &str) -> bool {
         match self {
             Self::Any => true,
@@ -41,7 +41,7 @@ pub enum SlowConsumer {
     DropOldest,
 }
 
-/// What sessions are told at a drain.
+/// Close code of sessions at a drain.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum DrainCode {
     /// 1001: the node goes away, and may not come back.
@@ -50,7 +50,7 @@ pub enum DrainCode {
     ServiceRestart,
 }
 
-/// How log lines look.
+/// Format of log lines.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum LogFormat {
     /// For reading in a terminal.

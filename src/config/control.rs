@@ -53,7 +53,7 @@ impl FromStr for ControlRights {
 /// A program that may use the control listener, by a secret of its own.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ControlToken {
-    /// Whose it is, in logs.
+    /// The name of the program, for logs.
     pub name: String,
     /// What it may do.
     pub rights: ControlRights,
@@ -61,7 +61,7 @@ pub struct ControlToken {
     pub secret: Secret,
 }
 
-/// Why a text is no [`ControlToken`]; holds nothing of it.
+/// The error for a text that is not a [`ControlToken`]; it does not contain the text.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("expected {form}", form = ControlToken::FORM)]
 pub struct ControlTokenError;
@@ -83,7 +83,7 @@ impl FromStr for ControlToken {
         else {
             return Err(ControlTokenError);
         };
-        // What a bearer token is made of (RFC 6750, section 2.1); a comma would end it in a list.
+        // The characters of a bearer token (RFC 6750, section 2.1); a comma would end the token in a list.
         let is_bearer = |byte: u8| byte.is_ascii_alphanumeric() || b"-._~+/=".contains(&byte);
         let is_sound = name.len() <= Self::NAME_BYTES_MAX
             && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-._".contains(&byte))
@@ -135,12 +135,12 @@ impl Form<Vec<ControlToken>> for Tokens {
     }
 }
 
-/// What control needs to know; see the fields of the same names in [`Config`].
+/// The settings of control; see the fields of the same names in [`Config`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ControlSettings {
     /// Longest uid.
     pub uid_bytes_max: usize,
-    /// Most connections of the node at a time, which is told.
+    /// Most connections of the node at a time, which control reports.
     pub node_connections_max: usize,
     /// Tokens of other programs.
     pub tokens: Vec<ControlToken>,
@@ -162,14 +162,14 @@ pub struct ControlSettings {
     pub push_uids_max: usize,
     /// How long an answer is kept for its `Idempotency-Key`.
     pub idempotency_window: Duration,
-    /// Most bytes of answers that are kept so.
+    /// Most bytes of answers that are kept for that.
     pub idempotency_bytes_max: usize,
-    /// Who is told which uids come and go, if anybody.
+    /// The service that gets presence events, if there is one.
     pub hooks: Option<HookSettings>,
 }
 
 impl Config {
-    /// Copies out the part of control.
+    /// Returns the settings of control.
     pub fn control_settings(&self) -> ControlSettings {
         ControlSettings {
             uid_bytes_max: self.uid_bytes_max,
@@ -189,7 +189,7 @@ impl Config {
         }
     }
 
-    /// Tells which settings of control don't go with each other: key, whether it is so, and what is expected.
+    /// Returns the relations between settings of control: the key, whether the relation is broken, and the expected value.
     pub(super) fn control_relations(&self) -> [(&'static str, bool, String); 3] {
         let has_tokens = !self.control_tokens.is_empty() || self.control_tokens_file.is_some();
         let is_open = !has_tokens && self.control.as_ref().is_some_and(|listen| !listen.is_local());

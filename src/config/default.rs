@@ -1,4 +1,4 @@
-//! The value of each setting that nobody has set.
+//! The default of each setting.
 
 use std::num::NonZeroUsize;
 use std::time::Duration;

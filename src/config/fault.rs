@@ -1,4 +1,4 @@
-//! What is wrong with settings: each fault with its key, its value, where it was written, and what would do.
+//! Faults of settings: each with its key, its value, its origin, and the expected values.
 
 use std::fmt;
 use std::path::PathBuf;
@@ -14,7 +14,7 @@ pub enum Origin {
     Flag(String),
     /// In this environment variable.
     Variable(String),
-    /// Among the environment's variables, by a name that is no setting.
+    /// In an environment variable that is not a setting's.
     Environment,
     /// In a file.
     File {
@@ -37,11 +37,11 @@ impl fmt::Display for Origin {
     }
 }
 
-/// One thing wrong with the settings; shown as one line.
+/// One fault of the settings; shown as one line.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum Fault {
-    /// A value is malformed or out of range, or does not go with another.
+    /// A value is malformed or out of range, or contradicts another setting.
     #[error("{key} = {} ({origin}): expected {expected}", line(value))]
     Value {
         /// The setting.
@@ -50,7 +50,7 @@ pub enum Fault {
         value: String,
         /// Where.
         origin: Origin,
-        /// Which values there are.
+        /// The values that are allowed.
         expected: String,
     },
     /// A key or variable that names no setting.
@@ -60,7 +60,7 @@ pub enum Fault {
         name: String,
         /// Where.
         origin: Origin,
-        /// The name that was probably meant.
+        /// The name of a setting that is similar.
         near: Option<String>,
     },
     /// The file can't be read.
@@ -83,7 +83,7 @@ pub enum Fault {
     },
 }
 
-/// Everything that is wrong with the settings, at least one fault; shown as one line each.
+/// All faults of the settings, at least one; shown as one line each.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Faults(pub(super) Vec<Fault>);
 
@@ -108,7 +108,7 @@ impl fmt::Display for Faults {
 
 impl std::error::Error for Faults {}
 
-/// Makes what a user wrote fit into a line: control characters escaped, cut at 200 characters.
+/// Makes a user's text fit into a line: escapes control characters, and cuts it at 200 characters.
 fn line(text: &str) -> String {
     const CHARACTERS_MAX: usize = 200;
     let mut shown = String::new();

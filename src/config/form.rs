@@ -1,7 +1,7 @@
-//! How a setting is written: each form reads a value from text, shows it again, and says what it expects.
+//! The syntax of settings: each form reads a value from text, shows a value as text, and names the expected values.
 //!
-//! Flags, variables and files all become the same list of texts first, so a value means the same wherever
-//! it was written. What a form shows it also reads, to the same value: `--print-config`, the check of a
+//! Flags, variables and files all become the same list of texts first, so a value means the same in each of them.
+//! A form reads the text that it shows back to the same value: `--print-config`, the check of a
 //! config built by hand, and the tests rely on it.
 
 use std::marker::PhantomData;
@@ -17,16 +17,16 @@ use super::{DrainCode, DuplicateLogin, Listen, LogFormat, LogLevel, Paths, SlowC
 pub(super) trait Form<T> {
     /// Whether several values make up the setting: a flag may be repeated, commas separate.
     const MANY: bool = false;
-    /// Whether the value must not be shown to anybody.
+    /// Whether the value must never be shown.
     const SECRET: bool = false;
-    /// What stands for the value in help texts.
+    /// The placeholder for the value in help texts.
     const PLACEHOLDER: &'static str;
 
     /// Reads the value, unless it is malformed or out of range.
     fn read(&self, items: &[String]) -> Option<T>;
     /// Shows the value as TOML, exactly.
     fn show(&self, value: &T) -> Value;
-    /// Says which values there are, to follow "expected".
+    /// Describes the allowed values, to follow the word "expected".
     fn expected(&self) -> String;
 }
 
@@ -110,7 +110,7 @@ impl Form<Option<usize>> for Size {
 
 const AUTO: &str = "auto";
 
-/// What the other form reads, or `off` for none.
+/// A value of the other form, or `off` for none.
 pub(super) struct OrOff<F>(pub(super) F);
 
 impl<T, F: Form<T>> Form<Option<T>> for OrOff<F> {
@@ -237,7 +237,7 @@ impl Form<Vec<Listen>> for Addresses {
 
 /// `umask`, or the permissions of a file.
 ///
-/// With a zero in front, which TOML's numbers can't have: in TOML `0o660` and `660` are other numbers.
+/// Written with a leading zero, which TOML's numbers can't have: in TOML `0o660` and `660` are different numbers.
 pub(super) struct FileMode;
 
 impl Form<Option<u32>> for FileMode {
@@ -293,7 +293,7 @@ impl Form<Paths> for PathList {
 
 const ANY: &str = "any";
 
-/// Tells whether a request's path can equal `path`: printable ASCII from `/` on, no query or fragment.
+/// Returns whether `path` can be the path of a request: printable ASCII, begins with `/`, no query or fragment.
 fn is_path(path: &str) -> bool {
     path.starts_with('/') && path.bytes().all(|byte| byte.is_ascii_graphic() && !matches!(byte, b'?' | b'#'))
 }
@@ -310,7 +310,7 @@ impl<T> Word<T> {
 pub(super) trait Words: Copy + PartialEq + 'static {
     /// The words as help texts show them.
     const PLACEHOLDER: &'static str;
-    /// Each value with its word, in the order in which they are told.
+    /// Each value with its word, in the order in which they are shown.
     const WORDS: &'static [(&'static str, Self)];
 }
 
@@ -389,8 +389,8 @@ pub(super) fn one(items: &[String]) -> Option<&str> {
 }
 
 fn number(count: usize) -> Value {
-    // Every range in the table ends far below `i64::MAX`; a config built by hand may not, and is then shown at
-    // the top, which the range refuses.
+    // Every range in the table ends far below `i64::MAX`. A larger value, in a config built by hand, is shown as
+    // `i64::MAX`, which its range refuses.
     Value::Integer(i64::try_from(count).unwrap_or(i64::MAX))
 }
 
@@ -401,7 +401,7 @@ fn size_text(size: usize) -> String {
     unit.map_or_else(|| size.to_string(), |(bits, unit)| format!("{}{unit}", size >> bits))
 }
 
-/// Shows a time exactly; a minute stays `60s`, as people write time-outs.
+/// Shows a time exactly; a minute stays `60s`, the usual form of time-outs.
 fn time_text(time: Duration) -> String {
     let seconds = time.as_secs();
     if time.subsec_nanos() != 0 {

@@ -1,16 +1,16 @@
-//! Settings of the hook that tells who comes online and who goes: what control needs, and which go together.
+//! Settings of the hook, which posts presence events to a service.
 
 use std::path::PathBuf;
 use std::time::Duration;
 
 use super::{AuthUrl, Config, Secret};
 
-/// What control needs to know to tell a service who comes and goes; see the fields of the same names in [`Config`].
+/// The settings of the hook; see the fields of the same names in [`Config`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct HookSettings {
     /// The service.
     pub url: AuthUrl,
-    /// File with who may vouch for the service over TLS, instead of whom the system trusts.
+    /// File with the root certificates for the service, in place of the system's.
     pub url_ca: Option<PathBuf>,
     /// Secret that batches are signed with.
     pub secret: Option<Secret>,
@@ -31,7 +31,7 @@ pub struct HookSettings {
 }
 
 impl Config {
-    /// Copies out what the hook needs, if there is one.
+    /// Returns the settings of the hook, if there is one.
     pub(crate) fn hook_settings(&self) -> Option<HookSettings> {
         Some(HookSettings {
             url: self.hook_url.clone()?,
@@ -47,7 +47,7 @@ impl Config {
         })
     }
 
-    /// Tells which settings of the hook don't go with each other: key, whether it is so, and what is expected.
+    /// Returns the relations between settings of the hook: the key, whether the relation is broken, and the expected value.
     pub(super) fn hook_relations(&self) -> [(&'static str, bool, String); 1] {
         let is_unsigned = self.hook_secret.is_none() && self.hook_secret_file.is_none();
         [(

@@ -8,7 +8,7 @@ use std::str::FromStr;
 /// An address to accept connections on.
 ///
 /// Written `127.0.0.1:1234`, `[::1]:1234`, `localhost:1234` (which is 127.0.0.1), `unix:/run/pombo.sock` or `unix:@pombo`.
-/// Other host names are not looked up: what a node listens on should not depend on a name server.
+/// Other host names are not resolved: the addresses of a node should not depend on a name server.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Listen {
     /// A TCP address; port 0 lets the kernel choose.
@@ -19,22 +19,22 @@ pub enum Listen {
     Abstract(String),
 }
 
-/// A text that is no [`Listen`].
+/// The error for a text that is not a [`Listen`].
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{0:?} is no address to listen on, expected {form}", form = Listen::FORM)]
 pub struct ListenError(String);
 
 impl Listen {
-    /// Where a node listens that was told nothing.
+    /// The default address of a node.
     pub const LOOPBACK: Self = Self::Tcp(SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 1234));
 
-    /// Where the control listener of a node is that was told nothing.
+    /// The default address of the control listener.
     pub const CONTROL: Self = Self::Tcp(SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 1235));
 
     /// How an address is written.
     pub const FORM: &str = "IP:PORT, localhost:PORT, unix:/PATH or, on Linux, unix:@NAME";
 
-    /// Tells whether only this machine can connect to it.
+    /// Returns whether only this machine can connect to it.
     pub fn is_local(&self) -> bool {
         match self {
             Self::Tcp(address) => address.ip().to_canonical().is_loopback(),
@@ -49,12 +49,12 @@ impl FromStr for Listen {
     fn from_str(text: &str) -> Result<Self, ListenError> {
         let refused = || ListenError(text.to_owned());
         if let Some(name) = text.strip_prefix("unix:@") {
-            // The kernel's own bound on a socket's path, less the zero that such a name begins with.
+            // The kernel's bound on a socket's path, less the zero byte that an abstract name begins with.
             let fits = cfg!(target_os = "linux") && (1..=107).contains(&name.len()) && !name.contains('\0');
             return if fits { Ok(Self::Abstract(name.to_owned())) } else { Err(refused()) };
         }
         if let Some(path) = text.strip_prefix("unix:") {
-            // The kernel's own bound on a socket's path, less its final zero.
+            // The kernel's bound on a socket's path, less the zero byte at its end.
             let path_bytes_max = if cfg!(target_os = "linux") { 107 } else { 103 };
             let fits = (1..=path_bytes_max).contains(&path.len()) && !path.contains('\0');
             return if fits { Ok(Self::Unix(path.into())) } else { Err(refused()) };

@@ -1,7 +1,7 @@
-//! From what a user wrote to a checked config: flags over environment over file over defaults.
+//! Loads a checked config: flags override the environment, which overrides the file, which overrides the defaults.
 //!
-//! Each layer is gathered as it was written ([`Settings`]: text, and where it stands); only then are values
-//! read, the uppermost of each setting, and all that is wrong is told together. Flags and variables are
+//! Each layer is first gathered as text, with its origin ([`Settings`]). Only then is the value of the uppermost layer
+//! read for each setting, and all faults are reported together. Flags and variables are
 //! parameters, so tests never touch the process's own; the file is read here.
 
 use std::collections::BTreeMap;
@@ -17,13 +17,13 @@ use crate::bounded_file;
 /// The variable that names the file, beside the flag `--config`.
 pub const FILE_VARIABLE: &str = "POMBO_CONFIG";
 
-/// The variable that holds the token of who calls a node: of a caller's own, and no setting of a node's.
+/// The variable with the token of a program that calls a node. It belongs to the caller; it is not a setting of the node.
 pub const TOKEN_VARIABLE: &str = "POMBO_CONTROL_TOKEN";
 
 /// Longest file of settings that is read.
 const FILE_BYTES_MAX: u64 = 1 << 20;
 
-/// What a user wrote in one layer, not yet read: at most one value for each setting.
+/// The text of one layer, not parsed yet: at most one value for each setting.
 #[derive(Clone, Debug, Default)]
 pub struct Settings(BTreeMap<&'static str, Written>);
 
@@ -36,13 +36,12 @@ struct Written {
 
 /// Makes a config from the flags, the environment and the file; anything not set there is the default.
 ///
-/// The file is `file`, else what [`FILE_VARIABLE`] names, else there is none. Variables that don't begin with
-/// [`VARIABLE_PREFIX`] are nobody's business here. Where a value of an upper layer hides one of a lower, the
-/// hidden one is not read.
+/// The file is `file`, else the one that [`FILE_VARIABLE`] names, else there is none. Variables that don't begin with
+/// [`VARIABLE_PREFIX`] are ignored. A value that is overridden by an upper layer is not parsed.
 ///
 /// # Errors
 /// All faults together: an unreadable file, unknown keys and variables, values malformed or out of range,
-/// values that don't go with each other.
+/// values that contradict each other.
 ///
 /// # Examples
 /// ```
@@ -69,10 +68,10 @@ pub fn load(flags: &Settings, file: Option<&Path>, variables: &[(OsString, OsStr
     if faults.is_empty() { Ok(config) } else { Err(Faults(faults)) }
 }
 
-/// Finds what is written as the value of `setting` in the environment, or else in the file, and where.
+/// Finds the text of `setting` in the environment, or else in the file, with its origin.
 ///
-/// For who calls a node and shares a setting with it: all other settings are the node's business, and so are their
-/// faults. The file is looked at only if it matters, so one that this user may not read is no hindrance otherwise.
+/// For programs that call a node and need one of its settings; faults of other settings don't matter to them. The
+/// file is read only if the environment does not have the setting, so that an unreadable file does no harm otherwise.
 ///
 /// # Errors
 /// When the file can't be read, or is no TOML.
@@ -101,7 +100,7 @@ fn file_of(flag: Option<&Path>, variables: &[(OsString, OsString)]) -> Option<Pa
 }
 
 impl Settings {
-    /// Notes the value that flag `--key` was given; each of `values` is split at commas if the setting is a list.
+    /// Sets the text of the flag `--key`; each of `values` is split at commas if the setting is a list.
     pub fn set_flag(&mut self, setting: &'static Setting, values: &[String]) {
         let items = values.iter().flat_map(|value| split(setting, value)).collect();
         self.0.insert(setting.key, Written { items, origin: Origin::Flag(setting.flag()) });
@@ -117,7 +116,7 @@ impl Settings {
             }
             let origin = Origin::Variable(name.to_string());
             let Some(setting) = SETTINGS.iter().find(|setting| setting.variable() == name) else {
-                // Compared without the prefix, which would make any two names look alike.
+                // Compared without the prefix, which would make any two names similar.
                 let bare = |name: &str| name.trim_start_matches(VARIABLE_PREFIX).to_owned();
                 let names = SETTINGS.iter().map(Setting::variable).chain([FILE_VARIABLE.to_owned()]);
                 let near = nearest(&bare(&name), names.map(|name| bare(&name)));
@@ -179,7 +178,7 @@ impl Settings {
     }
 }
 
-/// Reads every value; a setting with a fault, or with no value, keeps its default.
+/// Parses every value; a setting with a fault, or with no value, keeps its default.
 fn read(effective: &Settings, faults: &mut Vec<Fault>) -> Config {
     let mut config = Config::default();
     let mut value_faults: Vec<Fault> = Vec::new();
@@ -198,7 +197,7 @@ fn read(effective: &Settings, faults: &mut Vec<Fault>) -> Config {
     config
 }
 
-/// Tells whether TOML `value` is of a kind that the setting can be written as.
+/// Returns whether the type of the TOML `value` is one that the setting accepts.
 fn holds(setting: &Setting, value: &Value) -> bool {
     match value {
         Value::String(_) | Value::Integer(_) | Value::Boolean(_) => true,
@@ -211,7 +210,7 @@ fn split(setting: &Setting, value: &str) -> Vec<String> {
     if setting.many { value.split(',').map(|item| item.trim().to_owned()).collect() } else { vec![value.to_owned()] }
 }
 
-/// Tells whether Kubernetes or Docker set this variable for a service whose name begins with `pombo`.
+/// Returns whether Kubernetes or Docker set this variable for a service whose name begins with `pombo`.
 ///
 /// They set `POMBO_SERVICE_HOST`, `POMBO_PORT=tcp://…` and the like in every container beside such a service.
 fn is_service_link(name: &str, value: &OsString) -> bool {
@@ -220,9 +219,9 @@ fn is_service_link(name: &str, value: &OsString) -> bool {
     name.ends_with("_SERVICE_HOST") || name.contains("_SERVICE_PORT") || numbered || address
 }
 
-/// Finds the name that was probably meant by `wrong`.
+/// Finds the name that is most similar to `wrong`.
 fn nearest(wrong: &str, names: impl Iterator<Item = String>) -> Option<String> {
-    // A name longer than any of ours is no slip of the pen; the bound keeps a hostile one cheap.
+    // A name longer than any setting's is not a misspelling; the bound keeps a hostile one cheap.
     const CHARACTERS_MAX: usize = 64;
     let length = wrong.chars().take(CHARACTERS_MAX + 1).count();
     if length > CHARACTERS_MAX {

@@ -1,13 +1,13 @@
-//! How much memory the process may use: the machine's, or less where a control group says so.
+//! The memory that the process may use: the machine's, or the limit of its control group if that is lower.
 
 use std::fs;
 use std::path::{Path, PathBuf};
 
-/// What is taken for the machine's memory where it can't be asked, in bytes.
+/// The assumed memory of a machine that does not report it, in bytes.
 const UNKNOWN: usize = 2 << 30;
 
-/// Returns half of the memory that the process may use, in whole MiB: the rest is the kernel's buffers and everything
-/// that isn't counted.
+/// Returns half of the memory that the process may use, in whole MiB: the other half is for the kernel's buffers and all
+/// memory that isn't counted.
 pub(super) fn half() -> usize {
     const MIB: usize = 1 << 20;
     let machine = fs::read_to_string("/proc/meminfo").ok().and_then(|text| total(&text)).unwrap_or(UNKNOWN);
@@ -30,7 +30,7 @@ fn limits() -> Vec<usize> {
 
 /// Names the files that may hold a limit, from the text of `/proc/self/cgroup`.
 ///
-/// In a container the path is that of the host or `/`, so the roots are asked, too.
+/// In a container the path is that of the host or `/`, so the files of the root groups are read, too.
 fn files(groups: &str) -> Vec<PathBuf> {
     let mut files = Vec::new();
     for line in groups.lines() {

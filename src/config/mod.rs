@@ -1,12 +1,12 @@
-//! The node's settings, checked: what each means, its range, and its default.
+//! The node's settings, in their checked form: the meaning, range and default of each.
 //!
 //! [`Config`] is a plain value that a program may build by hand (`Config { shards, ..Config::default() }`)
-//! or [`load()`] from flags, environment and file. Every default stands in `impl Default` (`default.rs`) and nowhere else;
-//! every range stands in [`SETTINGS`], which also gives each setting its flag, its variable, its TOML key
+//! or [`load()`] from flags, environment and file. Every default is in `impl Default` (`default.rs`) and nowhere else;
+//! every range is in [`SETTINGS`], which also gives each setting its flag, its variable, its TOML key
 //! and its line in `docs/settings.md`.
 //!
-//! The server wiring owns the config. A room gets its own small part ([`SessionSettings`],
-//! [`GatewaySettings`]), never the whole; nothing in here reads the environment or any other global.
+//! The server owns the config. Each room gets its own small part ([`SessionSettings`],
+//! [`GatewaySettings`]), never the whole; nothing here reads the environment or any other global.
 
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
@@ -59,20 +59,21 @@ pub struct Config {
 
     /// Permissions of the files of Unix sockets, for a proxy or a back end that runs as another user.
     ///
-    /// They hold for `listen`, `control` and `text`; whoever connects needs the right to write. With `umask` the process's
-    /// own decides. The socket is not connected to before it has them. Range: `umask`, or an octal mode of 0000 to 0777,
-    /// as in `"0660"`. Default: `umask`.
+    /// They hold for `listen`, `control` and `text`; a client needs the permission to write. With `umask` the process's
+    /// umask decides. No client can connect before the permissions are set. Range: `umask`, or an octal mode of 0000 to
+    /// 0777, as in `"0660"`. Default: `umask`.
     pub unix_socket_mode: Option<u32>,
 
-    /// Certificate of TCP listeners, PEM, with those that lead to a root behind it; they speak TLS if it is set.
+    /// Certificate chain of the TCP listeners, PEM, the server's own certificate first; they speak TLS if it is set.
     ///
-    /// Read again on a reload, and when the file changes; connections keep the one they came in with. Unix sockets
-    /// stay plain. Range: `none`, or the path of a file. Default: `none`.
+    /// Read again on a reload, and when the file changes; connections keep the one that they were accepted with. Unix
+    /// sockets stay plain. Range: `none`, or the path of a file. Default: `none`.
     pub tls_certificate: Option<PathBuf>,
 
     /// Private key of `tls_certificate`, PEM.
     ///
-    /// Read again with it. Nobody else needs to read the file. Range: `none`, or the path of a file. Default: `none`.
+    /// Read again whenever the certificate is. No other user needs to read the file. Range: `none`, or the path of a
+    /// file. Default: `none`.
     pub tls_key: Option<PathBuf>,
 
     /// Shard threads; each owns the sessions of its part of the uids.
@@ -83,65 +84,64 @@ pub struct Config {
 
     /// Threads that accept, upgrade and log in connections.
     ///
-    /// What they do is rare, and slow compared to a push: more takes a storm of reconnects faster, at the price of
-    /// shard time while it lasts. Range: 1 to 64. Default: a quarter of the cores, at least 1.
+    /// Their work is rare, and slow compared to a push: more threads handle a storm of reconnects faster, but take time
+    /// from the shards while it lasts. Range: 1 to 64. Default: a quarter of the cores, at least 1.
     pub gateway_threads: NonZeroUsize,
 
     /// Most connections on the node, sessions and handshakes together.
     ///
-    /// One more is refused. An idle session costs under 1 KiB of private memory and a file descriptor, besides the
+    /// A further one is refused. An idle session costs under 1 KiB of private memory and a file descriptor, besides the
     /// kernel's buffers. Range: 1 to 100000000. Default: `1000000`.
     pub connections_max: usize,
 
     /// Most connections that have not logged in yet.
     ///
-    /// One more waits in the kernel's backlog or is refused. A higher bound rides out a bigger storm of reconnects,
-    /// and gives strangers more memory to hold. Range: 1 to 1000000. Default: `16384`.
+    /// A further one waits in the kernel's backlog or is refused. A higher bound handles a bigger storm of reconnects,
+    /// and lets unauthenticated peers occupy more memory. Range: 1 to 1000000. Default: `16384`.
     pub handshakes_max: usize,
 
-    /// Address where other programs push and ask over HTTP.
+    /// Address where other programs push and query over HTTP.
     ///
-    /// The default is loopback: whoever can connect to it may do everything, unless `control_tokens` are set, which any
-    /// other address needs. Range: `off`, or `IP:PORT`, `localhost:PORT`, `unix:/PATH` or, on Linux,
-    /// `unix:@NAME`. Default: `127.0.0.1:1235`.
+    /// The default is loopback. Any client that can connect may do everything, unless `control_tokens` are set; an
+    /// address that other machines can reach needs them. Range: `off`, or `IP:PORT`, `localhost:PORT`, `unix:/PATH` or,
+    /// on Linux, `unix:@NAME`. Default: `127.0.0.1:1235`.
     pub control: Option<Listen>,
 
-    /// Tokens of the programs that may; better set by its variable, or by a file.
+    /// Tokens of the programs that may use `control`; better set by its variable, or by a file.
     ///
-    /// Each has a name for the logs, and rights: `push`, `query` and `admin`, joined by `+`. With any, whoever has none is
-    /// refused. Range: `none`, or one or more of `NAME RIGHTS TOKEN`, such as backend push+query and 32 or more letters,
-    /// digits or `-._~+/=`. Default: `none`.
+    /// Each has a name for the logs, and rights: `push`, `query` and `admin`, joined by `+`. If there is any token,
+    /// requests without one are refused. Range: `none`, or one or more of `NAME RIGHTS TOKEN`, such as backend
+    /// push+query and 32 or more letters, digits or `-._~+/=`. Default: `none`.
     pub control_tokens: Vec<ControlToken>,
 
-    /// File with such tokens, one in a line.
+    /// File with tokens as in `control_tokens`, one a line.
     ///
-    /// Read again when it changes. Empty lines, and those that begin with `#`, mean nothing. Range: `none`, or the path
+    /// Read again when it changes. Empty lines, and those that begin with `#`, are ignored. Range: `none`, or the path
     /// of a file. Default: `none`.
     pub control_tokens_file: Option<PathBuf>,
 
-    /// Most connections of other programs over HTTP; for another, the one that waits longest for its program is closed.
+    /// Most connections of other programs over HTTP; a further one takes the place of the one that is idle longest.
     ///
-    /// While requests are being served on all of them, other requests wait. Sixteen more are kept for `/healthz` and
-    /// `/readyz`.
+    /// While all of them are serving requests, other requests wait. Sixteen more are kept for `/healthz` and `/readyz`.
     ///
     /// A connection has one request at a time, so this bounds those, too, and the memory that their messages take:
     /// `push_bytes_max` each, and twice as much for a batch. Range: 1 to 100000. Default: `256`.
     pub control_connections_max: usize,
 
-    /// Time without a request on a connection, and for what is not read of an answer.
+    /// Time that a connection may go without a request, and that an answer may stay unread.
     ///
-    /// Shorter frees the places of programs that are gone; longer spares others a new connection. Range: a time of 10ms
-    /// to 1h, as in `5s`. Default: `60s`.
+    /// Shorter frees the connections of programs that are gone; longer saves other programs from connecting again.
+    /// Range: a time of 10ms to 1h, as in `5s`. Default: `60s`.
     pub control_idle_timeout: Duration,
 
-    /// Time for a request's head after its first bytes, from the head to the end, and between two lines of a batch.
+    /// Time for a request's head from its first byte, for the rest of the request, and between two lines of a batch.
     ///
-    /// Shorter frees the places of slow programs sooner. Range: a time of 10ms to 1h, as in `5s`. Default: `30s`.
+    /// Shorter frees the connections of slow programs sooner. Range: a time of 10ms to 1h, as in `5s`. Default: `30s`.
     pub control_body_timeout: Duration,
 
     /// Time that the shards may take to answer a request.
     ///
-    /// Past it a program is told whether its message may have been taken. Range: a time of 1ms to 10m, as in `5s`.
+    /// After that the answer says whether the message may have been delivered. Range: a time of 1ms to 10m, as in `5s`.
     /// Default: `5s`.
     pub control_answer_timeout: Duration,
 
@@ -152,62 +152,63 @@ pub struct Config {
 
     /// Most uids in one request.
     ///
-    /// Of those that a message is for, or that a broadcast leaves out. Range: 1 to 1000000. Default: `10000`.
+    /// They are the recipients of a message, or the uids that a broadcast leaves out. Range: 1 to 1000000. Default:
+    /// `10000`.
     pub push_uids_max: usize,
 
     /// How long an answer is kept for its `Idempotency-Key`.
     ///
-    /// Longer lets a program try again later without a message being sent twice; `0s` ignores the header. Range: a time of
-    /// 0s to 24h, as in `5s`. Default: `10m`.
+    /// Longer lets a program retry later without sending a message twice; `0s` ignores the header. Range: a time of 0s
+    /// to 24h, as in `5s`. Default: `10m`.
     pub idempotency_window: Duration,
 
-    /// Most bytes of answers that are kept so.
+    /// Most bytes of answers that are kept for `idempotency_window`.
     ///
-    /// An answer takes some 600. A request with a new key is refused while the longest answer that it can have does not fit, until
-    /// the oldest answer expires. Range: a size of 1KiB to 16GiB. Default: `64MiB`.
+    /// An answer takes some 600. A request with a new key is refused if the longest answer that it can get does not
+    /// fit, until older answers expire. Range: a size of 1KiB to 16GiB. Default: `64MiB`.
     pub idempotency_bytes_max: usize,
 
     /// Address where other programs push by lines of JSON.
     ///
-    /// There is no way to prove who one is there, so only loopback addresses and Unix sockets are allowed. Range: `off`, or
-    /// `IP:PORT`, `localhost:PORT`, `unix:/PATH` or, on Linux, `unix:@NAME`. Default: `off`.
+    /// It has no authentication, so only loopback addresses and Unix sockets are allowed. Range: `off`, or `IP:PORT`,
+    /// `localhost:PORT`, `unix:/PATH` or, on Linux, `unix:@NAME`. Default: `off`.
     pub text: Option<Listen>,
 
     /// Most sessions of one address; IPv6 is counted by its /64 network.
     ///
-    /// Off, since whole companies and mobile networks may share one address, and so does everybody behind a proxy that
-    /// is not in `trusted_proxies`. Range: `off`, or 1 to 100000000. Default: `off`.
+    /// Off, because whole companies and mobile networks may share one address, and so do all clients behind a proxy
+    /// that is not in `trusted_proxies`. Range: `off`, or 1 to 100000000. Default: `off`.
     pub address_sessions_max: Option<NonZeroUsize>,
 
     /// Most logins of one address in a minute, at once or spread; IPv6 is counted by its /64 network.
     ///
-    /// Off for the same reason. Bounds how fast one address can try uids and tokens. Range: `off`, or 1 to 1000000.
+    /// Off for the same reason. It bounds how fast one address can try uids and tokens. Range: `off`, or 1 to 1000000.
     /// Default: `off`.
     pub address_logins_per_minute: Option<NonZeroUsize>,
 
     /// Most logins of the node in a second; more wait, up to half of `handshake_timeout`.
     ///
-    /// Off, since pombo itself takes a storm as fast as its cores allow; set it to what stands behind it can take, such
-    /// as the service that authenticates. Range: `off`, or 1 to 1000000. Default: `off`.
+    /// Off, because pombo itself handles a storm as fast as its cores allow. Set it to protect services behind it, such
+    /// as the one that authenticates. Range: `off`, or 1 to 1000000. Default: `off`.
     pub logins_per_second: Option<NonZeroUsize>,
 
-    /// Pages that may connect, by the `Origin` that a browser sends; what sends none is no browser.
+    /// Web pages that may connect, by the `Origin` header that browsers send; clients that send none are let in.
     ///
     /// `auto` is `loopback` where only this machine can connect, and `any` elsewhere: list your sites there. `loopback`
-    /// lets in pages of this machine, and those opened from a file. Range: `auto`, `any`, `loopback`, or origins such as
-    /// `https://example.com`. Default: `auto`.
+    /// lets in pages of this machine, and those opened from a file. Range: `auto`, `any`, `loopback`, or origins such
+    /// as `https://example.com`. Default: `auto`.
     pub origins: Origins,
 
-    /// Proxies whose `X-Forwarded-For` tells who is connected.
+    /// Proxies whose `X-Forwarded-For` is believed to name the client.
     ///
-    /// The last address in it that is no trusted proxy is the client's. From others the header means nothing. `unix`
-    /// is who comes by a Unix socket. Range: `none`, or addresses, networks such as `10.0.0.0/8`, or `unix`. Default:
-    /// `none`.
+    /// The last address in the header that is not a trusted proxy is the client's. The header is ignored if another
+    /// peer sends it. `unix` stands for peers on a Unix socket. Range: `none`, or addresses, networks such as
+    /// `10.0.0.0/8`, or `unix`. Default: `none`.
     pub trusted_proxies: Vec<TrustedProxy>,
 
     /// Whether connections of trusted proxies begin with a PROXY protocol header, version 1 or 2.
     ///
-    /// It is then required of them; others are served without. Range: `true` or `false`. Default: `false`.
+    /// They must then send one; other clients must not. Range: `true` or `false`. Default: `false`.
     pub proxy_protocol: bool,
 
     /// Request paths that upgrade to a WebSocket.
@@ -231,13 +232,13 @@ pub struct Config {
 
     /// Most sessions of one uid while `duplicate_login` is `share`.
     ///
-    /// One more login is refused. Bounds what one push can fan out to. Range: 1 to 65536. Default: `16`.
+    /// A further login is refused. It bounds the fan-out of one push. Range: 1 to 65536. Default: `16`.
     pub uid_sessions_max: NonZeroUsize,
 
     /// Time from accepting a connection to the end of its HTTP upgrade.
     ///
-    /// Shorter frees the places of dead and hostile peers sooner; longer serves bad networks. Range: a time of 1ms
-    /// to 1h, as in `5s`. Default: `5s`.
+    /// Shorter gets rid of dead and hostile peers sooner; longer serves bad networks. Range: a time of 1ms to 1h, as in
+    /// `5s`. Default: `5s`.
     pub handshake_timeout: Duration,
 
     /// Time from the upgrade to the login frame.
@@ -247,12 +248,12 @@ pub struct Config {
 
     /// Longest login message; at least `uid_bytes_max`.
     ///
-    /// It is what a stranger may make the node hold. Range: a size of 16 to 1MiB. Default: `8KiB`.
+    /// An unauthenticated peer can make the node hold this much memory. Range: a size of 16 to 1MiB. Default: `8KiB`.
     pub login_bytes_max: usize,
 
-    /// How a connection proves who it is.
+    /// How a client authenticates.
     ///
-    /// `none` takes its word for it, as the demo does; `jwt` takes a signed token; `http` asks a service of yours.
+    /// With `none` the client claims a uid, as in the demo; `jwt` needs a signed token; `http` asks a service of yours.
     /// Range: `none`, `jwt` or `http`. Default: `none`.
     pub auth: Auth,
 
@@ -261,18 +262,19 @@ pub struct Config {
     /// For a trusted network, or behind a proxy that authenticates. Range: `true` or `false`. Default: `false`.
     pub insecure_open: bool,
 
-    /// Where a credential may stand.
+    /// Where a client may put its credential.
     ///
     /// `query` is off because addresses end up in logs and histories. Range: one or more of `first-frame`, `header`,
     /// `subprotocol`, `query`. Default: `first-frame,header,subprotocol`.
     pub auth_sources: Vec<AuthSource>,
 
-    /// What a client may do whose credential does not say.
+    /// Rights of a client whose credential does not name any.
     ///
-    /// Everybody may receive. Range: `receive`, or one or more of `unicast`, `broadcast`. Default: `unicast,broadcast`.
+    /// Every client may receive. Range: `receive`, or one or more of `unicast`, `broadcast`. Default:
+    /// `unicast,broadcast`.
     pub rights: Rights,
 
-    /// Claim of a token that says what its client may do, a list of words as in `rights`.
+    /// Claim of a token that holds its client's rights, a list of words as in `rights`.
     ///
     /// A token without it has `rights`; an empty list lets a client only receive. Range: text of up to 256 bytes.
     /// Default: `may`.
@@ -286,7 +288,8 @@ pub struct Config {
 
     /// File with the secret of tokens signed with HS256.
     ///
-    /// Its bytes, less a line's end behind them. Range: `none`, or the path of a file. Default: `none`.
+    /// The secret is the file's bytes, without line ends after them. Range: `none`, or the path of a file. Default:
+    /// `none`.
     pub jwt_secret_file: Option<PathBuf>,
 
     /// Files with public keys, PEM or JWKS, of tokens signed with RS256, ES256 or EdDSA.
@@ -294,7 +297,7 @@ pub struct Config {
     /// Read again when they change. Range: `none`, or paths of files. Default: `none`.
     pub jwt_key_files: Vec<PathBuf>,
 
-    /// The only `iss` of a token that is taken.
+    /// The `iss` that a token must have.
     ///
     /// Set it if others sign with the same key. Range: `any`, or a text of 1 to 1024 bytes. Default: `any`.
     pub jwt_issuer: Option<String>,
@@ -305,57 +308,58 @@ pub struct Config {
     /// Default: `any`.
     pub jwt_audience: Option<String>,
 
-    /// How far the clock of who signs tokens may differ from the node's.
+    /// How far the clock of the issuer of tokens may differ from the node's.
     ///
-    /// A token is taken, and its session lives, this long past `exp`. Range: a time of 0s to 10m, as in `5s`.
-    /// Default: `5s`.
+    /// A token is taken, and its session lives, this long past `exp`. Range: a time of 0s to 10m, as in `5s`. Default:
+    /// `5s`.
     pub jwt_leeway: Duration,
 
-    /// Service that is asked who a connection is while `auth` is `http`.
+    /// Service that authenticates clients while `auth` is `http`.
     ///
     /// Range: `none`, or an address such as `http://127.0.0.1:8080/login`. Default: `none`.
     pub auth_url: Option<AuthUrl>,
 
-    /// File with the certificates that may vouch for `auth_url` over TLS.
+    /// File with the root certificates that are trusted for `auth_url`.
     ///
-    /// PEM; they stand in for those that the system trusts. Range: `none`, or the path of a file. Default: `none`.
+    /// PEM; they replace the system's root certificates. Range: `none`, or the path of a file. Default: `none`.
     pub auth_url_ca: Option<PathBuf>,
 
     /// Time that the service may take to answer.
     ///
-    /// Past it the client is told to try again later. Range: a time of 1ms to 60s, as in `5s`. Default: `3s`.
+    /// After that the client gets 503 or 1013, and should try again later. Range: a time of 1ms to 60s, as in `5s`.
+    /// Default: `3s`.
     pub auth_url_timeout: Duration,
 
-    /// Most questions to the service at a time; more wait.
+    /// Most requests to the service at a time; more wait.
     ///
     /// Waiting counts towards `auth_url_timeout`. Range: 1 to 10000. Default: `64`.
     pub auth_url_in_flight_max: usize,
 
-    /// Headers of the client's request that the service is told.
+    /// Headers of the client's request that are passed on to the service.
     ///
     /// Range: `none`, or names of headers. Default: `cookie,user-agent`.
     pub auth_url_headers: Vec<String>,
 
-    /// How long an answer of the service holds for the same question.
+    /// How long an answer of the service is used again for the same request.
     ///
-    /// Longer spares the service; shorter notices sooner who was locked out. Range: a time of 0s to 1h, as in `5s`.
-    /// Default: `10s`.
+    /// Longer saves requests to the service; shorter makes a revoked login take effect sooner. Range: a time of 0s to
+    /// 1h, as in `5s`. Default: `10s`.
     pub auth_cache_ttl: Duration,
 
     /// Most answers of the service that are kept.
     ///
-    /// Past it the oldest goes; some 200 bytes each. Range: 0 to 10000000. Default: `10000`.
+    /// Beyond that the oldest is dropped; each takes some 200 bytes. Range: 0 to 10000000. Default: `10000`.
     pub auth_cache_entries_max: usize,
 
-    /// Service that is told which uids come online and go offline.
+    /// Service that gets an event whenever a uid comes online or goes offline.
     ///
     /// Each batch is posted to it as JSON, and signed. Range: `none`, or an address such as
     /// `http://127.0.0.1:8080/login`. Default: `none`.
     pub hook_url: Option<AuthUrl>,
 
-    /// File with the certificates that may vouch for `hook_url` over TLS.
+    /// File with the root certificates that are trusted for `hook_url`.
     ///
-    /// PEM; they stand in for those that the system trusts. Range: `none`, or the path of a file. Default: `none`.
+    /// PEM; they replace the system's root certificates. Range: `none`, or the path of a file. Default: `none`.
     pub hook_url_ca: Option<PathBuf>,
 
     /// Secret that batches are signed with; better set by its variable, or by a file.
@@ -372,11 +376,11 @@ pub struct Config {
 
     /// Time that a uid may be without a session before it counts as offline.
     ///
-    /// Longer hides the reconnects of bad networks, shorter tells sooner. Range: a time of 0s to 1h, as in `5s`.
+    /// Longer hides the reconnects of bad networks, shorter reports sooner. Range: a time of 0s to 1h, as in `5s`.
     /// Default: `5s`.
     pub hook_grace: Duration,
 
-    /// Time that an event waits for others to go with it.
+    /// Time that an event waits for others to join its batch.
     ///
     /// Longer makes fewer and larger batches. Range: a time of 0s to 60s, as in `5s`. Default: `100ms`.
     pub hook_delay: Duration,
@@ -388,19 +392,19 @@ pub struct Config {
 
     /// Time that the service may take to answer a batch.
     ///
-    /// The node's end waits that long for the last batches to be taken, too. Range: a time of 1ms to 60s, as in `5s`.
+    /// A node that ends waits as long for its last batches to be accepted. Range: a time of 1ms to 60s, as in `5s`.
     /// Default: `5s`.
     pub hook_timeout: Duration,
 
-    /// Time that a batch is tried again before its events are given up.
+    /// Time that a batch is tried again before its events are lost.
     ///
-    /// Meanwhile the others wait, since events come in order. Range: a time of 0s to 24h, as in `5s`. Default: `10m`.
+    /// Meanwhile the others wait, because events stay in order. Range: a time of 0s to 24h, as in `5s`. Default: `10m`.
     pub hook_retry_time: Duration,
 
     /// Most events that wait for the service, and most uids that wait for their grace to end.
     ///
-    /// Past it the oldest event is lost, which the next batch says; or the oldest grace ends early. Some 200 bytes each.
-    /// Range: 1 to 10000000. Default: `100000`.
+    /// Beyond that the oldest event is lost, which the next batch reports, or the oldest grace ends early. Each takes
+    /// some 200 bytes. Range: 1 to 10000000. Default: `100000`.
     pub hook_queue_max: usize,
 
     /// Time from a message's first byte to its last.
@@ -417,9 +421,9 @@ pub struct Config {
 
     /// Most messages that a session may send in a second.
     ///
-    /// A second's worth may come at once; then the session is not read until it may send again, and TCP holds its peer
-    /// back. Pings, pongs and the fragments of a message count as messages. Range: `off`, or 1 to 1000000. Default:
-    /// `off`.
+    /// A second's worth may come at once. After that the session is not read until it may send again, and TCP slows its
+    /// peer down. Pings, pongs and the fragments of a message count as messages. Range: `off`, or 1 to 1000000.
+    /// Default: `off`.
     pub message_rate_max: Option<usize>,
 
     /// Most bytes that a session may send in a second.
@@ -430,8 +434,8 @@ pub struct Config {
 
     /// Time a session may stay over its rate before it is closed.
     ///
-    /// It is over as long as there always is more than may be read. Longer rides out bursts; a client that never slows
-    /// down is closed with 1008. Range: a time of 1ms to 1h, as in `5s`. Default: `10s`.
+    /// A session is over its rate while more data always waits than it may send. Longer tolerates bursts; a client that
+    /// ignores backpressure is closed with 1008. Range: a time of 1ms to 1h, as in `5s`. Default: `10s`.
     pub rate_patience: Duration,
 
     /// Longest uid.
@@ -442,17 +446,17 @@ pub struct Config {
 
     /// Most bytes waiting for one session that its socket has not taken; at least `message_bytes_max` + 14.
     ///
-    /// Past it `slow_consumer` acts. More rides out a longer stall of a receiver, and lets it hold more memory; 14
-    /// bytes are the longest header of a frame. Range: a size of 128 to 2GiB. Default: `2MiB`.
+    /// When a message does not fit, `slow_consumer` decides. More tolerates a longer stall of a receiver, and lets it
+    /// hold more memory; 14 bytes are the longest header of a frame. Range: a size of 128 to 2GiB. Default: `2MiB`.
     pub outbox_bytes_max: usize,
 
     /// Most bytes that sessions and mail hold, in parts of messages and outboxes; each shard has its part of it.
     ///
-    /// Past its part, a shard closes the sessions that hold most with 4009. Mail counts, and is not dropped: leave room
-    /// for twice `mailbox_bytes_max` for each pair of shards. Not in it are the kernel's buffers and what
-    /// an idle session costs. A payload that waits for several sessions counts for each. The memory is the machine's, or
-    /// that of the control group if less. Range: a size of 1MiB to 16384GiB. Default: half of the memory that the process
-    /// may use.
+    /// A shard that holds more than its part closes the sessions that hold most, with 4009. Mail counts, and is not
+    /// dropped: leave room for twice `mailbox_bytes_max` for each pair of shards. Not in it are the kernel's buffers
+    /// and what an idle session costs. A payload that waits for several sessions counts for each. The memory is the
+    /// machine's, or that of the control group if less. Range: a size of 1MiB to 16384GiB. Default: half of the memory
+    /// that the process may use.
     pub memory_bytes_max: usize,
 
     /// Size of the kernel's send buffer for each connection; `auto` leaves it to the kernel.
@@ -463,15 +467,16 @@ pub struct Config {
 
     /// What happens to a session whose outbox is full.
     ///
-    /// With `disconnect` nothing is lost unseen: the client knows, and reconnects. `drop-newest` and `drop-oldest`
+    /// With `disconnect` no loss goes unnoticed: the client is closed, and reconnects. `drop-newest` and `drop-oldest`
     /// keep the connection and lose messages. Every drop is counted. Range: `disconnect`, `drop-newest` or
     /// `drop-oldest`. Default: `disconnect`.
     pub slow_consumer: SlowConsumer,
 
-    /// Bytes from which on a batch of mail to another shard is full; two batches wait at most.
+    /// Size at which a batch of mail to another shard is full; at most two batches wait from one shard to another.
     ///
-    /// One of them is in flight, one in hand. A full batch takes no message: sessions that send there wait. Beside these
-    /// bytes a batch may hold the message that made it full, and one broadcast. More smooths bursts between shards. Range: a size of 1KiB to 1GiB. Default: `1MiB`.
+    /// One of them is in flight, one in hand. A full batch takes no message: sessions that send there wait. Beside
+    /// these bytes a batch may hold the message that made it full, and one broadcast. More smooths bursts between
+    /// shards. Range: a size of 1KiB to 1GiB. Default: `1MiB`.
     pub mailbox_bytes_max: usize,
 
     /// Time between two pings to a session; one silent for two of them is closed.
@@ -488,27 +493,26 @@ pub struct Config {
 
     /// Time a drain may take: the first half spreads the closes, the second flushes outboxes.
     ///
-    /// Longer spreads the reconnects that follow; keep it under the grace period of what stops the process. Range:
-    /// a time of 0s to 1h, as in `5s`. Default: `10s`.
+    /// Longer spreads the reconnects that follow; keep it under the time that a service manager or orchestrator gives
+    /// the process to end. Range: a time of 0s to 1h, as in `5s`. Default: `10s`.
     pub drain_timeout: Duration,
 
-    /// What sessions are told at a drain: close code 1001 or 1012.
+    /// Close code that sessions get at a drain, 1001 or 1012.
     ///
-    /// `going-away` suits a node that may not come back, `service-restart` a rolling update: a client that is told 1012
-    /// knows to connect again after a short random delay. Range: `going-away` or `service-restart`. Default:
-    /// `going-away`.
+    /// `going-away` suits a node that may not come back, `service-restart` a rolling update: a client that gets 1012
+    /// connects again after a short random delay. Range: `going-away` or `service-restart`. Default: `going-away`.
     pub drain_code: DrainCode,
 
     /// Whether an ordinary GET on the WebSocket port answers the built-in page.
     ///
-    /// The page lets a newcomer try the node from a browser; without it the answer is 426. Range: `true` or
-    /// `false`. Default: `true`.
+    /// The page lets a newcomer try the node from a browser; without it the answer is 426. Range: `true` or `false`.
+    /// Default: `true`.
     pub page: bool,
 
-    /// How log lines look.
+    /// Format of log lines.
     ///
-    /// `human` for reading in a terminal, `json` for collectors, an object a line. Range: `human` or `json`.
-    /// Default: `human`.
+    /// `human` for reading in a terminal, `json` for collectors, an object a line. Range: `human` or `json`. Default:
+    /// `human`.
     pub log_format: LogFormat,
 
     /// The least severe event that is logged.
@@ -517,13 +521,14 @@ pub struct Config {
     /// `error`, `warn`, `info`, `debug` or `trace`. Default: `info`.
     pub log_level: LogLevel,
 
-    /// What a session speaks whose client chooses nothing else at its upgrade. No setting: flags, variables and files can't reach it, only a program that embeds a node.
+    /// The protocol of a session whose client chooses none at its upgrade. Not a setting: only a program that embeds a node can
+    /// change it.
     #[doc(hidden)]
     pub protocol: Protocol,
 }
 
 impl Config {
-    /// Checks every value against its range, and those that depend on each other.
+    /// Checks every value against its range, and the relations between values.
     ///
     /// # Errors
     /// All faults together: values out of range, an outbox too small for the largest frame, a login message

@@ -1,11 +1,11 @@
-//! The part of the settings that each room is given.
+//! The settings of each room.
 
 use std::time::Duration;
 
 use super::{AdmissionSettings, AuthSettings, Config, DrainCode, DuplicateLogin, Paths, SlowConsumer};
 use crate::protocol::Protocol;
 
-/// What a shard needs to know; see the fields of the same names in [`Config`].
+/// The settings of a shard; see the fields of the same names in [`Config`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SessionSettings {
     /// Longest message a client may send.
@@ -28,7 +28,7 @@ pub struct SessionSettings {
     pub heartbeat_interval: Duration,
     /// Time a closing connection may take.
     pub close_timeout: Duration,
-    /// What sessions are told at a drain.
+    /// Close code of sessions at a drain.
     pub drain_code: DrainCode,
     /// What happens when a uid that is logged in logs in again.
     pub duplicate_login: DuplicateLogin,
@@ -38,14 +38,14 @@ pub struct SessionSettings {
     pub login_reply: String,
 }
 
-/// What the gateway needs to know; see the fields of the same names in [`Config`].
+/// The settings of the gateway; see the fields of the same names in [`Config`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct GatewaySettings {
     /// Most connections on the node, sessions and handshakes together.
     pub connections_max: usize,
     /// Most connections that have not logged in yet.
     pub handshakes_max: usize,
-    /// Who is let in.
+    /// Limits on the connections that are let in.
     pub admission: AdmissionSettings,
     /// Request paths that upgrade.
     pub paths: Paths,
@@ -63,14 +63,14 @@ pub struct GatewaySettings {
     pub page: bool,
     /// Size of the kernel's send buffer, unless the kernel tunes it.
     pub send_buffer_bytes: Option<usize>,
-    /// How connections prove who they are.
+    /// How clients authenticate.
     pub auth: AuthSettings,
-    /// What a session speaks whose client chooses nothing else at its upgrade.
+    /// The protocol of a session whose client chooses none at its upgrade.
     pub protocol: Protocol,
 }
 
 impl Config {
-    /// Copies out a shard's part.
+    /// Returns the settings of a shard.
     pub fn session(&self) -> SessionSettings {
         SessionSettings {
             message_bytes_max: self.message_bytes_max,
@@ -90,7 +90,7 @@ impl Config {
         }
     }
 
-    /// Copies out the gateway's part.
+    /// Returns the settings of the gateway.
     pub fn gateway(&self) -> GatewaySettings {
         GatewaySettings {
             connections_max: self.connections_max,

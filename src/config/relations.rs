@@ -1,4 +1,4 @@
-//! Which values of different settings don't go with each other.
+//! Relations between settings: values that contradict each other.
 
 use super::{Config, Fault, Origin};
 
@@ -6,7 +6,7 @@ use super::{Config, Fault, Origin};
 pub(super) const FRAME_HEADER_BYTES_MAX: usize = 14;
 
 impl Config {
-    /// Tells which values don't go with each other, apart from those that `faults` already holds.
+    /// Returns the faults of values that contradict each other, except of settings that already have one of `faults`.
     pub(super) fn relation_faults(&self, faults: &[Fault], origin: impl Fn(&str) -> Origin) -> Vec<Fault> {
         let sound = |key| !faults.iter().any(|fault| matches!(fault, Fault::Value { key: at, .. } if *at == key));
         let frame_bytes_max = self.message_bytes_max.saturating_add(FRAME_HEADER_BYTES_MAX);

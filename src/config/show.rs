@@ -1,9 +1,9 @@
-//! The settings as a file shows them.
+//! The settings as a TOML file.
 
 use super::{Config, SETTINGS};
 
 impl Config {
-    /// Shows every setting as TOML, with what it does; loaded again, it makes an equal config but for secrets.
+    /// Shows every setting as TOML, with its help text. Loading the text gives an equal config, except for secrets.
     pub fn to_toml(&self) -> String {
         let mut text = String::new();
         let mut group = "";

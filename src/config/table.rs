@@ -1,7 +1,7 @@
-//! The table of settings: each declared once, with its form, range, group and what it does.
+//! The table of settings: each declared once, with its form, range, group and help text.
 //!
 //! Flags, variables, TOML keys, `--print-config`, the reload and `docs/settings.md` are all made from this
-//! table, so none can drift from another. Defaults are not here: they stand in `impl Default for Config`.
+//! table, so none can differ from another. Defaults are not here: they are in `impl Default for Config`.
 
 use toml::Value;
 
@@ -11,13 +11,13 @@ use super::control::Tokens;
 use super::form::{Address, Addresses, Count, FileMode, Form, OrOff, PathList, Size, Switch, Text, Time, Word, items};
 use super::{Auth, Config, DrainCode, DuplicateLogin, LogFormat, LogLevel, SlowConsumer};
 
-/// One setting: its names, and how it is read, shown and taken over.
+/// One setting: its names, and how it is read, shown and reloaded.
 pub struct Setting {
     /// TOML key, and the field of [`Config`].
     pub key: &'static str,
-    /// Heading that it stands under.
+    /// Heading of its group.
     pub group: &'static str,
-    /// One sentence on what it does, without a full stop.
+    /// Help text: one sentence, without a full stop.
     pub help: &'static str,
     /// Whether a running node can change it.
     pub reload: Reload,
@@ -25,7 +25,7 @@ pub struct Setting {
     pub many: bool,
     /// Whether its value is hidden wherever settings are shown.
     pub secret: bool,
-    /// What stands for the value in help texts.
+    /// The placeholder for the value in help texts.
     pub placeholder: &'static str,
     /// The default in words, where it depends on the machine.
     computed: Option<&'static str>,
@@ -60,7 +60,7 @@ impl Setting {
         format!("{VARIABLE_PREFIX}{}", self.key.to_uppercase())
     }
 
-    /// Says which values there are, to follow "expected".
+    /// Describes the allowed values, to follow the word "expected".
     pub fn expected(&self) -> String {
         (self.expected)()
     }
@@ -70,23 +70,23 @@ impl Setting {
         self.computed.map_or_else(|| self.text(&Config::default()), str::to_owned)
     }
 
-    /// Tells whether the default depends on the machine, so that its text is words and no value.
+    /// Returns whether the default depends on the machine, so that its text is a description, not a value.
     pub fn default_varies(&self) -> bool {
         self.computed.is_some()
     }
 
-    /// Shows the value in `config` as one would write it in a flag; of a secret only whether there is one.
+    /// Shows the value in `config` in the form of a flag; of a secret only whether there is one.
     pub fn text(&self, config: &Config) -> String {
         self.concealed(config).unwrap_or_else(|| items(&self.show(config)).join(","))
     }
 
-    /// Returns what is shown in place of the value, where it is a secret that was set.
+    /// Returns the text to show instead of a secret that was set.
     pub(super) fn concealed(&self, config: &Config) -> Option<String> {
         let is_set = || self.show(config) != self.show(&Config::default());
         (self.secret && is_set()).then(|| self.conceal("").to_owned())
     }
 
-    /// Shows `text`, which somebody wrote as the value, unless it may be a secret.
+    /// Shows `text`, which a user wrote as the value, unless it may be a secret.
     pub(super) fn conceal<'a>(&self, text: &'a str) -> &'a str {
         if self.secret { "(hidden)" } else { text }
     }
@@ -96,12 +96,12 @@ impl Setting {
         (self.show)(config)
     }
 
-    /// Reads the value into `config`; returns whether it was sound, else `config` is as before.
+    /// Reads the value into `config`; returns whether it was valid, else leaves `config` unchanged.
     pub(super) fn read(&self, config: &mut Config, items: &[String]) -> bool {
         (self.read)(config, items)
     }
 
-    /// Tells whether the value in `config` is one that could have been read.
+    /// Returns whether the value in `config` is one that could have been read.
     pub(super) fn allows(&self, config: &Config) -> bool {
         self.read(&mut config.clone(), &items(&self.show(config)))
     }
@@ -112,10 +112,10 @@ impl Setting {
     }
 }
 
-/// What the name of every variable begins with.
+/// Prefix of the name of every variable.
 pub const VARIABLE_PREFIX: &str = "POMBO_";
 
-/// Makes a [`Setting`] of each row: `field: form, reload, what it does;` under a heading.
+/// Makes a [`Setting`] of each row: `field: form, reload, help text;` under a heading.
 ///
 /// The field's name is the key, so a row can't name one field and set another.
 macro_rules! settings {
@@ -139,7 +139,7 @@ macro_rules! settings {
     (@computed $computed:literal) => { Some($computed) };
 }
 
-// The field tells which of a form's types is meant; nothing is read from it.
+// The field's type selects the form's type parameter; its value is not read.
 type Field<T> = fn(&Config) -> &T;
 
 const fn many<T, F: Form<T>>(_: &F, _: Field<T>) -> bool {
@@ -164,7 +164,7 @@ const GIB: usize = 1 << 30;
 const SECOND: u64 = 1_000;
 const HOUR: u64 = 3_600_000;
 
-/// Every setting, in the order in which they are told.
+/// Every setting, in the order in which they are shown.
 pub static SETTINGS: &[Setting] = settings! {
     "Listening" {
         listen: Addresses, Restart,
@@ -172,31 +172,31 @@ pub static SETTINGS: &[Setting] = settings! {
         unix_socket_mode: FileMode, Restart,
             "Permissions of the files of Unix sockets, for a proxy or a back end that runs as another user";
         tls_certificate: File, Restart,
-            "Certificate of TCP listeners, PEM, with those that lead to a root behind it; they speak TLS if it is set";
+            "Certificate chain of the TCP listeners, PEM, the server's own certificate first; they speak TLS if it is set";
         tls_key: File, Restart, "Private key of tls_certificate, PEM";
         paths: PathList, Live, "Request paths that upgrade to a WebSocket";
         page: Switch, Live, "Whether an ordinary GET on the WebSocket port answers the built-in page";
         origins: OriginList, Live,
-            "Pages that may connect, by the Origin that a browser sends; what sends none is no browser";
-        trusted_proxies: Proxies, Live, "Proxies whose X-Forwarded-For tells who is connected";
+            "Web pages that may connect, by the Origin header that browsers send; clients that send none are let in";
+        trusted_proxies: Proxies, Live, "Proxies whose X-Forwarded-For is believed to name the client";
         proxy_protocol: Switch, Live, "Whether connections of trusted proxies begin with a PROXY protocol header, version 1 or 2";
     }
     "Push from other programs" {
-        control: OrOff(Address), Restart, "Address where other programs push and ask over HTTP";
-        control_tokens: Tokens, Live, "Tokens of the programs that may; better set by its variable, or by a file";
-        control_tokens_file: File, Live, "File with such tokens, one in a line";
+        control: OrOff(Address), Restart, "Address where other programs push and query over HTTP";
+        control_tokens: Tokens, Live, "Tokens of the programs that may use control; better set by its variable, or by a file";
+        control_tokens_file: File, Live, "File with tokens as in control_tokens, one a line";
         control_connections_max: Count(1, 100_000), Restart,
-            "Most connections of other programs over HTTP; for another, the one that waits longest for its program is closed";
+            "Most connections of other programs over HTTP; a further one takes the place of the one that is idle longest";
         control_idle_timeout: Time(10, HOUR), Live,
-            "Time without a request on a connection, and for what is not read of an answer";
+            "Time that a connection may go without a request, and that an answer may stay unread";
         control_body_timeout: Time(10, HOUR), Live,
-            "Time for a request's head after its first bytes, from the head to the end, and between two lines of a batch";
+            "Time for a request's head from its first byte, for the rest of the request, and between two lines of a batch";
         control_answer_timeout: Time(1, 600 * SECOND), Live, "Time that the shards may take to answer a request";
         push_bytes_max: Size(1, GIB), Live,
             "Longest message that another program may push; auto is message_bytes_max, and outbox_bytes_max - 14 the most";
         push_uids_max: Count(1, 1_000_000), Live, "Most uids in one request";
         idempotency_window: Time(0, 24 * HOUR), Live, "How long an answer is kept for its Idempotency-Key";
-        idempotency_bytes_max: Size(KIB, 16 * GIB), Live, "Most bytes of answers that are kept so";
+        idempotency_bytes_max: Size(KIB, 16 * GIB), Live, "Most bytes of answers that are kept for idempotency_window";
         text: OrOff(Address), Restart, "Address where other programs push by lines of JSON";
     }
     "Threads" {
@@ -205,7 +205,7 @@ pub static SETTINGS: &[Setting] = settings! {
         gateway_threads: Count(1, 64), Restart, default "a quarter of the cores, at least 1",
             "Threads that accept, upgrade and log in connections";
         mailbox_bytes_max: Size(KIB, GIB), Restart,
-            "Bytes from which on a batch of mail to another shard is full; two batches wait at most";
+            "Size at which a batch of mail to another shard is full; at most two batches wait from one shard to another";
     }
     "Admission and login" {
         connections_max: Count(1, 100_000_000), Live,
@@ -227,36 +227,36 @@ pub static SETTINGS: &[Setting] = settings! {
         uid_sessions_max: Count(1, 65_536), Live, "Most sessions of one uid while duplicate_login is share";
     }
     "Authentication" {
-        auth: Word::<Auth>::ANY, Restart, "How a connection proves who it is";
+        auth: Word::<Auth>::ANY, Restart, "How a client authenticates";
         insecure_open: Switch, Restart,
             "Whether auth = none may listen where other machines can connect, and log in as anybody";
-        auth_sources: Sources, Live, "Where a credential may stand";
-        rights: Granted, Live, "What a client may do whose credential does not say";
-        rights_claim: Text(256), Live, "Claim of a token that says what its client may do, a list of words as in rights";
+        auth_sources: Sources, Live, "Where a client may put its credential";
+        rights: Granted, Live, "Rights of a client whose credential does not name any";
+        rights_claim: Text(256), Live, "Claim of a token that holds its client's rights, a list of words as in rights";
         jwt_secret: Hidden, Live, "Secret of tokens signed with HS256; better set by its variable, or by a file";
         jwt_secret_file: File, Live, "File with the secret of tokens signed with HS256";
         jwt_key_files: File, Live, "Files with public keys, PEM or JWKS, of tokens signed with RS256, ES256 or EdDSA";
-        jwt_issuer: Exactly, Live, "The only iss of a token that is taken";
+        jwt_issuer: Exactly, Live, "The iss that a token must have";
         jwt_audience: Exactly, Live, "The aud that a token must have, among others";
-        jwt_leeway: Time(0, 600 * SECOND), Live, "How far the clock of who signs tokens may differ from the node's";
-        auth_url: Url, Live, "Service that is asked who a connection is while auth is http";
-        auth_url_ca: File, Restart, "File with the certificates that may vouch for auth_url over TLS";
+        jwt_leeway: Time(0, 600 * SECOND), Live, "How far the clock of the issuer of tokens may differ from the node's";
+        auth_url: Url, Live, "Service that authenticates clients while auth is http";
+        auth_url_ca: File, Restart, "File with the root certificates that are trusted for auth_url";
         auth_url_timeout: Time(1, 60 * SECOND), Live, "Time that the service may take to answer";
-        auth_url_in_flight_max: Count(1, 10_000), Restart, "Most questions to the service at a time; more wait";
-        auth_url_headers: HeaderNames, Live, "Headers of the client's request that the service is told";
-        auth_cache_ttl: Time(0, HOUR), Live, "How long an answer of the service holds for the same question";
+        auth_url_in_flight_max: Count(1, 10_000), Restart, "Most requests to the service at a time; more wait";
+        auth_url_headers: HeaderNames, Live, "Headers of the client's request that are passed on to the service";
+        auth_cache_ttl: Time(0, HOUR), Live, "How long an answer of the service is used again for the same request";
         auth_cache_entries_max: Count(0, 10_000_000), Restart, "Most answers of the service that are kept";
     }
     "Hook" {
-        hook_url: Url, Restart, "Service that is told which uids come online and go offline";
-        hook_url_ca: File, Restart, "File with the certificates that may vouch for hook_url over TLS";
+        hook_url: Url, Restart, "Service that gets an event whenever a uid comes online or goes offline";
+        hook_url_ca: File, Restart, "File with the root certificates that are trusted for hook_url";
         hook_secret: Hidden, Restart, "Secret that batches are signed with; better set by its variable, or by a file";
         hook_secret_file: File, Restart, "File with the secrets that batches are signed with, one a line";
         hook_grace: Time(0, HOUR), Live, "Time that a uid may be without a session before it counts as offline";
-        hook_delay: Time(0, 60 * SECOND), Live, "Time that an event waits for others to go with it";
+        hook_delay: Time(0, 60 * SECOND), Live, "Time that an event waits for others to join its batch";
         hook_batch_max: Count(1, 10_000), Live, "Most events in a batch";
         hook_timeout: Time(1, 60 * SECOND), Live, "Time that the service may take to answer a batch";
-        hook_retry_time: Time(0, 24 * HOUR), Live, "Time that a batch is tried again before its events are given up";
+        hook_retry_time: Time(0, 24 * HOUR), Live, "Time that a batch is tried again before its events are lost";
         hook_queue_max: Count(1, 10_000_000), Live,
             "Most events that wait for the service, and most uids that wait for their grace to end";
     }
@@ -281,10 +281,10 @@ pub static SETTINGS: &[Setting] = settings! {
         close_timeout: Time(1, HOUR), Live, "Time a closing connection may take to answer the close frame and end";
         drain_timeout: Time(0, HOUR), Live,
             "Time a drain may take: the first half spreads the closes, the second flushes outboxes";
-        drain_code: Word::<DrainCode>::ANY, Live, "What sessions are told at a drain: close code 1001 or 1012";
+        drain_code: Word::<DrainCode>::ANY, Live, "Close code that sessions get at a drain, 1001 or 1012";
     }
     "Logs" {
-        log_format: Word::<LogFormat>::ANY, Restart, "How log lines look";
+        log_format: Word::<LogFormat>::ANY, Restart, "Format of log lines";
         log_level: Word::<LogLevel>::ANY, Live, "The least severe event that is logged";
     }
 };

@@ -28,16 +28,16 @@ use crate::cli::trust::Wire;
 /// Longest body of a refusal that is read.
 const BODY_BYTES_MAX: usize = 64 << 10;
 
-/// How long a refusal's body is waited for.
+/// How long to wait for a refusal's body.
 const BODY_TIME: Duration = Duration::from_secs(1);
 
-/// Why there is no WebSocket.
+/// Why the handshake failed.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum HandshakeError {
     /// The server answered with another status than 101.
     #[error("the server answered HTTP {status} {body}")]
     Refused { status: StatusCode, body: String },
-    /// The server's 101 is not what RFC 6455 has.
+    /// The server's 101 violates RFC 6455.
     #[error("the server's answer is no upgrade: {name} is {found}, expected {expected}")]
     Answer { name: &'static str, found: String, expected: String },
     /// There was no answer.
@@ -54,15 +54,15 @@ pub(super) async fn open(
     wire: Box<dyn Wire>,
 ) -> Result<WebSocketStream<Box<dyn Wire>>, HandshakeError> {
     let (mut sender, connection) = http1::Builder::new()
-        // Some servers look for the names as RFC 6455 writes them.
+        // Some servers expect the header names in the case of RFC 6455.
         .title_case_headers(true)
         .handshake(TokioIo::new(AskFirst { wire, has_asked: false, reader: None }))
         .await?;
-    // Its end is the sender's matter, too.
+    // Its errors also reach the sender of the request.
     tokio::spawn(connection.with_upgrades());
     let key = request.headers().get(SEC_WEBSOCKET_KEY).map(|key| key.as_bytes().to_owned()).unwrap_or_default();
     let mut request = request.map(|()| Empty::<Bytes>::new());
-    // The host is in its header.
+    // The host is in the header `Host`.
     let target = request.uri().path_and_query().cloned();
     *request.uri_mut() = target.map_or_else(|| Uri::from_static("/"), Uri::from);
     let response = sender.send_request(request).await?;
@@ -76,11 +76,11 @@ pub(super) async fn open(
 
 /// A connection that is read only after the first write.
 ///
-/// Some servers refuse before they have read the request; hyper takes what comes before it for a fault.
+/// Some servers refuse before they have read the request; hyper treats a response before its request as an error.
 struct AskFirst {
     wire: Box<dyn Wire>,
     has_asked: bool,
-    /// Who wants to read meanwhile.
+    /// The task that waits to read until then.
     reader: Option<Waker>,
 }
 
@@ -120,7 +120,7 @@ impl AsyncWrite for AskFirst {
     }
 }
 
-/// Reads the start of a refusal's body, where a server says why.
+/// Reads the start of a refusal's body, in which servers give the reason.
 async fn refusal(response: Response<Incoming>) -> HandshakeError {
     let status = response.status();
     let body = timeout(BODY_TIME, Limited::new(response.into_body(), BODY_BYTES_MAX).collect()).await;
@@ -157,7 +157,7 @@ fn check(version: Version, headers: &HeaderMap, accept: &str) -> Result<(), Hand
         [("Sec-WebSocket-Extensions", SEC_WEBSOCKET_EXTENSIONS), ("Sec-WebSocket-Protocol", SEC_WEBSOCKET_PROTOCOL)]
     {
         let chosen = all(&header);
-        // A list of nothing chooses nothing.
+        // An empty list chooses none.
         if chosen.iter().flat_map(|values| values.split(',')).any(|value| !value.trim().is_empty()) {
             return fault(name, "none, since none was offered", chosen);
         }

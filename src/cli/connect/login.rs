@@ -1,4 +1,4 @@
-//! Who the client logs in as: a uid, or whoever a token says.
+//! The login of the client: by a uid, or by a token.
 
 use std::path::PathBuf;
 
@@ -14,7 +14,7 @@ use crate::cli::token::{self, TokenError};
 pub(super) enum Login {
     /// By its first message.
     Uid(String),
-    /// By the token in a file, which is read for every connection: by then it may hold a newer one.
+    /// By the token in a file, which is read for every connection, because it may hold a newer token then.
     TokenFile(PathBuf),
 }
 
@@ -40,7 +40,7 @@ impl Login {
     }
 }
 
-/// Tells whether an answer to the upgrade means that this login is not wanted.
+/// Returns whether an answer to the upgrade means that the login was refused.
 pub(super) fn is_refusal(status: StatusCode) -> bool {
     matches!(status, StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN)
 }

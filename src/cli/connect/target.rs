@@ -18,7 +18,7 @@ pub(super) struct Target {
     pub(super) port: u16,
 }
 
-/// Why a text is no address to connect to.
+/// Why a text is not an address to connect to.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 pub(super) enum TargetError {
     /// Another scheme than `ws` and `wss`.
@@ -51,7 +51,7 @@ impl FromStr for Target {
         let uri = format!("{scheme}://{place}{}", resource(path)).parse::<Uri>().map_err(|_| invalid())?;
         let authority = uri.authority().ok_or_else(invalid)?;
         let host = authority.host().trim_start_matches('[').trim_end_matches(']').to_owned();
-        // A port that is not a number, or too large, is missing from the parsed form.
+        // The parser drops a port that is not a number, or too large.
         let port_given = authority.as_str().len() > authority.host().len();
         let port = match authority.port_u16() {
             Some(port) => port,
@@ -59,7 +59,7 @@ impl FromStr for Target {
             None if is_secure => 443,
             None => 80,
         };
-        // There are no names with passwords in this protocol: better refused than ignored.
+        // This protocol has no user names and passwords: they are refused rather than ignored.
         if host.is_empty() || authority.as_str().contains('@') {
             return Err(invalid());
         }
@@ -67,8 +67,8 @@ impl FromStr for Target {
     }
 }
 
-/// Every ASCII character that neither a path nor a query may hold as it is (RFC 3986, sections 3.3 and 3.4); others than
-/// ASCII are encoded in any case.
+/// Every ASCII character that must be encoded in a path and a query (RFC 3986, sections 3.3 and 3.4); non-ASCII
+/// characters are always encoded.
 const ENCODED: &AsciiSet = &CONTROLS
     .add(b' ')
     .add(b'"')
@@ -83,9 +83,9 @@ const ENCODED: &AsciiSet = &CONTROLS
     .add(b'|')
     .add(b'}');
 
-/// Makes of a path and a query, either of which may be absent, what a request asks for.
+/// Makes a request's target of a path and a query, either of which may be absent.
 ///
-/// What is encoded already stays so: a `%` is encoded where no two hexadecimal digits follow it.
+/// Encoded characters stay as they are: a `%` is encoded only if no two hexadecimal digits follow it.
 fn resource(path: &str) -> String {
     let mut resource = if path.starts_with('/') { String::new() } else { "/".to_owned() };
     for (place, part) in path.split('%').enumerate() {

@@ -1,4 +1,4 @@
-//! Where a node's control listener is, as the caller gives it: what the node itself takes, and names and TLS besides.
+//! The address of a node's control listener, from the caller: the forms of the setting `control`, and host names and TLS.
 
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -26,7 +26,7 @@ pub(super) enum Address {
 /// Whether TLS is spoken.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Scheme {
-    /// Not said: as the node's own settings have it.
+    /// Not given: the node's own settings decide.
     Unsaid,
     Http,
     Https,
@@ -38,7 +38,7 @@ pub(super) enum Scheme {
 pub(super) struct AddressError;
 
 impl Address {
-    /// Returns what stands in the request's `Host`.
+    /// Returns the value for the request's `Host`.
     pub(super) fn host(&self) -> String {
         match self {
             Self::Tcp { host, port, .. } if host.contains(':') => format!("[{host}]:{port}"),
@@ -47,7 +47,7 @@ impl Address {
         }
     }
 
-    /// Speaks TLS where nobody said whether.
+    /// Chooses TLS if the scheme was not given.
     pub(super) fn or_secure(self) -> Self {
         match self {
             Self::Tcp { host, port, scheme: Scheme::Unsaid } => Self::Tcp { host, port, scheme: Scheme::Https },
@@ -75,7 +75,7 @@ impl FromStr for Address {
         };
         let uri: Uri = format!("http://{rest}").parse().map_err(|_| AddressError)?;
         let authority = uri.authority().filter(|authority| !authority.as_str().contains('@')).ok_or(AddressError)?;
-        // A path would be left out without a word, and the node's own settings have none.
+        // A path would be ignored silently, and the node's own settings have none.
         if !matches!(uri.path_and_query().map(|path| path.as_str()), None | Some("/")) {
             return Err(AddressError);
         }
@@ -87,7 +87,7 @@ impl FromStr for Address {
             _ => return Err(AddressError),
         };
         let host = authority.host().trim_start_matches('[').trim_end_matches(']');
-        // What a node listens on everywhere is called here.
+        // A node that listens on every address is called on loopback.
         let host = match host.parse() {
             Ok(IpAddr::V4(Ipv4Addr::UNSPECIFIED)) => Ipv4Addr::LOCALHOST.to_string(),
             Ok(IpAddr::V6(Ipv6Addr::UNSPECIFIED)) => Ipv6Addr::LOCALHOST.to_string(),

@@ -1,4 +1,4 @@
-//! One HTTP connection to a node's control listener, and a request at a time on it.
+//! One HTTP connection to a node's control listener, for one request at a time.
 
 use std::error::Error;
 use std::fmt::Write;
@@ -17,7 +17,7 @@ use tokio::net::{TcpStream, UnixStream};
 use super::address::{Address, Scheme};
 use crate::cli::trust::{Trust, Wire};
 
-/// Longest answer that is read at once.
+/// Longest answer that is read as a whole.
 const ANSWER_BYTES_MAX: usize = 4 << 20;
 
 /// A connection to a node, for bodies of one kind.
@@ -27,15 +27,15 @@ pub(super) struct Client<B> {
     token: Option<HeaderValue>,
 }
 
-/// Whom to call, and as whom.
+/// The node to call, and the caller's token.
 pub(super) struct Callee {
     pub(super) address: Address,
-    /// Who may vouch for it; there is one if it speaks TLS.
+    /// The root certificates for the node; `None` without TLS.
     pub(super) trust: Option<Trust>,
     pub(super) token: Option<HeaderValue>,
 }
 
-/// Why a call has brought no answer that could be used.
+/// Why a call has failed.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum CallError {
     #[error("can't connect to {address}: {source}")]
@@ -45,7 +45,7 @@ pub(super) enum CallError {
     #[error("{status}{}", detail.as_ref().map(|detail| format!(": {detail}")).unwrap_or_default())]
     Refused {
         status: StatusCode,
-        /// In the node's words.
+        /// The text of the node.
         detail: Option<String>,
     },
     #[error("the answer is not understood, is this the control listener of a pombo? {0}")]
@@ -63,12 +63,12 @@ where
         let wire = dial(callee).await.map_err(failed)?;
         let handshake = http1::handshake(TokioIo::new(wire)).await;
         let (sender, connection) = handshake.map_err(|error| failed(io::Error::other(error)))?;
-        // Its end is the sender's matter, too.
+        // Its errors also reach the sender of the request.
         tokio::spawn(connection);
         Ok(Self { sender, host: callee.address.host(), token: callee.token.clone() })
     }
 
-    /// Tells whether the node has ended the connection.
+    /// Returns whether the node has closed the connection.
     pub(super) fn is_closed(&self) -> bool {
         self.sender.is_closed()
     }
@@ -90,7 +90,7 @@ where
 }
 
 impl Client<Full<Bytes>> {
-    /// Sends a request whose answer's status says all.
+    /// Sends a request, and ignores the body of its answer.
     pub(super) async fn ask(&mut self, request: Request<Full<Bytes>>) -> Result<(), CallError> {
         self.send(request).await.map(|_| ())
     }
@@ -123,7 +123,7 @@ async fn collect(response: Response<Incoming>) -> Result<Bytes, CallError> {
     Ok(body.map_err(|error| CallError::Lost(causes(&*error)))?.to_bytes())
 }
 
-/// Reads what a node says of a request that it refuses: problem details (RFC 9457), or a line of text.
+/// Reads the reason of a refused request: problem details (RFC 9457), or a line of text.
 async fn refusal(response: Response<Incoming>) -> CallError {
     let status = response.status();
     let body = collect(response).await.unwrap_or_default();
@@ -136,7 +136,7 @@ async fn refusal(response: Response<Incoming>) -> CallError {
     CallError::Refused { status, detail: text("detail").or_else(|| text("title")).or_else(line) }
 }
 
-/// Shows an error with all that caused it.
+/// Formats an error with all its causes.
 fn causes(error: &dyn Error) -> String {
     let mut text = error.to_string();
     let mut next = error.source();

@@ -3,8 +3,8 @@
 //! ```text
 //!   stdin ─▶ input (a thread) ─▶ feed ─▶ POST /v1/batch ─▶ answers, a line each ─▶ tally
 //! ```
-//! Lines go out while answers come in; neither waits for the other, but for the bounds of what lies between. A batch ends
-//! where no line comes for a moment, and the next line begins another: a node doesn't wait for lines for ever.
+//! Lines go out while answers come in. Neither waits for the other, unless a bounded queue between them is full. A batch ends
+//! when no line comes for a moment, and the next line begins another: a node doesn't wait for lines for ever.
 
 use std::cell::Cell;
 use std::convert::Infallible;
@@ -30,7 +30,7 @@ use crate::cli::input::{self, InputError};
 /// How long a batch waits for another line.
 const PAUSE: Duration = Duration::from_secs(1);
 
-/// Lines that wait to be sent, beside those that wait to be read.
+/// Most lines that wait to be sent, besides those in the queue of `input`.
 const WAITING_MAX: usize = 64;
 
 /// Longest answer to one line.
@@ -53,7 +53,7 @@ pub(super) async fn push(callee: &Callee, uid: &str, control: &ControlArgs) -> R
     tally.end(control.json)
 }
 
-/// Sends each line to everybody, by a request each.
+/// Sends each line to everybody, one request for each.
 pub(super) async fn broadcast(callee: &Callee, path: &str, control: &ControlArgs) -> Result<End, Failure> {
     let mut lines = input::lines();
     let mut tally = Tally::default();
@@ -71,7 +71,7 @@ pub(super) async fn broadcast(callee: &Callee, path: &str, control: &ControlArgs
     tally.end(control.json)
 }
 
-/// Sends a line to everybody, over the connection that is left of the line before, if it is.
+/// Sends a line to everybody, over the connection of the line before if that is still open.
 async fn broadcast_one(
     callee: &Callee,
     path: &str,
@@ -81,7 +81,7 @@ async fn broadcast_one(
 ) -> Result<Value, Failure> {
     let request = Request::post(path).header(CONTENT_TYPE, "text/plain; charset=utf-8");
     let request = request.body(Full::from(text(line)?)).map_err(|error| Failure::Settings(error.to_string()))?;
-    // A node ends a connection that was idle for long.
+    // A node closes a connection that is idle for long.
     let open = kept.take().filter(|client| !client.is_closed());
     let call = async {
         let mut client = match open {
@@ -128,14 +128,14 @@ impl Batch<'_> {
             let response = client.send(request).await?;
             Ok((client, response))
         };
-        // The client is kept until all is answered: dropped, it ends the connection.
+        // The client is kept until every line is answered: its drop closes the connection.
         let (_client, response) =
             timeout(self.limit, call).await.map_err(|_| Failure::Timeout(self.limit))?.map_err(Failure::Call)?;
         let mut feeding = pin!(self.feed(chunks, lines));
         let mut answering = pin!(self.answers(response.into_body(), take));
         let fed = tokio::select! {
             fed = &mut feeding => fed,
-            // The node ended the batch: whatever follows is another's.
+            // The node ended the batch: further lines go into the next one.
             answered = &mut answering => return answered,
         };
         answering.await?;
@@ -144,7 +144,7 @@ impl Batch<'_> {
 
     /// Sends lines until none comes for a while.
     async fn feed(&self, chunks: mpsc::Sender<Bytes>, lines: &mut Lines) -> Result<(), Failure> {
-        // A place first: a line that was read must not be lost.
+        // Reserves room in the queue first: a line that was read must not be lost.
         while let Ok(place) = chunks.reserve().await {
             match timeout(PAUSE, lines.recv()).await {
                 Ok(Some(line)) => place.send(self.chunk(line?)?),
@@ -154,7 +154,7 @@ impl Batch<'_> {
         Ok(())
     }
 
-    /// Makes a line of the batch.
+    /// Makes one line of the request's body.
     fn chunk(&self, line: Vec<u8>) -> Result<Bytes, Failure> {
         let mut chunk = json!({ "uid": self.uid, "text": text(line)? }).to_string();
         chunk.push('\n');
@@ -162,7 +162,7 @@ impl Batch<'_> {
         Ok(chunk.into())
     }
 
-    /// Takes answers until the batch's end, and expects one for each line.
+    /// Reads answers until the end of the batch, and expects one for each line.
     async fn answers(
         &self,
         mut body: Incoming,
@@ -195,7 +195,7 @@ impl Batch<'_> {
     }
 }
 
-/// What became of the lines.
+/// The outcomes of the lines, counted.
 #[derive(Debug, Default)]
 struct Tally {
     taken: u64,
@@ -205,7 +205,7 @@ struct Tally {
 }
 
 impl Tally {
-    /// Counts an answer, prints it as JSON if that is asked for, and says what failed.
+    /// Counts an answer, prints it if `json`, and reports a failure to stderr.
     fn count(&mut self, answer: &Value, json: bool) -> Result<(), Failure> {
         let outcome = Outcome::of(answer).ok_or_else(|| CallError::Strange(answer.to_string()))?;
         match &outcome {
@@ -234,7 +234,7 @@ impl Tally {
     }
 }
 
-/// Takes a line as text, less the CR of a line that ended with CR LF.
+/// Returns a line as text, without the CR of a line that ended with CR LF.
 fn text(mut line: Vec<u8>) -> Result<String, Failure> {
     line.pop_if(|last| *last == b'\r');
     String::from_utf8(line).map_err(|_| Failure::Settings("a line is not UTF-8, expected text".to_owned()))

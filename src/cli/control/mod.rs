@@ -1,7 +1,7 @@
-//! `pombo push`, `online`, `kick`, `health` and `top`: what is asked of a running node, over HTTP at its control listener.
+//! `pombo push`, `online`, `kick`, `health` and `top`: calls to a running node, over HTTP at its control listener.
 //!
-//! Each of them is one connection, with an answer on stdout and an exit code that says what became of it. A runtime on the
-//! main thread runs it all, but for the reading of standard input.
+//! Each command makes one connection, prints the answer to stdout, and returns the outcome as its exit code. A runtime on the
+//! main thread runs everything except the reading of standard input.
 
 use std::ffi::OsString;
 use std::fmt::Display;
@@ -62,20 +62,20 @@ pub(super) struct NodeArgs {
     timeout: Duration,
 }
 
-/// What a command's end is told by, for scripts; the same numbers for all of these commands.
+/// The outcome of a command, for its exit code; the same codes for all of these commands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum End {
-    /// A session took it, or is there.
+    /// A session took the message, or the uid is online.
     Done = 0,
-    /// The node refused it, or can't tell.
+    /// The node refused the request, or does not know the outcome.
     Failed = 1,
-    /// No session is there.
+    /// The uid is offline.
     Offline = 3,
-    /// Sessions are there, and none took it.
+    /// The uid is online, but none of its sessions took the message.
     Shed = 4,
 }
 
-/// The exit codes, as the help of each command tells them.
+/// The exit codes, for the help of each command.
 pub(super) const EXIT_CODES: &str = "\
 Exit codes:
   0  a session took it (push), is there (online), or was closed (kick)
@@ -85,7 +85,7 @@ Exit codes:
   4  sessions are online, and none took it
 Of many lines the worst counts: 1, then 4, then 3.";
 
-/// Why a command has no end to tell.
+/// Why a command failed without an outcome.
 #[derive(Debug, thiserror::Error)]
 enum Failure {
     #[error("{0}")]
@@ -109,7 +109,7 @@ enum Failure {
 }
 
 impl NodeArgs {
-    /// Finds whom to call: flags over the environment over the file, as the node itself reads them.
+    /// Finds the node to call: flags override the environment, which overrides the file, as for the node itself.
     fn callee(&self, variables: &[(OsString, OsString)]) -> Result<Callee, Failure> {
         let setting = |key| Setting::of(key).expect("a setting of the table");
         let find = |key| find(setting(key), self.config.as_deref(), variables);
@@ -125,7 +125,8 @@ impl NodeArgs {
             let text = text.escape_debug();
             Failure::Settings(format!("control = {text} ({origin}): {error}"))
         })?;
-        // A node speaks TLS there if it does anywhere; told by flag, nothing else of its settings is looked at.
+        // A node's control listener speaks TLS if its other listeners do. With an address from a flag, the node's other
+        // settings are not read.
         let certificate = if self.control.is_none() { find("tls_certificate")? } else { None };
         let address = if certificate.is_some_and(|(path, _)| path != "none") { address.or_secure() } else { address };
         let is_secure = matches!(address, Address::Tcp { scheme: Scheme::Https, .. });
@@ -144,14 +145,14 @@ impl NodeArgs {
         header.ok_or_else(bad).map(Some)
     }
 
-    /// Runs one call to its end, or to the time-out's.
+    /// Runs one call until its end, or until the time-out.
     async fn in_time<T>(&self, call: impl Future<Output = Result<T, CallError>>) -> Result<T, Failure> {
         let answer = timeout(self.timeout, call).await.map_err(|_| Failure::Timeout(self.timeout))?;
         Ok(answer?)
     }
 }
 
-/// Runs a command of these on a runtime of its own; tells what went wrong, and what to exit with.
+/// Runs one of these commands on a runtime of its own; prints a failure, and returns the exit code.
 fn run(command: &str, call: impl Future<Output = Result<End, Failure>>) -> ExitCode {
     let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
         Ok(runtime) => runtime,
@@ -159,7 +160,7 @@ fn run(command: &str, call: impl Future<Output = Result<End, Failure>>) -> ExitC
     };
     match runtime.block_on(call) {
         Ok(end) => ExitCode::from(end as u8),
-        // Whoever read us, `head` perhaps, has seen enough.
+        // The reader of standard output, `head` perhaps, has ended.
         Err(Failure::Output(error)) if error.kind() == io::ErrorKind::BrokenPipe => ExitCode::SUCCESS,
         Err(failure) => {
             let code = match failure {
@@ -183,13 +184,13 @@ fn print(line: &str) -> Result<(), Failure> {
     writeln!(stdout, "{}", one_line(line)).and_then(|()| stdout.flush()).map_err(Failure::Output)
 }
 
-/// Escapes what a terminal would act on; a node's answer holds what others have sent.
+/// Escapes control characters: a node's answer may hold texts that clients have sent, and a terminal would act on them.
 fn one_line(text: &str) -> String {
     let escape = |c: char| if c.is_control() { c.escape_default().to_string() } else { c.to_string() };
     text.chars().map(escape).collect()
 }
 
-/// Makes a uid a part of a path.
+/// Encodes a uid as a segment of a path.
 fn encoded(uid: &str) -> String {
     utf8_percent_encode(uid, NON_ALPHANUMERIC).to_string()
 }

@@ -1,4 +1,4 @@
-//! What there is of `top/` without the feature `top`: a line that says how to get it.
+//! In place of `top/` without the feature `top`: a line that says how to get it.
 
 use std::ffi::OsString;
 use std::process::ExitCode;

@@ -1,10 +1,10 @@
-//! What became of a message, as a node's answer says.
+//! The outcome of a message, from a node's answer.
 
 use serde_json::Value;
 
 use super::{End, sessions};
 
-/// What became of a message.
+/// The outcome of a message.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Outcome {
     /// This many sessions took it.
@@ -12,12 +12,12 @@ pub(super) enum Outcome {
     Offline,
     /// For this reason.
     Shed(String),
-    /// It was not sent, or nobody knows; why.
+    /// The message was not sent, or the outcome is unknown, for this reason.
     Failed(String),
 }
 
 impl Outcome {
-    /// Finds it in an answer: to a push, to a broadcast, or to a line of a batch. What else stands there is no matter.
+    /// Finds the outcome in an answer to a push, to a broadcast, or to a line of a batch; ignores unknown fields.
     pub(super) fn of(answer: &Value) -> Option<Self> {
         let text = |name| answer.get(name).and_then(Value::as_str);
         let count = answer.get("sessions").and_then(Value::as_u64);
@@ -35,7 +35,7 @@ impl Outcome {
         }
     }
 
-    /// Returns what a command ends with for it.
+    /// Returns the outcome of the command.
     pub(super) fn end(&self) -> End {
         match self {
             Self::Taken(_) => End::Done,
@@ -45,7 +45,7 @@ impl Outcome {
         }
     }
 
-    /// Says it, to who sent a message to `who`.
+    /// Describes the outcome for the sender of a message to `who`.
     pub(super) fn told(&self, who: &str) -> String {
         match self {
             Self::Taken(count) => format!("taken by {}", sessions(*count)),

@@ -47,7 +47,7 @@ pub(in crate::cli) struct Push {
     control: ControlArgs,
 }
 
-/// To whom a message goes.
+/// The recipient of a message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Receiver<'a> {
     Uid(&'a str),
@@ -86,7 +86,7 @@ impl Push {
         Ok(outcome.end())
     }
 
-    /// Tells the receiver from the message: with --all the only word is the message.
+    /// Splits the arguments into receiver and message: with --all the only word is the message.
     fn receiver(&self) -> Result<(Receiver<'_>, Option<&str>), Failure> {
         match (self.all, &self.uid, &self.message) {
             (true, Some(_), Some(_)) => {
@@ -100,7 +100,7 @@ impl Push {
         }
     }
 
-    /// Says who is not there, if nobody is.
+    /// Returns the name of the receiver, for the text about its outcome.
     fn who<'a>(&self, receiver: Receiver<'a>) -> &'a str {
         match receiver {
             Receiver::Uid(uid) => uid,
