@@ -283,7 +283,7 @@ impl Server {
             tls: tls.clone(),
             vital: Vital::new(log.clone()),
         };
-        let certificate_asked = certificate.as_ref().map(Certificate::asked);
+        let certificate_asked = certificate.as_ref().map(Certificate::reload);
         spawn_gateway(&config, gateway, listeners, certificate, serving)?;
         let (control_settings, settings_of_control) = watch::channel(Arc::new(config.control_settings()));
         let controlling = Control {
@@ -384,7 +384,7 @@ fn spawn_gateway(
     };
     let vital = gateway.vital.clone();
     if let Some(certificate) = certificate {
-        runtime.spawn(vital.task("certificate", certificate.keep()));
+        runtime.spawn(vital.task("certificate", certificate.watch()));
     }
     spawn("pombo-gateway".to_owned(), vital, move || {
         // On a worker, so that accepting costs no hop from this thread.
