@@ -12,7 +12,7 @@ use jsonwebtoken::{Algorithm, DecodingKey};
 use memchr::memmem;
 use serde_json::{Map, Value};
 
-use super::keys::{Key, RSA_BITS};
+use super::key::{Key, RSA_BITS};
 use crate::config::Secret;
 
 /// Members that only a private key has.

@@ -4,19 +4,17 @@
 //! that can't be read at the start stop it; later the old keys stay, and the log says why.
 
 use std::io;
-use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use aws_lc_rs::digest::{self, Digest};
-use aws_lc_rs::rsa::PublicEncryptingKey;
-use aws_lc_rs::signature::{ECDSA_P256_SHA256_FIXED, ED25519, ParsedPublicKey};
-use jsonwebtoken::{Algorithm, DecodingKey};
+use jsonwebtoken::Algorithm;
 use rustls_pki_types::pem::{PemObject, SectionKind};
 use serde_json::Value;
 use tracing::{error, info, warn};
 
 use super::jwk;
+use super::key::Key;
 use crate::bounded_file;
 use crate::config::{AuthSettings, Secret};
 
@@ -26,23 +24,12 @@ const FILE_BYTES_MAX: u64 = 1 << 20;
 /// Most keys; a token without a key's name is tried with each that its algorithm allows.
 const KEYS_MAX: usize = 64;
 
-/// Bits of an RSA key: the fewest by RFC 7518, section 3.3; the most that AWS-LC checks a signature with.
-pub(super) const RSA_BITS: RangeInclusive<usize> = 2048..=8192;
-
 /// Why keys can't be used; the operator's to mend. Holds nothing of a key.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("cannot use the keys in {}: {reason}", path.display())]
 pub(crate) struct KeyError {
     path: PathBuf,
     reason: String,
-}
-
-/// A key, the one algorithm that it is for, and its name if it has one.
-#[derive(Debug)]
-pub(super) struct Key {
-    pub(super) id: Option<String>,
-    pub(super) algorithm: Algorithm,
-    pub(super) verifier: DecodingKey,
 }
 
 /// The keys of one moment.
@@ -108,7 +95,7 @@ impl Keys {
         Arc::clone(&self.lock().keys)
     }
 
-    /// Reads all keys again; returns what [`Keys::take`] takes, unless they hold the same as before.
+    /// Reads all keys again; returns what [`Keys::replace`] takes, unless they hold the same as before.
     ///
     /// Blocks for as long as files take to be read.
     pub(super) fn reread(&self, settings: &AuthSettings) -> Option<ChangedKeys> {
@@ -121,7 +108,7 @@ impl Keys {
     }
 
     /// Takes what was read again; where it is sound, it holds from now on.
-    pub(super) fn take(&self, changed: ChangedKeys) {
+    pub(super) fn replace(&self, changed: ChangedKeys) {
         let mut loaded = self.lock();
         loaded.digest = changed.digest;
         match changed.parsed {
@@ -181,7 +168,8 @@ impl<'a> Sources<'a> {
             let (path, content) = file;
             let error = |reason: String| KeyError { path: (*path).to_owned(), reason };
             let bytes = content.as_ref().map_err(|reason| error(reason.to_string()))?;
-            let found = if is_secret { secret_of(bytes, path).map(|key| vec![key]) } else { public_keys(bytes, path) };
+            let found =
+                if is_secret { parse_secret(bytes, path).map(|key| vec![key]) } else { parse_public_keys(bytes, path) };
             keys.extend(found.map_err(error)?);
             if keys.len() > KEYS_MAX {
                 return Err(error(format!("there are more than {KEYS_MAX} keys in all")));
@@ -194,7 +182,7 @@ impl<'a> Sources<'a> {
 /// Takes a file's bytes as a secret, less a byte order mark in front and ends of lines behind.
 ///
 /// Whoever signs has neither in the secret: they are an editor's.
-fn secret_of(bytes: &[u8], path: &Path) -> Result<Key, String> {
+fn parse_secret(bytes: &[u8], path: &Path) -> Result<Key, String> {
     let secret = Secret::bare(bytes);
     // Whoever knows the public key could sign with it.
     if secret.trim_ascii_start().starts_with(b"-----BEGIN") || secret.trim_ascii_start().starts_with(b"{") {
@@ -207,20 +195,20 @@ fn secret_of(bytes: &[u8], path: &Path) -> Result<Key, String> {
     if secret.len() < Secret::BYTES_MIN {
         return Err(format!("the secret has {} bytes, expected at least {}", secret.len(), Secret::BYTES_MIN));
     }
-    let taken_off = bytes.len() - secret.len();
+    let trimmed_bytes = bytes.len() - secret.len();
     // An end of one line is what every file of text has.
-    if taken_off > "\r\n".len() || bytes.starts_with(Secret::MARK) {
-        warn!(path = %path.display(), bytes = taken_off, "a byte order mark, or ends of lines, are not taken for a part of the secret");
+    if trimmed_bytes > "\r\n".len() || bytes.starts_with(Secret::MARK) {
+        warn!(path = %path.display(), bytes = trimmed_bytes, "a byte order mark, or ends of lines, are not taken for a part of the secret");
     }
     Ok(Key::secret(secret))
 }
 
 /// Finds the public keys in a file, PEM or JWKS.
-fn public_keys(bytes: &[u8], path: &Path) -> Result<Vec<Key>, String> {
+fn parse_public_keys(bytes: &[u8], path: &Path) -> Result<Vec<Key>, String> {
     let bytes = Secret::bare(bytes);
     let keys = match bytes.trim_ascii_start() {
-        [b'{', ..] => keys_of_jwks(bytes, path)?,
-        _ => keys_of_pem(bytes)?,
+        [b'{', ..] => parse_jwks(bytes, path)?,
+        _ => parse_pem(bytes)?,
     };
     if keys.is_empty() {
         return Err("no key for RS256, ES256 or EdDSA, expected PEM (BEGIN PUBLIC KEY) or a JWKS".to_owned());
@@ -228,7 +216,7 @@ fn public_keys(bytes: &[u8], path: &Path) -> Result<Vec<Key>, String> {
     Ok(keys)
 }
 
-fn keys_of_pem(bytes: &[u8]) -> Result<Vec<Key>, String> {
+fn parse_pem(bytes: &[u8]) -> Result<Vec<Key>, String> {
     let mut keys = Vec::new();
     for section in <(SectionKind, Vec<u8>)>::pem_slice_iter(bytes) {
         match section {
@@ -245,7 +233,7 @@ fn keys_of_pem(bytes: &[u8]) -> Result<Vec<Key>, String> {
 }
 
 /// Takes the keys that are for signing and of a known kind; providers publish others beside them.
-fn keys_of_jwks(bytes: &[u8], path: &Path) -> Result<Vec<Key>, String> {
+fn parse_jwks(bytes: &[u8], path: &Path) -> Result<Vec<Key>, String> {
     let set: Value = serde_json::from_slice(bytes)
         .map_err(|error| format!("it is not JSON, from line {}, column {} on", error.line(), error.column()))?;
     let listed = set.get("keys").and_then(Value::as_array).ok_or("it is no JWKS, expected a list named keys")?;
@@ -257,31 +245,6 @@ fn keys_of_jwks(bytes: &[u8], path: &Path) -> Result<Vec<Key>, String> {
         }
     }
     Ok(keys)
-}
-
-impl Key {
-    fn secret(secret: &[u8]) -> Self {
-        Self { id: None, algorithm: Algorithm::HS256, verifier: DecodingKey::from_secret(secret) }
-    }
-
-    /// Takes a public key (`SubjectPublicKeyInfo`, RFC 5280); what kind it is it says itself.
-    fn public(der: &[u8]) -> Result<Self, String> {
-        let key = |algorithm, verifier| Ok(Self { id: None, algorithm, verifier });
-        if ParsedPublicKey::new(&ED25519, der).is_ok() {
-            return key(Algorithm::EdDSA, DecodingKey::from_ed_der(der));
-        }
-        if ParsedPublicKey::new(&ECDSA_P256_SHA256_FIXED, der).is_ok() {
-            return key(Algorithm::ES256, DecodingKey::from_ec_der(der));
-        }
-        match PublicEncryptingKey::from_der(der) {
-            Ok(rsa) if RSA_BITS.contains(&rsa.key_size_bits()) => key(Algorithm::RS256, DecodingKey::from_rsa_der(der)),
-            _ => Err(format!(
-                "a public key is of an unknown kind, expected RSA of {} to {} bits, P-256 or Ed25519",
-                RSA_BITS.start(),
-                RSA_BITS.end()
-            )),
-        }
-    }
 }
 
 #[cfg(test)]
@@ -298,6 +261,7 @@ mod tests {
     use aws_lc_rs::rsa::KeySize;
     use aws_lc_rs::signature::{ECDSA_P384_SHA384_FIXED_SIGNING, EcdsaKeyPair, Ed25519KeyPair, KeyPair, RsaKeyPair};
     use data_encoding::{BASE64, BASE64URL_NOPAD};
+    use jsonwebtoken::DecodingKey;
     use serde_json::json;
 
     use super::*;
@@ -313,7 +277,7 @@ mod tests {
 
     #[track_caller]
     fn check(bytes: &str, expected: Result<&[(Algorithm, Option<&str>)], &str>) {
-        let found = public_keys(bytes.as_bytes(), Path::new("x"));
+        let found = parse_public_keys(bytes.as_bytes(), Path::new("x"));
         let found = found.map(|keys| keys.iter().map(|key| (key.algorithm, key.id.clone())).collect::<Vec<_>>());
         let owned = |id: &Option<&str>| id.map(str::to_owned);
         match expected {
@@ -369,7 +333,7 @@ mod tests {
     #[test]
     fn reads_secrets() {
         let secret = "x".repeat(32);
-        let take = |bytes: &[u8]| secret_of(bytes, Path::new("x"));
+        let take = |bytes: &[u8]| parse_secret(bytes, Path::new("x"));
         for (front, behind) in
             [("", ""), ("", "\n"), ("", "\r\n"), ("", "\n\n\r\n"), ("\u{feff}", ""), ("\u{feff}", "\n\n")]
         {
@@ -425,7 +389,7 @@ mod tests {
         let first = keys.current();
         let refresh = |settings: &AuthSettings| {
             if let Some(changed) = keys.reread(settings) {
-                keys.take(changed);
+                keys.replace(changed);
             }
         };
         let is_first = |keys: &Keys| Arc::ptr_eq(&first, &keys.current());
