@@ -1,7 +1,7 @@
-//! The keys that tokens are checked with: from a secret, PEM or JWKS files, read again when those change.
+//! The keys that verify tokens: from a secret, from PEM files and from JWKS files, which are read again when they change.
 //!
-//! A key is for one algorithm, whatever a token's header says: so a public key never serves as a secret. Files
-//! that can't be read at the start stop it; later the old keys stay, and the log says why.
+//! A key is for one algorithm, whatever a token's header says. So a public key is never used as a secret. If files can't be
+//! read, the start fails; later the old keys stay in use, and an error is logged.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -21,10 +21,10 @@ use crate::config::{AuthSettings, Secret};
 /// Longest file that is read.
 const FILE_BYTES_MAX: u64 = 1 << 20;
 
-/// Most keys; a token without a key's name is tried with each that its algorithm allows.
+/// Most keys. A token without a key's name is tried with every key of its algorithm.
 const KEYS_MAX: usize = 64;
 
-/// Why keys can't be used; the operator's to mend. Holds nothing of a key.
+/// Why keys can't be used; the operator has to correct it. Never quotes a key.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("cannot use the keys in {}: {reason}", path.display())]
 pub(crate) struct KeyError {
@@ -32,11 +32,11 @@ pub(crate) struct KeyError {
     reason: String,
 }
 
-/// The keys of one moment.
+/// All keys, at one moment.
 #[derive(Debug, Default)]
 pub(super) struct KeySet(Vec<Key>);
 
-/// The keys as they are now.
+/// The keys in use.
 #[derive(Debug)]
 pub(super) struct Keys {
     loaded: Mutex<Loaded>,
@@ -45,18 +45,19 @@ pub(super) struct Keys {
 #[derive(Debug)]
 struct Loaded {
     keys: Arc<KeySet>,
-    /// Of what was read last, sound or not: files that have changed and hold the same are not parsed, nor complained about, again.
+    /// Digest of the files and the secret as they were read last, valid or not. While it stays the same, they are neither
+    /// parsed nor logged again.
     digest: Digest,
 }
 
-/// What was read again, and differs from what is in force.
+/// Keys that were read again and have changed.
 #[derive(Debug)]
 pub(crate) struct ChangedKeys {
     digest: Digest,
     parsed: Result<KeySet, KeyError>,
 }
 
-/// What the settings lead to, not parsed yet.
+/// The secret and the content of the files that the settings name, not parsed yet.
 struct Sources<'a> {
     secret: Option<&'a Secret>,
     secret_file: Option<(&'a Path, io::Result<Vec<u8>>)>,
@@ -64,9 +65,9 @@ struct Sources<'a> {
 }
 
 impl KeySet {
-    /// Returns the keys that a token may be signed with whose header has this algorithm and this name of a key.
+    /// Returns the keys that may verify a token with this algorithm and this key name in its header.
     ///
-    /// A key without a name is tried for every name.
+    /// A key without a name matches every name, and a token without one matches every key.
     pub(super) fn matching(&self, algorithm: Algorithm, id: Option<&str>) -> impl Iterator<Item = &Key> {
         self.0.iter().filter(move |key| {
             let is_named = match (&key.id, id) {
@@ -82,7 +83,7 @@ impl Keys {
     /// Reads all keys.
     ///
     /// # Errors
-    /// When any can't be read.
+    /// When any key can't be read.
     pub(super) fn load(settings: &AuthSettings) -> Result<Self, KeyError> {
         let sources = Sources::read(settings);
         let keys = Arc::new(sources.parse()?);
@@ -90,14 +91,14 @@ impl Keys {
         Ok(Self { loaded: Mutex::new(Loaded { keys, digest: sources.digest() }) })
     }
 
-    /// Returns the keys as they are now.
+    /// Returns the keys in use.
     pub(super) fn current(&self) -> Arc<KeySet> {
         Arc::clone(&self.lock().keys)
     }
 
-    /// Reads all keys again; returns what [`Keys::replace`] takes, unless they hold the same as before.
+    /// Reads all keys again; returns them for [`Keys::replace`], or `None` if they have not changed.
     ///
-    /// Blocks for as long as files take to be read.
+    /// Blocks while it reads files.
     pub(super) fn reread(&self, settings: &AuthSettings) -> Option<ChangedKeys> {
         let sources = Sources::read(settings);
         let digest = sources.digest();
@@ -107,7 +108,7 @@ impl Keys {
         Some(ChangedKeys { digest, parsed: sources.parse() })
     }
 
-    /// Takes what was read again; where it is sound, it holds from now on.
+    /// Replaces the keys by those that were read again; if these are not valid, the old ones stay in use.
     pub(super) fn replace(&self, changed: ChangedKeys) {
         let mut loaded = self.lock();
         loaded.digest = changed.digest;
@@ -121,7 +122,7 @@ impl Keys {
     }
 
     fn lock(&self) -> MutexGuard<'_, Loaded> {
-        // Each change is one assignment: nothing is half done even if a holder panicked.
+        // Each change is one assignment, so a panic of a lock holder leaves no half-done change.
         self.loaded.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -140,7 +141,7 @@ impl<'a> Sources<'a> {
         self.secret_file.iter().chain(&self.key_files)
     }
 
-    /// Sums up what was read, so that a change is noticed.
+    /// Returns a digest of everything that was read, to notice changes.
     fn digest(&self) -> Digest {
         let mut context = digest::Context::new(&digest::SHA256);
         let mut add = |bytes: &[u8]| {
@@ -179,16 +180,16 @@ impl<'a> Sources<'a> {
     }
 }
 
-/// Takes a file's bytes as a secret, less a byte order mark in front and ends of lines behind.
+/// Makes a key of a file's bytes, without a byte order mark at the start and line ends at the end.
 ///
-/// Whoever signs has neither in the secret: they are an editor's.
+/// Editors add both, and the signer's secret has neither.
 fn parse_secret(bytes: &[u8], path: &Path) -> Result<Key, String> {
     let secret = Secret::bare(bytes);
-    // Whoever knows the public key could sign with it.
+    // A public key as a secret would let everybody who knows it sign tokens.
     if secret.trim_ascii_start().starts_with(b"-----BEGIN") || secret.trim_ascii_start().starts_with(b"{") {
         return Err("expected a secret, got PEM or JSON; public keys belong in jwt_key_files".to_owned());
     }
-    // Random bytes are a secret too, and may hold any byte.
+    // A secret that is no text consists of random bytes, and may contain line ends.
     if std::str::from_utf8(secret).is_ok_and(|text| text.contains(['\r', '\n'])) {
         return Err("expected a secret on one line, got several".to_owned());
     }
@@ -196,7 +197,7 @@ fn parse_secret(bytes: &[u8], path: &Path) -> Result<Key, String> {
         return Err(format!("the secret has {} bytes, expected at least {}", secret.len(), Secret::BYTES_MIN));
     }
     let trimmed_bytes = bytes.len() - secret.len();
-    // An end of one line is what every file of text has.
+    // No warning for the one line end that every text file has.
     if trimmed_bytes > "\r\n".len() || bytes.starts_with(Secret::MARK) {
         warn!(path = %path.display(), bytes = trimmed_bytes, "a byte order mark, or ends of lines, are not taken for a part of the secret");
     }
@@ -225,14 +226,14 @@ fn parse_pem(bytes: &[u8]) -> Result<Vec<Key>, String> {
                 return Err("it holds a private key, which this server must not have; expected public ones".to_owned());
             }
             Ok(_) => {}
-            // Its words may quote the file.
+            // The parser's error may quote the file.
             Err(_) => return Err("it is not PEM".to_owned()),
         }
     }
     Ok(keys)
 }
 
-/// Takes the keys that are for signing and of a known kind; providers publish others beside them.
+/// Returns the keys of a JWKS that verify signatures and are of a known kind; providers publish other keys beside them.
 fn parse_jwks(bytes: &[u8], path: &Path) -> Result<Vec<Key>, String> {
     let set: Value = serde_json::from_slice(bytes)
         .map_err(|error| format!("it is not JSON, from line {}, column {} on", error.line(), error.column()))?;
@@ -357,7 +358,7 @@ mod tests {
     }
 
     #[test]
-    fn a_key_serves_its_own_algorithm_and_name() {
+    fn a_key_matches_its_own_algorithm_and_name() {
         let key = |id: Option<&str>, algorithm| Key {
             id: id.map(str::to_owned),
             algorithm,
@@ -378,7 +379,7 @@ mod tests {
     }
 
     #[test]
-    fn keys_that_change_are_taken_and_unsound_ones_are_not() {
+    fn changed_keys_are_used_if_they_are_valid() {
         let file = tempfile::NamedTempFile::new().expect("a file");
         let write = |content: &str| std::fs::write(file.path(), content).expect("it can be written");
         let secret = "x".repeat(32);
@@ -403,7 +404,7 @@ mod tests {
         }
         std::fs::remove_file(file.path()).expect("it is there");
         refresh(&settings);
-        assert!(is_first(&keys), "a file that is away for a moment takes no key away");
+        assert!(is_first(&keys), "a file that is missing for a moment removes no key");
 
         let both = format!("{}{}", pem("PUBLIC KEY", &ed25519()), pem("PUBLIC KEY", &ed25519()));
         write(&both);
