@@ -6,7 +6,7 @@
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
-use super::http::Problem;
+use super::problem::Problem;
 use crate::dispatcher::{Broadcast, Dispatcher, Push, Unanswered};
 use crate::message::{Delivery, Kind};
 use crate::metrics::NodeCounts;

@@ -16,6 +16,7 @@ mod hooks;
 mod http;
 mod lines;
 mod places;
+mod problem;
 mod process;
 mod prometheus;
 mod reserved;
@@ -30,7 +31,7 @@ use std::time::Duration;
 use tokio::sync::watch;
 use tokio::time::{Instant, timeout};
 
-pub use self::http::Problem;
+pub use self::problem::Problem;
 pub use self::tokens::ControlTokensError;
 pub(crate) use self::tokens::TokenSet;
 

@@ -11,9 +11,9 @@ use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use tracing::debug;
 
-use super::problem::{self, Problem, Told};
 use super::{Api, console, spans};
 use crate::config::ControlRights;
+use crate::control::problem::{self, Problem, Told};
 use crate::control::tokens::{Caller, TokenSet};
 
 /// From where a connection came; nowhere over a Unix socket.

@@ -20,10 +20,10 @@ use tracing::Instrument as _;
 use super::access::Right;
 use super::outcome::{Answered, Outcome, outcome, push_of};
 use super::parameters::{Pairs, Parameters};
-use super::problem::{self, Problem, Told};
 use super::spans::{self, Tally};
 use super::{Api, body, idempotency};
 use crate::control::lines::{Line, Lines};
+use crate::control::problem::{self, Problem, Told};
 use crate::control::tokens::Caller;
 use crate::dispatcher::Push;
 

@@ -9,7 +9,7 @@ use bytes::{Bytes, BytesMut};
 use http_body_util::BodyExt as _;
 use tokio::time::{Instant, timeout_at};
 
-use super::problem::{Problem, Told};
+use crate::control::problem::{Problem, Told};
 use crate::message::Kind;
 
 /// Reads a body of up to `bytes_max` that comes within `time`.

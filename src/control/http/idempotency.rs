@@ -21,8 +21,8 @@ use tokio::time::Instant;
 use tracing::Instrument as _;
 
 use super::Api;
-use super::problem::{Problem, Told};
 use super::reply::Reply;
+use crate::control::problem::{Problem, Told};
 use crate::control::tokens::Caller;
 
 /// The header with the key.

@@ -9,8 +9,8 @@ use axum::response::IntoResponse;
 
 use super::Api;
 use super::access::Right;
-use super::problem::Told;
 use super::request::members;
+use crate::control::problem::Told;
 use crate::control::prometheus;
 use crate::control::tokens::Caller;
 

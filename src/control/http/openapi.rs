@@ -9,9 +9,9 @@ use utoipa::openapi::{ContentBuilder, Ref, ResponseBuilder};
 use utoipa::{Modify, OpenApi};
 
 use super::outcome::{Line, List};
-use super::problem::Details;
 use super::reply::Reply;
 use super::{batch, health, push, stats, uids};
+use crate::control::problem::Details;
 
 #[derive(OpenApi)]
 #[openapi(

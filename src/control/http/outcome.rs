@@ -8,9 +8,9 @@ use data_encoding::BASE64;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use super::problem::{Details, Problem, Told};
 use super::reply::Reply;
 use crate::config::ControlSettings;
+use crate::control::problem::{Details, Problem, Told};
 use crate::dispatcher::{Push, Unanswered};
 use crate::message::{Delivery, Kind, Shed};
 use crate::uid::Uid;

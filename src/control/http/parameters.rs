@@ -3,7 +3,7 @@
 use axum::extract::rejection::{PathRejection, QueryRejection};
 use axum::extract::{Path, Query};
 
-use super::problem::{Problem, Told};
+use crate::control::problem::{Problem, Told};
 
 /// A uid in the path, percent-encoded there.
 pub(super) type UidInPath = Result<Path<String>, PathRejection>;

@@ -10,8 +10,8 @@ use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
 use hyper::body::{Body as HttpBody, Frame, Incoming, SizeHint};
 
-use super::problem::Problem;
 use crate::control::places::{Place, Refused};
+use crate::control::problem::Problem;
 
 /// Has a request wait until its connection has an ordinary place: for all requests but those of probes.
 pub(super) async fn take(Extension(place): Extension<Place>, request: Request, next: Next) -> Response {

@@ -10,10 +10,10 @@ use super::access::Right;
 use super::idempotency::{self, Fingerprint, Keyed};
 use super::outcome::{self, Answered, List, Outcome, outcome};
 use super::parameters::{Pairs, Parameters, UidInPath, uid};
-use super::problem::{BYTES_MAX, Problem, Told};
 use super::reply::Reply;
 use super::spans::{self, Tally};
 use super::{Api, body};
+use crate::control::problem::{BYTES_MAX, Problem, Told};
 use crate::control::tokens::Caller;
 use crate::dispatcher::{Broadcast, Push, Unanswered};
 

@@ -9,7 +9,7 @@ use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
 use serde::Serialize;
 
-use super::problem::{self, Problem, Told};
+use crate::control::problem::{self, Problem, Told};
 
 /// An answer whose body is all there; a clone shares it.
 #[derive(Clone, Debug)]

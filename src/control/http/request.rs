@@ -15,7 +15,7 @@ use tracing::debug;
 
 use super::Api;
 use super::idempotency::KEY;
-use super::problem::{Problem, Told};
+use crate::control::problem::{Problem, Told};
 use crate::host;
 
 /// Headers that the API reads, and which must be UTF-8. `Host` has its own check; a malformed `traceparent` is ignored, as

@@ -20,7 +20,7 @@ use tracing::field::{Empty, display};
 use tracing::{Instrument as _, Span, debug, debug_span, trace};
 
 use super::outcome::Answered;
-use super::problem::Told;
+use crate::control::problem::Told;
 use crate::message::Delivery;
 use crate::trace;
 

@@ -1,6 +1,6 @@
-//! Why a request was not done: the table of problems, and what each is answered with (RFC 9457).
+//! The table of problems: why a request of another program was not done, and the answer to each (RFC 9457).
 //!
-//! Knows nothing of a [`Reply`](super::reply::Reply), which is made of a problem.
+//! Knows nothing of the HTTP API's replies, which are made from problems.
 
 use axum::http::StatusCode;
 use axum::http::header::{ACCEPT_ENCODING, CONNECTION, HeaderValue, RETRY_AFTER, WWW_AUTHENTICATE};
