@@ -1,12 +1,12 @@
-//! Tells the program which commit it is built from, and with which features, for `pombo --version` and metrics.
+//! Puts the version, the commit and the features into the program, for `pombo --version` and metrics.
 //!
-//! The commit is taken from `BUILD_COMMIT` if that is set (`<hash>` or `<hash> <date>`), else from what `cargo package`
-//! leaves in a source tarball, else from git if this folder is a checkout; without any of them it is left out.
-//! Its date is told and not the day of the build: the same sources make the same program on any day.
+//! The commit comes from `BUILD_COMMIT` if that is set (`<hash>` or `<hash> <date>`), else from the file that `cargo package`
+//! puts into a source tarball, else from git if this folder is a checkout; without any of them it is left out.
+//! The date is the commit's, not that of the build: the same sources make the same program on any day.
 //!
-//! The variables don't begin as the settings do: `cargo run` hands them on to the program, which would take them for such.
+//! The variables don't begin with `POMBO_`: `cargo run` passes them on to the program, which would take them for settings.
 //!
-//! Debug builds don't ask git: every commit would have them, and every test, built again.
+//! Debug builds don't ask git: each commit would cause a new build of them, and of every test.
 
 use std::path::Path;
 use std::process::Command;
@@ -16,7 +16,7 @@ fn main() {
     println!("cargo::rerun-if-changed=build.rs");
     println!("cargo::rerun-if-env-changed=BUILD_COMMIT");
     let version = variable("CARGO_PKG_VERSION");
-    let commit = told().or_else(packaged).or_else(checked_out);
+    let commit = from_variable().or_else(packaged).or_else(checked_out);
     let revision = commit.as_ref().and_then(|commit| commit.split(',').next()).unwrap_or_default();
     println!("cargo::rustc-env=BUILD_REVISION={revision}");
     let version = commit.as_ref().map_or_else(|| version.clone(), |commit| format!("{version} ({commit})"));
@@ -28,7 +28,7 @@ fn variable(name: &str) -> String {
     env::var(name).unwrap_or_default()
 }
 
-/// The features that are on, by name; cargo tells each by a variable.
+/// The features that are on, by name; cargo sets a variable for each.
 fn features() -> String {
     let names = env::vars().filter_map(|(name, _)| Some(name.strip_prefix("CARGO_FEATURE_")?.to_lowercase()));
     let mut names: Vec<_> = names.filter(|name| name != "default").map(|name| name.replace('_', "-")).collect();
@@ -36,35 +36,35 @@ fn features() -> String {
     if names.is_empty() { "none".to_owned() } else { names.join(", ") }
 }
 
-/// What the builder says.
-fn told() -> Option<String> {
-    let told = variable("BUILD_COMMIT");
-    if told.is_empty() {
+/// Reads the commit from `BUILD_COMMIT`.
+fn from_variable() -> Option<String> {
+    let commit = variable("BUILD_COMMIT");
+    if commit.is_empty() {
         return None;
     }
-    let shown = shown(&told);
-    assert!(shown.is_some(), "BUILD_COMMIT = {told:?}: expected the commit's hash, and its date if known");
+    let shown = shown(&commit);
+    assert!(shown.is_some(), "BUILD_COMMIT = {commit:?}: expected the commit's hash, and its date if known");
     shown
 }
 
-/// What `cargo package` says; there is no date.
+/// Reads the commit from the file that `cargo package` has written; it has no date.
 fn packaged() -> Option<String> {
     let info = fs::read_to_string(Path::new(&variable("CARGO_MANIFEST_DIR")).join(".cargo_vcs_info.json")).ok()?;
     let (_, rest) = info.split_once("\"sha1\": \"")?;
     shown(rest.split('"').next()?)
 }
 
-/// What git says of a checkout.
+/// Asks git for the commit of a checkout.
 fn checked_out() -> Option<String> {
     if variable("PROFILE") == "debug" {
         return None;
     }
     let root = fs::canonicalize(variable("CARGO_MANIFEST_DIR")).ok()?;
-    // A tarball that is unpacked inside of somebody else's checkout has no commit of its own.
+    // A tarball may be unpacked inside of another project's checkout, whose commit says nothing about it.
     if fs::canonicalize(git(&["rev-parse", "--show-toplevel"])?).ok()? != root {
         return None;
     }
-    // Grows with each commit and each switch to another. A file that isn't there would have this run every time.
+    // This log grows with each commit and each checkout. If it did not exist, cargo would run this script every time.
     let log = root.join(git(&["rev-parse", "--git-path", "logs/HEAD"])?);
     if log.exists() {
         println!("cargo::rerun-if-changed={}", log.display());
@@ -78,7 +78,7 @@ fn git(arguments: &[&str]) -> Option<String> {
     output.status.success().then(|| text.trim().to_owned())
 }
 
-/// Shows a commit as `3e06cee, 2026-11-23`; nothing if it is none.
+/// Formats a commit as `3e06cee, 2026-11-23`; `None` if `commit` is malformed.
 fn shown(commit: &str) -> Option<String> {
     let (hash, date) = commit.trim().split_once(' ').unwrap_or((commit.trim(), ""));
     let is_hash = (7..=64).contains(&hash.len()) && hash.bytes().all(|byte| byte.is_ascii_hexdigit());

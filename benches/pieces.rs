@@ -12,7 +12,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use pombo::frame::Opcode;
-use pombo::mailbox::{Bell, SHARE_FROM, wire};
+use pombo::mailbox::{SHARE_FROM, ShardWaker, wire};
 use pombo::message::{Kind, Payload};
 use pombo::protocol::plain;
 use pombo::shard::SessionKey;
@@ -70,8 +70,8 @@ fn registry(criterion: &mut Criterion) {
 fn mailbox(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("mailbox, per letter");
     let hash = UidHasher::fixed(3).hash(b"user-12345");
-    let bells: Vec<_> = (0..2).map(|_| Bell::new(Arc::new(|| Ok(())))).collect();
-    let mut mailboxes = wire(&bells, 1 << 20);
+    let wakers: Vec<_> = (0..2).map(|_| ShardWaker::new(Arc::new(|| Ok(())))).collect();
+    let mut mailboxes = wire(&wakers, 1 << 20);
     let [from, to] = &mut mailboxes[..] else { unreachable!("two were wired") };
     let now = std::time::Instant::now();
     for (name, letters) in [("batch of 64", MESSAGES), ("batch of 1", 1)] {

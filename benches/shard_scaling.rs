@@ -37,7 +37,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use pombo::config::{Config, SessionSettings};
-use pombo::mailbox::{self, Bell, Mailbox};
+use pombo::mailbox::{self, Mailbox, ShardWaker};
 use pombo::metrics::Stats;
 use pombo::protocol::Protocol;
 use pombo::rights::Rights;
@@ -140,7 +140,7 @@ struct Row {
 /// The driver's way to one shard thread.
 struct Door {
     requests: flume::Sender<Request>,
-    bell: Bell,
+    waker: ShardWaker,
 }
 
 fn main() {
@@ -216,25 +216,25 @@ fn run(load: Load, path: Path, shards: usize, pace: Pace) -> Row {
     let course = Arc::new(Course { phase, stopped, ready: Barrier::new(shards + 1) });
     let pollers: Vec<_> = (0..shards).map(|_| Poller::new().expect("there are descriptors left")).collect();
     let wakes: Vec<Arc<AtomicU64>> = (0..shards).map(|_| Arc::default()).collect();
-    let bells: Vec<_> = pollers
+    let wakers: Vec<_> = pollers
         .iter()
         .zip(&wakes)
         .map(|((_, wake), wakes)| {
             let (wake, wakes) = (Arc::clone(wake), Arc::clone(wakes));
-            Bell::new(Arc::new(move || {
+            ShardWaker::new(Arc::new(move || {
                 // Relaxed: a count.
                 wakes.fetch_add(1, Ordering::Relaxed);
                 wake()
             }))
         })
         .collect();
-    let mailboxes = mailbox::wire(&bells, Config::default().mailbox_bytes_max);
+    let mailboxes = mailbox::wire(&wakers, Config::default().mailbox_bytes_max);
     let mut plans = plan(load, path, shards, &hasher).into_iter();
     let sessions: usize = plans.as_slice().iter().map(Vec::len).sum();
     let (mut doors, mut threads) = (Vec::new(), Vec::new());
-    for (index, (((poller, _), mailbox), bell)) in pollers.into_iter().zip(mailboxes).zip(bells).enumerate() {
+    for (index, (((poller, _), mailbox), waker)) in pollers.into_iter().zip(mailboxes).zip(wakers).enumerate() {
         let (sender, requests) = flume::bounded(16);
-        doors.push(Door { requests: sender, bell });
+        doors.push(Door { requests: sender, waker });
         let clients = plans.next().expect("there is a plan for each shard");
         let (hasher, course, wakes) = (hasher.clone(), Arc::clone(&course), Arc::clone(&wakes[index]));
         threads.push(thread::spawn(move || {
@@ -254,7 +254,7 @@ fn run(load: Load, path: Path, shards: usize, pace: Pace) -> Row {
     settle(&doors, path, &course);
     for door in &doors {
         door.requests.send(Request::Drain { time_out: Duration::from_millis(20) }).expect("the shard runs");
-        door.bell.ring();
+        door.waker.wake();
     }
     let outcomes: Vec<_> =
         threads.into_iter().map(|thread| thread.join().expect("a shard thread does not panic")).collect();
@@ -398,7 +398,7 @@ fn ask(doors: &[Door]) -> Stats {
     for door in doors {
         let (answer, answered) = flume::bounded(1);
         door.requests.send(Request::Stats { answer }).expect("the shard runs");
-        door.bell.ring();
+        door.waker.wake();
         sum.add(&answered.recv_timeout(PATIENCE).expect("a shard answers in time"));
     }
     sum
@@ -463,7 +463,7 @@ fn stand_in_alone(load: Load, pace: Pace) -> f64 {
     while start.elapsed() < pace.measure {
         network.poll(None, &mut ready).expect("the poller works");
         for readiness in ready.drain(..) {
-            let socket = &mut sockets[readiness.session.place() as usize];
+            let socket = &mut sockets[readiness.session.slot() as usize];
             black_box(socket.receive(&mut scratch)).expect("it is ready");
             black_box(socket.send(&[IoSlice::new(&delivered)])).expect("it takes everything");
         }

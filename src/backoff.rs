@@ -1,13 +1,13 @@
-//! How long to wait before the next attempt: exponential, with full jitter, so that those which
-//! lost a server together don't come back together.
+//! The wait before the next attempt: exponential, with full jitter, so that clients which
+//! lost a server at the same time don't come back at the same time.
 
 use std::hash::{BuildHasher as _, RandomState};
 use std::time::Duration;
 
-/// No bound of a wait grows past this.
+/// Longest bound of a wait.
 const LONGEST: Duration = Duration::from_secs(30);
 
-/// Attempts that failed since the last that did not.
+/// Counts failed attempts since the last success, and draws the waits between them.
 #[derive(Debug)]
 pub(crate) struct Backoff {
     first: Duration,
@@ -15,21 +15,21 @@ pub(crate) struct Backoff {
 }
 
 impl Backoff {
-    /// Makes one whose first wait is bounded by `first`; each further one doubles that.
+    /// Makes a backoff whose first wait is at most `first`; the bound doubles with each further one.
     pub(crate) fn new(first: Duration) -> Self {
         Self { first, failed: 0 }
     }
 
-    /// Starts afresh: the next wait is a short one.
+    /// Notes a success: the next wait is at most `first` again.
     pub(crate) fn reset(&mut self) {
         self.failed = 0;
     }
 
-    /// Draws the next wait, anything from nothing to the current bound.
+    /// Draws the next wait, evenly from zero to the current bound.
     pub(crate) fn next(&mut self) -> Duration {
         let bound = LONGEST.min(self.first.saturating_mul(1u32.checked_shl(self.failed).unwrap_or(u32::MAX)));
         self.failed = self.failed.saturating_add(1);
-        // Every `RandomState` has other keys, which is all the chance that this needs.
+        // Every `RandomState` has other keys: that is random enough here.
         let chance = RandomState::new().hash_one(self.failed) >> 11;
         bound.mul_f64(chance as f64 / (1u64 << 53) as f64)
     }

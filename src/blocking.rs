@@ -1,7 +1,7 @@
-//! Work that may never end, such as reading a file on a mount that is dead, kept off the threads that serve.
+//! Runs work that may never end, such as reading a file on a dead mount, outside of the threads that serve.
 //!
-//! The work runs on a thread of tokio's for blocking work. Whoever asked waits at most a fixed time, and goes on with what
-//! it has. A thread can't be interrupted, so it stays as long as its work does; how many may stay is bounded.
+//! The work runs on one of tokio's threads for blocking work. The caller waits at most a fixed time, and then goes on without
+//! the result. A thread can't be interrupted, so it stays until its work ends; the number of such threads is bounded.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -10,10 +10,11 @@ use tokio::sync::Semaphore;
 use tokio::task::spawn_blocking;
 use tokio::time::timeout;
 
-/// Longest time that the files of a reload are waited for.
+/// Longest time to wait for the files of a reload.
 pub(crate) const READ_TIME: Duration = Duration::from_secs(5);
 
-/// Most reads that may hang at a time, for each of those who read: the file may have been replaced by one that answers.
+/// Most reads of one [`BlockingWork`] that may hang at a time. More than one, because a file that hangs may have been
+/// replaced by one that can be read.
 const HANGING_MAX: usize = 8;
 
 /// Runs one kind of work, such as reading the settings.
@@ -28,19 +29,19 @@ pub(crate) struct BlockingWork {
 /// Why work has no result.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum Unfinished {
-    /// It goes on, and its result will be dropped.
+    /// The time is over. The work goes on, and its result will be dropped.
     #[error("not done within {0:?}")]
     Late(Duration),
-    /// It was not begun, because too much of earlier work hangs.
+    /// The work was not started, because too many earlier attempts hang.
     #[error("{0} earlier attempts still hang")]
     Hanging(usize),
-    /// The runtime ends, or the work panicked.
+    /// The runtime is shutting down, or the work panicked.
     #[error("given up")]
     GivenUp,
 }
 
 impl BlockingWork {
-    /// Makes one whose work is waited for no longer than `time`, and of which no more than `hanging_max` may hang at a time.
+    /// Makes one that waits at most `time` for a result, and lets at most `hanging_max` attempts hang at a time.
     pub(crate) fn new(time: Duration, hanging_max: usize) -> Self {
         Self { time, hanging_max, places: Arc::new(Semaphore::new(hanging_max)) }
     }

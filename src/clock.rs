@@ -1,8 +1,8 @@
-//! The wall clock, as dates can show it.
+//! The wall clock, and its limits.
 //!
-//! hyper, rustls and jsonwebtoken panic when the clock shows a time before 1970, and hyper after the year 9999: a node
-//! would go on with a gateway and a control that answer nobody. So it does not start by such a clock. None comes while it
-//! runs: Linux refuses to set a time before 1970 or after 2232 (settimeofday(2), EINVAL).
+//! hyper, rustls and jsonwebtoken panic when the clock shows a time before 1970, and hyper after the year 9999: the node
+//! would go on with a gateway and a control that answer no request. So a node does not start with such a clock. The clock
+//! can't get there while the node runs: Linux refuses to set a time before 1970 or after 2232 (settimeofday(2), EINVAL).
 //!
 //! Every room reads the clock here, where no time makes it panic; `tests/tidy.rs` looks for other ways to read it.
 
@@ -11,14 +11,14 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 /// The last second of the year 9999, since 1970.
 const SECONDS_MAX: u64 = 253_402_300_799;
 
-/// The wall clock shows a time that dates can't hold; the operator's to mend.
+/// The wall clock shows a time outside of 1970 to 9999; the operator must set it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("the wall clock shows a time {}, expected one from 1970 to 9999: set the clock", if *before { "before 1970" } else { "after 9999" })]
 pub struct ClockError {
     before: bool,
 }
 
-/// Tells whether a node can run by what the clock shows.
+/// Checks that a node can run with the time that the clock shows.
 ///
 /// # Errors
 /// When that is before 1970 or after 9999.
@@ -33,7 +33,7 @@ fn check_time(time: SystemTime) -> Result<(), ClockError> {
     }
 }
 
-/// Returns what the clock shows, to compare it.
+/// Returns the time that the clock shows, to compare it.
 pub(crate) fn now() -> SystemTime {
     SystemTime::now()
 }
@@ -48,12 +48,12 @@ pub(crate) fn between_1970_and(time: SystemTime) -> Duration {
     time.duration_since(UNIX_EPOCH).unwrap_or_default()
 }
 
-/// Returns the time that is so long after 1970; `None` when that is too far for a clock.
+/// Returns the time that is `time` after the start of 1970; `None` when a `SystemTime` can't hold it.
 pub(crate) fn after_1970(time: Duration) -> Option<SystemTime> {
     UNIX_EPOCH.checked_add(time)
 }
 
-/// Writes the time `age` ago as RFC 3339 has it, to the millisecond; one outside of 1970 to 9999 as the nearest inside.
+/// Formats the time `age` ago by RFC 3339, to the millisecond; a time outside of 1970 to 9999 as the nearest one inside.
 pub(crate) fn rfc3339_ago(age: Duration) -> String {
     rfc3339(now().checked_sub(age).unwrap_or(UNIX_EPOCH))
 }
@@ -63,7 +63,7 @@ fn rfc3339(time: SystemTime) -> String {
     humantime::format_rfc3339_millis(UNIX_EPOCH + since.min(Duration::from_secs(SECONDS_MAX))).to_string()
 }
 
-/// Writes the time so many seconds after 1970 as RFC 3339 has it; one after the year 9999 as that year's end.
+/// Formats a time in seconds since 1970 by RFC 3339; a time after the year 9999 as the end of that year.
 pub(crate) fn rfc3339_seconds(since_1970: u64) -> String {
     let since = Duration::from_secs(since_1970.min(SECONDS_MAX));
     humantime::format_rfc3339_seconds(UNIX_EPOCH + since).to_string()

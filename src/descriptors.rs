@@ -1,4 +1,4 @@
-//! Open files: how many the process may have, room for them, and a reserve for when clients have all of them.
+//! File descriptors: the process's limit, room in the kernel's table, and a reserve for when clients use all others.
 
 use std::fs::File;
 use std::os::fd::OwnedFd;
@@ -7,57 +7,57 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use rustix::io::{FdFlags, dup2, fcntl_dupfd_cloexec, fcntl_setfd};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
-/// Most that room is made for ahead: a place takes eight bytes of the kernel's.
+/// Most descriptors that room is made for in advance: each takes eight bytes of the kernel's memory.
 const ROOM_MAX: usize = 1 << 17;
 
-/// Descriptors that the reserve holds back.
+/// Descriptors in a full reserve.
 const RESERVED: usize = 6;
 
-/// Returns how many the process may have; `None` when there is no bound.
+/// Returns how many descriptors the process may have; `None` when there is no limit.
 pub fn limit() -> Option<u64> {
     getrlimit(Resource::Nofile).current
 }
 
-/// Raises the limit as far as the process may; returns what it is then.
+/// Raises the limit as far as the process may; returns the new limit.
 pub fn raise_limit() -> Option<u64> {
     let maximum = getrlimit(Resource::Nofile).maximum;
-    // Where it is not granted the limit stays, and tells by itself.
+    // If this fails the old limit stays, and is returned.
     setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum }).ok();
     limit()
 }
 
-/// Has the kernel make room for `count` open files, as far as the limit goes and [`ROOM_MAX`].
+/// Makes the kernel enlarge the process's descriptor table for `count` open files, up to the limit, and 131,072 at most.
 ///
-/// It doubles a table that is full, and in a process with threads it then waits until every core has let go of the old one
-/// (`expand_fdtable` in Linux's fs/file.c): 10 to 25 ms at 256, 512, 1,024 … connections, in which none is accepted. Room
-/// that can't be made ahead is made when it is needed.
+/// The kernel doubles a full table. In a process with threads it then waits until no core uses the old table any more
+/// (`expand_fdtable` in Linux's fs/file.c): that takes 10 to 25 ms at 256, 512, 1,024 … connections, in which none is
+/// accepted. If this call fails, the kernel enlarges the table when it is full.
 pub fn make_room(count: usize) {
     let room = limit().map_or(ROOM_MAX as u64, |limit| limit.min(ROOM_MAX as u64)).min(count as u64);
-    // Anything, opened once more at the last place and closed again.
+    // Duplicates a descriptor to the highest number, and closes the duplicate again.
     if let Ok(any) = File::open("/dev/null") {
         fcntl_dupfd_cloexec(&any, room.saturating_sub(1) as i32).ok();
     }
 }
 
-/// Descriptors held back for the connections of control, so that the node can still be asked what is wrong with it when
-/// clients have all others; clones share one reserve.
+/// Descriptors for the connections of control, so that an operator can still query the node when
+/// clients use all other descriptors; clones share one reserve.
 ///
-/// A descriptor that is free for a moment is taken by the gateway, which waits for one. So a descriptor never becomes free
-/// between the reserve and a connection: it is lent under a lock that the gateway takes to accept ([`Reserve::lend`],
-/// [`Reserve::apart`]), and a connection that ends is replaced in place ([`Reserve::take_back`]).
+/// The gateway waits for a free descriptor, and takes it at once. So a descriptor must never be free between the reserve and
+/// a connection: the reserve lends it under a lock that the gateway takes to accept ([`Reserve::lend`],
+/// [`Reserve::while_not_lending`]), and replaces a connection that ends in place ([`Reserve::take_back`]).
 #[derive(Clone, Default)]
 pub(crate) struct Reserve(Arc<Mutex<Held>>);
 
 #[derive(Default)]
 struct Held {
-    /// `/dev/null`, of which the spares are copies; absent in a process that can't open it, which has no reserve.
+    /// `/dev/null`; the spares are duplicates of it. `None` in a process that can't open it, which has no reserve.
     null: Option<File>,
-    /// Each takes up a descriptor until it is lent; at most [`RESERVED`].
+    /// Each occupies a descriptor until it is lent; at most [`RESERVED`].
     spares: Vec<OwnedFd>,
 }
 
 impl Reserve {
-    /// Takes as many descriptors as are free, until [`RESERVED`] are held.
+    /// Takes free descriptors until the reserve is full, or none is free.
     pub(crate) fn fill(&self) {
         let mut held = self.lock();
         if held.null.is_none() {
@@ -69,19 +69,19 @@ impl Reserve {
         }
     }
 
-    /// Frees one descriptor of the reserve for what `accept` opens; `None` if the reserve is empty.
+    /// Frees one descriptor of the reserve, and runs `accept`, which may take it; `None` if the reserve is empty.
     ///
-    /// `accept` must not wait: the gateway accepts nothing meanwhile.
+    /// `accept` must not wait: the gateway can't accept meanwhile.
     pub(crate) fn lend<T>(&self, accept: impl FnOnce() -> T) -> Option<T> {
         let mut held = self.lock();
         drop(held.spares.pop()?);
         Some(accept())
     }
 
-    /// Runs `accept` while no descriptor of the reserve is being lent; for everybody but control.
+    /// Runs `accept` while the reserve lends no descriptor. Every listener except control's accepts in this way.
     ///
     /// `accept` must not wait.
-    pub(crate) fn apart<T>(&self, accept: impl FnOnce() -> T) -> T {
+    pub(crate) fn while_not_lending<T>(&self, accept: impl FnOnce() -> T) -> T {
         let _held = self.lock();
         accept()
     }
@@ -92,7 +92,7 @@ impl Reserve {
         if held.spares.len() >= RESERVED {
             return;
         }
-        // The kernel closes what `ending` was and gives the number its new meaning in one step (dup2(2)).
+        // The kernel closes `ending` and reuses its number in one step (dup2(2)).
         let Some(Ok(())) = held.null.as_ref().map(|null| dup2(null, &mut ending)) else { return };
         fcntl_setfd(&ending, FdFlags::CLOEXEC).ok();
         held.spares.push(ending);

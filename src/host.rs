@@ -1,12 +1,12 @@
-//! `Host`: whether a request names the host that it is for, as RFC 9112, section 3.2, demands.
+//! Checks a request's `Host` header, as RFC 9112, section 3.2, demands.
 //!
-//! The gateway and control both refuse a request that does not. Neither compares the name with its own here.
+//! The gateway and control both refuse a request without a valid one. Nothing here compares it with the node's own name.
 
 use hyper::Version;
 use hyper::header::{HOST, HeaderMap};
 use hyper::http::uri::Authority;
 
-/// Tells whether a request names its host once and well; HTTP/1.0 may leave the header out.
+/// Returns whether a request has exactly one `Host`, which is valid; HTTP/1.0 may leave the header out.
 pub(crate) fn is_named(version: Version, headers: &HeaderMap) -> bool {
     let mut hosts = headers.get_all(HOST).iter();
     match (hosts.next(), hosts.next()) {
@@ -16,7 +16,8 @@ pub(crate) fn is_named(version: Version, headers: &HeaderMap) -> bool {
     }
 }
 
-/// Tells whether `text` is a host, with or without a port. An empty `Host` is valid: a target without a host has it.
+/// Returns whether `text` is a host, with or without a port. An empty `Host` is valid: clients send it if the target has no
+/// host.
 fn is_host(text: &[u8]) -> bool {
     let Ok(authority) = Authority::try_from(text) else { return text.is_empty() };
     let behind = authority.as_str().strip_prefix(authority.host());

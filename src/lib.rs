@@ -31,45 +31,45 @@
 //!
 //! # Rooms
 //!
-//! What stands lower knows nothing of what stands higher; `tests/tidy.rs` holds it so.
+//! A room imports only from rooms below it; `tests/tidy.rs` checks this.
 //!
 //! | room | holds |
 //! | --- | --- |
 //! | [`cli`] | `pombo serve`, `connect`, `push`, `online`, `kick`, `top`; `bench`, which becomes `pombo-bench` |
-//! | [`server`] | the only wiring: a checked config, then bound, then running, then drained |
-//! | `dispatcher` | the way to the shards from outside the message path |
-//! | `control` | what other programs reach: pushes, queries and actions over HTTP, the console, pushes by lines of JSON |
+//! | [`server`] | makes, connects, starts and drains the parts of a node |
+//! | `dispatcher` | requests to the shards from outside the message path |
+//! | `control` | the interface for other programs: HTTP API, console, text port for lines of JSON |
 //! | `gateway` | where connections come in: accept, TLS, upgrade, login, hand-over; the page |
 //! | [`shard`] | one thread, its event loop, and everything that loop owns |
-//! | [`presence`] | what a shard tells when a uid comes or goes |
-//! | [`config`], [`metrics`] | the settings; what is counted |
+//! | [`presence`] | events: a uid comes online or goes offline |
+//! | [`config`], [`metrics`] | the settings; the counts |
 //! | [`router`] | from a uid to the shard that owns it |
 //! | [`mailbox`] | mail from shard to shard, one wake per batch; its atomics come from `sync` |
-//! | [`protocol`] | what a message means |
+//! | [`protocol`] | parses clients' messages, and encodes messages to clients |
 //! | [`frame`] | WebSocket frames, bytes in and messages out |
-//! | `listener` | sockets that are listened on |
-//! | `log_sink` | the way of log lines to a stream that may take nothing more |
-//! | `roots`, `service` | whom to trust over TLS as a client; the HTTP client that asks services |
-//! | `descriptors` | how many open files there may be, and room for them |
-//! | `clock` | the wall clock, which may show anything |
-//! | `vital` | tasks without which the node would be half a node |
-//! | `host` | whether a request names the host that it is for |
-//! | `backoff` | how long to wait before another attempt |
-//! | `blocking` | work that may never end, such as reading a file, off the threads that serve |
+//! | `listener` | listening sockets |
+//! | `log_sink` | writes log lines to a stream that may block |
+//! | `roots`, `service` | the root certificates that a TLS client trusts; the HTTP client for the operator's services |
+//! | `descriptors` | the limit on file descriptors, room in the kernel's table, a reserve |
+//! | `clock` | the wall clock, and its limits |
+//! | `vital` | tasks and threads whose panic ends the process |
+//! | `host` | checks the `Host` header |
+//! | `backoff` | the wait before another attempt |
+//! | `blocking` | runs work that may never end, such as reading a file, outside of the threads that serve |
 //! | `bounded_file` | reads a whole file of bounded length |
-//! | `linger` | the end of a connection whose peer may still be sending |
-//! | `watched_files` | when files that have changed are read again |
-//! | `trace` | the trace that a request belongs to |
+//! | `linger` | ends a connection whose peer may still be sending |
+//! | `watched_files` | reads files again when they have changed |
+//! | `trace` | W3C trace context |
 //! | [`uid`], [`message`], [`rights`], `peer` | the vocabulary |
 //!
 //! # Invariants
 //!
 //! 1. A session, its outbox and its registry entry are touched by one thread from hand-over to close.
-//! 2. No shard knows another; all that crosses is mail. No lock, no shared map, no global on the way of a message.
+//! 2. No shard knows another; shards exchange nothing but mail. The message path has no lock, no shared map, no global.
 //! 3. Every queue, buffer, wait and count has a bound, a default, and a policy when it is hit; every drop is counted.
 //! 4. A shard never waits for another shard.
 //! 5. A bad peer ends its own session only. A broken invariant ends the process: half a node is worse than none.
-//! 6. A shard does no I/O of its own: clock, sockets and mail come in through a seam.
+//! 6. A shard does no I/O of its own: it reaches clock, sockets and poller through the traits of `shard::io`.
 //!
 //! `docs/architecture.md` has the reasons.
 

@@ -1,4 +1,4 @@
-//! Listening sockets, TCP and Unix: bound before the node runs, accepted on by the gateway.
+//! Listening sockets, TCP and Unix: the server binds them before the node runs, and the gateway and control accept on them.
 
 use std::fs::{self, Permissions};
 use std::io;
@@ -15,7 +15,7 @@ use socket2::{Domain, Protocol, SockAddr, SockRef, Socket, Type};
 use crate::config::Listen;
 use crate::peer::Peer;
 
-/// Connections that the kernel may hold for us; it takes its own `somaxconn` if that is less.
+/// The backlog that is asked for; the kernel limits it to its `somaxconn`.
 const BACKLOG: i32 = 65_535;
 
 /// A bound socket that is not accepted on yet.
@@ -25,17 +25,17 @@ pub(crate) enum BoundListener {
     Unix(std::os::unix::net::UnixListener, SocketFile),
 }
 
-/// Whose a listening socket is.
+/// The owner of a listening socket.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Owner {
     Node,
-    /// It stays open when the node ends: what waits there is its successor's.
+    /// The socket stays open when the node ends; the node's successor accepts the connections in its backlog.
     ServiceManager,
 }
 
 /// Listening sockets that a service manager opened and passed on, as systemd does (sd_listen_fds(3)).
 ///
-/// They stay open while the node restarts, so that clients wait where they would be refused.
+/// They stay open while the node restarts, so that clients wait instead of being refused.
 #[derive(Debug, Default)]
 pub struct PassedSockets(Vec<(Listen, Passed)>);
 
@@ -46,10 +46,10 @@ enum Passed {
 }
 
 impl PassedSockets {
-    /// Takes those that the process was given by the variables `LISTEN_FDS` and `LISTEN_PID`; none if there are none.
+    /// Takes the sockets that the variables `LISTEN_FDS` and `LISTEN_PID` describe; none if the variables are not set.
     ///
     /// # Errors
-    /// When one of them is no TCP or Unix stream socket, or does not listen.
+    /// When one of them is not a TCP or Unix stream socket, or does not listen.
     pub fn from_env() -> io::Result<Self> {
         let mut given = ListenFd::from_env();
         let mut sockets = Vec::new();
@@ -60,7 +60,7 @@ impl PassedSockets {
             };
             let Some(socket) = socket else { continue };
             let address = socket.address()?;
-            if !socket.listens()? {
+            if !socket.is_listening()? {
                 return Err(io::Error::other(format!(
                     "the service manager passed a socket on {address} that does not listen, expected one that does"
                 )));
@@ -70,7 +70,7 @@ impl PassedSockets {
         Ok(Self(sockets))
     }
 
-    /// Returns the addresses of those that nobody took.
+    /// Returns the addresses of the sockets that were not taken.
     pub(crate) fn left(&self) -> impl Iterator<Item = &Listen> {
         self.0.iter().map(|(listen, _)| listen)
     }
@@ -89,9 +89,9 @@ impl Passed {
         }
     }
 
-    /// Tells whether it is listened on: accepting would fail for ever otherwise. Only Linux is asked.
+    /// Returns whether the socket listens: otherwise accepting would fail for ever. Checked on Linux only.
     #[cfg(target_os = "linux")]
-    fn listens(&self) -> io::Result<bool> {
+    fn is_listening(&self) -> io::Result<bool> {
         match self {
             Self::Tcp(listener) => SockRef::from(listener).is_listener(),
             Self::Unix(listener) => SockRef::from(listener).is_listener(),
@@ -99,7 +99,7 @@ impl Passed {
     }
 
     #[cfg(not(target_os = "linux"))]
-    fn listens(&self) -> io::Result<bool> {
+    fn is_listening(&self) -> io::Result<bool> {
         Ok(true)
     }
 
@@ -118,24 +118,24 @@ impl Passed {
     }
 }
 
-/// What accepted sockets inherit from their listener.
+/// Options that accepted sockets inherit from their listener.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Inherited {
     /// The kernel's send buffer; `None` lets the kernel tune it.
     pub(crate) send_buffer_bytes: Option<usize>,
-    /// How long sent bytes may stay unacknowledged, or find no room, before the connection counts as dead; `None`
-    /// leaves it to the heartbeat.
+    /// `TCP_USER_TIMEOUT`: how long sent bytes may stay unacknowledged, or the peer's window may stay zero, before the
+    /// kernel ends the connection; `None` leaves it to the heartbeat.
     pub(crate) user_timeout: Option<Duration>,
 }
 
-/// A Unix socket's file.
+/// The file of a Unix socket, and who removes it.
 #[derive(Debug)]
 pub(crate) enum SocketFile {
-    /// It stays when the node ends, and what waits there is its successor's.
+    /// The service manager's: it stays when the node ends, and the node's successor accepts the connections in the backlog.
     ServiceManagers,
-    /// An abstract socket has none.
+    /// None: the socket is abstract.
     Absent,
-    /// Removed when the listener goes.
+    /// The node's: removed when the listener is dropped.
     Own(PathBuf),
 }
 
@@ -146,16 +146,16 @@ pub(crate) enum Listener {
     Unix(tokio::net::UnixListener, #[allow(dead_code, reason = "held for its drop")] SocketFile),
 }
 
-/// A listener off tokio's poller, for what is left in the backlog; it still doesn't block.
-pub(crate) enum LastListener {
+/// A non-blocking listener outside of tokio's poller, to accept the connections that are left in the backlog.
+pub(crate) enum BacklogListener {
     Tcp(std::net::TcpListener),
     /// The file is kept only to be removed with the listener.
     Unix(std::os::unix::net::UnixListener, #[allow(dead_code, reason = "held for its drop")] SocketFile),
 }
 
-/// A connection as accepted.
+/// An accepted connection.
 pub(crate) enum Connection {
-    /// With the peer's address; an IPv4 one as such, on a socket of both, too.
+    /// With the peer's address, in the canonical form of [`Peer`].
     Tcp(tokio::net::TcpStream, SocketAddr),
     Unix(tokio::net::UnixStream),
 }
@@ -167,10 +167,10 @@ impl Connection {
 }
 
 impl BoundListener {
-    /// Takes the socket that was passed for this address, or binds one and listens; clients may connect from now on and
-    /// wait to be accepted.
+    /// Takes the socket that was passed for this address, or binds one and listens; clients can connect from now on, and
+    /// wait in the backlog.
     ///
-    /// `unix_mode` is for the file of a Unix socket that is bound here; without it the umask decides.
+    /// `unix_mode` sets the permissions of a Unix socket's file that is made here; without it the umask decides.
     pub(crate) fn open(
         listen: &Listen,
         inherited: Inherited,
@@ -194,7 +194,7 @@ impl BoundListener {
                 if let Some(mode) = unix_mode {
                     fs::set_permissions(path, Permissions::from_mode(mode))?;
                 }
-                // Only now: nobody has connected with the umask's permissions.
+                // After setting the permissions, so that no client connects by those of the umask.
                 socket.listen(BACKLOG)?;
                 Ok(Self::Unix(socket.into(), file))
             }
@@ -207,7 +207,7 @@ impl BoundListener {
         }
     }
 
-    /// Returns the real address: the port is the kernel's choice where 0 was asked for.
+    /// Returns the real address: for port 0, with the port that the kernel has chosen.
     pub(crate) fn address(&self) -> io::Result<Listen> {
         match self {
             Self::Tcp(listener, _) => listener.local_addr().map(Listen::Tcp),
@@ -215,7 +215,7 @@ impl BoundListener {
         }
     }
 
-    /// Moves the socket to the runtime that this is called in.
+    /// Registers the socket with the current tokio runtime.
     pub(crate) fn into_listener(self) -> io::Result<Listener> {
         match self {
             Self::Tcp(listener, owner) => {
@@ -242,17 +242,21 @@ impl Listener {
 }
 
 impl Listener {
-    /// Takes the listener off tokio's poller; nothing if what waits there is not ours to answer.
-    pub(crate) fn into_last(self) -> io::Result<Option<LastListener>> {
+    /// Takes the listener off tokio's poller; `None` if the service manager owns the socket, and with it the backlog.
+    pub(crate) fn into_backlog(self) -> io::Result<Option<BacklogListener>> {
         match self {
             Self::Tcp(_, Owner::ServiceManager) | Self::Unix(_, SocketFile::ServiceManagers) => Ok(None),
-            Self::Tcp(listener, Owner::Node) => listener.into_std().map(|listener| Some(LastListener::Tcp(listener))),
-            Self::Unix(listener, file) => listener.into_std().map(|listener| Some(LastListener::Unix(listener, file))),
+            Self::Tcp(listener, Owner::Node) => {
+                listener.into_std().map(|listener| Some(BacklogListener::Tcp(listener)))
+            }
+            Self::Unix(listener, file) => {
+                listener.into_std().map(|listener| Some(BacklogListener::Unix(listener, file)))
+            }
         }
     }
 }
 
-impl LastListener {
+impl BacklogListener {
     /// Accepts one connection, if one is there.
     pub(crate) fn accept(&self) -> io::Result<Connection> {
         match self {
@@ -273,7 +277,7 @@ impl LastListener {
 impl Drop for SocketFile {
     fn drop(&mut self) {
         if let Self::Own(path) = self {
-            // Somebody else's file by now, or gone: nothing to do about either.
+            // Fails if the file has gone, or is another user's by now; there is nothing to do then.
             fs::remove_file(path).ok();
         }
     }
@@ -285,7 +289,7 @@ fn unix_socket() -> io::Result<Socket> {
     Ok(socket)
 }
 
-/// Returns a Unix socket's address as settings have it.
+/// Returns a Unix socket's address in the form of the settings.
 fn unix_address(address: &std::os::unix::net::SocketAddr) -> io::Result<Listen> {
     if let Some(path) = address.as_pathname() {
         return Ok(Listen::Unix(path.to_owned()));
@@ -301,11 +305,11 @@ fn unix_address(address: &std::os::unix::net::SocketAddr) -> io::Result<Listen> 
 fn bind_tcp(address: SocketAddr, inherited: Inherited) -> io::Result<std::net::TcpListener> {
     let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
     socket.set_nonblocking(true)?;
-    // A restarted server must not wait for its predecessor's connections to time out.
+    // A restarted server must not wait until its predecessor's connections have left TIME_WAIT.
     socket.set_reuse_address(true)?;
     set_options(&SockRef::from(&socket), inherited)?;
     if address.is_ipv6() {
-        // "[::]:1234" and "0.0.0.0:1234" may both be listened on, as they are written.
+        // So that "[::]:1234" and "0.0.0.0:1234" can both be listened on.
         socket.set_only_v6(true)?;
     }
     socket.bind(&address.into())?;
@@ -313,7 +317,7 @@ fn bind_tcp(address: SocketAddr, inherited: Inherited) -> io::Result<std::net::T
     Ok(socket.into())
 }
 
-/// Sets what accepted sockets inherit.
+/// Sets the options that accepted sockets inherit.
 fn set_options(socket: &SockRef<'_>, inherited: Inherited) -> io::Result<()> {
     socket.set_tcp_nodelay(true)?;
     if let Some(bytes) = inherited.send_buffer_bytes {
@@ -324,7 +328,7 @@ fn set_options(socket: &SockRef<'_>, inherited: Inherited) -> io::Result<()> {
     Ok(())
 }
 
-/// Removes a socket file that nobody listens on any more.
+/// Removes the file of a socket that no process listens on any more.
 fn remove_stale(path: &Path) -> io::Result<()> {
     let is_socket = fs::symlink_metadata(path).is_ok_and(|file| file.file_type().is_socket());
     if !is_socket {
@@ -332,7 +336,7 @@ fn remove_stale(path: &Path) -> io::Result<()> {
     }
     match unix_socket()?.connect(&SockAddr::unix(path)?) {
         Ok(()) => Ok(()),
-        // Somebody listens, with a full backlog: a connect that blocks would wait for him.
+        // A process listens, and its backlog is full: a blocking connect would wait.
         Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(()),
         Err(_) => fs::remove_file(path),
     }
@@ -344,7 +348,7 @@ mod tests {
 
     use super::*;
 
-    /// A service manager passes such sockets, unless it is told not to: all its clients of IPv4 were told as `::ffff:…`.
+    /// Regression: service managers pass such sockets by default, and all their IPv4 clients had addresses `::ffff:…`.
     #[tokio::test]
     async fn ipv4_clients_of_a_socket_of_both_versions_have_ipv4_addresses() {
         let socket = Socket::new(Domain::IPV6, Type::STREAM, Some(Protocol::TCP)).expect("a socket");
@@ -365,7 +369,7 @@ mod tests {
         let client = connect();
         check(listener.accept().await.expect("it connects"), &client);
         let client = connect();
-        let last = listener.into_last().expect("it leaves the poller").expect("it is ours");
+        let last = listener.into_backlog().expect("it leaves the poller").expect("it is ours");
         check(last.accept().expect("it has connected"), &client);
     }
 }

@@ -1,4 +1,4 @@
-//! The way of log lines to a stream that may take nothing more: a bounded queue, and one thread that writes.
+//! Writes log lines to a stream that may block: a bounded queue, and one thread that writes.
 //!
 //! ```text
 //!   any thread ──write──▶ queue, bounded in lines and bytes ──▶ the sink's thread ──▶ standard error
@@ -7,8 +7,8 @@
 //! for that. A line is dropped and counted if the queue is full or the stream refuses it; once the stream takes lines
 //! again, one line reports how many were dropped.
 //!
-//! This is not tracing-appender, whose guard prints to standard error when the last lines are not written in time, and so
-//! waits for the very stream that is stuck; its queue is not bounded in bytes, and it can't be flushed before an abort.
+//! Why not tracing-appender: its guard prints to standard error when the last lines are not written in time, and so
+//! waits for the very stream that is stuck. Its queue is not bounded in bytes, and it can't be flushed before an abort.
 
 use std::convert::Infallible;
 use std::io::{self, ErrorKind, Write};
@@ -30,8 +30,8 @@ const BYTES_MAX: usize = 4 << 20;
 /// Least time between two reports of dropped lines, while the stream takes lines more slowly than they come.
 const REPORT_INTERVAL: Duration = Duration::from_secs(1);
 
-/// Pause before another attempt, where a stream says that it is full instead of waiting: somebody who shares it has set it
-/// so.
+/// Pause before the next attempt on a stream that returns `WouldBlock`: another process that shares it has made it
+/// non-blocking.
 const RETRY: Duration = Duration::from_millis(10);
 
 /// Writes lines to a stream without ever waiting for it; clones write to the same stream.
@@ -64,11 +64,11 @@ enum Entry {
 struct Counts {
     /// Lines that were not written, since the start.
     dropped: AtomicU64,
-    /// Bytes of the lines that wait, and of the line that is being written.
+    /// Bytes of the lines in the queue, and of the line that is being written.
     bytes: AtomicUsize,
     /// The thread that writes.
     thread: OnceLock<ThreadId>,
-    /// Lines of the sink's thread itself: they don't go through the queue, where they might find no room.
+    /// Lines that the sink's own thread logs. They bypass the queue, which may be full.
     own: Mutex<Vec<u8>>,
 }
 
@@ -143,7 +143,7 @@ impl Counts {
     }
 }
 
-/// What the sink's thread owns.
+/// The state of the sink's thread.
 struct Writer<W> {
     stream: W,
     counts: Arc<Counts>,
@@ -157,7 +157,7 @@ impl<W: Write> Writer<W> {
     fn run(&mut self, entries: &Receiver<Entry>) {
         self.counts.thread.get_or_init(|| thread::current().id());
         for entry in entries {
-            // The end of a settling is its drop.
+            // Dropping a `Settle` entry tells its sender that the lines before it are done.
             let Entry::Line(line) = entry else { continue };
             let written = write_whole(&mut self.stream, &line);
             self.counts.release(line.len());
@@ -187,7 +187,7 @@ impl<W: Write> Writer<W> {
     }
 }
 
-/// Writes all of `line`, however often the stream has to be asked.
+/// Writes all of `line`, in as many calls as the stream needs.
 fn write_whole(stream: &mut impl Write, mut line: &[u8]) -> io::Result<()> {
     while !line.is_empty() {
         match stream.write(line) {

@@ -2,7 +2,7 @@
 
 use std::process::ExitCode;
 
-// glibc's allocator keeps what a storm of connections used; this one gives it back.
+// glibc's allocator keeps the memory that a storm of connections used; mimalloc gives it back.
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 

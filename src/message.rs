@@ -1,11 +1,11 @@
-//! An application message's kind and payload, and what became of a push.
+//! An application message's kind and payload, and the outcome of a push.
 
 use bytes::Bytes;
 
 /// Kind of a data message: which opcode carries it (RFC 6455, section 5.6).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Kind {
-    /// UTF-8 text; checked where it came in.
+    /// UTF-8 text; checked where the node received it.
     Text,
     /// Bytes, delivered unchanged.
     Binary,
@@ -14,7 +14,7 @@ pub enum Kind {
 /// A payload on its way through the node.
 #[derive(Clone, Debug)]
 pub enum Payload<'a> {
-    /// Bytes in the buffer that they were received into; copied where they must outlive the turn.
+    /// Bytes in the receive buffer; copied where they must outlive the turn.
     Borrowed(&'a [u8]),
     /// Bytes with shared ownership; a clone costs one atomic operation and no copy.
     Shared(Bytes),
@@ -38,7 +38,7 @@ impl Payload<'_> {
     }
 }
 
-/// What became of a push to one uid.
+/// The outcome of a push to one uid.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Delivery {
@@ -49,7 +49,7 @@ pub enum Delivery {
     },
     /// Nobody with this uid is logged in.
     Offline,
-    /// Sessions are there, and none took it.
+    /// The uid is online, but none of its sessions took the message.
     Shed(Shed),
 }
 
@@ -57,11 +57,11 @@ pub enum Delivery {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Shed {
-    /// It is a slow consumer: its outbox had no room. Under the policy `disconnect` it was closed for that.
+    /// The session is a slow consumer: its outbox had no room. The policy `disconnect` closed the session.
     OutboxFull,
-    /// The message is longer than an outbox; nobody was cut for it.
+    /// The message is longer than an outbox; no session was closed for it.
     TooLong,
-    /// Its connection failed as the message came.
+    /// The session's connection failed while the message was being delivered.
     Lost,
 }
 

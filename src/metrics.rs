@@ -1,24 +1,24 @@
-//! What a node counts: plain fields, one set per shard, added up when somebody asks.
+//! The counts of a node: plain fields, one set per shard, added up for each query.
 //!
-//! A shard counts in its own [`Stats`] without atomics; no cache line is shared on the message path. Each count stands once
-//! in the table of this file: its field, its docs, and its family and label for Prometheus.
+//! A shard counts in its own [`Stats`] without atomics; no cache line is shared on the message path. Each count has one row
+//! in the tables of this file: its field, its docs, and its family and label for Prometheus.
 
 use crate::frame::close;
 
-/// One count, as it is told to other programs; `C` has it.
+/// The description of one count, a field of `C`, for Prometheus and the API.
 #[derive(Clone, Copy, Debug)]
 pub struct Metric<C = Stats> {
     /// The field of `C`.
     pub field: &'static str,
-    /// Its family's name; a counter's has `_total` behind it where it is told.
+    /// Its family's name; the exposition adds `_total` to a counter's.
     pub family: &'static str,
     /// Its label and the label's value, if it is one of several in its family.
     pub label: Option<(&'static str, &'static str)>,
-    /// What it counts.
+    /// Help text: one sentence on what is counted.
     pub help: &'static str,
-    /// Whether it is what there is now, and does not only grow.
+    /// Whether it is a gauge, which may also fall.
     pub is_gauge: bool,
-    /// Reads it.
+    /// Reads the value.
     pub read: fn(&C) -> u64,
 }
 
@@ -37,7 +37,7 @@ macro_rules! counts {
         }
 
         impl $name {
-            /// Every count.
+            /// The description of every count.
             pub const ALL: &'static [Metric<Self>] = &[$(Metric {
                 field: stringify!($field),
                 family: $family,
@@ -47,7 +47,7 @@ macro_rules! counts {
                 read: |counts| counts.$field,
             },)*];
 
-            /// Adds the counts of another.
+            /// Adds the counts of `other`.
             pub fn add(&mut self, other: &Self) {
                 $(self.$field += other.$field;)*
                 $(self.$more.add_up(&other.$more);)*
@@ -63,14 +63,14 @@ macro_rules! counts {
 counts! {
     /// Counts of one shard since it started, or their sum over the shards of a node.
     ///
-    /// Gauges are what is there now; everything else only grows. Units are in the names, or messages where there is none.
-    /// What no shard counts is in [`NodeCounts`].
+    /// Gauges are values of now; all other counts only grow. Units are in the names; a name without one counts messages.
+    /// Counts that no shard has are in [`NodeCounts`].
     struct Stats {
-        /// Sessions that were closed with each of [`close::ALL`]'s codes, in their order; others are in the last place.
+        /// Sessions closed with each code, in the order of [`close::ALL`]; the last element counts all other codes.
         closes: [u64; close::ALL.len() + 1],
-        /// How long the turns took that did something, without the wait in front of each.
+        /// Durations of turns that had something to do, without the wait before each.
         turn_time: Histogram,
-        /// How long batches of mail waited, from when they were posted to the poll before they were taken.
+        /// How long batches of mail waited, from their post to the poll before they were taken.
         mail_wait: Histogram,
     }
     /// Sessions logged in now.
@@ -99,7 +99,7 @@ counts! {
     counter forbidden_unicasts => "pombo_client_errors" { reason = "forbidden-unicast" };
     /// Messages to everybody whose sender lacks the right broadcast, answered with an error.
     counter forbidden_broadcasts => "pombo_client_errors" { reason = "forbidden-broadcast" };
-    /// Messages not taken because an outbox was full, under `drop-newest`, or since nothing older could go.
+    /// Messages not taken because an outbox had no room for them, or because their frame is longer than any outbox.
     counter shed_newest => "pombo_shed" { reason = "newest" };
     /// Messages taken and dropped again to make room, under `drop-oldest`.
     counter shed_oldest => "pombo_shed" { reason = "oldest" };
@@ -162,9 +162,9 @@ counts! {
 }
 
 counts! {
-    /// Counts of a node that no shard has: what control, the program around the node and the hook did, since the start.
+    /// Counts of a node that no shard has: those of control, of the program around the node, and of the hook, since the start.
     struct NodeCounts {
-        /// How long pushes of other programs took, from when control had them to their answer.
+        /// How long pushes of other programs took, from their arrival at control to their answer.
         push_time: Histogram,
     }
     /// Broadcasts of other programs, and of the program around the node, once each.
@@ -191,29 +191,29 @@ counts! {
     counter text_refused => "pombo_text_refused";
 }
 
-/// How the values of a family go on.
+/// The type of a metric family.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum FamilyKind {
-    /// It only grows; its name has `_total` behind it where it is told.
+    /// It only grows; the exposition adds `_total` to its name.
     Counter,
-    /// What there is now.
+    /// A value of now, which may also fall.
     Gauge,
     /// Counts of durations up to each of [`Histogram::BOUNDS`]: `_bucket`, `_sum`, `_count`.
     Histogram,
-    /// A text; its name has `_info` behind it where it is told.
+    /// Texts, as labels; the exposition adds `_info` to its name.
     Info,
 }
 
-/// A family for Prometheus that is none of [`Stats::ALL`] or [`NodeCounts::ALL`].
+/// A metric family that is in neither [`Stats::ALL`] nor [`NodeCounts::ALL`].
 #[derive(Clone, Copy, Debug)]
 pub struct Family {
-    /// Its name, without what its kind adds.
+    /// Its name, without the suffix that its type adds.
     pub name: &'static str,
-    /// How its values go on.
+    /// Its type.
     pub kind: FamilyKind,
-    /// The label that tells its values apart, if it has several; an info's labels, with commas.
+    /// The label that distinguishes its values, if there are several; the labels of an info, separated by commas.
     pub label: Option<&'static str>,
-    /// What it tells.
+    /// Help text.
     pub help: &'static str,
 }
 
@@ -221,7 +221,7 @@ const fn family(name: &'static str, kind: FamilyKind, label: Option<&'static str
     Family { name, kind, label, help }
 }
 
-/// Every [`Family`], in the order in which they are told.
+/// Every [`Family`], in the order of the exposition.
 pub const FAMILIES: &[Family] = {
     use FamilyKind::{Counter, Gauge, Histogram, Info};
     const SHARD: Option<&str> = Some("shard");
@@ -294,7 +294,7 @@ impl Stats {
     }
 }
 
-/// What counts can be added to.
+/// Counts that can be added up.
 trait AddUp {
     fn add_up(&mut self, other: &Self);
 }
@@ -312,13 +312,13 @@ impl AddUp for Histogram {
     }
 }
 
-/// How often something took how long: counts of durations up to each bound, in plain fields.
+/// A histogram of durations, in plain fields.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Histogram {
-    /// How many took up to each of [`Histogram::BOUNDS`] and longer than the bound before; the last place has those
-    /// beyond all bounds.
+    /// How many durations are up to each of [`Histogram::BOUNDS`] and longer than the bound before; the last element
+    /// counts those beyond all bounds.
     pub counts: [u64; Self::BOUNDS.len() + 1],
-    /// The sum of all, in nanoseconds.
+    /// The sum of all durations, in nanoseconds.
     pub sum_ns: u64,
 }
 
@@ -338,14 +338,14 @@ impl Histogram {
     #[inline]
     pub fn note(&mut self, time: std::time::Duration) {
         let ns = u64::try_from(time.as_nanos()).unwrap_or(u64::MAX);
-        // Bounds are the powers of four from the sixth on: the place follows from the number of bits.
+        // The bounds are powers of four from the sixth on, so the number of bits gives the index.
         let bits = u64::BITS - ns.saturating_sub(1).leading_zeros();
         let place = (bits.saturating_sub(11) / 2) as usize;
         self.counts[place.min(Self::BOUNDS.len())] += 1;
         self.sum_ns += ns;
     }
 
-    /// Returns how many were counted.
+    /// Returns how many durations were counted.
     pub fn count(&self) -> u64 {
         self.counts.iter().sum()
     }

@@ -1,12 +1,12 @@
-//! The other end of a connection: its address, written as people know it, and its port where one is known.
+//! The other end of a connection: its address, in canonical form, and its port if that is known.
 
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 
 /// The other end of a connection.
 ///
-/// An IPv4 address that came as an IPv6 one (`::ffff:192.0.2.1`), as on a socket of both, is an IPv4 address. A proxy may
-/// tell an address without a port.
+/// An IPv4 address in an IPv6 one (`::ffff:192.0.2.1`), which a dual-stack socket reports, becomes the IPv4 address. A proxy
+/// may report an address without a port.
 ///
 /// ```
 /// use std::net::{IpAddr, SocketAddr};
@@ -20,7 +20,7 @@ use std::net::{IpAddr, SocketAddr};
 /// ```
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Peer {
-    /// Port 0, which no connection has, stands for one that is not known.
+    /// Port 0, which no connection has, means that the port is unknown.
     address: SocketAddr,
 }
 
@@ -45,7 +45,7 @@ impl From<SocketAddr> for Peer {
     fn from(address: SocketAddr) -> Self {
         match address.ip().to_canonical() {
             IpAddr::V4(v4) => Self { address: SocketAddr::new(v4.into(), address.port()) },
-            // With its scope.
+            // Keeps the scope of a link-local address.
             IpAddr::V6(_) => Self { address },
         }
     }

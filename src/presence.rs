@@ -1,106 +1,107 @@
-//! What a shard tells when a uid comes online or goes offline, and up to where that has been told to others.
+//! Presence events: a uid comes online with its first session, and goes offline with its last.
 //!
 //! ```text
 //!   shards ── Event, bounded, try_send ──▶ control: hooks ── numbered ──▶ the service at hook_url
 //!                                              │
 //!                                              ▼
-//!                                           Ledger ◀── whoever reads pages of uids: as of which number they hold
+//!                                        HookProgress ──▶ pages of uids: the number of the last event before the page
 //! ```
-//! Where there is no hook there is none of this. Nothing here is on the way of a message: a uid comes and goes with
-//! its first and last session.
+//! A node without `hook_url` has neither the channel nor the progress. Nothing here is on the message path.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-/// Events of the shards that may wait for control; past these they are dropped, and counted.
+/// Most events that may wait for control; further ones are dropped, and counted.
 const EVENTS_MAX: usize = 64 << 10;
 
-/// Longest time between two pages of uids of which the later takes up where the former ended.
+/// Longest time that a reader of pages of uids may take between the end of one page and the request for the next.
 pub(crate) const PAGE_PAUSE: Duration = Duration::from_secs(60);
 
 /// What happened to a uid.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Change {
     /// It has its first session.
-    Came,
-    /// It is still online, and another session is its oldest now: it may stand on another page of uids.
+    Online,
+    /// It is still online, but its oldest session has gone: from now on it may be on another page of uids.
     Moved,
     /// Its last session has gone.
-    Went,
+    Offline,
 }
 
-/// One change, as its shard tells it; those of one uid come in order.
+/// A change of one uid, sent by the shard that owns it. The changes of one uid are in order.
 #[derive(Clone, Debug)]
 pub(crate) struct Event {
     pub(crate) uid: Box<str>,
     pub(crate) change: Change,
-    /// When the turn began that it happened in.
+    /// When the shard's turn began in which it happened.
     pub(crate) at: Instant,
 }
 
-/// A shard's way to tell; cheap to clone.
+/// Sends a shard's events to control; cheap to clone.
 #[derive(Clone, Debug)]
-pub struct Teller {
+pub struct PresenceSender {
     events: flume::Sender<Event>,
-    ledger: Arc<Ledger>,
+    progress: Arc<HookProgress>,
 }
 
-/// What has been told to the service, as far as others must know.
+/// How far the events have got on their way to the service: written by control, read for pages of uids and for metrics.
 #[derive(Debug)]
-pub(crate) struct Ledger {
+pub(crate) struct HookProgress {
     node: Arc<str>,
-    /// Number of the last event that was lined up for the service.
+    /// Number of the last event that was queued for the service.
     sequence: AtomicU64,
+    /// Events that the service has taken.
     delivered: AtomicU64,
-    /// Events that the service is not told, those that a shard dropped among them.
+    /// Events that the service will never get, including those that a shard dropped.
     lost: AtomicU64,
-    /// Those of them that a shard dropped.
+    /// Events that a shard dropped since [`HookProgress::take_dropped`].
     dropped: AtomicU64,
+    /// Attempts to deliver a batch that failed.
     failures: AtomicU64,
-    reads: Mutex<Reads>,
+    page_reads: Mutex<PageReads>,
 }
 
-/// Who reads pages of uids.
+/// The pages of uids that are being read now, and when the last read ended.
 #[derive(Debug, Default)]
-struct Reads {
+struct PageReads {
     under_way: usize,
     last_end: Option<Instant>,
 }
 
-/// A page of uids is being read; dropping it ends that.
+/// Held while a page of uids is read; its drop marks the end of the read.
 #[derive(Debug)]
-pub(crate) struct Reading<'a>(&'a Ledger);
+pub(crate) struct PageRead<'a>(&'a HookProgress);
 
-/// Which events a page of uids holds already.
+/// The last event that a page of uids takes into account.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct AsOf {
-    /// The node's name, drawn when it started; every batch of events bears it.
+    /// The node's name, drawn when it started; every batch of events has it.
     pub node: Arc<str>,
-    /// Events with a higher number than that of the first page apply after all pages.
+    /// The number of that event. Events with a higher number than the first page has apply on top of all pages.
     pub sequence: u64,
 }
 
-/// Makes the way from the shards to control.
-pub(crate) fn wire(node: Arc<str>) -> (Teller, flume::Receiver<Event>, Arc<Ledger>) {
+/// Makes the channel from the shards to control, and the progress of its events.
+pub(crate) fn channel(node: Arc<str>) -> (PresenceSender, flume::Receiver<Event>, Arc<HookProgress>) {
     let (sender, receiver) = flume::bounded(EVENTS_MAX);
-    let ledger = Arc::new(Ledger::new(node));
-    (Teller { events: sender, ledger: Arc::clone(&ledger) }, receiver, ledger)
+    let progress = Arc::new(HookProgress::new(node));
+    (PresenceSender { events: sender, progress: Arc::clone(&progress) }, receiver, progress)
 }
 
-impl Teller {
-    /// Tells without waiting; what there is no room for is counted as lost.
-    pub(crate) fn tell(&self, uid: Box<str>, change: Change, at: Instant) {
+impl PresenceSender {
+    /// Sends an event without waiting; drops it and counts it as lost if the channel is full.
+    pub(crate) fn send(&self, uid: Box<str>, change: Change, at: Instant) {
         if self.events.try_send(Event { uid, change, at }).is_err() {
-            // Relaxed: a count, which control looks at time and again.
-            self.ledger.dropped.fetch_add(1, Ordering::Relaxed);
-            self.ledger.lost(1);
+            // Relaxed: a count, which control reads again and again.
+            self.progress.dropped.fetch_add(1, Ordering::Relaxed);
+            self.progress.add_lost(1);
         }
     }
 }
 
-/// What is counted; all of it statistics, but for the sequence and what shards dropped.
-impl Ledger {
+/// The counts. All are statistics, except `sequence` and `dropped`.
+impl HookProgress {
     fn new(node: Arc<str>) -> Self {
         Self {
             node,
@@ -109,7 +110,7 @@ impl Ledger {
             lost: AtomicU64::new(0),
             dropped: AtomicU64::new(0),
             failures: AtomicU64::new(0),
-            reads: Mutex::default(),
+            page_reads: Mutex::default(),
         }
     }
 
@@ -118,27 +119,27 @@ impl Ledger {
         &self.node
     }
 
-    /// Notes the number of an event that has been lined up.
-    pub(crate) fn line_up(&self, sequence: u64) {
+    /// Sets the number of the last event that was queued.
+    pub(crate) fn set_sequence(&self, sequence: u64) {
         self.sequence.store(sequence, Ordering::SeqCst);
     }
 
-    pub(crate) fn delivered(&self, events: u64) {
+    pub(crate) fn add_delivered(&self, events: u64) {
         // Relaxed: a statistic.
         self.delivered.fetch_add(events, Ordering::Relaxed);
     }
 
-    pub(crate) fn lost(&self, events: u64) {
+    pub(crate) fn add_lost(&self, events: u64) {
         // Relaxed: a statistic.
         self.lost.fetch_add(events, Ordering::Relaxed);
     }
 
-    pub(crate) fn failed(&self) {
+    pub(crate) fn add_failure(&self) {
         // Relaxed: a statistic.
         self.failures.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// Takes how many events the shards have dropped since it was asked last.
+    /// Returns how many events the shards have dropped since the last call.
     pub(crate) fn take_dropped(&self) -> u64 {
         // Relaxed: nothing else is ordered by it.
         self.dropped.swap(0, Ordering::Relaxed)
@@ -151,34 +152,34 @@ impl Ledger {
     }
 }
 
-/// Pages of uids, from which a service may take up again what it lost.
-impl Ledger {
-    /// Begins to read a page; what it says holds as of the events told by now.
-    pub(crate) fn read(&self) -> (Reading<'_>, AsOf) {
-        self.reads().under_way += 1;
+/// Reads of pages of uids: a service reads them to catch up after it has lost events.
+impl HookProgress {
+    /// Begins to read a page, which takes into account all events that are queued by now.
+    pub(crate) fn read_page(&self) -> (PageRead<'_>, AsOf) {
+        self.page_reads().under_way += 1;
         let sequence = self.sequence.load(Ordering::SeqCst);
-        (Reading(self), AsOf { node: Arc::clone(&self.node), sequence })
+        (PageRead(self), AsOf { node: Arc::clone(&self.node), sequence })
     }
 
-    /// Tells whether somebody may be between two pages now, or has read one that ended after `since`.
+    /// Says whether a reader may be between two pages at `now`, or has read a page that ended after `since`.
     ///
-    /// Then what a page says of a uid that went and came, or moved, may be wrong, unless an event puts it right.
-    pub(crate) fn is_read(&self, since: Option<Instant>, now: Instant) -> bool {
-        let reads = self.reads();
+    /// Then its pages may be wrong about a uid that went offline and came back, or moved, unless an event corrects them.
+    pub(crate) fn has_reader_since(&self, since: Option<Instant>, now: Instant) -> bool {
+        let reads = self.page_reads();
         let is_paging = |end: Instant| now.saturating_duration_since(end) < PAGE_PAUSE;
         let is_since = |end: Instant| since.is_some_and(|since| end >= since);
         reads.under_way > 0 || reads.last_end.is_some_and(|end| is_paging(end) || is_since(end))
     }
 
-    fn reads(&self) -> MutexGuard<'_, Reads> {
-        // Each change is one assignment.
-        self.reads.lock().unwrap_or_else(PoisonError::into_inner)
+    fn page_reads(&self) -> MutexGuard<'_, PageReads> {
+        // A poisoned lock is taken: each change is one assignment, so a panic leaves no half of one.
+        self.page_reads.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl Drop for Reading<'_> {
+impl Drop for PageRead<'_> {
     fn drop(&mut self) {
-        let mut reads = self.0.reads();
+        let mut reads = self.0.page_reads();
         reads.under_way -= 1;
         reads.last_end = Some(Instant::now());
     }
@@ -189,29 +190,29 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_there_is_no_room_for_is_counted() {
-        let (teller, events, ledger) = wire("node".into());
+    fn events_that_find_the_channel_full_are_counted() {
+        let (presence, events, progress) = channel("node".into());
         for number in 0..EVENTS_MAX + 3 {
-            teller.tell(number.to_string().into(), Change::Came, Instant::now());
+            presence.send(number.to_string().into(), Change::Online, Instant::now());
         }
-        assert_eq!((events.len(), ledger.counts()), (EVENTS_MAX, [0, 3, 0]));
-        assert_eq!((ledger.take_dropped(), ledger.take_dropped()), (3, 0));
+        assert_eq!((events.len(), progress.counts()), (EVENTS_MAX, [0, 3, 0]));
+        assert_eq!((progress.take_dropped(), progress.take_dropped()), (3, 0));
     }
 
     #[test]
     fn a_page_is_read_until_a_minute_after_it() {
-        let ledger = Ledger::new("node".into());
+        let progress = HookProgress::new("node".into());
         let before = Instant::now();
-        assert!(!ledger.is_read(Some(before), before));
-        ledger.line_up(7);
-        let (reading, as_of) = ledger.read();
+        assert!(!progress.has_reader_since(Some(before), before));
+        progress.set_sequence(7);
+        let (reading, as_of) = progress.read_page();
         assert_eq!(as_of.sequence, 7);
-        assert!(ledger.is_read(None, before + PAGE_PAUSE * 2), "for as long as it takes");
+        assert!(progress.has_reader_since(None, before + PAGE_PAUSE * 2), "for as long as it takes");
         drop(reading);
         let after = Instant::now();
-        assert!(ledger.is_read(None, after));
-        assert!(!ledger.is_read(None, after + PAGE_PAUSE), "no other page follows");
-        assert!(ledger.is_read(Some(before), after + PAGE_PAUSE), "who was gone then is missing on it");
-        assert!(!ledger.is_read(Some(after + PAGE_PAUSE), after + PAGE_PAUSE));
+        assert!(progress.has_reader_since(None, after));
+        assert!(!progress.has_reader_since(None, after + PAGE_PAUSE), "no other page follows");
+        assert!(progress.has_reader_since(Some(before), after + PAGE_PAUSE), "who was gone then is missing on it");
+        assert!(!progress.has_reader_since(Some(after + PAGE_PAUSE), after + PAGE_PAUSE));
     }
 }

@@ -1,8 +1,8 @@
-//! What a client may do besides receiving: send to one uid, send to everybody.
+//! The rights of a client: to send to one uid, and to send to everybody.
 
-/// What a logged-in client may send; a set, in one byte.
+/// The set of a logged-in client's rights, in one byte.
 ///
-/// Everybody may receive. The words are those of the setting `rights` and of a token's claim.
+/// Every client may receive. The words are those of the setting `rights` and of a token's claim.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Rights(u8);
 
@@ -13,13 +13,13 @@ impl Rights {
     pub const UNICAST: Self = Self(1);
     /// To send to everybody.
     pub const BROADCAST: Self = Self(2);
-    /// All there is.
+    /// Every right.
     pub const ALL: Self = Self(3);
 
-    /// Each right with its word, in the order in which they are told.
+    /// Each right with its word, in the order in which they are shown.
     pub const WORDS: &'static [(&'static str, Self)] = &[("unicast", Self::UNICAST), ("broadcast", Self::BROADCAST)];
 
-    /// Tells whether all of `needed` is in the set.
+    /// Returns whether the set holds all of `needed`.
     #[inline]
     pub fn allow(self, needed: Self) -> bool {
         self.0 & needed.0 == needed.0
@@ -31,7 +31,7 @@ impl Rights {
         Self(self.0 | other.0)
     }
 
-    /// Gathers the rights that `words` name; other words grant nothing, so that a token may hold words of later versions.
+    /// Returns the rights that `words` name; other words grant nothing, so that a token may hold words of later versions.
     pub fn granted<'a>(words: impl IntoIterator<Item = &'a str>) -> Self {
         let named = |word| Self::WORDS.iter().find(|(known, _)| *known == word).map(|(_, right)| *right);
         words.into_iter().filter_map(named).fold(Self::RECEIVE, Self::and)

@@ -1,7 +1,7 @@
-//! Whom to trust over TLS as a client: the system's roots, or those in a file; and what handshakes are made by then.
+//! The root certificates that a TLS client trusts: the system's, or those in a file; and the client's TLS configuration.
 //!
-//! Read once, by who is about to connect somewhere: `pombo connect`, `pombo-bench`, and the gateway towards the service
-//! that authenticates. Never on the way of a message.
+//! Read once by each part that connects as a client: `pombo connect`, `pombo-bench`, and the gateway for the service
+//! that authenticates. Never on the message path.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -14,10 +14,10 @@ use rustls::{ClientConfig, RootCertStore};
 
 use crate::bounded_file;
 
-/// Longest file that is read; the system's own has a quarter of that.
+/// Longest file that is read; the system's own file has a quarter of that.
 const FILE_BYTES_MAX: u64 = 1 << 20;
 
-/// Why there is nobody to trust; the user's to mend.
+/// Why there are no root certificates; the user must fix it.
 #[derive(Debug, thiserror::Error)]
 pub enum RootsError {
     #[error("cannot read {setting} {}: {source}", path.display())]
@@ -28,7 +28,7 @@ pub enum RootsError {
     NoSystemRoots { setting: &'static str },
 }
 
-/// Reads the roots in `file`, which `setting` named, or the system's.
+/// Reads the root certificates in `file`, the value of `setting`, or else the system's.
 ///
 /// # Errors
 /// When there is no root, see [`RootsError`].
@@ -48,7 +48,7 @@ pub fn load(setting: &'static str, file: Option<&Path>) -> Result<RootCertStore,
     if added == 0 { Err(RootsError::Empty { setting, path: path.to_owned() }) } else { Ok(roots) }
 }
 
-/// Makes what handshakes with servers are made by that one of `roots` vouches for.
+/// Returns a TLS configuration that accepts servers whose certificate leads to one of `roots`.
 pub fn client_config(roots: RootCertStore) -> ClientConfig {
     ClientConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))
         .with_safe_default_protocol_versions()

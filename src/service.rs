@@ -1,6 +1,6 @@
-//! The HTTP client by which services of the operator's are asked: plain, or over TLS.
+//! The HTTP client for the operator's services, plain or over TLS.
 //!
-//! For the gateway, which asks who a connection is, and for control, which tells who comes and goes.
+//! The gateway asks one who a connection is; control posts presence events to another.
 //!
 //! A service may close an idle connection just as a request is sent over it. hyper-util sends the request again only if
 //! nothing of it was sent. Otherwise it is sent again here, once, over a new connection, if the lost connection had
@@ -43,10 +43,10 @@ const COMPLAINT_INTERVAL: Duration = Duration::from_secs(1);
 /// A client with connections of [`Wire`].
 type WireClient = Client<HttpsConnector<Connector>, Full<Bytes>>;
 
-/// Asks a service; its connections are kept and used again.
+/// Sends requests to a service; keeps its connections and uses them again.
 #[derive(Clone, Debug)]
 pub(crate) struct ServiceClient {
-    /// Uses the connections that it keeps.
+    /// Reuses connections.
     kept: WireClient,
     /// Makes a connection for each request.
     new: WireClient,
@@ -60,7 +60,7 @@ pub(crate) struct Complaints {
 }
 
 impl Complaints {
-    /// Tells whether a complaint that is made `now` is to be logged; it counts as logged then.
+    /// Returns whether to log a complaint made at `now`; if so, it counts as logged.
     pub(crate) fn is_due(&mut self, now: Instant) -> bool {
         let is_due = self.last.is_none_or(|last| now.saturating_duration_since(last) >= COMPLAINT_INTERVAL);
         if is_due {
@@ -70,10 +70,11 @@ impl Complaints {
     }
 }
 
-/// Makes the way to a service at `url`, for which those in `ca`, named by `setting`, may vouch; asks nothing yet.
+/// Makes a client for the service at `url`, which trusts the root certificates in `ca`, the value of `setting`, or else the
+/// system's. Sends nothing yet.
 ///
 /// # Errors
-/// When nobody could vouch for a service over TLS.
+/// When there are no root certificates, and the service is reached over TLS.
 pub(crate) fn client(
     url: Option<&AuthUrl>,
     setting: &'static str,
@@ -81,7 +82,7 @@ pub(crate) fn client(
     idle_max: usize,
 ) -> Result<ServiceClient, RootsError> {
     let mut http = HttpConnector::new();
-    // Over TLS the address is another scheme's.
+    // The connector for TLS wraps this one, so it must accept `https://` addresses, too.
     http.enforce_http(false);
     let connector = HttpsConnectorBuilder::new()
         .with_tls_config(roots::client_config(trusted(url, setting, ca)?))
@@ -97,10 +98,10 @@ pub(crate) fn client(
 impl ServiceClient {
     /// Sends a request, and returns the head of its answer; the caller bounds the time.
     ///
-    /// The service may get the request twice, if it ended the connection without an answer.
+    /// The service may get the request twice, if it closed the connection without an answer.
     ///
     /// # Errors
-    /// When the service can't be reached, or ends its connection without an answer.
+    /// When the service can't be reached, or closes its connection without an answer.
     pub(crate) async fn request(&self, request: Request<Full<Bytes>>) -> Result<Response<Incoming>, legacy::Error> {
         let again = request.clone();
         match self.kept.request(request).await {
@@ -116,7 +117,7 @@ impl ServiceClient {
     }
 }
 
-/// Tells whether a request was lost with a connection that had answered another one.
+/// Returns whether a request was lost with a connection that had answered another request before.
 fn had_answered(error: &legacy::Error) -> bool {
     let mut extras = Extensions::new();
     error.connect_info().is_some_and(|connected| {
@@ -125,13 +126,13 @@ fn had_answered(error: &legacy::Error) -> bool {
     })
 }
 
-/// Whether a connection has answered a request; shared by all who know the connection.
+/// Whether a connection has answered a request; clones belong to the same connection.
 #[derive(Clone, Debug, Default)]
 struct History(Arc<AtomicBool>);
 
 impl History {
     fn note_answer(&self) {
-        // Relaxed: it says something of the connection's past, and nothing else is read because of it.
+        // Relaxed: no other data depends on it.
         self.0.store(true, Ordering::Relaxed);
     }
 
@@ -160,7 +161,7 @@ impl Service<Uri> for Connector {
     }
 }
 
-/// A connection to a service, and what is known of its past.
+/// A connection to a service, with its history.
 #[derive(Debug)]
 struct Wire {
     stream: TokioIo<TcpStream>,
@@ -209,10 +210,10 @@ impl hyper::rt::Write for Wire {
     }
 }
 
-/// Reads who may vouch for the service.
+/// Reads the root certificates for the service.
 ///
-/// A system that trusts nobody is no fault as long as the address is `http://`; a reload may change that, and the
-/// service can't be asked then.
+/// A system without root certificates is no error while the address is `http://`. If a reload changes the address to
+/// `https://`, requests to the service fail.
 fn trusted(url: Option<&AuthUrl>, setting: &'static str, ca: Option<&Path>) -> Result<RootCertStore, RootsError> {
     let is_secure = url.is_some_and(AuthUrl::is_secure);
     match roots::load(setting, ca) {
@@ -221,7 +222,7 @@ fn trusted(url: Option<&AuthUrl>, setting: &'static str, ca: Option<&Path>) -> R
     }
 }
 
-/// Shows an error with all that caused it.
+/// Formats an error with all its causes.
 pub(crate) fn causes(error: &dyn Error) -> String {
     let mut text = error.to_string();
     let mut next = error.source();

@@ -1,18 +1,18 @@
-//! Atomics for the one lock-free protocol of the crate, switched to loom's when it is modelled.
+//! Atomics for the one lock-free protocol of the crate: std's, or loom's in the model.
 //!
 //! Only [`crate::mailbox::Doorbell`] takes its atomics from here. The model is built with
 //! `RUSTFLAGS="--cfg pombo_loom"`: a cfg of our own, because tokio reacts to `--cfg loom`.
 
-/// The fences of the wake protocol, by place.
+/// The fences of the wake protocol.
 ///
-/// Named so that the model can leave one out and show that the wake is then lost.
+/// They have names so that the model can leave one out and show that the wake is then lost.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Fence {
     /// Between publishing work and looking at the sleeper's flag.
     Publish,
     /// Between raising the sleeper's flag and looking for work once more.
     Sleep,
-    /// Between saying that a shard has ended and looking for mail for the last time.
+    /// Between marking a shard as ended and looking for mail for the last time.
     End,
 }
 
@@ -20,7 +20,7 @@ pub(crate) enum Fence {
 mod switch {
     pub(crate) use std::sync::atomic::{AtomicU8, Ordering};
 
-    /// Orders everything before it against everything behind it, across threads.
+    /// Orders everything before it against everything after it, across threads.
     #[inline]
     pub(crate) fn fence(_place: super::Fence) {
         std::sync::atomic::fence(Ordering::SeqCst);
@@ -37,10 +37,11 @@ mod switch {
 
     /// Loom's atomic, with all its stores in one order.
     ///
-    /// Loom orders two stores only if their threads have seen each other, and so lets a reader find a value older
-    /// than one it must see: nothing may come between a read-modify-write and the store that it read
-    /// (C++20, [atomics.order]). As a swap, each store joins the one chain. What the swap reads adds no strength:
-    /// it is relaxed, and what a later fence makes of it, loom's sequentially consistent fences make anyway.
+    /// Loom orders two stores only if their threads have synchronized. So it lets a reader find an older value
+    /// than the reader must see: no store may come between a read-modify-write and the store that it read
+    /// (C++20, [atomics.order]). A swap instead of a store puts every store into that one order. The swap's read does not
+    /// strengthen the model: it is relaxed, and the order that a later fence could derive from it, loom's sequentially
+    /// consistent fences give anyway.
     #[derive(Debug)]
     pub(crate) struct AtomicU8(loom::sync::atomic::AtomicU8);
 
@@ -82,7 +83,7 @@ mod switch {
         LEFT_OUT.set(place);
     }
 
-    /// Orders everything before it against everything behind it, unless left out.
+    /// Orders everything before it against everything after it, unless left out.
     pub(crate) fn fence(place: Fence) {
         if LEFT_OUT.get() != Some(place) {
             loom::sync::atomic::fence(Ordering::SeqCst);

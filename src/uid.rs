@@ -6,7 +6,7 @@
 
 use ahash::RandomState;
 
-/// Uid that would address everybody, and so can never be anybody's.
+/// The recipient that means everybody; no user can have this uid.
 pub const BROADCAST: &str = "all";
 
 /// Upper end of the range that `uid_bytes_max` may be set to, in bytes.
@@ -113,7 +113,7 @@ impl UidHasher {
         Self(RandomState::with_seeds(seed, !seed, seed.rotate_left(32), 0x9E37_79B9_7F4A_7C15))
     }
 
-    /// Hashes the bytes of a uid, or of what may be one.
+    /// Hashes the bytes of a uid, which may be an unchecked one.
     pub fn hash(&self, uid: &[u8]) -> UidHash {
         UidHash(self.0.hash_one(uid))
     }

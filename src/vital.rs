@@ -1,7 +1,7 @@
-//! Tasks and threads without which the node would be half a node: a panic in one ends the process, loudly. tokio would end
-//! the task alone, and say nothing.
+//! Vital tasks and threads: a panic in one of them is logged, and ends the process, because half a node is worse than none.
+//! tokio alone would end only the task, without a word.
 //!
-//! What concerns one connection is no such task: a bad peer ends its own connection only.
+//! A task for one connection is not vital: a bad peer ends its own connection only.
 
 use std::future::Future;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -13,13 +13,13 @@ use tracing::error;
 
 use crate::log_sink::LogSink;
 
-/// How long the log's last lines may take to get out, before a panic ends the process.
+/// Longest wait for the log's last lines to be written, before a panic ends the process.
 const LAST_LINES_TIME: Duration = Duration::from_secs(1);
 
-/// Watches over what the node can't do without; cheap to clone.
+/// Runs vital tasks and threads; cheap to clone.
 #[derive(Clone, Default)]
 pub(crate) struct Vital {
-    /// Whose last lines are waited for, if the program says where its log goes.
+    /// The log whose last lines must be written before the process ends, if the program has named one.
     log: Option<LogSink>,
 }
 
@@ -28,7 +28,7 @@ impl Vital {
         Self { log }
     }
 
-    /// Makes `task`, which `name` says in the log, one that the node can't do without; to be spawned.
+    /// Wraps `task` so that a panic in it ends the process; the caller spawns it. `name` is for the log.
     pub(crate) fn task<T, F: Future<Output = T> + Send>(
         &self,
         name: &'static str,
@@ -43,7 +43,7 @@ impl Vital {
         })
     }
 
-    /// Runs `body` on this thread, which the node can't do without.
+    /// Runs `body` on this thread; a panic in it ends the process.
     pub(crate) fn run(&self, body: impl FnOnce()) {
         if catch_unwind(AssertUnwindSafe(body)).is_err() {
             let thread = thread::current();

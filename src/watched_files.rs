@@ -1,4 +1,4 @@
-//! Files that are read again while the node runs: when they have changed, or when somebody asks.
+//! Files that are read again while the node runs: when they have changed, or on request.
 //!
 //! ```text
 //!   next_look ─▶ look: the stamps of the files ── as at the last look, but not as at the last read ─▶ read
@@ -7,7 +7,7 @@
 //! ```
 //! A change counts when two looks in a row find the same stamps: a file may be half written, and of several files one is
 //! written before the other. Each [`WatchedFiles`] belongs to one task. It looks and reads on a thread for blocking work,
-//! because a file may be on a mount that is dead.
+//! because a file may be on a dead mount.
 
 use std::fs;
 use std::os::unix::fs::MetadataExt;
@@ -24,7 +24,7 @@ const LOOK_INTERVAL: Duration = Duration::from_secs(1);
 /// Time to the next look after one that hung.
 const HANGING_INTERVAL: Duration = Duration::from_secs(10);
 
-/// What shows that files have changed: for each its path and its [`Stamp`]; `None` if it is not there.
+/// The metadata that shows a change of files: for each its path and its [`Stamp`]; `None` if it does not exist.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Stamps(Vec<(PathBuf, Option<Stamp>)>);
 
@@ -60,37 +60,37 @@ pub(crate) struct WatchedFiles {
     seen: Stamps,
     /// As they were when they were last read.
     read: Stamps,
-    /// The next look reads them whatever it finds: somebody asked, or the last look was not finished.
+    /// The next look reads the files whatever their stamps: a read was requested, or the last look did not finish.
     is_asked: bool,
     interval: Duration,
 }
 
 impl WatchedFiles {
-    /// Begins with files that were read after `read` was taken.
+    /// Begins with files that were read after the stamps `read` were taken.
     ///
-    /// With [`Stamps::default`] they are read once more, as soon as two looks find the same.
+    /// With [`Stamps::default`] the files are read once more, as soon as two looks in a row find the same stamps.
     pub(crate) fn new(read: Stamps) -> Self {
         let work = BlockingWork::reading();
         Self { work, seen: read.clone(), read, is_asked: false, interval: LOOK_INTERVAL }
     }
 
-    /// Has the files read at the next look.
+    /// Requests that the next look reads the files.
     pub(crate) fn ask(&mut self) {
         self.is_asked = true;
     }
 
-    /// Waits for as long as should be between two looks.
+    /// Waits until it is time for the next look.
     pub(crate) async fn next_look(&self) {
         sleep(self.interval).await;
     }
 
-    /// Looks at the files, and reads them by `read` if they have changed or that was asked for; returns what `read` returned.
+    /// Looks at the files, and calls `read` if they have changed or a read was requested; returns the result of `read`.
     ///
     /// # Errors
-    /// When that was not done in time. The next look reads the files, then.
+    /// When looking or reading did not end in time. Then the next look reads the files.
     ///
     /// # Cancel safety
-    /// When the future is dropped, the files may have been read, and count as not read.
+    /// When the future is dropped, the files may have been read, but count as not read.
     pub(crate) async fn look<T: Send + 'static>(
         &mut self,
         paths: Vec<PathBuf>,
@@ -156,7 +156,7 @@ mod tests {
             fs::rename(next, &self.paths()[index]).expect("the folder can be written");
         }
 
-        /// Looks once; tells whether the files were read.
+        /// Looks once; returns whether the files were read.
         async fn reads(&mut self) -> bool {
             self.watched.look(self.paths(), || ()).await.expect("nothing hangs").is_some()
         }
@@ -209,7 +209,7 @@ mod tests {
         assert_eq!(watched.look(other, || 1).await, Ok(Some(1)));
     }
 
-    /// A read that was given up counted as done: the file was not read again before it changed once more.
+    /// Regression: a read that was given up counted as done. The file was not read again before it changed once more.
     #[tokio::test]
     async fn files_whose_read_was_given_up_are_read_again_later() {
         let mut files = Files::new();

@@ -111,8 +111,8 @@ impl Network for MemoryNetwork {
         self.poller.now()
     }
 
-    fn wall(&self) -> SystemTime {
-        self.poller.wall()
+    fn wall_time(&self) -> SystemTime {
+        self.poller.wall_time()
     }
 
     fn poll(&mut self, time_out: Option<Duration>, ready: &mut Vec<Readiness>) -> io::Result<()> {

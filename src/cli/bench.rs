@@ -1,10 +1,11 @@
-//! `pombo bench`: runs `pombo-bench`, the load generator, which is a program of its own: no server needs its plots.
+//! `pombo bench`: replaces this process by `pombo-bench`, the load generator, which is a program of its own.
 
+use std::env;
 use std::ffi::OsString;
 use std::io;
 use std::os::unix::process::CommandExt as _;
+use std::path::PathBuf;
 use std::process::{Command, ExitCode};
-use std::{env, path::PathBuf};
 
 use super::refuse;
 
@@ -21,7 +22,7 @@ pub(super) struct Bench {
 }
 
 impl Bench {
-    /// Becomes `pombo-bench`, the one beside this program or else on the PATH; returns only if there is none to run.
+    /// Executes the `pombo-bench` in the folder of this program, or else the one on the PATH; returns only if that fails.
     pub(super) fn run(self) -> ExitCode {
         let beside =
             env::current_exe().ok().map(|program| program.with_file_name(PROGRAM)).filter(|path| path.exists());

@@ -9,7 +9,7 @@ pub const NORMAL: u16 = 1000;
 pub const GOING_AWAY: u16 = 1001;
 /// The peer broke RFC 6455.
 pub const PROTOCOL_ERROR: u16 = 1002;
-/// The peer sent a kind of data that is not taken here.
+/// The peer sent a kind of data that this server does not accept.
 pub const UNSUPPORTED: u16 = 1003;
 /// The peer sent text that is not UTF-8.
 pub const NOT_UTF8: u16 = 1007;
@@ -35,9 +35,9 @@ pub const HEARTBEAT: u16 = 4005;
 pub const SLOW_CONSUMER: u16 = 4008;
 /// The shard's part of the memory budget is used up, and this session held most of it; connect again after a delay.
 pub const MEMORY: u16 = 4009;
-/// The credential's time is over, at login or since; connect again with another.
+/// The credential has expired, at login or later; connect again with another.
 pub const EXPIRED: u16 = 4010;
-/// The credential is not taken; another one might be.
+/// The credential was refused; another one might be accepted.
 pub const UNAUTHORIZED: u16 = 4011;
 
 /// Every code that pombo sends: code, name, and meaning, which is also the default reason.
@@ -69,11 +69,11 @@ pub fn meaning(code: u16) -> Option<&'static str> {
     ALL.iter().find(|(known, _, _)| *known == code).map(|(_, _, meaning)| *meaning)
 }
 
-/// Whether a peer may send `code` in a close frame.
+/// Returns whether a peer may send `code` in a close frame.
 ///
-/// Valid are the codes that RFC 6455, section 7.4, and the registry it founds define for the wire,
-/// and 3000 to 4999. Not valid are 1004, which has no meaning, and the codes that only stand for "no close frame came":
-/// 1005, 1006, 1015.
+/// Valid are the codes that RFC 6455, section 7.4, and its IANA registry define for the wire,
+/// and 3000 to 4999. Not valid are 1004, which has no meaning, and the codes that an endpoint reports when no close frame
+/// came: 1005, 1006, 1015.
 pub fn is_valid_from_peer(code: u16) -> bool {
     matches!(code, 1000..=1003 | 1007..=1014 | 3000..=4999)
 }

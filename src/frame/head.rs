@@ -1,11 +1,11 @@
-//! The header of one client frame (RFC 6455, section 5.2), read from as many bytes as there are.
+//! Parses the header of one client frame (RFC 6455, section 5.2), which may be incomplete.
 
 use super::{Opcode, Violation};
 
 /// Longest client frame header: two bytes, a 64-bit length, the mask.
 pub(super) const HEAD_BYTES_MAX: usize = 14;
 
-/// A client frame's header, checked against what may come now.
+/// A client frame's header, checked against [`Expected`].
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Head {
     pub(super) opcode: Opcode,
@@ -14,26 +14,26 @@ pub(super) struct Head {
     pub(super) mask: [u8; 4],
     /// Bytes of the header itself, 6 to [`HEAD_BYTES_MAX`].
     pub(super) length: usize,
-    /// Bytes behind the header; for a data frame, no more than the limit leaves.
+    /// Payload bytes after the header; a data frame's stay within `message_bytes_max`.
     pub(super) payload_length: usize,
 }
 
-/// What the reader's state allows the next frame to be.
+/// The reader's state, which decides which frames may come next.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Expected {
-    /// Whether a fragmented message is under way.
+    /// Whether a fragmented message has begun and not ended.
     pub(super) is_continuing: bool,
-    /// Bytes that its earlier fragments hold.
+    /// Payload bytes of its fragments so far.
     pub(super) joined: usize,
-    /// The limit that the message, all fragments added up, must keep.
+    /// The limit on a message's payload, all fragments added up.
     pub(super) message_bytes_max: usize,
 }
 
 impl Head {
-    /// Reads a header from the front of `bytes`; `None` when they end before it does.
+    /// Reads a header from the front of `bytes`; `None` when the header is not complete.
     ///
     /// # Errors
-    /// Whatever is wrong is reported as soon as the bytes seen prove it, without waiting for more.
+    /// A violation, as soon as the bytes prove it, without waiting for more.
     #[inline(always)]
     pub(super) fn parse(bytes: &[u8], expected: Expected) -> Result<Option<Self>, Violation> {
         let Some(&first) = bytes.first() else { return Ok(None) };
@@ -76,7 +76,7 @@ fn opcode(first: u8, expected: Expected) -> Result<Opcode, Violation> {
     }
 }
 
-/// Reads the payload length, and returns it with the place of the mask behind it.
+/// Reads the payload length, and returns it with the index of the mask that follows.
 #[inline]
 fn payload_length(bytes: &[u8], short: u8) -> Result<Option<(u64, usize)>, Violation> {
     match short {
@@ -102,7 +102,7 @@ fn payload_length(bytes: &[u8], short: u8) -> Result<Option<(u64, usize)>, Viola
     }
 }
 
-/// Returns a data frame's announced length if the message with it stays within the limit.
+/// Returns a data frame's announced length if the message stays within the limit with it.
 #[inline]
 fn within(announced: u64, expected: Expected) -> Result<usize, Violation> {
     let room = expected.message_bytes_max.saturating_sub(expected.joined);

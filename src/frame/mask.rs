@@ -1,9 +1,9 @@
 //! Unmasking of client payloads (RFC 6455, section 5.3), one pass over the bytes.
 
-/// Unmasks `bytes` in place, `mask[0]` belonging to the first, and returns whether all are ASCII.
+/// Unmasks `bytes` in place, the first byte with `mask[0]`, and returns whether all are ASCII.
 ///
-/// Masking is the same operation. The check rides along because it is free: the words are in
-/// registers anyway, and text that is ASCII needs no second look to be UTF-8.
+/// Masking is the same operation. The ASCII check costs nothing here: the words are in
+/// registers anyway, and ASCII text needs no second pass to be known as UTF-8.
 #[inline]
 pub fn unmask(bytes: &mut [u8], mask: [u8; 4]) -> bool {
     let [a, b, c, d] = mask;

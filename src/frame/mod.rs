@@ -1,7 +1,7 @@
 //! WebSocket frames (RFC 6455) as a server sees them: bytes in, messages and violations out.
 //!
-//! Sans-I/O: a session owns a [`Reader`] and gives it what its socket received; answers are written
-//! with [`encode`] into bytes that the session sends. Nothing here waits, knows a socket, a shard or
+//! Sans-I/O: a session owns a [`Reader`] and gives it the bytes that its socket received; it writes answers
+//! with [`encode`] into its outbox. Nothing here waits, knows a socket, a shard or
 //! a clock, or is shared between threads. Extensions are not negotiated, so reserved bits are refused.
 //!
 //! ```text
@@ -11,9 +11,9 @@
 //!   outbox ◄── encode, encode_close, Header        extent: walks the outbox frame by frame
 //! ```
 //!
-//! What it costs: a whole frame inside the received bytes is unmasked and checked in one pass and
-//! borrowed from there, with no copy and no allocation. A frame that was cut is moved once into the
-//! message's own buffer, whatever the cuts; a message ends as one contiguous piece.
+//! Cost: a whole frame inside the received bytes is unmasked and checked in one pass and
+//! borrowed from there, with no copy and no allocation. A frame that arrives in several reads is copied once into the
+//! message's own buffer, however it is cut; a complete message is one contiguous piece.
 
 pub mod close;
 mod head;

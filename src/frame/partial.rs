@@ -1,7 +1,7 @@
-//! What a reader keeps of a message or a control frame that has not arrived in one piece.
+//! A message, or a control frame, that has not arrived completely yet.
 //!
 //! Boxed, because most sessions have none most of the time. Fragments and pieces of frames join in
-//! one buffer, which grows with what has arrived: a header that announces a megabyte costs nothing
+//! one buffer, which grows with the bytes that have arrived: a header that announces a megabyte costs nothing
 //! until the megabyte comes.
 
 use super::{Opcode, Violation, head::Head, mask::unmask};
@@ -9,52 +9,52 @@ use crate::message::Kind;
 
 /// Longest payload of a control frame (RFC 6455, section 5.5).
 const CONTROL_BYTES_MAX: usize = 125;
-/// With more than this to come, a payload is better received straight into its message.
+/// A payload with more bytes than this to come is received straight into the message's buffer.
 const DIRECT_BYTES_MIN: usize = 64 * 1024;
-/// Smallest buffer that a message cut in two is given, unless the message is smaller.
+/// Smallest buffer for a message that arrives in several reads, unless the message is smaller.
 const BUFFER_BYTES_MIN: usize = 256;
-/// So much of a message must have arrived before its buffer offers to receive directly: the room
-/// offered is as much again, and small rooms would only multiply the calls.
+/// Bytes of a message that must have arrived before [`Partial::direct`] offers its buffer: the offered room is
+/// of the same size, and small rooms would only multiply the receive calls.
 const DIRECT_ARRIVED_MIN: usize = 16 * 1024;
 
-/// A message under way, and the frame under way, which may be a control frame inside it.
+/// An incomplete message, and the incomplete frame, which may be a control frame between the message's fragments.
 #[derive(Debug)]
 pub(super) struct Partial {
-    /// The message's bytes so far, fragments joined. `..taken` is unmasked and checked; more is
-    /// there only between [`Self::direct`] and [`Self::take`].
+    /// The message's bytes so far, fragments joined. `..taken` is unmasked and checked; the vector is longer only
+    /// between [`Self::direct`] and [`Self::take`].
     message: Vec<u8>,
-    /// How much of `message` was taken note of.
+    /// How many bytes of `message` are unmasked and checked.
     taken: usize,
-    /// How much of a text message is known to be UTF-8: all of `..taken`, but for at most three
-    /// bytes of a character whose end has not come.
+    /// How many bytes of a text message are known to be UTF-8: all of `..taken`, except at most three
+    /// bytes of a character whose end has not arrived.
     utf8: usize,
     /// The message's kind from its first frame's header to its end; `None` outside a message.
     kind: Option<Kind>,
-    /// The frame whose payload is under way.
+    /// The frame whose payload has not arrived completely.
     frame: Option<Frame>,
-    /// Payload, still masked, of a control frame under way; unmasked when it is whole.
+    /// Payload of an incomplete control frame, still masked; it is unmasked when it is complete.
     control: [u8; CONTROL_BYTES_MAX],
     /// How much of `control` has arrived.
     control_length: u8,
 }
 
-/// The frame under way.
+/// A frame whose payload has not arrived completely.
 #[derive(Clone, Copy, Debug)]
 struct Frame {
     opcode: Opcode,
     is_final: bool,
-    /// Mask, turned so that its first byte belongs to the next payload byte.
+    /// Mask, rotated so that its first byte is for the next payload byte.
     mask: [u8; 4],
     /// Payload bytes still to come.
     remaining: usize,
 }
 
-/// What a piece of payload brought to its end.
+/// The event that a piece of payload has completed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Progress {
-    /// Nothing: more of this frame's payload is to come.
+    /// None: more of this frame's payload is to come.
     Pending,
-    /// A frame of a message that goes on.
+    /// A fragment that is not the last of its message.
     Fragment,
     /// A message; [`Partial::into_message`] has it.
     Message(Kind),
@@ -63,7 +63,7 @@ pub(super) enum Progress {
 }
 
 impl Partial {
-    /// Makes one that holds nothing yet.
+    /// Makes an empty one.
     pub(super) fn new() -> Self {
         Self {
             message: Vec::new(),
@@ -76,7 +76,7 @@ impl Partial {
         }
     }
 
-    /// Takes note of a frame's header; its payload comes next.
+    /// Begins a frame; its payload comes next.
     pub(super) fn begin(&mut self, head: Head) {
         match head.opcode {
             Opcode::Text => self.kind = Some(Kind::Text),
@@ -88,9 +88,9 @@ impl Partial {
         self.frame = Some(Frame { opcode, is_final, mask, remaining: payload_length });
     }
 
-    /// Moves payload from the front of `input` here; returns how much, and what that completed.
+    /// Copies payload from the front of `input`; returns how many bytes it took, and the progress.
     ///
-    /// `None` when no frame is under way.
+    /// `None` when no frame waits for payload.
     pub(super) fn fill(
         &mut self,
         input: &[u8],
@@ -121,10 +121,10 @@ impl Partial {
         Progress::Control(frame.opcode)
     }
 
-    /// Takes note of what was appended to the message: unmasks and checks just that.
+    /// Unmasks and checks the bytes that were appended to `message` since the last call.
     ///
     /// # Panics
-    /// When no data frame is under way, or more than the rest of it was appended.
+    /// When no data frame waits for payload, or more bytes were appended than it has left.
     pub(super) fn take(&mut self, message_bytes_max: usize) -> Result<Progress, Violation> {
         let mut frame = self.frame.expect("only called with a frame under way");
         let piece = &mut self.message[self.taken..];
@@ -134,7 +134,7 @@ impl Partial {
         let is_ascii = unmask(piece, frame.mask);
         frame.mask.rotate_left(length % 4);
         frame.remaining -= length;
-        // Checked when the header came; checked again because the limit may have been lowered since.
+        // The header's length was checked; this checks again because a reload may have lowered the limit since.
         if self.message.len() > message_bytes_max {
             let length = self.message.len() as u64;
             return Err(Violation::MessageTooLarge { length, max: message_bytes_max });
@@ -156,7 +156,7 @@ impl Partial {
         }
     }
 
-    /// Checks what is behind `utf8`, where `is_ascii` tells of what is behind `taken`.
+    /// Checks the bytes from `utf8` on to be UTF-8; `is_ascii` says whether the bytes from `taken` on are ASCII.
     fn check_text(&mut self, is_ascii: bool) -> Result<(), Violation> {
         if is_ascii && self.utf8 == self.taken {
             self.utf8 = self.message.len();
@@ -165,15 +165,15 @@ impl Partial {
         meter::examined_again(self.taken - self.utf8);
         match simdutf8::compat::from_utf8(&self.message[self.utf8..]) {
             Ok(text) => self.utf8 += text.len(),
-            // Cut inside a character: its end may come yet.
+            // Cut inside a character, whose end may still arrive.
             Err(error) if error.error_len().is_none() => self.utf8 += error.valid_up_to(),
             Err(_) => return Err(Violation::TextNotUtf8),
         }
         Ok(())
     }
 
-    /// Makes room for `more` bytes: what is needed or twice what has arrived, but no more than the
-    /// message can still become.
+    /// Makes room for `more` bytes: twice the bytes needed, but no more than the longest that the
+    /// message can become.
     fn reserve(&mut self, frame: Frame, more: usize, message_bytes_max: usize) {
         let needed = self.message.len() + more;
         if needed > self.message.capacity() {
@@ -198,47 +198,47 @@ impl Partial {
             self.grow((arrived * 2).min(arrived + frame.remaining));
         }
         let room = self.message.capacity() - arrived;
-        // A fragment shorter than the room that earlier ones reserved goes the ordinary way.
+        // Not offered for a fragment that is shorter than the room that earlier fragments reserved.
         (room <= frame.remaining).then_some((&mut self.message, room))
     }
 
-    /// Whether a fragmented message waits for its next frame, or for the rest of one.
+    /// Returns whether a message has begun and not ended.
     pub(super) fn is_continuing(&self) -> bool {
         self.kind.is_some()
     }
 
-    /// Whether the payload of a data frame is under way.
+    /// Returns whether a data frame waits for payload.
     pub(super) fn is_receiving(&self) -> bool {
         self.frame.is_some_and(|frame| !frame.opcode.is_control())
     }
 
-    /// Whether nothing is under way any more.
+    /// Returns whether neither a message nor a frame is incomplete.
     pub(super) fn is_spent(&self) -> bool {
         self.kind.is_none() && self.frame.is_none()
     }
 
-    /// Bytes of the message so far.
+    /// Returns how many payload bytes of the message have arrived.
     pub(super) fn joined(&self) -> usize {
         self.message.len()
     }
 
-    /// Bytes of memory this takes up.
+    /// Returns how many bytes of memory this takes up.
     pub(super) fn bytes_held(&self) -> usize {
         size_of::<Self>() + self.message.capacity()
     }
 
-    /// The payload of the control frame that [`Self::fill`] completed last.
+    /// Returns the payload of the control frame that [`Self::fill`] completed last.
     pub(super) fn control(&self) -> &[u8] {
         &self.control[..usize::from(self.control_length)]
     }
 
-    /// The message that is now complete.
+    /// Returns the message, which is complete.
     pub(super) fn into_message(self) -> Vec<u8> {
         self.message
     }
 }
 
-/// Counts what is done to payload bytes, so that tests can prove it is done once.
+/// Counts copies and checks of payload bytes, so that tests can prove that each byte is copied and checked once.
 #[cfg(test)]
 pub(super) mod meter {
     use std::cell::Cell;
@@ -246,11 +246,11 @@ pub(super) mod meter {
     /// Bytes counted on this thread since the last [`reset`].
     #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
     pub(in crate::frame) struct Count {
-        /// Copied from the input into a buffer of the reader's.
+        /// Copied from the input into a buffer of the reader.
         pub(in crate::frame) copied: usize,
         /// Unmasked and looked at.
         pub(in crate::frame) examined: usize,
-        /// Looked at again, as a character was cut there.
+        /// Checked again, because a character was cut there.
         pub(in crate::frame) examined_again: usize,
         /// Moved, at worst, because a buffer grew.
         pub(in crate::frame) moved: usize,

@@ -1,8 +1,8 @@
 //! Reads what a client sends, in place, one event at a time (RFC 6455, section 5).
 //!
-//! A session owns one; its shard's thread runs it. Whole frames are borrowed from the received bytes.
-//! What a read has cut is kept aside: a header in the reader itself, payload in a box that is there
-//! only as long as it holds something. After a [`Violation`] or a close event it is not used again.
+//! A session owns a reader; its shard's thread runs it. Whole frames are borrowed from the received bytes.
+//! A frame that a read has cut is kept: its header in the reader itself, its payload in a box that exists
+//! only while it holds bytes. After a [`Violation`] or a close event the reader is not used again.
 
 use super::{
     Opcode, Violation, close,
@@ -32,18 +32,18 @@ use crate::message::Kind;
 /// ```
 #[derive(Debug, Default)]
 pub struct Reader {
-    /// What has arrived of a message or a control frame that a read cut. Only [`Self::resume`] sets
-    /// it; let go with the message's end.
+    /// The received part of a message or a control frame that a read cut. Only [`Self::resume`] sets
+    /// it; it is dropped when the message is complete.
     partial: Option<Box<Partial>>,
     /// The first bytes of a frame header that a read cut.
     head: [u8; HEAD_BYTES_MAX],
-    /// How many bytes of `head` have come; zero between frames and inside a payload.
+    /// How many bytes of `head` have arrived; zero between frames and inside a payload.
     head_length: u8,
 }
 
 const _: () = assert!(size_of::<Reader>() <= 40, "every session holds a reader");
 
-/// Something whole that a client sent.
+/// A complete message or frame from a client.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Event<'a> {
     /// A data message, unmasked, its fragments joined, text checked to be UTF-8.
@@ -53,15 +53,15 @@ pub enum Event<'a> {
         /// Its bytes.
         payload: Payload<'a>,
     },
-    /// A frame of a message that goes on; its payload was kept.
+    /// A fragment that is not the last of its message; the reader has kept its payload.
     ///
-    /// Told so that frames can be counted: an empty one costs as much to decode as any other.
+    /// An event of its own so that the caller can count frames: an empty fragment costs as much to decode as any other.
     Fragment,
     /// A ping, which asks for a pong with the same payload of 0 to 125 bytes.
     Ping(&'a [u8]),
     /// A pong with its payload of 0 to 125 bytes.
     Pong(&'a [u8]),
-    /// The close frame; nothing that comes behind it counts.
+    /// The close frame; bytes after it are ignored.
     Close {
         /// The code, checked by [`close::is_valid_from_peer`]; `None` when the frame had no body.
         code: Option<u16>,
@@ -73,9 +73,9 @@ pub enum Event<'a> {
 /// A message's bytes.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Payload<'a> {
-    /// Inside the bytes that were read.
+    /// A slice of the input.
     Borrowed(&'a [u8]),
-    /// Assembled over several reads or frames; can be shared with no copy.
+    /// Joined from several reads or frames; can be shared without a copy.
     Owned(Vec<u8>),
 }
 
@@ -93,16 +93,15 @@ impl Payload<'_> {
 impl Reader {
     /// Decodes, and unmasks in place, from the front of `input` up to and including one event.
     ///
-    /// Returns how many bytes that took, and the event. `None`: all of `input` was taken, no event is
-    /// complete yet, and what is needed of it was kept aside. A message may have `message_bytes_max`
-    /// bytes, all fragments added up.
+    /// Returns how many bytes of `input` it took, and the event. `None` means that all of `input` was taken and kept, and no
+    /// event is complete yet. A message may have `message_bytes_max` bytes, all fragments added up.
     ///
     /// Copies nothing and allocates nothing for a frame that is whole inside `input` and not part of
     /// a fragmented message.
     ///
     /// # Errors
-    /// What the peer did wrong, as soon as the bytes prove it: a header's fault before the payload, a
-    /// text's fault with its first bad byte. The count then says nothing.
+    /// A violation, as soon as the bytes prove it: of a header before its payload has come, of a
+    /// text at its first bad byte. The count has no meaning then.
     #[inline(always)]
     pub fn read<'a>(
         &'a mut self,
@@ -126,7 +125,7 @@ impl Reader {
         self.resume(input, message_bytes_max)
     }
 
-    /// [`Self::read`] for what is not one whole frame in `input` with nothing before it.
+    /// The slow path of [`Self::read`]: a frame was cut before `input`, or by its end, or belongs to a fragmented message.
     #[inline(never)]
     fn resume<'a>(
         &'a mut self,
@@ -161,7 +160,7 @@ impl Reader {
         }
     }
 
-    /// Takes a frame header, or what there is of it, from the front of `input`.
+    /// Takes a frame header, or the part of it that has arrived, from the front of `input`.
     fn take_head(&mut self, input: &[u8], message_bytes_max: usize) -> (usize, Result<Option<Head>, Violation>) {
         let (is_continuing, joined) =
             self.partial.as_ref().map_or((false, 0), |partial| (partial.is_continuing(), partial.joined()));
@@ -182,7 +181,7 @@ impl Reader {
         }
     }
 
-    /// Turns what the partial frame or message has come to into an event.
+    /// Makes the event for the progress of the partial frame or message.
     fn event(&mut self, progress: Progress) -> Result<Option<Event<'_>>, Violation> {
         match progress {
             Progress::Pending => Ok(None),
@@ -198,12 +197,12 @@ impl Reader {
         }
     }
 
-    /// Whether a message, a control frame, or a header has begun and not ended.
+    /// Returns whether a message, a control frame, or a header has begun and not ended.
     pub fn is_mid_message(&self) -> bool {
         self.head_length > 0 || self.partial.as_ref().is_some_and(|partial| !partial.is_spent())
     }
 
-    /// Bytes of memory held for what was cut; zero when nothing was.
+    /// Returns how many bytes of memory it holds for incomplete messages and frames; zero if there are none.
     ///
     /// A control frame that was cut holds some 200 bytes until the next [`Self::read`].
     pub fn bytes_held(&self) -> usize {
@@ -213,20 +212,20 @@ impl Reader {
     /// Offers the message's own buffer to receive into, while more than 64 KiB of a data frame are to
     /// come and enough of the message has arrived.
     ///
-    /// Append at most the returned number of bytes, then call [`Self::direct_done`] before anything
-    /// else. The buffer's spare capacity is exactly that, so filling it is always right. It doubles
-    /// with what has arrived, and never goes straight to the announced length.
+    /// Append at most the returned number of bytes, then call [`Self::direct_done`] before any other
+    /// method. The number is the buffer's spare capacity, so the caller may fill the buffer. The capacity doubles
+    /// with the bytes that have arrived; it never goes straight to the announced length.
     pub fn direct(&mut self) -> Option<(&mut Vec<u8>, usize)> {
         self.partial.as_mut()?.direct()
     }
 
-    /// Takes note of what was appended to [`Self::direct`]'s buffer, be it nothing.
+    /// Takes the bytes that were appended to [`Self::direct`]'s buffer, which may be none.
     ///
     /// # Errors
     /// As [`Self::read`].
     ///
     /// # Panics
-    /// When more was appended than `direct` allowed and the frame has left.
+    /// When more bytes were appended than `direct` allowed and than the frame has left.
     pub fn direct_done<'a>(&'a mut self, message_bytes_max: usize) -> Result<Option<Event<'a>>, Violation> {
         match &mut self.partial {
             Some(partial) if partial.is_receiving() => {
@@ -238,7 +237,7 @@ impl Reader {
     }
 }
 
-/// Makes an event of a final frame whose payload is all there; unmasks it.
+/// Makes an event of a final frame with its complete payload, which it unmasks.
 #[inline(always)]
 fn whole(head: Head, payload: &mut [u8]) -> Result<Event<'_>, Violation> {
     let is_ascii = unmask(payload, head.mask);
@@ -306,7 +305,7 @@ mod tests {
         bytes
     }
 
-    /// What a table says an event should be: `"text hi"`, `"ping x"`, `"close 1000 bye"`.
+    /// Shows an event as the tables write it: `"text hi"`, `"ping x"`, `"close 1000 bye"`.
     fn describe(event: &Event<'_>) -> String {
         match event {
             Event::Message { kind: Kind::Text, payload } => format!("text {}", payload.as_slice().escape_ascii()),
@@ -319,7 +318,7 @@ mod tests {
         }
     }
 
-    /// Reads `bytes` in pieces of at most `piece`; returns the events and what ended it.
+    /// Reads `bytes` in pieces of at most `piece`; returns the events, and the violation that ended the reading.
     fn read_all(bytes: &[u8], piece: usize, max: usize) -> (Vec<String>, Result<(), Violation>) {
         let mut reader = Reader::default();
         let mut events = Vec::new();

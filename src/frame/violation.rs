@@ -1,10 +1,10 @@
-//! How a peer can break RFC 6455, and the close code and reason it is told.
+//! How a peer can break RFC 6455, with the close code and reason for each.
 
 use super::close;
 
-/// What the peer did that RFC 6455 or the message limit forbids.
+/// An act of the peer that RFC 6455 or the message limit forbids.
 ///
-/// Its text is the close frame's reason: at most 123 bytes, says what came and what was expected.
+/// Its text is the close frame's reason: at most 123 bytes, with the value that came and the values that are allowed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum Violation {
@@ -58,7 +58,7 @@ pub enum Violation {
 }
 
 impl Violation {
-    /// Returns the close code that tells the peer (RFC 6455, section 7.4.1).
+    /// Returns the close code for the peer (RFC 6455, section 7.4.1).
     pub fn close_code(&self) -> u16 {
         match self {
             Self::MessageTooLarge { .. } => close::TOO_BIG,

@@ -1,4 +1,4 @@
-//! Writes what the server sends: frames without a mask (RFC 6455, section 5.1), never fragmented.
+//! Writes server frames: without a mask (RFC 6455, section 5.1), never fragmented.
 //!
 //! Also finds where frames written earlier end, so that an outbox can drop whole ones.
 
@@ -10,7 +10,7 @@ pub const HEADER_BYTES_MAX: usize = 10;
 /// Longest reason in a close frame: a control frame's 125 bytes less the code.
 const REASON_BYTES_MAX: usize = 123;
 
-/// What a frame carries (RFC 6455, section 5.2); the value is its code on the wire.
+/// A frame's opcode (RFC 6455, section 5.2); the discriminant is its code on the wire.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
 pub enum Opcode {
@@ -24,12 +24,12 @@ pub enum Opcode {
     Close = 0x8,
     /// A question whether the peer is there.
     Ping = 0x9,
-    /// The answer to a ping, or an unasked sign of life.
+    /// The answer to a ping, or an unsolicited heartbeat.
     Pong = 0xA,
 }
 
 impl Opcode {
-    /// Whether this is a control frame: at most 125 bytes, may stand inside a fragmented message.
+    /// Returns whether this is a control frame: at most 125 bytes, allowed between the fragments of a message.
     #[inline]
     pub const fn is_control(self) -> bool {
         self as u8 & 0x8 != 0
@@ -46,11 +46,11 @@ impl From<Kind> for Opcode {
     }
 }
 
-/// The header of a final server frame, for a payload that is sent from elsewhere.
+/// The header of a final server frame, for a payload that is in another buffer.
 #[derive(Clone, Copy, Debug)]
 pub struct Header {
     bytes: [u8; HEADER_BYTES_MAX],
-    /// How many of `bytes` count: 2, 4 or 10.
+    /// How many of `bytes` are used: 2, 4 or 10.
     length: u8,
 }
 
@@ -99,7 +99,7 @@ pub fn encode(out: &mut Vec<u8>, opcode: Opcode, payload: &[u8]) {
     out.extend_from_slice(payload);
 }
 
-/// Appends a close frame; of `reason` what fits, 123 bytes, cut between characters.
+/// Appends a close frame; `reason` is cut to 123 bytes, between characters.
 pub fn encode_close(out: &mut Vec<u8>, code: u16, reason: &str) {
     debug_assert!(close::is_valid_from_peer(code), "close code {code} may not be sent");
     let mut end = reason.len().min(REASON_BYTES_MAX);
@@ -111,7 +111,7 @@ pub fn encode_close(out: &mut Vec<u8>, code: u16, reason: &str) {
     out.extend_from_slice(&reason.as_bytes()[..end]);
 }
 
-/// How far a frame reaches, and whether it may be dropped.
+/// The length of a frame, and whether it may be dropped.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Extent {
     /// Bytes of the frame, header and payload.

@@ -61,7 +61,7 @@ impl Gateway {
         let permit = Arc::clone(&self.handshakes).acquire_owned().await.expect("the semaphore is never closed");
         let mut accepting = pin!(listener.accept());
         // Excludes control's accept: otherwise this could take the descriptor that control has just freed for itself.
-        let connection = poll_fn(|context| self.reserve.apart(|| accepting.as_mut().poll(context))).await?;
+        let connection = poll_fn(|context| self.reserve.while_not_lending(|| accepting.as_mut().poll(context))).await?;
         Ok((connection, permit))
     }
 
@@ -69,10 +69,10 @@ impl Gateway {
     ///
     /// Ends with the drain at the latest, as every task does.
     async fn accept_rest(self: &Arc<Self>, listener: Listener, in_progress: &mpsc::Sender<()>) {
-        let Ok(Some(listener)) = listener.into_last() else { return };
+        let Ok(Some(listener)) = listener.into_backlog() else { return };
         for _ in 0..REST_MAX {
             let permit = Arc::clone(&self.handshakes).acquire_owned().await.expect("the semaphore is never closed");
-            match self.reserve.apart(|| listener.accept()) {
+            match self.reserve.while_not_lending(|| listener.accept()) {
                 Ok(connection) => self.spawn_task(connection, permit, in_progress),
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
                 Err(error) if is_of_one_connection(&error) => {}

@@ -51,7 +51,7 @@ use self::upgrade::Upgraded;
 use crate::config::GatewaySettings;
 use crate::descriptors::Reserve;
 use crate::listener::{Connection, Listener};
-use crate::mailbox::Bell;
+use crate::mailbox::ShardWaker;
 use crate::peer::Peer;
 use crate::protocol;
 use crate::router;
@@ -67,7 +67,7 @@ const SILENT_PEER_GRACE: Duration = Duration::from_millis(100);
 pub(crate) struct HandoverSender {
     /// Queue of connections that have logged in. It is bounded: in a storm of logins the gateway waits, not the shard.
     pub(crate) handovers: flume::Sender<Handover<Stream>>,
-    pub(crate) bell: Bell,
+    pub(crate) waker: ShardWaker,
 }
 
 /// What every connection's task needs.
@@ -298,10 +298,10 @@ impl Gateway {
         let handover = Handover { socket, unread: received, uid, protocol, rights, expires, login, peer, permit };
         // Fails only when the shard has drained. The hand-over is dropped then, which closes the connection.
         sender.handovers.send_async(handover).await.map_err(|_| Refusal::Draining)?;
-        sender.bell.announce();
+        sender.waker.raise_external_work();
         // In a storm of logins, others that are ready run first, and one wake of the shard serves all of them.
         yield_now().await;
-        sender.bell.ring_if_unheard();
+        sender.waker.wake_if_unseen();
         Ok(())
     }
 

@@ -1,4 +1,4 @@
-//! A batch of messages from one shard to another: one arena, reused for ever.
+//! The messages of a batch from one shard to another, in one arena that is reused for ever.
 
 use bytes::Bytes;
 
@@ -10,7 +10,7 @@ use crate::uid::UidHash;
 /// Sharing costs an allocation and two atomic operations, copying costs the bytes.
 pub const SHARE_FROM: usize = 4096;
 
-/// Stands for "everybody" where a record keeps the length of its uid.
+/// In place of a uid's length: the message is to everybody.
 const EVERYBODY: u16 = u16::MAX;
 
 /// An arena of messages, in the order they were sent.
@@ -19,9 +19,9 @@ pub(crate) struct Mail {
     records: Vec<Record>,
     /// Uids and small payloads, back to back in the order of `records`.
     bytes: Vec<u8>,
-    /// Memory that the content stands for, in bytes; what the mailbox's bound counts.
+    /// Bytes of memory for all records, uids and payloads, shared payloads included. The mailbox's bound applies to it.
     weight: usize,
-    /// Where reading goes on: the next record, and its first byte in `bytes`.
+    /// The read position: index of the next record, and of its first byte in `bytes`.
     next: (usize, usize),
 }
 
@@ -30,18 +30,18 @@ pub(crate) struct Mail {
 pub enum Letter<'a> {
     /// To the sessions of one uid.
     Unicast {
-        /// The uid's hash, drawn where it was first read.
+        /// The uid's hash, computed where the uid was first read.
         hash: UidHash,
-        /// The uid, or what was written in its place.
+        /// The uid as the sender wrote it; it need not be a valid one.
         uid: &'a [u8],
-        /// How it goes on the wire.
+        /// Text or binary.
         kind: Kind,
         /// The message.
         payload: Payload<'a>,
     },
     /// To every session of the shard.
     Broadcast {
-        /// How it goes on the wire.
+        /// Text or binary.
         kind: Kind,
         /// The message.
         payload: Payload<'a>,
@@ -67,17 +67,17 @@ impl Mail {
         self.next.0 == self.records.len()
     }
 
-    /// Returns how many messages are left to take.
+    /// Returns how many messages were not taken yet.
     pub(crate) fn len(&self) -> usize {
         self.records.len() - self.next.0
     }
 
-    /// Returns the memory that the content stands for, in bytes.
+    /// Returns the weight of all messages, taken or not, in bytes.
     pub(crate) fn weight(&self) -> usize {
         self.weight
     }
 
-    /// Appends a message to one uid of at most [`crate::uid::BYTES_MAX`] bytes; a longer one can't be anybody's.
+    /// Appends a message to one uid. The caller drops uids longer than [`crate::uid::BYTES_MAX`]: no user has one.
     ///
     /// Returns the weight that the message adds, in bytes.
     pub(crate) fn unicast(&mut self, hash: UidHash, uid: &[u8], kind: Kind, payload: &Payload<'_>) -> usize {
@@ -91,7 +91,7 @@ impl Mail {
         self.push(UidHash(0), EVERYBODY, kind, payload)
     }
 
-    /// Takes the oldest message; `None` when all are taken.
+    /// Takes the next message, oldest first; `None` when all are taken.
     pub(crate) fn take(&mut self) -> Option<Letter<'_>> {
         let (index, start) = self.next;
         let record = self.records.get(index)?;
@@ -120,7 +120,7 @@ impl Mail {
         self.next = (0, 0);
     }
 
-    /// Fails unless the weight is what the records say, and reading goes on at the front of one of them or at the end.
+    /// Fails unless the weight is the sum over the records, and the read position is the start of a record or the end.
     ///
     /// Looks at every record.
     pub(crate) fn check(&self) {
@@ -131,7 +131,7 @@ impl Mail {
         debug_assert_eq!(self.next.1, at(self.next.0));
     }
 
-    /// Returns the weight without the `count` youngest messages, in bytes.
+    /// Returns the weight without the last `count` messages, in bytes.
     pub(crate) fn weight_without_last(&self, count: usize) -> usize {
         let last = self.records.iter().rev().take(count).map(Record::weight);
         self.weight - last.sum::<usize>()
@@ -147,7 +147,7 @@ impl Mail {
             }
         };
         let uid_bytes = if uid_length == EVERYBODY { 0 } else { usize::from(uid_length) };
-        // As `Record::weight`, which looks at the body once more.
+        // The same sum as `Record::weight`, without another look at the body.
         let weight = size_of::<Record>() + uid_bytes + payload.as_slice().len();
         self.weight += weight;
         self.records.push(Record { hash, body, uid_length, kind });
@@ -156,17 +156,17 @@ impl Mail {
 }
 
 impl Record {
-    /// Returns how many bytes of the arena are this message's uid.
+    /// Returns how many bytes of the arena hold this message's uid.
     fn uid_bytes(&self) -> usize {
         if self.uid_length == EVERYBODY { 0 } else { usize::from(self.uid_length) }
     }
 
-    /// Returns how many bytes of the arena are this message's.
+    /// Returns how many bytes of the arena hold this message's uid and payload.
     fn inline_bytes(&self) -> usize {
         self.uid_bytes() + if let Body::Inline(length) = self.body { length as usize } else { 0 }
     }
 
-    /// Returns the memory that this message stands for, in bytes.
+    /// Returns the memory of this message, in bytes: its record, uid and payload.
     fn weight(&self) -> usize {
         let payload = match &self.body {
             Body::Inline(length) => *length as usize,

@@ -1,9 +1,9 @@
-//! The bounded way into a shard from other shards: many producers, one consumer, no lock.
+//! Mail: bounded batches of messages from one shard to another. Each mailbox has many producers, one consumer, and no lock.
 //!
-//! During a turn a shard gathers what it has for each other shard in one arena, a `Mail`, and
-//! posts it as one batch. One batch is in flight per producer and destination at most, so the
-//! ring is as long as there are producers and is never full, and the emptied arena that comes
-//! back is both the credit for the next batch and its recycled memory:
+//! During a turn a shard gathers its messages for each other shard in one arena, a `Mail`, and
+//! posts the arena as one batch. At most one batch is in flight per producer and destination. So a ring
+//! with one slot per producer is never full, and the emptied arena that comes back is both the
+//! credit for the next batch and its recycled memory:
 //!
 //! ```text
 //!   producer p                                     consumer d
@@ -12,13 +12,13 @@
 //!       └──────── returns of p ◀──emptied arena, ──────┘
 //!                                 a wake if p sleeps with mail in hand
 //! ```
-//! What can't be posted stays with its producer, in order. A batch that has reached its bound is full and takes
-//! no further message: its sender keeps the message and waits. So a batch holds its bound and one message at
-//! most, however many senders there are, and one more where a broadcast had to wait (see [`Mailbox::broadcast`]).
-//! Taking mail never makes mail, so shards that flood each other can't dead-lock. The wake protocol is `doorbell`'s.
+//! A batch that can't be posted yet stays with its producer, in order. A batch that has reached its bound is full and takes
+//! no further message: the sender keeps the message and waits. So a batch exceeds its bound by one message at
+//! most, however many senders there are, and by a second one where a broadcast had to wait (see [`Mailbox::broadcast`]).
+//! Taking mail never produces mail, so shards that flood each other can't dead-lock. The wake protocol is in `doorbell.rs`.
 //!
-//! A shard that ends says so and then empties its ring. A producer that has posted and finds that the shard has ended
-//! empties the ring, too: whichever of them comes last, each batch is counted once, and its arena goes back.
+//! A shard that ends sets the flag `ENDED` and then empties its ring. A producer that posts and then reads that flag
+//! empties the ring, too. Whichever side comes last, each lost message is counted once, and each arena goes back.
 
 mod doorbell;
 mod mail;
@@ -31,7 +31,7 @@ use std::time::Instant;
 
 use crossbeam_channel as ring;
 
-pub(crate) use doorbell::{Doorbell, Ring, Sleep};
+pub(crate) use doorbell::{Doorbell, RingOutcome, Sleep};
 use mail::Mail;
 pub use mail::{Letter, SHARE_FROM};
 
@@ -43,53 +43,53 @@ use crate::uid::UidHash;
 /// In production this is `mio::Waker::wake`, an eventfd write.
 pub type Wake = Arc<dyn Fn() -> io::Result<()> + Send + Sync>;
 
-/// Whether a batch takes a message.
+/// Whether a batch takes another message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[must_use]
 pub enum Room {
     /// The batch is below its bound: it takes a message.
     Left,
-    /// The batch has reached its bound: it takes no message until it was posted.
+    /// The batch has reached its bound: it takes no message until it is posted.
     Full,
 }
 
-/// Wakes one shard for work of any kind; shared by all who give it work.
+/// Wakes one shard; every thread that gives the shard work has a clone.
 #[derive(Clone)]
-pub struct Bell {
+pub struct ShardWaker {
     doorbell: Arc<Doorbell>,
     wake: Wake,
 }
 
-/// One shard's side of the mail: what it sends to the others and what it takes in.
+/// One shard's mail: the batches that it sends to the other shards, and the batches that it receives.
 pub struct Mailbox {
     /// This shard's index.
     shard: usize,
-    /// The batch being read; kept over turns when a turn's budget runs out.
+    /// The batch that is being read; it stays here when a turn's budget runs out.
     reading: Option<Batch>,
     /// Arenas that come back from their destinations, emptied.
     returns: ring::Receiver<(usize, Mail)>,
     /// The shards, by index; this shard sends nothing to itself.
     peers: Vec<Peer>,
-    /// Batches not empty and not posted yet.
+    /// Batches in hand: not empty and not posted yet.
     in_hand: usize,
-    /// Weight of the batches in hand, all together.
+    /// Sum of the weights of the batches in hand, in bytes.
     held: usize,
-    /// Weight of the batches in flight from this shard, all together.
+    /// Sum of the weights of the batches in flight from this shard, in bytes.
     in_flight: usize,
-    /// While a broadcast waits: the destination that it waits for. Destinations below it have had room since the broadcast
-    /// came; the number of shards means that all have. See [`Mailbox::broadcast`].
+    /// While a broadcast waits: the index of the destination that it waits for. Every destination with a lower index has
+    /// had room since the broadcast came; the number of shards means that all have. See [`Mailbox::broadcast`].
     awaited: Option<usize>,
-    /// From which weight on a batch is full, in bytes (`mailbox_bytes_max`).
+    /// A batch of at least this weight is full, in bytes (`mailbox_bytes_max`).
     bytes_max: usize,
     /// How much memory an emptied arena keeps, in bytes.
     retained_max: usize,
-    bell: Bell,
+    waker: ShardWaker,
 }
 
-/// A batch being read, with the shard that it came from.
+/// A posted batch, with the index of the shard that it came from.
 pub struct Batch {
     from: usize,
-    /// When it was posted; nothing once it was asked for.
+    /// When it was posted; `None` after [`Batch::take_posted`].
     posted: Option<Instant>,
     mail: Mail,
 }
@@ -101,21 +101,21 @@ impl Batch {
         self.mail.take()
     }
 
-    /// Returns when it was posted, the first time it is asked.
+    /// Returns when the batch was posted at the first call, and `None` at later calls.
     #[inline]
     pub(crate) fn take_posted(&mut self) -> Option<Instant> {
         self.posted.take()
     }
 }
 
-/// A shard as seen by one producer, or by itself.
+/// One destination of a producer. A mailbox has an entry for its own shard, too, for the receiving end.
 struct Peer {
     inbox: ring::Sender<Batch>,
-    /// The receiving end of `inbox`: used by the shard itself, and by producers when the shard has ended.
+    /// The receiving end of `inbox`, for the shard itself, and for its producers once it has ended.
     taken: ring::Receiver<Batch>,
     returns: ring::Sender<(usize, Mail)>,
-    bell: Bell,
-    /// What was sent to it since the last post.
+    waker: ShardWaker,
+    /// The messages for this shard since the last post.
     gathering: Mail,
     /// The arena for the next batch; absent while a batch is in flight.
     spare: Option<Mail>,
@@ -123,66 +123,67 @@ struct Peer {
     in_flight: usize,
 }
 
-impl Bell {
-    /// Makes a bell for the poller that `wake` wakes.
+impl ShardWaker {
+    /// Makes a waker for the poller that `wake` wakes.
     pub fn new(wake: Wake) -> Self {
         Self { doorbell: Arc::new(Doorbell::new()), wake }
     }
 
-    /// Has the shard look into its queues from outside, and wakes it if it sleeps; call it after something was put there.
-    pub fn ring(&self) {
-        let _ = self.ring_for_news();
+    /// Makes the shard look into its external queues, and wakes it if it sleeps; call this after putting an entry there.
+    pub fn wake(&self) {
+        let _ = self.wake_unless_ended();
     }
 
-    /// As [`Bell::ring`]; says whether the shard has ended. Then it does not look into its queues any more.
-    pub(crate) fn ring_for_news(&self) -> Ring {
-        self.doorbell.announce();
-        self.ring_or_end()
+    /// As [`ShardWaker::wake`]; [`RingOutcome::Ended`] says that the shard has ended and reads its queues no more.
+    pub(crate) fn wake_unless_ended(&self) -> RingOutcome {
+        self.doorbell.raise_external_work();
+        self.wake_if_asleep()
     }
 
-    /// Has the shard look into its queues from outside in its next turn. Does not wake it.
-    pub(crate) fn announce(&self) {
-        self.doorbell.announce();
+    /// Makes the shard look into its external queues in its next turn. Does not wake it.
+    pub(crate) fn raise_external_work(&self) {
+        self.doorbell.raise_external_work();
     }
 
-    /// Rings if the shard has not taken the news down since [`Bell::announce`].
-    pub(crate) fn ring_if_unheard(&self) {
-        if self.doorbell.has_news() {
-            self.ring();
+    /// Wakes the shard if it has not lowered the flag since [`ShardWaker::raise_external_work`].
+    pub(crate) fn wake_if_unseen(&self) {
+        if self.doorbell.has_external_work() {
+            self.wake();
         }
     }
 
     /// Wakes the shard if it sleeps; says whether it has ended.
-    fn ring_or_end(&self) -> Ring {
-        let ring = self.doorbell.ring();
-        if ring == Ring::Wake {
-            self.wake();
+    fn wake_if_asleep(&self) -> RingOutcome {
+        let outcome = self.doorbell.ring();
+        if outcome == RingOutcome::Wake {
+            self.wake_poller();
         }
-        ring
+        outcome
     }
 
-    fn ring_for_room(&self) {
+    /// Wakes the shard if it sleeps until an arena comes back.
+    fn wake_for_room(&self) {
         if self.doorbell.ring_for_room() {
-            self.wake();
+            self.wake_poller();
         }
     }
 
-    fn wake(&self) {
+    fn wake_poller(&self) {
         // The eventfd lives as long as the shard, and a full counter is a wake already.
-        (self.wake)().expect("a shard's waker can be written to while its bell exists");
+        (self.wake)().expect("the eventfd of a shard can be written to while its waker exists");
     }
 }
 
-/// Makes the mailboxes of a node, one per shard, wired to each other; `bells` are the shards' in order.
+/// Makes the mailboxes of a node, one per shard, connected to each other; `wakers` has the waker of each shard, by index.
 ///
-/// A batch of at least `bytes_max` bytes is full. Between a producer and a destination wait two batches at most: one in
+/// A batch of at least `bytes_max` bytes is full. Between a producer and a destination there are two batches at most: one in
 /// flight, and one in hand.
-pub fn wire(bells: &[Bell], bytes_max: usize) -> Vec<Mailbox> {
-    let count = bells.len();
-    // All arenas of a shard together keep about two MiB, however many shards there are.
+pub fn wire(wakers: &[ShardWaker], bytes_max: usize) -> Vec<Mailbox> {
+    let count = wakers.len();
+    // All emptied arenas of a shard together keep about two MiB, however many shards there are.
     let retained_max = (2 << 20) / count;
-    let inboxes: Vec<_> = bells.iter().map(|_| ring::bounded(count)).collect();
-    let returns: Vec<_> = bells.iter().map(|_| ring::bounded(count)).collect();
+    let inboxes: Vec<_> = wakers.iter().map(|_| ring::bounded(count)).collect();
+    let returns: Vec<_> = wakers.iter().map(|_| ring::bounded(count)).collect();
     (0..count)
         .map(|shard| Mailbox {
             shard,
@@ -193,7 +194,7 @@ pub fn wire(bells: &[Bell], bytes_max: usize) -> Vec<Mailbox> {
                     inbox: inboxes[peer].0.clone(),
                     taken: inboxes[peer].1.clone(),
                     returns: returns[peer].0.clone(),
-                    bell: bells[peer].clone(),
+                    waker: wakers[peer].clone(),
                     gathering: Mail::default(),
                     spare: Some(Mail::default()),
                     in_flight: 0,
@@ -205,7 +206,7 @@ pub fn wire(bells: &[Bell], bytes_max: usize) -> Vec<Mailbox> {
             awaited: None,
             bytes_max,
             retained_max,
-            bell: bells[shard].clone(),
+            waker: wakers[shard].clone(),
         })
         .collect()
 }
@@ -218,7 +219,7 @@ impl Mailbox {
 
     /// Gathers a message to one uid for the shard that owns it, unless the batch is full.
     ///
-    /// [`Room::Full`] says that the message was not taken: its sender waits until the batch was posted.
+    /// [`Room::Full`] says that the message was not taken: the sender must wait until the batch is posted.
     pub fn unicast(&mut self, to: usize, hash: UidHash, uid: &[u8], kind: Kind, payload: &Payload<'_>) -> Room {
         debug_assert_ne!(to, self.shard);
         let gathering = &mut self.peers[to].gathering;
@@ -232,10 +233,10 @@ impl Mailbox {
 
     /// Gathers a message to everybody for every other shard, or for none when a batch is full.
     ///
-    /// [`Room::Full`] says that the message was not taken: its sender waits, and asks again after each post. A broadcast
-    /// that waits needs room once at each destination, not at all of them in the same moment: other senders could fill
-    /// one batch whenever another is posted, for ever. So a batch may get one broadcast above its bound, and no second
-    /// one before it was posted.
+    /// [`Room::Full`] says that the message was not taken: the sender must wait, and try again after each post. A broadcast
+    /// that waits needs room once at each destination, not at all of them at the same moment: other senders could fill
+    /// one batch whenever another is posted, for ever. So a batch may take one broadcast above its bound, and no second
+    /// one before it is posted.
     pub fn broadcast(&mut self, kind: Kind, payload: &Payload<'_>) -> Room {
         if self.peers.len() == 1 {
             return Room::Left;
@@ -264,7 +265,7 @@ impl Mailbox {
         (self.awaited.unwrap_or(0)..self.peers.len()).find(|&to| self.room(to) == Room::Full)
     }
 
-    /// Returns the weight of the mail in hand, for all shards together, in bytes.
+    /// Returns the weight of all mail in hand, in bytes.
     pub fn held(&self) -> usize {
         self.held
     }
@@ -279,14 +280,14 @@ impl Mailbox {
         if self.peers[to].gathering.weight() >= self.bytes_max { Room::Full } else { Room::Left }
     }
 
-    /// Returns how many batches wait to be taken, the one being read among them.
+    /// Returns how many batches wait to be read to their end, the one that is being read included.
     pub fn waiting(&self) -> usize {
         usize::from(self.reading.is_some()) + self.peers[self.shard].taken.len()
     }
 
-    /// Posts every batch whose destination has none in flight, as of `now`: one slot and at most one wake each.
+    /// Posts every batch whose destination has none in flight, at `now`: one slot and at most one wake each.
     ///
-    /// Calls `posted` with each such destination; whoever waited for room there may go on. Returns how many
+    /// Calls `posted` with each such destination: senders that waited for room there can go on. Returns how many
     /// messages are lost because their shard has ended.
     pub fn post(&mut self, now: Instant, mut posted: impl FnMut(usize)) -> usize {
         self.take_returns();
@@ -307,21 +308,21 @@ impl Mailbox {
             peer.in_flight = mail.weight();
             let batch = Batch { from: self.shard, posted: Some(now), mail };
             peer.inbox.try_send(batch).expect("one batch is in flight per producer, and this mailbox holds both ends");
-            if peer.bell.ring_or_end() == Ring::Ended {
-                // Its uids are offline.
+            if peer.waker.wake_if_asleep() == RingOutcome::Ended {
+                // The uids of a shard that has ended are offline.
                 lost += self.empty(to);
                 self.take_returns();
             }
             posted(to);
         }
-        // A batch that was just posted has room now; messages to one uid may fill it before the broadcast is asked for.
+        // A batch that was just posted has room now; messages to one uid may fill it before the broadcast is tried again.
         if self.awaited.is_some() {
             self.awaited = self.first_full().or(Some(self.peers.len()));
         }
         lost
     }
 
-    /// Takes back the arenas of batches that were read.
+    /// Takes back the arenas of batches that their destinations have read.
     pub(crate) fn take_returns(&mut self) {
         while let Ok((from, mail)) = self.returns.try_recv() {
             let peer = &mut self.peers[from];
@@ -340,17 +341,18 @@ impl Mailbox {
         lost
     }
 
-    /// Says whether a batch in hand could be posted at once: after a post only one for a shard that has ended.
+    /// Says whether a batch in hand could be posted at once. Right after a post, that can only be one for a shard that has
+    /// ended.
     pub(crate) fn can_post(&self) -> bool {
         self.in_hand > 0 && self.peers.iter().any(|peer| peer.spare.is_some() && !peer.gathering.is_empty())
     }
 
-    /// Takes the batch to read on with, oldest first; `None` when there is none. Pair it with [`Mailbox::put_back`].
+    /// Takes the oldest batch that was not read to its end; `None` when there is none. Pair it with [`Mailbox::put_back`].
     pub fn next_batch(&mut self) -> Option<Batch> {
         self.reading.take().or_else(|| self.peers[self.shard].taken.try_recv().ok())
     }
 
-    /// Takes back a batch: one that was read to its end returns to its producer, another is read on next time.
+    /// Puts a batch back. The arena of one that was read to its end returns to the producer; any other stays to be read on.
     pub fn put_back(&mut self, batch: Batch) {
         if !batch.mail.is_empty() {
             self.reading = Some(batch);
@@ -359,22 +361,22 @@ impl Mailbox {
         self.give_back(self.shard, batch, self.retained_max);
     }
 
-    /// Gives the arena of a batch for `shard` back to its producer, emptied; it keeps `retained_max` bytes of memory.
+    /// Empties the arena of a batch for `shard`, and gives it back to its producer with at most `retained_max` bytes of memory.
     fn give_back(&self, shard: usize, Batch { from, mut mail, .. }: Batch, retained_max: usize) {
         mail.clear(retained_max);
         let peer = &self.peers[from];
-        // A producer that has gone needs no arena; a ring of `count` places holds one per destination.
+        // Fails only if the producer has gone, which needs no arena: the ring has a slot for each destination.
         if peer.returns.try_send((shard, mail)).is_ok() {
-            peer.bell.ring_for_room();
+            peer.waker.wake_for_room();
         }
     }
 
-    /// Gives up all mail, as the last act of a shard; returns how many messages nobody will read or post.
+    /// Drops all mail when the shard ends; returns how many messages nobody will read or post.
     ///
-    /// The arenas go back: a producer without one would wait for it for ever, instead of learning that this shard
-    /// has gone. From now on, a producer that posts a batch takes it back.
+    /// The arenas go back: a producer without one would wait for it for ever, and never find out that this shard
+    /// has ended. From now on, a producer that posts a batch takes it back.
     pub(crate) fn abandon(&mut self) -> usize {
-        self.bell.doorbell.end();
+        self.waker.doorbell.end();
         let mut lost: usize = self.peers.iter().map(|peer| peer.gathering.len()).sum();
         for peer in &mut self.peers {
             peer.gathering.clear(0);
@@ -387,33 +389,33 @@ impl Mailbox {
         lost + self.empty(self.shard)
     }
 
-    /// Says whether letters wait that are this shard's to read.
+    /// Says whether there are messages for this shard to read.
     pub(crate) fn has_unread(&self) -> bool {
         self.reading.is_some() || !self.peers[self.shard].taken.is_empty()
     }
 
-    /// Says whether letters wait, or whether a batch in hand could be posted.
+    /// Says whether there are messages to read, or a batch in hand that could be posted.
     pub(crate) fn has_work(&self) -> bool {
         self.has_unread() || (self.in_hand > 0 && !self.returns.is_empty())
     }
 
-    /// Whether the news of this shard are up; see [`Bell::ring`].
+    /// Says whether the flag for external work is raised; see [`ShardWaker::wake`].
     #[inline]
-    pub fn has_news(&self) -> bool {
-        self.bell.doorbell.has_news()
+    pub fn has_external_work(&self) -> bool {
+        self.waker.doorbell.has_external_work()
     }
 
-    /// Takes the news down; says whether they were up. If so, the shard must empty its queues from outside.
+    /// Lowers the flag for external work; says whether it was raised. If so, the shard must empty its external queues.
     #[inline]
-    pub fn take_news(&self) -> bool {
-        self.bell.doorbell.take_news()
+    pub fn take_external_work(&self) -> bool {
+        self.waker.doorbell.take_external_work()
     }
 
-    /// Raises this shard's flag and looks once more: says whether it may sleep. Pair it with [`Mailbox::get_up`].
-    pub fn lie_down(&self) -> bool {
+    /// Raises this shard's flag and looks once more: says whether it may sleep. Pair it with [`Mailbox::unpark`].
+    pub fn park(&self) -> bool {
         let sleep = if self.in_hand > 0 { Sleep::UntilWorkOrRoom } else { Sleep::UntilWork };
-        self.bell.doorbell.lie_down(sleep);
-        !self.has_work() && !self.has_news()
+        self.waker.doorbell.park(sleep);
+        !self.has_work() && !self.has_external_work()
     }
 
     /// Fails unless the counts and weights kept in this mailbox agree with its batches.
@@ -447,13 +449,13 @@ impl Mailbox {
     }
 
     /// Lowers this shard's flag: it is awake and will look at its queues by itself.
-    pub fn get_up(&self) {
-        self.bell.doorbell.get_up();
+    pub fn unpark(&self) {
+        self.waker.doorbell.unpark();
     }
 }
 
 impl Drop for Mailbox {
-    /// Abandons the mail, so that no producer waits for an arena of a shard that is gone.
+    /// Abandons the mail, so that no producer waits for an arena from a shard that has gone.
     fn drop(&mut self) {
         self.abandon();
     }
@@ -468,17 +470,17 @@ mod tests {
 
     fn node(count: usize, bytes_max: usize) -> (Vec<Mailbox>, Vec<Arc<AtomicUsize>>) {
         let wakes: Vec<Arc<AtomicUsize>> = (0..count).map(|_| Arc::default()).collect();
-        let bells: Vec<_> = wakes
+        let wakers: Vec<_> = wakes
             .iter()
             .map(|wakes| {
                 let wakes = Arc::clone(wakes);
-                Bell::new(Arc::new(move || {
+                ShardWaker::new(Arc::new(move || {
                     wakes.fetch_add(1, Ordering::Relaxed);
                     Ok(())
                 }))
             })
             .collect();
-        (wire(&bells, bytes_max), wakes)
+        (wire(&wakers, bytes_max), wakes)
     }
 
     fn send(mailbox: &mut Mailbox, to: usize, text: &str) -> Room {
@@ -526,7 +528,7 @@ mod tests {
         assert_eq!((posted, drain(b)), (vec![1], vec!["2".to_owned(), "3".to_owned()]));
     }
 
-    /// Each sender added a message of its own to a full batch before it waited.
+    /// Regression: each sender added a message of its own to a full batch before it waited.
     #[test]
     fn a_full_batch_takes_no_message_until_it_was_posted() {
         let (mut node, _) = node(3, 100);
@@ -548,7 +550,7 @@ mod tests {
         assert_eq!((node[0].held(), node[0].memory()), (0, 0));
     }
 
-    /// It would wait for ever where one batch is filled whenever another is posted.
+    /// It would wait for ever if one batch was filled whenever another was posted.
     #[test]
     fn a_broadcast_that_waits_needs_room_once_at_each_destination() {
         let (mut node, _) = node(3, 10);
@@ -585,28 +587,28 @@ mod tests {
         let (mut node, wakes) = node(2, 1 << 20);
         let count = |shard: usize| wakes[shard].load(Ordering::Relaxed);
         let [a, b] = &mut node[..] else { unreachable!() };
-        assert!(b.lie_down());
+        assert!(b.park());
         let (_, _) = (send(a, 1, "1"), send(a, 1, "2"));
         a.post(Instant::now(), |_| {});
         assert_eq!(count(1), 1);
-        assert!(!b.lie_down(), "there is mail");
-        b.get_up();
-        assert!(a.lie_down(), "nothing in hand");
+        assert!(!b.park(), "there is mail");
+        b.unpark();
+        assert!(a.park(), "nothing in hand");
         drain(b);
         assert_eq!(count(0), 0, "the room is not waited for");
-        a.get_up();
+        a.unpark();
         for text in ["3", "4"] {
             let _ = send(a, 1, text);
             a.post(Instant::now(), |_| {});
         }
-        assert!(a.lie_down(), "one batch in hand, none came back");
+        assert!(a.park(), "one batch in hand, none came back");
         assert_eq!(drain(b), ["3"]);
         assert_eq!(count(0), 1, "room was waited for");
-        assert!(!a.lie_down(), "the batch in hand can go");
+        assert!(!a.park(), "the batch in hand can go");
     }
 
-    /// A batch in flight to a shard that ended never came back: what was sent there next waited for it for ever,
-    /// and so did the sessions that filled it.
+    /// Regression: a batch in flight to a shard that ended never came back. The next batch waited for ever for its arena,
+    /// and so did the sessions that had filled it.
     #[test]
     fn a_batch_in_flight_to_a_shard_that_ends_comes_back() {
         let (mut node, _) = node(2, 1);
@@ -619,8 +621,8 @@ mod tests {
         assert!(node[0].takes_broadcast());
     }
 
-    /// A batch that was posted after the shard's last look stayed in the ring: its producer waited for the arena for ever,
-    /// and its messages were not counted.
+    /// Regression: a batch that was posted after the shard's last look stayed in the ring. Its producer waited for the arena
+    /// for ever, and its messages were not counted.
     #[test]
     fn a_batch_posted_behind_the_last_look_of_a_shard_that_ends_comes_back() {
         let (mut node, _) = node(3, 1);
@@ -629,7 +631,7 @@ mod tests {
         }
         node[0].post(Instant::now(), |_| {});
         assert_eq!(node[1].abandon(), 1);
-        // The shard's thread is not over yet: its end of the ring is still there.
+        // The mailbox of the ended shard still exists, and with it the receiving end of the ring.
         assert_eq!(node[2].post(Instant::now(), |_| {}), 1);
         for sender in [0, 2] {
             assert_eq!(send(&mut node[sender], 1, "behind"), Room::Left);

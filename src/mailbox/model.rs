@@ -6,10 +6,10 @@
 //! The doorbell is the real one. The ring is a stand-in, because loom can't look into crossbeam-channel's. Its
 //! atomics are weaker: a slot's stamp is a release store and an acquire load, a place is taken with both, all
 //! else is relaxed, nothing is sequentially consistent. The two sides go through the steps of [`super::Mailbox`]:
-//! push, ring, take, give the arena back, ring for room, lie down, look once more, sleep. The eventfd is loom's
-//! `Notify`. A lost wake leaves somebody asleep for ever, which loom reports as a deadlock. Two more models
-//! have a shard that ends while others post to it, each batch being taken by one of them, and a shard that looks into its
-//! queues from outside only when there are news.
+//! push, ring, take, give the arena back, ring for room, raise the flag, look once more, sleep. The eventfd is loom's
+//! `Notify`. A lost wake leaves a thread asleep for ever, which loom reports as a deadlock. Two more models have a shard
+//! that ends while others post to it, where each batch must be taken once, and a shard that looks into its external
+//! queues only when the flag for external work is raised.
 //!
 //! Two producers, one consumer, capacity two: one batch in flight for each producer. The small models are
 //! explored without a bound, the whole protocol with at most `PREEMPTIONS_MAX` switches away from a thread that
@@ -24,7 +24,7 @@ use loom::sync::Notify;
 use loom::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use loom::thread;
 
-use super::{Doorbell, Ring as Rung, Sleep};
+use super::{Doorbell, RingOutcome, Sleep};
 use crate::sync::{Fence, leave_out};
 
 /// Producers, and places in a ring: one batch in flight for each.
@@ -41,7 +41,7 @@ struct Ring {
 }
 
 struct Slot {
-    /// `2 * place` while free for the batch at this place, one more once it is written.
+    /// `2 * place` while the slot is free for the batch at this place; `2 * place + 1` once the batch is written.
     stamp: AtomicUsize,
     batch: AtomicUsize,
 }
@@ -57,8 +57,8 @@ impl Ring {
     }
 
     fn push(&self, batch: usize) {
-        // Acquire and release: pairs with itself. Whoever took the place before had a credit for it, so the
-        // consumer's stores up to that credit are seen: that is why a ring of this length is never full.
+        // Acquire and release: pairs with itself. The producer that took the place before had a credit for it, so this
+        // producer sees the consumer's stores up to that credit. That is why a ring of this length is never full.
         let place = self.tail.fetch_add(1, Ordering::AcqRel);
         let slot = &self.slots[place % PRODUCERS];
         // Relaxed: ordered by the line above after the consumer's store in `take`.
@@ -76,7 +76,7 @@ impl Ring {
         let slot = &self.slots[head.0 % PRODUCERS];
         // Relaxed: the acquired stamp has ordered it after the store in `push`.
         let batch = slot.batch.load(Ordering::Relaxed);
-        // Release, as crossbeam's; nothing here needs it to be more than relaxed.
+        // Release, as in crossbeam; relaxed would be enough here.
         slot.stamp.store(2 * (head.0 + PRODUCERS), Ordering::Release);
         head.0 += 1;
         Some(batch)
@@ -88,11 +88,11 @@ impl Ring {
     }
 }
 
-/// A thread that sleeps in its poller: its doorbell, its eventfd, and what must stay true of its wakes.
+/// A thread that sleeps in its poller: its doorbell, its eventfd, and the counts that bound its wakes.
 struct Sleeper {
     doorbell: Doorbell,
     eventfd: Notify,
-    /// How often it lay down, and was woken; not modelled, so of std.
+    /// How often it raised its flag, and was woken. Atomics of std: loom does not model these counts.
     sleeps: Count,
     wakes: Count,
 }
@@ -102,12 +102,12 @@ impl Sleeper {
         Self { doorbell: Doorbell::new(), eventfd: Notify::new(), sleeps: Count::new(0), wakes: Count::new(0) }
     }
 
-    fn ring(&self) -> Rung {
-        let rung = self.doorbell.ring();
-        if rung == Rung::Wake {
+    fn ring(&self) -> RingOutcome {
+        let outcome = self.doorbell.ring();
+        if outcome == RingOutcome::Wake {
             self.wake();
         }
-        rung
+        outcome
     }
 
     fn ring_for_room(&self) {
@@ -122,22 +122,22 @@ impl Sleeper {
         self.eventfd.notify();
     }
 
-    /// A turn's poll: raises the flag, looks once more, sleeps unless there is work, lowers the flag.
+    /// The poll of a turn: raises the flag, looks once more, sleeps unless there is work, lowers the flag.
     fn poll(&self, sleep: Sleep, idle: impl FnOnce() -> bool) {
         self.sleeps.fetch_add(1, SeqCst);
-        self.doorbell.lie_down(sleep);
+        self.doorbell.park(sleep);
         if idle() {
             self.eventfd.wait();
         }
-        self.doorbell.get_up();
+        self.doorbell.unpark();
     }
 }
 
-/// A shard and those who send to it.
+/// A shard and its producers.
 struct Node {
     inbox: Ring,
     consumer: Sleeper,
-    /// Told to close, by a store behind which the consumer's bell is rung.
+    /// The request to close: a store, after which the consumer's doorbell is rung.
     closing: AtomicBool,
     producers: [Producer; PRODUCERS],
 }
@@ -164,7 +164,7 @@ impl Node {
         let Producer { sleeper, returns } = &self.producers[producer];
         let mut head = Head::default();
         for batch in batches {
-            // What can't be posted yet stays in hand, and the sleep says so.
+            // A batch that can't be posted yet stays in hand, and the sleep then ends with room, too.
             while batch > 0 && returns.take(&mut head).is_none() {
                 sleeper.poll(Sleep::UntilWorkOrRoom, || returns.is_empty(&head));
             }
@@ -174,7 +174,7 @@ impl Node {
 
     fn post(&self, producer: usize, batch: usize) {
         self.inbox.push(batch * PRODUCERS + producer);
-        assert_ne!(self.consumer.ring(), Rung::Ended);
+        assert_ne!(self.consumer.ring(), RingOutcome::Ended);
     }
 
     /// Takes batches until as many have come from each producer as `expected` says, and the node closes.
@@ -203,20 +203,20 @@ impl Node {
     }
 
     fn close(&self) {
-        // Relaxed: pairs with the load in `consume`, ordered by the bell's fence.
+        // Relaxed: pairs with the load in `consume`, ordered by the doorbell's fence.
         self.closing.store(true, Ordering::Relaxed);
-        assert_ne!(self.consumer.ring(), Rung::Ended);
+        assert_ne!(self.consumer.ring(), RingOutcome::Ended);
     }
 }
 
 /// A shard that ends, and a ring that several may empty.
 ///
 /// Each producer has a slot for its one batch: a batch is stored with release, looked for with acquire, and taken by
-/// one swap. Which of several batches comes first is of no matter here.
+/// one swap. The order of several batches does not matter here.
 struct Ending {
     doorbell: Doorbell,
     slots: [AtomicUsize; PRODUCERS],
-    /// How often a batch of each producer was taken, by any thread; not modelled, so of std.
+    /// How often a batch of each producer was taken, by any thread. Atomics of std: loom does not model these counts.
     taken: [Count; PRODUCERS],
 }
 
@@ -230,7 +230,7 @@ impl Ending {
     fn post(&self, producer: usize) {
         // Release: pairs with the load and the swap in `empty`.
         self.slots[producer].store(1, Ordering::Release);
-        if self.doorbell.ring() == Rung::Ended {
+        if self.doorbell.ring() == RingOutcome::Ended {
             self.empty();
         }
     }
@@ -243,7 +243,7 @@ impl Ending {
 
     fn empty(&self) {
         for (slot, taken) in self.slots.iter().zip(&self.taken) {
-            // Acquire: pairs with the store in `post`; so does the swap, which makes one the taker.
+            // Acquire: pairs with the store in `post`; so does the swap, which lets one thread take the batch.
             if slot.load(Ordering::Acquire) == 1 && slot.swap(0, Ordering::AcqRel) == 1 {
                 taken.fetch_add(1, SeqCst);
             }
@@ -251,10 +251,10 @@ impl Ending {
     }
 }
 
-/// A shard, and producers outside the shards.
+/// A shard, and producers of its external queues.
 ///
 /// A slot for each producer stands in for the queues. The slots are relaxed, though the real queues have a lock inside:
-/// the news alone must make the entries visible.
+/// the flag for external work alone must make the entries visible.
 struct Outside {
     shard: Sleeper,
     slots: [AtomicUsize; PRODUCERS],
@@ -262,30 +262,30 @@ struct Outside {
 
 impl Outside {
     fn bring(&self, producer: usize) {
-        // Relaxed: the news publish it.
+        // Relaxed: the flag publishes it.
         self.slots[producer].store(1, Ordering::Relaxed);
-        self.shard.doorbell.announce();
-        assert_ne!(self.shard.ring(), Rung::Ended);
+        self.shard.doorbell.raise_external_work();
+        assert_ne!(self.shard.ring(), RingOutcome::Ended);
     }
 
-    /// As the gateway does, which announces at once and wakes a moment later.
+    /// As the gateway does, which raises the flag at once and wakes a moment later.
     fn bring_and_wake_later(&self, producer: usize) {
-        // Relaxed: the news publish it.
+        // Relaxed: the flag publishes it.
         self.slots[producer].store(1, Ordering::Relaxed);
-        self.shard.doorbell.announce();
-        if self.shard.doorbell.has_news() {
-            self.shard.doorbell.announce();
-            assert_ne!(self.shard.ring(), Rung::Ended);
+        self.shard.doorbell.raise_external_work();
+        if self.shard.doorbell.has_external_work() {
+            self.shard.doorbell.raise_external_work();
+            assert_ne!(self.shard.ring(), RingOutcome::Ended);
         }
     }
 
-    /// Takes turns until all of `expected` was brought; looks into the queues only when there are news.
+    /// Makes turns until it has received `expected` entries; looks into the queues only when the flag is raised.
     fn serve(&self, expected: usize) {
         let mut taken = 0;
         loop {
-            if self.shard.doorbell.take_news() {
+            if self.shard.doorbell.take_external_work() {
                 for slot in &self.slots {
-                    // Relaxed: the news that were taken have ordered it after the stores.
+                    // Relaxed: lowering the flag has ordered it after the stores.
                     if slot.load(Ordering::Relaxed) == 1 {
                         slot.store(0, Ordering::Relaxed);
                         taken += 1;
@@ -295,13 +295,13 @@ impl Outside {
             if taken == expected {
                 return;
             }
-            self.shard.poll(Sleep::UntilWork, || !self.shard.doorbell.has_news());
+            self.shard.poll(Sleep::UntilWork, || !self.shard.doorbell.has_external_work());
         }
     }
 }
 
-/// Explores a shard to which `producers` bring something, without the fence `left_out`, within `preemptions_max`.
-fn check_news(left_out: Option<Fence>, producers: usize, preemptions_max: Option<usize>) {
+/// Explores a shard with `producers` of external work, without the fence `left_out`, within `preemptions_max`.
+fn check_external_work(left_out: Option<Fence>, producers: usize, preemptions_max: Option<usize>) {
     leave_out(left_out);
     let mut builder = Builder::new();
     builder.preemption_bound = builder.preemption_bound.or(preemptions_max);
@@ -369,7 +369,7 @@ fn work(node: Arc<Node>) {
     consumer.join().expect("loom reports panics itself");
 }
 
-/// A producer goes to sleep with its second batch in hand while the first is taken: nothing but the room wakes it.
+/// A producer goes to sleep with its second batch in hand while the first is taken: only the arena that comes back wakes it.
 fn room(node: Arc<Node>) {
     node.post(0, 0);
     let consumer = spawn(&node, |node| {
@@ -381,7 +381,7 @@ fn room(node: Arc<Node>) {
     consumer.join().expect("loom reports panics itself");
 }
 
-/// The consumer goes to sleep while it is told to close.
+/// The consumer goes to sleep while the request to close comes.
 fn close(node: Arc<Node>) {
     let consumer = spawn(&node, |node| node.consume([0, 0]));
     node.close();
@@ -467,19 +467,19 @@ fn a_batch_is_left_behind_without_the_fence_of_the_end() {
 }
 
 #[test]
-fn news_wake_a_sleeper_and_carry_what_was_brought() {
-    check_news(None, 1, None);
-    check_news(None, 2, Some(PREEMPTIONS_MAX));
+fn external_work_wakes_a_sleeper_and_its_entries_are_visible() {
+    check_external_work(None, 1, None);
+    check_external_work(None, 2, Some(PREEMPTIONS_MAX));
 }
 
 #[test]
 #[should_panic(expected = "deadlock")]
-fn news_are_lost_without_the_publisher_s_fence() {
-    check_news(Some(Fence::Publish), 1, None);
+fn external_work_is_lost_without_the_publisher_s_fence() {
+    check_external_work(Some(Fence::Publish), 1, None);
 }
 
 #[test]
 #[should_panic(expected = "deadlock")]
-fn news_are_lost_without_the_sleeper_s_fence() {
-    check_news(Some(Fence::Sleep), 1, None);
+fn external_work_is_lost_without_the_sleeper_s_fence() {
+    check_external_work(Some(Fence::Sleep), 1, None);
 }

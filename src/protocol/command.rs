@@ -1,37 +1,37 @@
-//! What clients ask for, whatever protocol they speak.
+//! The commands of clients, the same for every protocol.
 
 use std::ops::Range;
 
 use crate::rights::Rights;
 
-/// Where a part of a client's message stands in it, in bytes: what is received is neither copied nor borrowed for it.
+/// The byte range of a part of a client's message. It neither copies nor borrows the received bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Span {
     /// Index of its first byte.
     pub start: usize,
-    /// Index behind its last byte.
+    /// Index after its last byte.
     pub end: usize,
 }
 
 impl Span {
-    /// Returns it as what slices are indexed by.
+    /// Returns the range to index a slice with.
     #[inline]
     pub fn range(self) -> Range<usize> {
         self.start..self.end
     }
 }
 
-/// Who receives a message.
+/// The recipient of a message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Recipient {
-    /// The sessions of one uid, which stands there in the message.
+    /// The sessions of one uid; the span is the uid in the client's message.
     Uid(Span),
     /// Every logged-in session, the sender's too.
     Everybody,
 }
 
 impl Recipient {
-    /// Returns what a client without the right to send to this recipient is told.
+    /// Returns the error text for a client without the right to send to this recipient.
     pub fn refusal(self) -> &'static str {
         match self {
             Self::Uid(_) => "not allowed to send to a uid, this login lacks the right unicast",
@@ -39,7 +39,7 @@ impl Recipient {
         }
     }
 
-    /// Returns what a client must have the right to.
+    /// Returns the right that a client needs to send to this recipient.
     #[inline]
     pub fn right(self) -> Rights {
         match self {
@@ -49,20 +49,20 @@ impl Recipient {
     }
 }
 
-/// What a data message of a client asks for.
+/// The command in a client's data message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Command {
-    /// To send a part of it.
+    /// Send a part of the message.
     Send {
-        /// Who receives it.
+        /// The recipient.
         recipient: Recipient,
         /// The part that is delivered.
         payload: Span,
     },
-    /// To send all of it back.
+    /// Send the whole message back.
     Echo,
 }
 
-/// Why a data message asks for nothing; the protocol's own words for its client.
+/// Why a data message is not a command; the text is the protocol's error message for its client.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Malformed(pub &'static str);

@@ -1,10 +1,10 @@
-//! How messages look on the wire: neutral on their way through the node, encoded once for each encoding that has a receiver.
+//! Encodings: a message is protocol-neutral on its way through the node, and is encoded once per encoding that has a receiver.
 
 use bytes::Bytes;
 
 use crate::message::{Kind, Payload};
 
-/// How a message looks on the wire of one protocol, or of several.
+/// The wire format of messages; several protocols may share one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
 pub enum Encoding {
@@ -16,7 +16,7 @@ pub enum Encoding {
 }
 
 impl Encoding {
-    /// Every encoding; the place of each is its number.
+    /// Every encoding; the index of each is its discriminant.
     pub const ALL: &[Self] = &[
         Self::Payload,
         #[cfg(test)]
@@ -41,18 +41,18 @@ impl Encoding {
 pub struct Message<'a> {
     kind: Kind,
     payload: Payload<'a>,
-    /// What it looks like in each encoding but the first, once a receiver took it.
+    /// The message in each encoding but the first; `None` until a receiver needs it.
     encoded: [Option<(Kind, Payload<'static>)>; Encoding::COUNT - 1],
 }
 
 impl<'a> Message<'a> {
-    /// Makes a message that nothing is encoded of yet.
+    /// Makes a message that is not encoded yet.
     #[inline]
     pub fn new(kind: Kind, payload: Payload<'a>) -> Self {
         Self { kind, payload, encoded: [const { None }; Encoding::COUNT - 1] }
     }
 
-    /// Returns which kind of message its sender sent.
+    /// Returns the kind of message that the sender sent.
     #[inline]
     pub fn kind(&self) -> Kind {
         self.kind
@@ -64,7 +64,7 @@ impl<'a> Message<'a> {
         &self.payload
     }
 
-    /// Returns its kind and content in an encoding, which is made the first time that it is asked for.
+    /// Returns its kind and payload in an encoding; encodes it at the first call for each encoding.
     #[inline]
     pub fn encoded(&mut self, encoding: Encoding) -> (Kind, &Payload<'_>) {
         if encoding == Encoding::Payload {

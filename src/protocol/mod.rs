@@ -1,8 +1,8 @@
-//! The protocols that sessions speak: what a client's message asks for, and how a message looks to its receiver.
+//! The protocols that sessions speak: how a client's message is parsed, and how a message to a client is encoded.
 //!
 //! Sans-I/O and without state: bytes to a [`Command`], a [`Message`] to bytes, an outcome to an answer. A session speaks one
-//! [`Protocol`] from its upgrade on, and sessions of several protocols live on one node: what one sends, the others receive in
-//! their own encoding.
+//! [`Protocol`] from its upgrade on. Sessions of several protocols live on one node: each receives every message in its own
+//! protocol's encoding.
 //!
 //! ```text
 //!   frame of a client ─▶ Protocol::parse ─▶ Command ─▶ shard ─▶ Message ─▶ one encoding per Encoding ─▶ frame
@@ -33,31 +33,31 @@ pub enum Login {
 
 /// The rules of one protocol; each implementor is a row of [`Protocol`]'s table.
 pub trait Rules {
-    /// Subprotocol by which a client asks for it (RFC 6455, section 1.9); `None` if it has none.
+    /// Subprotocol that chooses this protocol (RFC 6455, section 1.9); `None` if there is none.
     const SUBPROTOCOL: Option<&'static str>;
     /// How its clients log in.
     const LOGIN: Login;
-    /// How its sessions receive messages.
+    /// How messages to its sessions are encoded.
     const ENCODING: Encoding;
 
-    /// Whether an upgrade of this path chooses it, whatever the subprotocols.
+    /// Returns whether an upgrade of this path chooses the protocol, whatever the subprotocols.
     fn is_at(_path: &str) -> bool {
         false
     }
 
-    /// Says what a client's data message asks for.
+    /// Parses a client's data message into a command.
     ///
     /// # Errors
-    /// When it asks for nothing: see [`Malformed`].
+    /// When it is not a command: see [`Malformed`].
     fn parse(message: &[u8]) -> Result<Command, Malformed>;
 
     /// Returns the text that answers a login, by the setting `login_reply`; `None` if no answer is due.
     fn login_reply(template: &str, uid: &str) -> Option<String>;
 
-    /// Returns the text that tells a client what was wrong; `None` if it is not told.
+    /// Returns the error message for a client; `None` if the protocol has no error messages.
     fn error(text: &str) -> Option<Cow<'static, str>>;
 
-    /// Returns the close code for a cause, given by the code that [`crate::frame::close`] has for it.
+    /// Returns the protocol's close code for a cause; `cause` is one of the codes in [`crate::frame::close`].
     fn close_code(cause: u16) -> u16 {
         cause
     }
@@ -66,7 +66,7 @@ pub trait Rules {
 /// Makes [`Protocol`] and its dispatch from the table.
 macro_rules! protocols {
     ($($(#[doc = $doc:literal])* $(#[cfg($cfg:meta)])? $protocol:ident => $rules:path;)*) => {
-        /// What a session speaks, from its upgrade on; one byte.
+        /// The protocol of a session, from its upgrade on; one byte.
         #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
         #[repr(u8)]
         pub enum Protocol {
@@ -132,8 +132,8 @@ protocols! {
 }
 
 impl Protocol {
-    /// Chooses the protocol of a session at its upgrade: by the path, else by the first of the client's subprotocols that names
-    /// one, else `default`.
+    /// Chooses the protocol of a session at its upgrade: by the path, else by the first of the client's subprotocols that is
+    /// a protocol's, else `default`.
     pub fn choose<'a>(path: &str, offered: impl IntoIterator<Item = &'a [u8]>, default: Self) -> Self {
         if let Some(&at_path) = Self::ALL.iter().find(|protocol| protocol.is_at(path)) {
             return at_path;

@@ -11,7 +11,7 @@ use crate::uid::BROADCAST;
 /// The rules of [`super::Protocol::Plain`].
 pub struct Plain;
 
-/// What is wrong with a message without a colon.
+/// The error for a message without a colon.
 pub const NO_COLON: Malformed = Malformed("expected uid:message or all:message, got no colon");
 
 impl Rules for Plain {
@@ -59,7 +59,7 @@ pub fn parse(message: &[u8]) -> Option<Command> {
 
 /// Returns the index of the first colon.
 ///
-/// Most uids are so short that a look at each byte is over before a vector search has begun.
+/// Most uids are so short that a loop over their bytes ends before a vector search would have started.
 #[inline]
 fn find_colon(message: &[u8]) -> Option<usize> {
     const SHORT: usize = 16;

@@ -1,4 +1,4 @@
-//! What the program around a node can do with it: push, ask, act, reload, drain.
+//! The handle by which the program around a node controls it: push, query, kick, reload, drain.
 
 use std::sync::Arc;
 
@@ -14,7 +14,7 @@ use crate::message::{Delivery, Kind};
 use crate::metrics::{NodeCounts, Stats};
 use crate::shard::SessionInfo;
 
-/// A running node; clones stand for the same node, which goes on when all of them are dropped.
+/// A running node. Clones refer to the same node, which goes on running when all of them are dropped.
 ///
 /// # Examples
 /// ```
@@ -51,13 +51,13 @@ pub struct Handle {
     pub(super) node: Arc<Node>,
 }
 
-/// To users.
+/// Acts on users.
 impl Handle {
-    /// Sends a message to every session of `uid`; says what became of it.
+    /// Sends a message to every session of `uid`; returns the outcome.
     ///
-    /// Delivered means accepted into the outbox of a session, in order with everything else for it. A text
+    /// Delivered means accepted into the outbox of a session, in order with all other messages for it. A text
     /// `payload` that is not UTF-8 is sent as binary. Waits while the shard has too many requests; after the
-    /// drain everybody is offline.
+    /// drain every uid is offline.
     ///
     /// # Cancel safety
     /// When the future is dropped the message may or may not have been delivered.
@@ -66,10 +66,10 @@ impl Handle {
         self.node.dispatcher.push(push).await.unwrap_or(Delivery::Offline)
     }
 
-    /// Sends each message to its uid; says what became of each, in the order given.
+    /// Sends each message to its uid; returns the outcome of each, in the order given.
     ///
-    /// Messages to one uid arrive in the order given. Cheaper than as many calls of [`Handle::push`]: they go to the
-    /// shards by the hundred. The bound on how many is the caller's memory.
+    /// Messages to one uid arrive in the order given. Cheaper than as many calls of [`Handle::push`]: a request to a
+    /// shard holds up to 256 of them. Their number is bounded by the caller's memory only.
     ///
     /// # Cancel safety
     /// When the future is dropped some may have been delivered and others not.
@@ -78,7 +78,7 @@ impl Handle {
         deliveries.into_iter().map(|delivery| delivery.unwrap_or(Delivery::Offline)).collect()
     }
 
-    /// Sends a message to every session of the node; returns how many it is due to.
+    /// Sends a message to every session of the node; returns the number of sessions.
     ///
     /// # Cancel safety
     /// When the future is dropped some shards may have taken the message and others not.
@@ -86,7 +86,7 @@ impl Handle {
         self.broadcast_except(kind, payload, []).await
     }
 
-    /// Sends a message to every session of the node but those of some uids; returns how many it is due to.
+    /// Sends a message to every session of the node, except those of the uids in `except`; returns the number of sessions.
     ///
     /// # Cancel safety
     /// As for [`Handle::broadcast`].
@@ -100,7 +100,7 @@ impl Handle {
         self.node.dispatcher.broadcast(kind, payload.into(), except).await.sessions
     }
 
-    /// Closes every session of `uid`, behind what is due to it; returns how many there were.
+    /// Closes every session of `uid` after all messages that are due to it; returns how many sessions there were.
     ///
     /// # Errors
     /// When `code` may not be sent in a close frame, or `reason` is longer than 123 bytes.
@@ -110,7 +110,7 @@ impl Handle {
     }
 }
 
-/// About users.
+/// Queries about users.
 impl Handle {
     /// Returns the sessions of `uid`, oldest first; none when it is offline.
     pub async fn sessions(&self, uid: &str) -> Vec<SessionInfo> {
@@ -119,8 +119,8 @@ impl Handle {
 
     /// Returns up to `most` of the uids that are online, from `cursor` on.
     ///
-    /// A uid whose oldest session stays the same from the first page to the last is on exactly one of them; of those
-    /// that come and go meanwhile, some are on a page.
+    /// A uid whose oldest session stays the same from the first page to the last is on exactly one page. A uid that
+    /// comes online or goes offline in the meantime may be on a page or not.
     pub async fn uids(&self, cursor: Cursor, most: usize) -> Uids {
         self.node.dispatcher.uids(cursor, most).await.unwrap_or_default()
     }
@@ -131,9 +131,9 @@ impl Handle {
     }
 }
 
-/// About the node.
+/// Queries about the node.
 impl Handle {
-    /// Returns what all shards have counted; a shard that has drained counts nothing.
+    /// Returns the sum of the counts of all shards, without those of a shard that has drained.
     pub async fn stats(&self) -> Stats {
         let mut sum = Stats::default();
         for stats in self.node.dispatcher.stats().await.into_iter().flatten() {
@@ -142,17 +142,18 @@ impl Handle {
         sum
     }
 
-    /// Returns what no shard counts: pushes of other programs, broadcasts that came from outside, events of the hook.
+    /// Returns the counts that no shard has: pushes of other programs, broadcasts from outside the shards, events of the
+    /// hook.
     pub fn counts(&self) -> NodeCounts {
         self.node.counts.of_node(&self.node.dispatcher)
     }
 
-    /// Returns how many logins were read since the start, in a first frame or with the upgrade, refused ones too.
+    /// Returns how many logins came since the start, in a first frame or with the upgrade, including refused ones.
     pub fn logins(&self) -> u64 {
         self.node.logins.count()
     }
 
-    /// Returns every reason to refuse a connection before it is a session, and how often it was since the start.
+    /// Returns every reason to refuse a connection before it is a session, with the number of such refusals since the start.
     pub fn refusals(&self) -> impl Iterator<Item = (Reason, u64)> + '_ {
         Reason::ALL.iter().map(|reason| (*reason, self.node.refusals.count(*reason)))
     }
@@ -163,12 +164,12 @@ impl Handle {
     }
 }
 
-/// Its life.
+/// The life of the node.
 impl Handle {
-    /// Hands what can change while running to every thread; what can't is ignored (see [`Config::reload`]).
+    /// Sends the settings that a running node can change to every thread, and ignores all others (see [`Config::reload`]).
     ///
-    /// The files of the certificate are read again, soon after; they are when they change, too. Blocks while a shard has too
-    /// many requests.
+    /// The files of the certificate are read again soon after. (They are also read again when they change.) Blocks while a
+    /// shard has too many requests.
     pub fn reload(&self, config: &Config) {
         if let Some(certificate) = &self.node.certificate {
             certificate.notify_one();
@@ -184,7 +185,7 @@ impl Handle {
     /// returns when all have ended or the time is over.
     ///
     /// # Cancel safety
-    /// A drain that was begun goes on when the future is dropped; calling it again waits for the same drain.
+    /// When the future is dropped, the drain goes on; another call waits for the same drain.
     pub async fn drain(&self) {
         let time_out = *self.node.drain_timeout.borrow();
         let is_first = self.node.drain_by.send_if_modified(|by| {
@@ -195,9 +196,10 @@ impl Handle {
         if is_first {
             info!("draining");
         }
-        // Every time: an earlier call may have been dropped in front of a full queue, and a shard heeds the first only.
+        // At every call: an earlier one may have been dropped while it waited for a full queue. A shard acts on the first
+        // such request only.
         self.node.dispatcher.drain(time_out).await;
-        // Nothing is ever sent: this ends with the last thread.
-        self.node.running.recv_async().await.ok();
+        // Nothing is ever sent: this returns when the last thread has ended.
+        self.node.ended.recv_async().await.ok();
     }
 }

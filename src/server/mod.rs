@@ -1,7 +1,7 @@
-//! The node: a checked config becomes a bound server, which runs and hands back the handle that drains it.
+//! The node: a checked config becomes a bound server; a bound server starts, and returns the handle that drains it.
 //!
-//! The only wiring there is: it makes the shards' mailboxes and queues, starts the threads, and keeps
-//! what reaches them from outside. Every thread is named: `pombo-gateway`, `pombo-control`, and `pombo-shard-0` onwards.
+//! This room alone connects the others: it makes the shards' mailboxes and queues, starts the threads, and keeps
+//! the senders to them. Every thread is named: `pombo-gateway`, `pombo-control`, and `pombo-shard-0` onwards.
 
 mod handle;
 
@@ -22,7 +22,7 @@ use crate::control::{
     Control, ControlListeners, ControlTokensError, Counts, HookEnds, HookError, Hooks, Process, TokenSet,
 };
 use crate::descriptors::{self, Reserve};
-use crate::dispatcher::{Dispatcher, ShardDoor};
+use crate::dispatcher::{Dispatcher, RequestSender};
 pub use crate::gateway::CertificateError;
 use crate::gateway::{
     AdmissionControl, Authenticator, Certificate, CertificateFiles, Gateway, HandoverSender, LoginService, Refusals,
@@ -31,25 +31,25 @@ use crate::gateway::{
 pub use crate::listener::PassedSockets;
 use crate::listener::{BoundListener, Inherited};
 use crate::log_sink::LogSink;
-use crate::mailbox::{self, Bell};
-use crate::presence::Teller;
+use crate::mailbox::{self, ShardWaker};
+use crate::presence::PresenceSender;
 use crate::shard::{Admission, LoginNumbers, Parts, Poller, Shard};
 use crate::uid::UidHasher;
 use crate::vital::Vital;
 
-/// How long the gateway's threads may take to end, once they have nothing to do any more.
-const RUNTIME_END: Duration = Duration::from_secs(1);
+/// How long a runtime's threads may take to end, after its work is done.
+const RUNTIME_SHUTDOWN_TIME: Duration = Duration::from_secs(1);
 
-/// Logged-in connections that may wait for one shard; past these the gateway waits.
+/// Most logged-in connections that may wait for one shard; the gateway waits while there are as many.
 const HANDOVERS_MAX: usize = 1024;
 
-/// Requests that may wait for one shard; past these the caller waits.
+/// Most requests that may wait for one shard; a caller waits while there are as many.
 const REQUESTS_MAX: usize = 1024;
 
-/// A node whose listeners are open and which does not run yet.
+/// A node whose listeners are open, and which does not run yet.
 ///
 /// # Examples
-/// What is wrong is said before anything runs, all of it together:
+/// All faults of the settings are reported together, before anything runs:
 /// ```
 /// use pombo::{Config, Server, StartError};
 ///
@@ -72,7 +72,7 @@ pub struct Server {
     log: Option<LogSink>,
 }
 
-/// Where other programs reach a node.
+/// The addresses where other programs reach a node.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ControlAddresses {
     /// Over HTTP.
@@ -81,14 +81,14 @@ pub struct ControlAddresses {
     pub text: Option<Listen>,
 }
 
-/// What reaches a running node's threads from outside.
+/// The senders to a running node's threads, and the counts that they share.
 struct Node {
     dispatcher: Dispatcher,
     settings: watch::Sender<Arc<GatewaySettings>>,
     control_settings: watch::Sender<Arc<ControlSettings>>,
     /// How long a drain may take; changed by a reload, read by the drain.
     drain_timeout: watch::Sender<Duration>,
-    /// When the drain will be over, from its begin on.
+    /// When the drain must be over; `None` before a drain.
     drain_by: watch::Sender<Option<Instant>>,
     admission: Admission,
     logins: LoginNumbers,
@@ -96,11 +96,11 @@ struct Node {
     counts: Counts,
     /// Asks for the certificate to be read again.
     certificate: Option<Arc<Notify>>,
-    /// Held open by every thread of the node; nothing is ever sent.
-    running: flume::Receiver<Infallible>,
+    /// Disconnected when the last thread of the node has ended; nothing is ever sent.
+    ended: flume::Receiver<Infallible>,
 }
 
-/// Why a node can't start; the operator's to mend.
+/// Why a node can't start; the operator must fix it.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum StartError {
@@ -115,19 +115,19 @@ pub enum StartError {
         /// What the operating system said.
         source: io::Error,
     },
-    /// A socket was passed on that no setting names: its clients would wait for ever.
+    /// The service manager passed a socket that no setting names: its clients would wait for ever.
     #[error("the service manager passed a socket on {listen}, expected that address in listen, control or text")]
     Passed {
         /// Its address.
         listen: Listen,
     },
-    /// The keys of tokens, or the certificates that may vouch for `auth_url`, can't be read.
+    /// The keys of tokens, or the root certificates for `auth_url`, can't be read.
     #[error("{reason}")]
     Keys {
         /// What is wrong, and in which file.
         reason: String,
     },
-    /// The secrets of the hook, or the certificates that may vouch for `hook_url`, can't be read.
+    /// The secrets of the hook, or the root certificates for `hook_url`, can't be read.
     #[error("{reason}")]
     Hook {
         /// What is wrong, and in which file.
@@ -139,7 +139,7 @@ pub enum StartError {
     /// The tokens of other programs can't be used.
     #[error(transparent)]
     ControlTokens(#[from] ControlTokensError),
-    /// The wall clock shows a time that dates can't hold.
+    /// The wall clock shows a time outside of 1970 to 9999.
     #[error(transparent)]
     Clock(#[from] ClockError),
     /// A thread or a poller can't be made.
@@ -161,8 +161,8 @@ fn hint(error: &io::Error) -> &'static str {
 }
 
 impl Server {
-    /// Checks the config, reads the keys of tokens and the certificate, and opens every listener; clients may connect from
-    /// now on and wait.
+    /// Checks the config, reads the keys of tokens and the certificate, and opens every listener; clients can connect from
+    /// now on, and wait in the backlog.
     ///
     /// # Errors
     /// See [`StartError`].
@@ -170,8 +170,8 @@ impl Server {
         Self::bind_with(config, PassedSockets::default())
     }
 
-    /// As [`Server::bind`], with the sockets that a service manager passed on in place of new ones, each where a setting
-    /// names its address.
+    /// As [`Server::bind`], but takes a socket that a service manager has passed, instead of opening a new one, wherever a
+    /// setting names its address.
     ///
     /// # Errors
     /// See [`StartError`].
@@ -192,8 +192,9 @@ impl Server {
         let control_tokens = TokenSet::load(&config.control_settings())?;
         let inherited = Inherited {
             send_buffer_bytes: config.send_buffer_bytes,
-            // As long as a silent peer is given. The kernel counts from when a peer has no room left, too, even if it
-            // answers every probe: a reader that the policy keeps must not end in silence.
+            // The same time after which the heartbeat closes a silent session. The kernel also counts the time of a zero
+            // window, even if the peer answers every probe. So it is set only with `disconnect`: the other policies keep
+            // slow readers.
             user_timeout: (config.slow_consumer == SlowConsumer::Disconnect).then_some(config.heartbeat_interval * 2),
         };
         let mut listeners = Vec::new();
@@ -203,7 +204,7 @@ impl Server {
             addresses.push(address);
             listeners.push(listener);
         }
-        // Answers that are not read end their connection.
+        // The kernel ends a connection of control whose peer does not read its answers.
         let inherited = Inherited { user_timeout: Some(config.control_idle_timeout), send_buffer_bytes: None };
         let mut bind = |listen: &Option<Listen>| {
             let bind = |listen| bind(listen, inherited, config.unix_socket_mode, &mut passed);
@@ -228,8 +229,8 @@ impl Server {
         })
     }
 
-    /// Names the sink that the program's log goes to: the node tells Prometheus how many of its lines were dropped, and lets
-    /// the last lines out before a panic ends the process.
+    /// Sets the sink of the program's log. The node exports the number of its dropped lines to Prometheus, and waits for its
+    /// last lines before a panic ends the process.
     #[must_use]
     pub fn with_log(mut self, log: LogSink) -> Self {
         self.log = Some(log);
@@ -253,13 +254,14 @@ impl Server {
     pub fn start(self) -> Result<Handle, StartError> {
         let Self { config, authenticator, listeners, control, control_tokens, certificate, hooks, log, .. } = self;
         let (hooks, ends) = hooks.unzip();
-        let (teller, ledger) = ends.map(|HookEnds { teller, ledger }| (teller, ledger)).unzip();
+        let (presence, progress) = ends.map(|HookEnds { presence, progress }| (presence, progress)).unzip();
         let hasher = UidHasher::random();
-        // Held by every thread that users reach, and by control, which is reached until those have ended.
-        let (serving, served) = flume::bounded::<Infallible>(0);
-        let (alive, running) = flume::bounded::<Infallible>(0);
-        let (handover_senders, shards) = spawn_shards(&config, &hasher, teller, &serving, log.as_ref())?;
-        let dispatcher = Dispatcher::new(hasher.clone(), shards, ledger);
+        // Each guard is a sender that threads hold until they end; nothing is ever sent. `serving_ended` disconnects when
+        // the gateway and all shards have ended. Then control ends, and with it `node_guard`.
+        let (serving_guard, serving_ended) = flume::bounded::<Infallible>(0);
+        let (node_guard, node_ended) = flume::bounded::<Infallible>(0);
+        let (handover_senders, shards) = spawn_shards(&config, &hasher, presence, &serving_guard, log.as_ref())?;
+        let dispatcher = Dispatcher::new(hasher.clone(), shards, progress);
 
         let (settings, gateway_settings) = watch::channel(Arc::new(config.gateway()));
         let (drain_by, gateway_drain_by) = watch::channel(None);
@@ -283,8 +285,8 @@ impl Server {
             tls: tls.clone(),
             vital: Vital::new(log.clone()),
         };
-        let certificate_asked = certificate.as_ref().map(Certificate::reload);
-        spawn_gateway(&config, gateway, listeners, certificate, serving)?;
+        let certificate_reload = certificate.as_ref().map(Certificate::reload);
+        spawn_gateway(&config, gateway, listeners, certificate, serving_guard)?;
         let (control_settings, settings_of_control) = watch::channel(Arc::new(config.control_settings()));
         let controlling = Control {
             settings: settings_of_control,
@@ -302,7 +304,7 @@ impl Server {
             reserve,
             tls,
         };
-        spawn_control(controlling, control, hooks, served, alive)?;
+        spawn_control(controlling, control, hooks, serving_ended, node_guard)?;
         let drain_timeout = watch::Sender::new(config.drain_timeout);
         Ok(Handle {
             node: Arc::new(Node {
@@ -315,8 +317,8 @@ impl Server {
                 logins,
                 refusals,
                 counts,
-                certificate: certificate_asked,
-                running,
+                certificate: certificate_reload,
+                ended: node_ended,
             }),
         })
     }
@@ -334,32 +336,32 @@ fn bind(
     bound.map_err(|source| StartError::Listen { listen: listen.clone(), source })
 }
 
-/// Starts a thread for each shard; returns the ways in for logged-in connections, and for requests.
+/// Starts a thread for each shard; returns the senders of hand-overs and of requests, by shard.
 fn spawn_shards(
     config: &Config,
     hasher: &UidHasher,
-    // Goes with the last shard; then the hook ends.
-    presence: Option<Teller>,
-    serving: &flume::Sender<Infallible>,
+    // The hook ends when the last shard has dropped its clone.
+    presence: Option<PresenceSender>,
+    serving_guard: &flume::Sender<Infallible>,
     log: Option<&LogSink>,
-) -> io::Result<(Vec<HandoverSender>, Vec<ShardDoor>)> {
+) -> io::Result<(Vec<HandoverSender>, Vec<RequestSender>)> {
     let pollers = (0..config.shards.get()).map(|_| Poller::new()).collect::<io::Result<Vec<_>>>()?;
-    let bells: Vec<_> = pollers.iter().map(|(_, wake)| Bell::new(Arc::clone(wake))).collect();
-    let mailboxes = mailbox::wire(&bells, config.mailbox_bytes_max);
+    let wakers: Vec<_> = pollers.iter().map(|(_, wake)| ShardWaker::new(Arc::clone(wake))).collect();
+    let mailboxes = mailbox::wire(&wakers, config.mailbox_bytes_max);
     let settings = Arc::new(config.session());
     let (mut handover_senders, mut shards) = (Vec::new(), Vec::new());
-    for (index, (((poller, _), mailbox), bell)) in pollers.into_iter().zip(mailboxes).zip(&bells).enumerate() {
+    for (index, (((poller, _), mailbox), waker)) in pollers.into_iter().zip(mailboxes).zip(&wakers).enumerate() {
         let (handover_sender, handovers) = flume::bounded(HANDOVERS_MAX);
         let (request_sender, requests) = flume::bounded(REQUESTS_MAX);
-        handover_senders.push(HandoverSender { handovers: handover_sender, bell: bell.clone() });
-        shards.push(ShardDoor { requests: request_sender, bell: bell.clone() });
+        handover_senders.push(HandoverSender { handovers: handover_sender, waker: waker.clone() });
+        shards.push(RequestSender { requests: request_sender, waker: waker.clone() });
         let (hasher, settings) = (hasher.clone(), Arc::clone(&settings));
         let presence = presence.clone();
         let parts = Parts { index, hasher, settings, mailbox, handovers, requests, presence };
-        let serving = serving.clone();
+        let serving_guard = serving_guard.clone();
         spawn(format!("pombo-shard-{index}"), Vital::new(log.cloned()), move || {
             Shard::new(poller, parts).run();
-            drop(serving);
+            drop(serving_guard);
         })?;
     }
     Ok((handover_senders, shards))
@@ -371,7 +373,7 @@ fn spawn_gateway(
     gateway: Gateway,
     listeners: Vec<BoundListener>,
     certificate: Option<Certificate>,
-    serving: flume::Sender<Infallible>,
+    serving_guard: flume::Sender<Infallible>,
 ) -> io::Result<()> {
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(config.gateway_threads.get())
@@ -387,23 +389,23 @@ fn spawn_gateway(
         runtime.spawn(vital.task("certificate", certificate.watch()));
     }
     spawn("pombo-gateway".to_owned(), vital, move || {
-        // On a worker, so that accepting costs no hop from this thread.
+        // On a worker thread, so that accepting needs no switch from this thread.
         let run = runtime.spawn(gateway.run(listeners));
         runtime.block_on(run).expect("the gateway does not panic");
-        // With it go the listeners, before the drain counts as done: the socket's file is gone by then.
-        // A thread that reads a file from a disk that doesn't answer is not waited for.
-        runtime.shutdown_timeout(RUNTIME_END);
-        drop(serving);
+        // The listeners, and with them the files of Unix sockets, are gone before the drain counts as done.
+        // The shutdown does not wait longer for a thread that reads a file from a dead mount.
+        runtime.shutdown_timeout(RUNTIME_SHUTDOWN_TIME);
+        drop(serving_guard);
     })
 }
 
-/// Starts the thread of control, which ends when all that users reach has.
+/// Starts the thread of control, which ends after the gateway and all shards.
 fn spawn_control(
     control: Control,
     listeners: ControlListeners,
     hooks: Option<Hooks>,
-    served: flume::Receiver<Infallible>,
-    alive: flume::Sender<Infallible>,
+    serving_ended: flume::Receiver<Infallible>,
+    node_guard: flume::Sender<Infallible>,
 ) -> io::Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let vital = Vital::new(control.log.clone());
@@ -411,14 +413,14 @@ fn spawn_control(
         runtime.block_on(async {
             let hooks = hooks.map(|hooks| tokio::spawn(vital.task("hook", hooks.run(control.settings.clone()))));
             // Nothing is ever sent.
-            let run = control.run(listeners, served.recv_async()).await;
+            let run = control.run(listeners, serving_ended.recv_async()).await;
             run.expect("a bound listener moves to the runtime");
             if let Some(hooks) = hooks {
                 hooks.await.expect("the hook does not panic");
             }
         });
-        runtime.shutdown_timeout(RUNTIME_END);
-        drop(alive);
+        runtime.shutdown_timeout(RUNTIME_SHUTDOWN_TIME);
+        drop(node_guard);
     })
 }
 

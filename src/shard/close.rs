@@ -1,9 +1,9 @@
-//! The end of a session, so that the peer sees why.
+//! How a session closes, in the steps that let its peer see the close code.
 //!
-//! The registry entry goes at once. What was accepted is kept or dropped as the reason says; the close
-//! frame follows; when all is sent, the end of sending (a FIN). Then what the peer still sends is read
-//! and thrown away, until its own end, the time-out, or a bound: closing with input unread would send
-//! an RST, and the peer might never see the code (RFC 1122, section 4.2.2.13).
+//! 1. The session leaves the registry. Frames that wait in its outbox are kept or dropped ([`Unsent`]).
+//! 2. The close frame is sent behind them, and then the end of sending (a FIN).
+//! 3. The session lingers: it reads and discards input until the peer ends, `close_timeout`, or a bound. To close a socket with
+//!    unread input would send an RST, and the peer might never see the code (RFC 1122, section 4.2.2.13).
 
 use std::io;
 
@@ -18,41 +18,41 @@ use crate::presence::Change;
 use crate::protocol::{Encoding, Protocol};
 use crate::uid::UidHash;
 
-/// Steps towards the end of closing sessions that are made in a turn: thousands that leave at once cost as many calls of the
-/// kernel, and those who stay have their turn in between.
-pub(super) const FAREWELLS_PER_TURN: usize = 64;
+/// Most steps that a turn makes with closing sessions. Each step is a system call or two: thousands of sessions that close at once
+/// must not hold up those that stay.
+pub(super) const LINGER_STEPS_PER_TURN: usize = 64;
 
-/// Bytes that a closing session reads and throws away before it gives up on a clean end.
+/// Bytes that a closing session reads and discards before it gives up on a clean end.
 const DISCARD_BYTES_MAX: u32 = 64 << 20;
 
 /// Why the node closes a session.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Farewell<'a> {
-    /// The code of the cause, by which it is counted.
+pub(super) struct CloseReason<'a> {
+    /// The close code of the cause, under which the close is counted.
     pub(super) code: u16,
-    /// At most 123 bytes are sent.
-    pub(super) reason: &'a str,
+    /// The reason that the peer is sent, cut after 123 bytes.
+    pub(super) text: &'a str,
     chosen_by: ChosenBy,
 }
 
-/// Who has chosen a close code.
+/// Where a close code comes from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum ChosenBy {
-    /// The node: the session's protocol may have another code for the cause.
+    /// The node: the session's protocol translates it to its own code for the same cause.
     Node,
-    /// A caller of the API: it is sent as it is.
+    /// A caller of the API: it is sent unchanged.
     Caller,
 }
 
-impl<'a> Farewell<'a> {
-    /// Returns one of the node's causes (see [`close`]) with another reason than the code's own meaning.
-    pub(super) fn with_reason(code: u16, reason: &'a str) -> Self {
-        Self { code, reason, chosen_by: ChosenBy::Node }
+impl<'a> CloseReason<'a> {
+    /// Returns one of the node's causes (see [`close`]) with another text than the code's own meaning.
+    pub(super) fn with_text(code: u16, text: &'a str) -> Self {
+        Self { code, text, chosen_by: ChosenBy::Node }
     }
 
     /// Returns what a caller of the API has chosen.
-    pub(super) fn by_caller(code: u16, reason: &'a str) -> Self {
-        Self { code, reason, chosen_by: ChosenBy::Caller }
+    pub(super) fn by_caller(code: u16, text: &'a str) -> Self {
+        Self { code, text, chosen_by: ChosenBy::Caller }
     }
 
     /// Returns the close code for a client that speaks `protocol`.
@@ -64,44 +64,44 @@ impl<'a> Farewell<'a> {
     }
 }
 
-impl Farewell<'static> {
-    /// Returns one of the node's causes, see [`close`]; its reason is the code's own meaning.
+impl CloseReason<'static> {
+    /// Returns one of the node's causes, see [`close`]; its text is the code's own meaning.
     pub(super) fn of(code: u16) -> Self {
-        Self::with_reason(code, close::meaning(code).unwrap_or_default())
+        Self::with_text(code, close::meaning(code).unwrap_or_default())
     }
 }
 
-/// What becomes of the messages accepted and not sent yet.
+/// Whether messages that wait in the outbox are still sent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Unsent {
     /// They go out in front of the close frame.
     Keep,
-    /// They are dropped and counted; the frame begun is finished.
+    /// They are dropped and counted, except for a frame of which a part was sent: that is finished.
     Drop,
 }
 
 impl<N: Network> Shard<N> {
     /// Begins to close an open session with a close frame.
-    pub(super) fn close(&mut self, key: SessionKey, farewell: Farewell<'_>, unsent: Unsent) {
-        if self.leave(key, unsent) {
-            self.stats.count_close(farewell.code);
+    pub(super) fn close(&mut self, key: SessionKey, reason: CloseReason<'_>, unsent: Unsent) {
+        if self.begin_close(key, unsent) {
+            self.stats.count_close(reason.code);
             debug!(
                 shard = self.index,
                 session = %key,
-                code = farewell.code,
-                reason = farewell.reason,
+                code = reason.code,
+                reason = reason.text,
                 "session closing"
             );
             self.stats.frames_out += 1;
             let Some(session) = self.sessions.present(key) else { return };
-            let code = farewell.code_in(session.protocol);
-            self.append(key, |outbox| outbox.push_close(code, farewell.reason));
+            let code = reason.code_in(session.protocol);
+            self.append(key, |outbox| outbox.push_close(code, reason.text));
         }
     }
 
     /// Answers the peer's close frame with its own code.
     pub(super) fn answer_close(&mut self, key: SessionKey, code: Option<u16>) {
-        if self.leave(key, Unsent::Keep) {
+        if self.begin_close(key, Unsent::Keep) {
             self.stats.closed_by_peer += 1;
             debug!(shard = self.index, session = %key, code, "session closed by its peer");
             self.stats.frames_out += 1;
@@ -112,74 +112,73 @@ impl<N: Network> Shard<N> {
         }
     }
 
-    /// The peer sends no more: what is due to it goes out, then the session ends.
+    /// Handles the end of the peer's stream: frames that are due to the peer are sent, then the session ends.
     pub(super) fn end_of_input(&mut self, key: SessionKey) {
         let Some(session) = self.sessions.present(key) else { return };
         match session.phase {
             Phase::Lingering => self.remove(key),
-            // Still sending; a failed connection shows at the next send, a silent one at the time-out.
+            // It is still sending. A failed connection shows at the next send, a silent one at `close_timeout`.
             Phase::Closing => {}
             Phase::Open => {
                 debug!(shard = self.index, session = %key, "session's peer has gone without a close frame");
-                if self.leave(key, Unsent::Keep) {
+                if self.begin_close(key, Unsent::Keep) {
                     self.stats.closed_by_peer += 1;
-                    // Dirty even if nothing is due, so that the flush ends it.
+                    // Marked dirty even with nothing to send: the flush then ends it.
                     self.append(key, |_| {});
                 }
             }
         }
     }
 
-    /// The connection has failed: the session is gone, and what was due to it is counted.
-    pub(super) fn lose(&mut self, key: SessionKey, error: &io::Error) {
+    /// Ends a session whose connection has failed; messages that were due to it are counted as shed.
+    pub(super) fn connection_lost(&mut self, key: SessionKey, error: &io::Error) {
         self.stats.lost += 1;
         debug!(shard = self.index, session = %key, error = %error, "session lost");
         self.remove(key);
     }
 
-    /// Sends the end of sending, after the last frame.
+    /// Sends the end of the stream, after the last frame.
     pub(super) fn finish(&mut self, key: SessionKey) {
         let Some(session) = self.sessions.present(key) else { return };
         match session.socket.finish() {
             Ok(()) => {}
-            // The flush comes back here when there is room.
+            // TLS has no room for its `close_notify`. The flush calls this again when there is room.
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                return self.block(key).unwrap_or_else(|error| self.lose(key, &error));
+                return self.block(key).unwrap_or_else(|error| self.connection_lost(key, &error));
             }
-            Err(error) => return self.lose(key, &error),
+            Err(error) => return self.connection_lost(key, &error),
         }
         session.phase = Phase::Lingering;
-        // What has arrived meanwhile, its end maybe, was not looked at.
+        // Input that arrived while it was sending was not read; the peer's end may be behind it.
         session.flags.is_readable = true;
         self.enqueue(key);
     }
 
-    /// Makes so many steps with sessions that leave: sends what is due to one, receives what it still says. They have a list
-    /// of their own, so that thousands of them are not looked at in every turn.
-    pub(super) fn see_off(&mut self, steps: usize) {
+    /// Makes at most `steps` steps with closing sessions. A step sends a session what is due to it, and reads and discards input.
+    pub(super) fn linger_steps(&mut self, steps: usize) {
         for _ in 0..steps {
-            let Some(key) = self.leaving.pop_front() else { return };
-            // It may have ended since it was put here.
+            let Some(key) = self.lists.next_closing() else { return };
+            // It may have ended while it waited on the list.
             let Some(session) = self.sessions.get(key) else { continue };
-            debug_assert_ne!(session.phase, Phase::Open, "an open session is among those that leave");
-            if session.flags.is_dirty {
+            debug_assert_ne!(session.phase, Phase::Open, "an open session is on the closing list");
+            if session.listed.is_dirty() {
                 self.flush_session(key);
             }
-            // It may have ended with what was sent.
-            if self.sessions.get(key).is_some_and(|session| std::mem::take(&mut session.flags.is_queued)) {
+            // The flush may have ended it.
+            if self.sessions.get(key).is_some_and(|session| session.listed.take_queued()) {
                 self.discard(key);
                 self.account(key);
             }
-            self.relieve();
+            self.enforce_memory_max();
         }
     }
 
-    /// Receives and throws away.
+    /// Receives once, and discards the input.
     fn discard(&mut self, key: SessionKey) {
         let mut scratch = std::mem::take(&mut self.scratch);
         if let Some(session) = self.sessions.present(key) {
             let received = session.socket.receive(&mut scratch);
-            if let Some(length) = self.received(key, received, scratch.len())
+            if let Some(length) = self.note_received(key, received, scratch.len())
                 && let Some(session) = self.sessions.present(key)
             {
                 session.discarded = session.discarded.saturating_add(length as u32);
@@ -193,29 +192,26 @@ impl<N: Network> Shard<N> {
         self.scratch = scratch;
     }
 
-    /// Takes an open session out of the registry and stops decoding it; says whether it was open.
-    fn leave(&mut self, key: SessionKey, unsent: Unsent) -> bool {
+    /// Takes an open session out of the registry, and stops reading it; returns whether it was open.
+    fn begin_close(&mut self, key: SessionKey, unsent: Unsent) -> bool {
         let close_by = self.tick.after(self.settings.close_timeout);
         let Some(session) = self.sessions.present(key) else { return false };
         if session.phase != Phase::Open {
             return false;
         }
-        let (hash, encoding, log_from) = (session.hash, session.protocol.encoding(), session.log_from);
-        let log_end = self.logs.of(encoding).end();
-        self.departures += 1;
+        let (hash, encoding) = (session.hash, session.protocol.encoding());
+        self.closings += 1;
         self.unregister(hash, encoding, key);
         match unsent {
-            Unsent::Keep if log_from != log_end => self.take_log(key, log_end),
-            Unsent::Keep => {}
+            Unsent::Keep => self.take_log(key),
             Unsent::Drop => {
-                let unlogged = self.logs.of(encoding).frames_from(log_from) as u64;
-                let outbox = self.sessions.present(key).and_then(|session| session.outbox.as_mut());
-                let dropped = outbox.map_or(0, |outbox| outbox.drop_all());
-                self.stats.shed_closed += unlogged + dropped;
+                let Some(session) = self.sessions.present(key) else { return false };
+                let dropped = session.outbox.as_mut().map_or(0, |outbox| outbox.drop_all());
+                self.stats.shed_closed += self.logs.due_frames(session) + dropped;
+                self.logs.skip(session);
             }
         }
         let Some(session) = self.sessions.present(key) else { return false };
-        session.log_from = log_end;
         session.phase = Phase::Closing;
         session.reader = Default::default();
         session.unread = None;
@@ -229,24 +225,24 @@ impl<N: Network> Shard<N> {
         true
     }
 
-    /// Takes a session out of the registry and from among the receivers of its encoding, if it is there; tells what that makes of
-    /// its uid.
+    /// Takes a session out of the registry and from the receivers of its encoding, if it is registered; reports its uid's change of
+    /// presence.
     fn unregister(&mut self, hash: UidHash, encoding: Encoding, key: SessionKey) {
         let removed = self.registry.remove(hash, key);
         if !matches!(removed, Removed::Nothing) {
-            self.logs.leave(encoding);
+            self.logs.remove_receiver(encoding);
         }
         let Some(presence) = &self.presence else { return };
         match removed {
-            Removed::Last(uid) => presence.tell(uid, Change::Went, self.now),
-            Removed::Oldest(uid) => presence.tell(uid.into(), Change::Moved, self.now),
+            Removed::Last(uid) => presence.send(uid, Change::Offline, self.now),
+            Removed::Oldest(uid) => presence.send(uid.into(), Change::Moved, self.now),
             Removed::Younger | Removed::Nothing => {}
         }
     }
 
-    /// Drops a session, wherever in its life it is.
+    /// Drops a session in any phase.
     pub(super) fn remove(&mut self, key: SessionKey) {
-        self.departures += 1;
+        self.closings += 1;
         let Some(mut session) = self.sessions.remove(key) else {
             debug_assert!(false, "session {key} ends twice");
             return;
@@ -254,13 +250,12 @@ impl<N: Network> Shard<N> {
         if session.phase == Phase::Open {
             let encoding = session.protocol.encoding();
             self.unregister(session.hash, encoding, key);
-            self.stats.shed_closed += self.logs.of(encoding).frames_from(session.log_from) as u64;
+            self.stats.shed_closed += self.logs.due_frames(&session);
         }
+        self.memory.remove(&mut session);
         if let Some(outbox) = &mut session.outbox {
-            self.outbox_bytes -= outbox.accounted;
             self.stats.shed_closed += outbox.abandon();
         }
-        self.held -= session.held as usize;
         self.network.remove(&mut session.socket);
         debug!(shard = self.index, session = %key, peer = session.peer.map(tracing::field::display), "session ended");
     }

@@ -1,13 +1,15 @@
-//! The part of a turn that puts messages into outboxes and the broadcast log.
+//! The part of a turn that puts messages into outboxes and into the broadcast logs.
 
-use std::collections::VecDeque;
-
-use super::close::{Farewell, Unsent};
+use super::budget::Cost;
+use super::close::{CloseReason, Unsent};
 use super::io::{Network, SessionKey};
+use super::lists::WorkLists;
+use super::log::Position;
+use super::memory::Memory;
 use super::outbox::Outbox;
 use super::pool::OutboxPool;
 use super::session::{Phase, Session};
-use super::{Cost, Shard, journal, log};
+use super::{Shard, tally};
 use crate::config::SlowConsumer;
 use crate::frame::{HEADER_BYTES_MAX, Opcode, close};
 use crate::mailbox::Letter;
@@ -16,7 +18,7 @@ use crate::protocol::{Encoding, Message};
 use crate::uid::UidHash;
 
 impl<N: Network> Shard<N> {
-    /// Delivers a message to the sessions of a uid that this shard owns; returns what that cost, too.
+    /// Delivers a message to all sessions of a uid that this shard owns; returns the outcome and the cost.
     #[inline]
     pub(super) fn deliver(&mut self, hash: UidHash, uid: &[u8], message: &mut Message<'_>) -> (Delivery, Cost) {
         let cost = Cost { deliveries: 1, bytes: message.payload().as_slice().len() };
@@ -26,7 +28,7 @@ impl<N: Network> Shard<N> {
                 (Delivery::Offline, cost)
             }
             [session] => {
-                journal::reached(1);
+                tally::reached(1);
                 (self.deliver_to(session, message), cost)
             }
             ref sessions => {
@@ -38,19 +40,19 @@ impl<N: Network> Shard<N> {
 
     /// Delivers a message to all sessions of a uid.
     fn deliver_to_each(&mut self, sessions: &[SessionKey], message: &mut Message<'_>) -> Delivery {
-        journal::reached(sessions.len());
+        tally::reached(sessions.len());
         let mut delivery = Delivery::Offline;
         for &session in sessions {
             let next = if self.is_open(session) {
                 self.deliver_to(session, message)
             } else {
-                // It was cut a moment ago, for what it holds.
+                // The delivery to an earlier session went over `memory_bytes_max`, and this session was closed for that.
                 self.stats.shed_closed += 1;
                 Delivery::Shed(Shed::Lost)
             };
             delivery = add(delivery, next);
-            // After each: together they may take many times what one message is.
-            self.relieve();
+            // After each: copies for many sessions may take many times the memory of one message.
+            self.enforce_memory_max();
         }
         delivery
     }
@@ -67,7 +69,7 @@ impl<N: Network> Shard<N> {
         }
     }
 
-    /// Puts a message into the logs, due to every open session; returns how many those are.
+    /// Puts a message into the logs, for every open session; returns how many sessions it is due to.
     pub(super) fn broadcast(&mut self, message: &mut Message<'_>) -> usize {
         let sessions = self.registry.sessions();
         self.stats.broadcasts += 1;
@@ -77,33 +79,29 @@ impl<N: Network> Shard<N> {
         sessions - too_long
     }
 
-    /// Puts a message into the logs, due to every open session but those of the uids in `except`.
+    /// As [`Shard::broadcast`], except for the sessions of the uids in `except`.
     pub(super) fn broadcast_except(&mut self, mut message: Message<'_>, except: &[(UidHash, Box<str>)]) -> usize {
         let mut left_out = Vec::new();
         for (hash, uid) in except {
             for session in self.registry.find(*hash, uid.as_bytes()).to_vec() {
-                // It may have been cut a moment ago.
+                // An earlier session's `catch_up` may have closed this one to free memory.
                 if !self.is_open(session) {
                     continue;
                 }
-                // What it is due of the log so far moves to its outbox; then it skips what comes now.
+                // Earlier broadcasts move to its outbox now, so that it can skip this one alone.
                 if self.catch_up(session) {
                     left_out.push(session);
                 }
-                self.relieve();
+                self.enforce_memory_max();
             }
         }
         let sessions = self.broadcast(&mut message);
         let mut skipped = 0;
         for key in left_out {
-            // It may have been cut, or lost, for the others.
+            // It may have ended or been closed since.
             let Some(session) = self.sessions.get(key).filter(|session| session.phase == Phase::Open) else { continue };
-            let log_end = self.logs.of(session.protocol.encoding()).end();
-            // One whose uid is named twice skips it once.
-            if session.log_from != log_end {
-                session.log_from = log_end;
-                skipped += 1;
-            }
+            // A session whose uid is listed twice is counted once.
+            skipped += usize::from(self.logs.skip(session));
         }
         self.stats.broadcast_deliveries -= skipped as u64;
         sessions - skipped
@@ -114,7 +112,7 @@ impl<N: Network> Shard<N> {
         while !self.is_saturated() {
             let Some(mut batch) = self.mailbox.next_batch() else { return };
             if let Some(posted) = batch.take_posted() {
-                // What was posted since the last poll has not waited for this shard.
+                // Mail that was posted since the last poll has not waited: the difference saturates to zero.
                 self.stats.mail_wait.note(self.now.saturating_duration_since(posted));
             }
             while let Some(letter) = batch.take() {
@@ -133,7 +131,7 @@ impl<N: Network> Shard<N> {
         match letter {
             Letter::Unicast { hash, uid, kind, payload } => {
                 let (_, cost) = self.deliver(hash, uid, &mut Message::new(kind, payload));
-                self.relieve();
+                self.enforce_memory_max();
                 cost
             }
             Letter::Broadcast { kind, payload } => {
@@ -143,11 +141,11 @@ impl<N: Network> Shard<N> {
         }
     }
 
-    /// Appends a data frame to an open session's outbox, behind the broadcasts due to it; `encoded` returns its content in the
-    /// session's encoding.
+    /// Appends a data frame to an open session's outbox, behind the broadcasts that are due to it; `encoded` returns the content in
+    /// the session's encoding.
     ///
     /// # Errors
-    /// When it was not taken, which is counted by then.
+    /// When the frame was shed, which is counted already.
     #[inline]
     pub(super) fn push<'m>(
         &mut self,
@@ -161,133 +159,127 @@ impl<N: Network> Shard<N> {
         let opcode = Opcode::from(kind);
         let length = HEADER_BYTES_MAX + payload.as_slice().len();
         let held = session.outbox.as_ref().map_or(0, |outbox| outbox.bytes());
-        let log_end = self.logs.of(encoding).end();
-        let is_next = session.log_from == log_end && held + length <= self.settings.outbox_bytes_max;
+        let is_next = !self.logs.has_due(session) && held + length <= self.settings.outbox_bytes_max;
         if is_next {
-            let growth =
-                append_to(session, key, &mut self.outboxes, &mut self.dirty, |outbox| outbox.push(opcode, payload));
-            self.note_growth(growth);
+            append_to(session, key, &mut self.outboxes, &mut self.lists, &mut self.memory, |outbox| {
+                outbox.push(opcode, payload);
+            });
             return Ok(());
         }
-        self.make_way(key, length)?;
+        self.ensure_room(key, length)?;
         self.append(key, |outbox| outbox.push(opcode, payload));
         Ok(())
     }
 
-    /// Answers a client; an answer that its outbox has no room for is counted as shed like any message.
+    /// Sends a client an answer of the node; one that its outbox has no room for is counted as shed, like any message.
     pub(super) fn reply(&mut self, key: SessionKey, text: &str) {
-        // It is in its protocol's words already.
+        // The text is in the encoding of the session's protocol already.
         let text = Payload::Borrowed(text.as_bytes());
         if self.push(key, |_| (Kind::Text, &text)).is_ok() {
             self.stats.frames_out += 1;
         }
     }
 
-    /// Moves what is due to a session before a frame of `length` bytes out of the way.
+    /// Makes an outbox ready to take a frame of `length` bytes: moves broadcasts that are due before the frame into the outbox, and
+    /// then frees room.
     ///
     /// # Errors
-    /// When there is no room for the frame, which is counted by then.
+    /// When there is no room for the frame; it is counted as shed already.
     #[inline(never)]
-    fn make_way(&mut self, key: SessionKey, length: usize) -> Result<(), Shed> {
+    fn ensure_room(&mut self, key: SessionKey, length: usize) -> Result<(), Shed> {
         let slow_consumers = self.stats.slow_consumers;
         let Some(session) = self.sessions.present(key) else { return Err(Shed::Lost) };
-        if session.log_from != self.logs.of(session.protocol.encoding()).end() && !self.catch_up(key) {
+        if self.logs.has_due(session) && !self.catch_up(key) {
             self.stats.shed_closed += 1;
-            // The broadcasts in front of it may have been too much.
+            // The session closed in `catch_up`: as a slow consumer, or because its connection failed.
             let was_slow = self.stats.slow_consumers > slow_consumers;
             return Err(if was_slow { Shed::OutboxFull } else { Shed::Lost });
         }
         let Some(session) = self.sessions.present(key) else { return Err(Shed::Lost) };
         let held = session.outbox.as_ref().map_or(0, |outbox| outbox.bytes());
-        if held + length <= self.settings.outbox_bytes_max { Ok(()) } else { self.make_room(key, length) }
+        if held + length <= self.settings.outbox_bytes_max { Ok(()) } else { self.flush_for_room(key, length) }
     }
 
-    /// Gives `write` the session's outbox, from the pool if it has none; counts what was appended, and marks the session dirty.
+    /// Calls `write` with the session's outbox, a new one from the pool if it has none; then accounts for the appended bytes and
+    /// marks the session dirty.
     #[inline]
     pub(super) fn append(&mut self, key: SessionKey, write: impl FnOnce(&mut Outbox)) {
         let Some(session) = self.sessions.present(key) else { return };
-        let growth = append_to(session, key, &mut self.outboxes, &mut self.dirty, write);
-        self.note_growth(growth);
+        append_to(session, key, &mut self.outboxes, &mut self.lists, &mut self.memory, write);
     }
 
-    #[inline]
-    fn note_growth(&mut self, growth: Growth) {
-        self.outbox_bytes += growth.waiting;
-        self.held += growth.held;
-        journal::held(self.held);
-    }
-
-    /// Moves the broadcasts that an open session has not taken into its outbox, so that what comes next stays behind.
+    /// Moves the broadcasts that are due to a session into its outbox, so that a frame that is appended next comes behind them.
     ///
-    /// Says whether the session is still open: there may be too much for it, or its socket may have failed.
+    /// Returns whether the session is still open: the broadcasts may be more than it may hold, or its socket may have failed.
     pub(super) fn catch_up(&mut self, key: SessionKey) -> bool {
         let bytes_max = self.settings.outbox_bytes_max;
         let Some(session) = self.sessions.present(key) else { return false };
-        let log_end = self.logs.of(session.protocol.encoding()).end();
         if session.phase != Phase::Open {
-            session.log_from = log_end;
+            self.logs.skip(session);
             return false;
         }
         let held = session.outbox.as_ref().map_or(0, |outbox| outbox.bytes());
-        let due = (log_end - session.log_from) as usize;
-        if held + due > bytes_max {
-            // Too much to keep: the socket takes what it can first.
+        if held + self.logs.due_bytes(session) > bytes_max {
+            // They don't fit: first the socket takes as much as it can.
             self.flush_session(key);
             return self.is_open(key);
         }
-        self.take_log(key, log_end);
+        self.take_log(key);
         true
     }
 
-    /// Copies the log up to `to` into the session's outbox, whatever its bound says.
-    pub(super) fn take_log(&mut self, key: SessionKey, to: log::Position) {
+    /// Moves everything that is due to a session of its log into its outbox, whatever the outbox's bound says.
+    pub(super) fn take_log(&mut self, key: SessionKey) {
         let Some(session) = self.sessions.present(key) else { return };
-        let from = std::mem::replace(&mut session.log_from, to);
-        self.copy_log(key, from, to);
+        let (from, to) = (session.log_from, self.logs.of_session(session).end());
+        if from != to {
+            session.log_from = to;
+            self.copy_log(key, from, to);
+        }
     }
 
-    /// Copies a part of its log into a session's outbox, whatever its bound says.
-    pub(super) fn copy_log(&mut self, key: SessionKey, from: log::Position, to: log::Position) {
+    /// Copies a part of its log into a session's outbox, whatever the outbox's bound says.
+    pub(super) fn copy_log(&mut self, key: SessionKey, from: Position, to: Position) {
         let Some(session) = self.sessions.present(key) else { return };
-        let encoding = session.protocol.encoding();
-        let log = std::mem::take(self.logs.of_mut(encoding));
-        self.append(key, |outbox| log.runs(from, to, |run| outbox.append_run(run)));
-        *self.logs.of_mut(encoding) = log;
+        let log = self.logs.of(session.protocol.encoding());
+        append_to(session, key, &mut self.outboxes, &mut self.lists, &mut self.memory, |outbox| {
+            log.runs(from, to, |run| outbox.append_run(run));
+        });
     }
 
-    /// Makes room for a frame of `length` bytes: by sending, and if the socket refuses by the slow-consumer policy.
+    /// Frees room for a frame of `length` bytes in an outbox: by sending, and if the socket refuses, by the slow-consumer policy.
     ///
     /// # Errors
-    /// When there is none even so, which is counted by then.
-    pub(super) fn make_room(&mut self, key: SessionKey, length: usize) -> Result<(), Shed> {
+    /// When there is no room even so; the frame is counted as shed already.
+    pub(super) fn flush_for_room(&mut self, key: SessionKey, length: usize) -> Result<(), Shed> {
         let slow_consumers = self.stats.slow_consumers;
         self.flush_session(key);
-        // It may have been cut or lost just now.
+        // The flush may have closed it as a slow consumer, or found its connection failed.
         if !self.is_open(key) {
             self.stats.shed_closed += 1;
             let was_slow = self.stats.slow_consumers > slow_consumers;
             return Err(if was_slow { Shed::OutboxFull } else { Shed::Lost });
         }
-        self.make_room_blocked(key, length)
+        self.apply_slow_consumer(key, length)
     }
 
-    /// Makes room for a frame of `length` bytes in the outbox of an open session whose socket takes nothing: the one place where a
-    /// slow consumer is cut, or loses messages, as the setting `slow_consumer` says.
+    /// Applies the setting `slow_consumer` to an open session whose socket takes nothing and whose outbox may have no room for a frame
+    /// of `length` bytes. This is the one place where a slow consumer is closed, or loses messages.
     ///
     /// # Errors
-    /// When the frame has no room, which is counted by then; under [`SlowConsumer::Disconnect`] the session closes.
-    pub(super) fn make_room_blocked(&mut self, key: SessionKey, length: usize) -> Result<(), Shed> {
+    /// When the frame has no room; it is counted as shed already. Under [`SlowConsumer::Disconnect`] the session closes.
+    pub(super) fn apply_slow_consumer(&mut self, key: SessionKey, length: usize) -> Result<(), Shed> {
         let bytes_max = self.settings.outbox_bytes_max;
         let Some(session) = self.sessions.present(key) else { return Err(Shed::Lost) };
         let mut outbox = session.outbox.as_mut();
         let mut has_room = outbox.as_ref().map_or(0, |outbox| outbox.bytes()) + length <= bytes_max;
-        // No receiver is to blame for a frame that no outbox has room for.
+        // A frame that no outbox has room for is not the receiver's fault.
         let is_too_long = length > bytes_max;
         if !has_room && !is_too_long {
             match self.settings.slow_consumer {
                 SlowConsumer::Disconnect => {
                     self.stats.slow_consumers += 1;
-                    self.close(key, Farewell::of(close::SLOW_CONSUMER), Unsent::Drop);
+                    self.close(key, CloseReason::of(close::SLOW_CONSUMER), Unsent::Drop);
                 }
                 SlowConsumer::DropNewest => {}
                 SlowConsumer::DropOldest => {
@@ -309,18 +301,17 @@ impl<N: Network> Shard<N> {
         Err(if is_too_long { Shed::TooLong } else { Shed::OutboxFull })
     }
 
-    /// Answers a ping in its place, unless the answer to an earlier one is still there: then when the socket has taken
-    /// everything else, and of several the latest only (RFC 6455, section 5.5.3).
+    /// Answers a ping. Its pong takes its place in the order of frames, unless an earlier pong is still unsent: then only the latest
+    /// ping is answered, once the socket has taken everything else (RFC 6455, section 5.5.3).
     pub(super) fn pong(&mut self, key: SessionKey, payload: &[u8]) {
         let Some(session) = self.sessions.present(key) else { return };
-        let log_end = self.logs.of(session.protocol.encoding()).end();
         if session.flags.has_pong
             && let Some(outbox) = &mut session.outbox
         {
             return outbox.set_late_pong(payload);
         }
         session.flags.has_pong = true;
-        if session.log_from != log_end && !self.catch_up(key) {
+        if self.logs.has_due(session) && !self.catch_up(key) {
             return;
         }
         self.stats.frames_out += 1;
@@ -328,37 +319,25 @@ impl<N: Network> Shard<N> {
     }
 }
 
-/// By how much an outbox and what its session holds have grown, in bytes.
-struct Growth {
-    waiting: usize,
-    held: usize,
-}
-
-/// As [`Shard::append`], for who has found the session already: its shard notes the growth.
+/// As [`Shard::append`], for a session that was looked up already.
 #[inline]
 fn append_to<S>(
     session: &mut Session<S>,
     key: SessionKey,
     outboxes: &mut OutboxPool,
-    dirty: &mut VecDeque<SessionKey>,
+    lists: &mut WorkLists,
+    memory: &mut Memory,
     write: impl FnOnce(&mut Outbox),
-) -> Growth {
+) {
     let outbox = session.outbox.get_or_insert_with(|| outboxes.take());
     let before = outbox.bytes();
     write(outbox);
-    let waiting = outbox.bytes() - before;
-    outbox.accounted += waiting;
-    // As in `account`: what a session holds is known up to 4 GiB.
-    let held = session.held;
-    session.held = held.saturating_add(u32::try_from(waiting).unwrap_or(u32::MAX));
-    if !session.flags.is_dirty {
-        session.flags.is_dirty = true;
-        dirty.push_back(key);
-    }
-    Growth { waiting, held: (session.held - held) as usize }
+    let grown = outbox.bytes() - before;
+    memory.add(session, grown);
+    lists.mark_dirty(key, session);
 }
 
-/// Adds what became of a message at one more session of the uid: it counts as delivered when any took it.
+/// Combines the outcomes of one message at two sessions of a uid: it counts as delivered if any session took it.
 fn add(sum: Delivery, next: Delivery) -> Delivery {
     match (sum, next) {
         (Delivery::Delivered { sessions }, Delivery::Delivered { sessions: more }) => {

@@ -1,4 +1,4 @@
-//! The part of a turn that sends: everything due to a socket in one call.
+//! The part of a turn that sends: everything that is due to a socket goes out in one call.
 
 use std::io::{self, IoSlice};
 use std::time::Instant;
@@ -13,7 +13,7 @@ use crate::frame::Opcode;
 use crate::message::Payload;
 use crate::metrics::Stats;
 
-/// Pieces given to one send call.
+/// Most pieces (`iovec`s) in one send call.
 const PIECES_MAX: usize = 64;
 
 impl Outbox {
@@ -28,18 +28,18 @@ impl Outbox {
 }
 
 impl<N: Network> Shard<N> {
-    /// Sends what is due to every session from `now` on, in slices; between them requests and mail are taken.
+    /// Sends what is due to every session, in slices of time from `now` on; requests and mail are served between slices.
     ///
-    /// Of the dirty sessions only those that are dirty now, each once: the next turn, which comes at once, has those that
-    /// become dirty amid this. Receivers that drain large outboxes do so as fast as they are sent to, and would keep all
-    /// others from their turn for as long as that lasts.
+    /// It flushes each session that is dirty at its start once. Sessions that become dirty meanwhile have to wait for the next turn,
+    /// which follows at once: receivers that drain large outboxes become writable as fast as they are sent to, and would keep the
+    /// flush from ending.
     pub(super) fn flush(&mut self, now: Instant) {
         let mut slice = self.slice(now);
-        for _ in 0..self.dirty.len() {
+        for _ in 0..self.lists.dirty_len() {
             self.flush_dirty();
             self.serve_between_sends(&mut slice);
         }
-        // Bounded by the turn's budget, of which every broadcast that is taken in amid this costs its receivers.
+        // Broadcasts may be added between slices. That ends, since each costs the turn's budget its receivers.
         while !self.logs.is_empty() {
             let ends = self.logs.ends();
             self.fan_out(&mut slice);
@@ -49,48 +49,43 @@ impl<N: Network> Shard<N> {
         }
     }
 
-    /// Sends each session what it has not taken of its log.
+    /// Sends each session the broadcasts that it has not taken yet.
     fn fan_out(&mut self, slice: &mut Slice) {
-        let mut place = 0;
-        while let Some((key, session)) = self.sessions.next_session(place) {
-            place = key.place() + 1;
-            let log_end = self.logs.of(session.protocol.encoding()).end();
-            if session.log_from != log_end {
+        let mut slot = 0;
+        while let Some((key, session)) = self.sessions.next_session(slot) {
+            slot = key.slot() + 1;
+            if self.logs.has_due(session) {
                 match session.phase {
                     Phase::Open => {
                         self.flush_session(key);
-                        self.relieve();
+                        self.enforce_memory_max();
                     }
-                    // It left before these.
-                    Phase::Closing | Phase::Lingering => session.log_from = log_end,
+                    // It began to close before these broadcasts.
+                    Phase::Closing | Phase::Lingering => _ = self.logs.skip(session),
                 }
             }
-            self.serve_amid_fan_out(slice);
+            self.serve_during_fan_out(slice);
         }
     }
 
-    /// Sends what is due to the next dirty session.
+    /// Flushes the next dirty session.
     #[inline]
     pub(super) fn flush_dirty(&mut self) {
-        let Some(key) = self.dirty.pop_front() else { return };
-        // It may have ended since it became dirty.
-        let Some(session) = self.sessions.get(key) else { return };
-        if session.phase == Phase::Open {
+        if let Some(key) = self.lists.next_dirty(&mut self.sessions) {
             self.flush_session(key);
-            self.relieve();
-        } else {
-            self.leaving.push_back(key);
+            self.enforce_memory_max();
         }
     }
 
-    /// Sends everything due to a session; what the socket refuses stays in the outbox, as far as the policy keeps it.
+    /// Sends everything that is due to a session. Bytes that the socket refuses stay in the outbox, or are shed by the slow-consumer
+    /// policy.
     pub(super) fn flush_session(&mut self, key: SessionKey) {
         let Some(session) = self.sessions.present(key) else { return };
-        let log = self.logs.of(session.protocol.encoding());
-        session.flags.is_dirty = false;
+        session.listed.clear_dirty();
         if session.phase != Phase::Open {
-            session.log_from = log.end();
+            self.logs.skip(session);
         }
+        let log = self.logs.of(session.protocol.encoding());
         if !session.flags.is_blocked {
             let sent = loop {
                 match send_once(session, log, &mut self.stats) {
@@ -99,36 +94,36 @@ impl<N: Network> Shard<N> {
                 }
             };
             match sent {
-                // Most receivers of a broadcast have nothing else to be done for.
-                Sent::All if session.has_nothing_left() => return,
-                Sent::All | Sent::Piece => return self.emptied(key),
+                // The most common case by far: a receiver of a broadcast without an outbox.
+                Sent::All if session.is_settled() => return,
+                Sent::All | Sent::Piece => return self.all_sent(key),
                 Sent::Refused => {
                     if let Err(error) = self.block(key) {
-                        return self.lose(key, &error);
+                        return self.connection_lost(key, &error);
                     }
                 }
-                Sent::Lost(error) => return self.lose(key, &error),
+                Sent::Lost(error) => return self.connection_lost(key, &error),
             }
         }
         self.keep_log(key);
         self.account(key);
     }
 
-    /// Goes on after all that was due was sent.
+    /// Finishes a flush that has sent everything: returns the outbox to the pool, sends a late pong, stops watching for writability,
+    /// and ends the stream of a closing session.
     #[inline]
-    fn emptied(&mut self, key: SessionKey) {
+    fn all_sent(&mut self, key: SessionKey) {
         let Some(session) = self.sessions.present(key) else { return };
         session.flags.has_pong = false;
         let outbox = session.outbox.take();
-        if session.held > 0 {
-            self.account(key);
+        if session.held.get() > 0 {
+            self.memory.update(session);
         }
-        let Some(session) = self.sessions.present(key) else { return };
         if let Some(mut outbox) = outbox {
-            self.outbox_bytes -= std::mem::take(&mut outbox.accounted);
+            self.memory.remove_outbox(&mut outbox);
             let late_pong = outbox.take_late_pong();
             self.outboxes.put_back(outbox);
-            // Behind a close frame nothing is sent.
+            // Nothing may follow a close frame.
             if let Some(payload) = late_pong
                 && session.phase == Phase::Open
             {
@@ -142,7 +137,7 @@ impl<N: Network> Shard<N> {
             session.flags.is_watched = false;
             let watched = self.network.watch(&mut session.socket, key, Interest::Readable);
             if let Err(error) = watched {
-                return self.lose(key, &error);
+                return self.connection_lost(key, &error);
             }
         }
         if session.phase == Phase::Closing {
@@ -150,10 +145,10 @@ impl<N: Network> Shard<N> {
         }
     }
 
-    /// Notes that the socket takes nothing more, and asks to be told when it does.
+    /// Marks a session as blocked, and watches its socket for writability.
     ///
     /// # Errors
-    /// When the poller refuses: then the session is lost, which is its caller's to do.
+    /// When the poller refuses; the caller must then end the session with [`Shard::connection_lost`].
     pub(super) fn block(&mut self, key: SessionKey) -> io::Result<()> {
         self.stats.sends_refused += 1;
         let Some(session) = self.sessions.present(key) else { return Ok(()) };
@@ -165,60 +160,58 @@ impl<N: Network> Shard<N> {
         self.network.watch(&mut session.socket, key, Interest::ReadableAndWritable)
     }
 
-    /// Takes up sending again: the socket has room.
+    /// Resumes sending to a session whose socket has room again.
     pub(super) fn unblock(&mut self, key: SessionKey) {
         let Some(session) = self.sessions.present(key) else { return };
         session.flags.is_blocked = false;
-        if (session.outbox.is_some() || session.socket.holds_back()) && !session.flags.is_dirty {
-            session.flags.is_dirty = true;
-            self.dirty.push_back(key);
+        if session.outbox.is_some() || session.socket.has_unsent() {
+            self.lists.mark_dirty(key, session);
         }
     }
 
-    /// Copies into the outbox what the socket refused of the log: frame by frame, each that has room or is given some by the
-    /// slow-consumer policy.
+    /// Copies the broadcasts that the socket refused from the log into the outbox, frame by frame: those that the outbox has room
+    /// for, and those that the slow-consumer policy makes room for.
     fn keep_log(&mut self, key: SessionKey) {
         let Some(session) = self.sessions.present(key) else { return };
-        let encoding = session.protocol.encoding();
-        let log_end = self.logs.of(encoding).end();
-        if session.log_from == log_end {
+        if !self.logs.has_due(session) {
             return;
         }
-        // The frame begun must be finished, whatever the bound.
-        let begun_to = self.logs.of(encoding).frame_from(session.log_from);
-        let begun = (begun_to - session.log_from) as usize;
+        // A frame of which a part was sent must be finished, whatever the outbox's bound says.
+        let from = session.log_from;
+        let begun_to = self.logs.of_session(session).frame_from(from);
+        let begun = (begun_to - from) as usize;
         if begun > 0 {
-            self.take_log(key, begun_to);
+            session.log_from = begun_to;
+            self.copy_log(key, from, begun_to);
             if let Some(outbox) = self.sessions.present(key).and_then(|session| session.outbox.as_mut()) {
                 outbox.fix(begun);
             }
         }
         while let Some(session) = self.sessions.present(key)
             && session.phase == Phase::Open
-            && session.log_from != log_end
+            && self.logs.has_due(session)
         {
             let from = session.log_from;
             let held = session.outbox.as_ref().map_or(0, |outbox| outbox.bytes());
-            let all = (log_end - from) as usize;
-            if held + all <= self.settings.outbox_bytes_max {
-                return self.take_log(key, log_end);
+            if held + self.logs.due_bytes(session) <= self.settings.outbox_bytes_max {
+                return self.take_log(key);
             }
-            let next = self.logs.of(encoding).frame_from(from + 1);
-            // Out of the log: a frame that is shed is counted once.
+            let next = self.logs.of_session(session).frame_from(from + 1);
+            // First moved past, so that a frame that is shed is not counted again when the policy closes the session.
             session.log_from = next;
-            if self.make_room_blocked(key, (next - from) as usize).is_ok() {
+            if self.apply_slow_consumer(key, (next - from) as usize).is_ok() {
                 self.copy_log(key, from, next);
             }
         }
     }
 }
 
-/// Makes one send call with what is due to a session.
+/// Makes one send call with the bytes that are due to a session.
 #[inline]
 fn send_once<S: Socket>(session: &mut Session<S>, log: &Log, stats: &mut Stats) -> Sent {
     let held = session.outbox.as_ref().map_or(0, |outbox| outbox.bytes());
     let due = held + (log.end() - session.log_from) as usize;
-    if due == 0 && !session.socket.holds_back() {
+    if due == 0 && !session.socket.has_unsent() {
         return Sent::All;
     }
     stats.sends += 1;
@@ -240,7 +233,7 @@ fn send_once<S: Socket>(session: &mut Session<S>, log: &Log, stats: &mut Stats) 
     stats.bytes_out += sent as u64;
     let from_outbox = sent.min(held);
     session.log_from += (sent - from_outbox) as Position;
-    let is_held_back = session.socket.holds_back();
+    let is_held_back = session.socket.has_unsent();
     if sent == due && !is_held_back {
         return Sent::All;
     }
@@ -252,17 +245,8 @@ fn send_once<S: Socket>(session: &mut Session<S>, log: &Log, stats: &mut Stats) 
     if sent == offered && !is_held_back { Sent::Piece } else { Sent::Refused }
 }
 
-impl<S> Session<S> {
-    /// Whether a session that everything was sent to has nothing to give back and nothing to be ended.
-    #[inline]
-    fn has_nothing_left(&self) -> bool {
-        let is_idle = self.outbox.is_none() && self.held == 0 && self.phase == Phase::Open;
-        is_idle && !self.flags.is_watched && !self.flags.has_pong
-    }
-}
-
-/// Sends the outbox, and behind it the log from `log_from` on, as far as one call takes pieces; returns the bytes
-/// offered too.
+/// Sends the outbox and behind it the log from `log_from` on, at most [`PIECES_MAX`] pieces; returns how many bytes were offered, and
+/// the result of the call.
 fn send_pieces<S: Socket>(
     socket: &mut S,
     outbox: Option<&Outbox>,
@@ -283,7 +267,7 @@ fn send_pieces<S: Socket>(
     (offered, socket.send(&pieces[..count]))
 }
 
-/// What became of a send call.
+/// The outcome of a send call.
 enum Sent {
     /// Nothing is due any more.
     All,

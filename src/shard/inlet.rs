@@ -1,8 +1,47 @@
 //! The receiving end of a queue from outside, which the shard touches only after an entry was announced.
 //!
 //! The queue has a lock inside: a thread that is preempted in it would hold the shard up. So the shard touches it only
-//! after it has taken down the news of its bell (see [`crate::mailbox::Bell::ring`]), and then until the queue is empty.
+//! after it has lowered its flag for external work (see [`crate::mailbox::ShardWaker::wake`]), and then until the queue is empty.
 //! No other file of the shard receives from such a queue: `tests/tidy.rs` fails otherwise.
+
+use super::handover::Handover;
+use super::request::Request;
+use crate::mailbox::Mailbox;
+
+/// The queues of a shard from outside. One flag announces entries in both (see [`Mailbox::take_external_work`]), so it is taken down here,
+/// where both are noted.
+#[derive(Debug)]
+pub(super) struct Inlets<S> {
+    pub(super) handovers: Inlet<Handover<S>>,
+    pub(super) requests: Inlet<Request>,
+}
+
+impl<S> Inlets<S> {
+    pub(super) fn new(handovers: flume::Receiver<Handover<S>>, requests: flume::Receiver<Request>) -> Self {
+        Self { handovers: Inlet::new(handovers), requests: Inlet::new(requests) }
+    }
+
+    /// Takes the flag down; if it was up, both queues are looked into until they are found empty.
+    #[inline]
+    pub(super) fn check_external_work(&mut self, mailbox: &Mailbox) {
+        if mailbox.take_external_work() {
+            self.handovers.may_hold = true;
+            self.requests.may_hold = true;
+        }
+    }
+
+    /// Whether there may be something to take.
+    #[inline]
+    pub(super) fn may_hold(&self) -> bool {
+        self.handovers.may_hold || self.requests.may_hold
+    }
+
+    /// Throws away what is left, as the last act of a shard: whoever put it there is told by its loss.
+    pub(super) fn abandon(&mut self) {
+        while self.requests.queue.try_recv().is_ok() {}
+        while self.handovers.queue.try_recv().is_ok() {}
+    }
+}
 
 /// The shard's end of a queue from outside.
 #[derive(Debug)]
@@ -14,13 +53,8 @@ pub(super) struct Inlet<T> {
 
 impl<T> Inlet<T> {
     /// Makes one that looks once without news: an entry may have been put there before the shard was made.
-    pub(super) fn new(queue: flume::Receiver<T>) -> Self {
+    fn new(queue: flume::Receiver<T>) -> Self {
         Self { queue, may_hold: true }
-    }
-
-    /// Takes note of news: the queue is looked into from now on, until it is found empty.
-    pub(super) fn note(&mut self) {
-        self.may_hold = true;
     }
 
     /// Whether there may be something to take.
@@ -40,13 +74,8 @@ impl<T> Inlet<T> {
         taken
     }
 
-    /// Throws away what is left, as the last act of a shard: whoever put it there is told by its loss.
-    pub(super) fn abandon(&mut self) {
-        while self.queue.try_recv().is_ok() {}
-    }
-
-    /// Whether nothing is left and nothing can come; locks, so it is for a drain only.
-    pub(super) fn is_over(&self) -> bool {
+    /// Whether the queue is empty, and every sender is gone. It locks the queue: for a drain only.
+    pub(super) fn is_disconnected(&self) -> bool {
         self.queue.is_disconnected() && self.queue.is_empty()
     }
 

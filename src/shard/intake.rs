@@ -1,12 +1,14 @@
-//! The part of a turn that takes logged-in connections as sessions.
+//! The part of a turn that adopts logged-in connections as sessions.
 
 use tracing::debug;
 
 use super::Shard;
-use super::close::{Farewell, Unsent};
+use super::close::{CloseReason, Unsent};
 use super::expiry::Expiry;
 use super::handover::{Handover, LoginNumber};
 use super::io::{Network, SessionKey, Socket};
+use super::lists::Listed;
+use super::memory::Counted;
 use super::meter::Meter;
 use super::session::{Flags, Phase, Session, Unread};
 use super::wheel::Tick;
@@ -16,33 +18,33 @@ use crate::presence::Change;
 use crate::protocol::Protocol;
 use crate::uid::Uid;
 
-/// Connections taken in a turn: a millisecond of calls of the kernel or two. More wait in the channel, and the gateway
-/// behind it, so that those who are logged in have their turn in between.
+/// Most connections that a turn adopts: one or two milliseconds of system calls. More wait in the channel, and the gateway waits
+/// behind it, so that open sessions are served in between.
 const HANDOVERS_PER_TURN: usize = 64;
 
-/// What a login meets in the registry.
-enum Meeting {
-    /// The uid is free, or shared: the newcomer is added.
-    Free,
-    /// The newcomer takes the place of these.
+/// How a login is treated, given the sessions that its uid has already.
+enum LoginVerdict {
+    /// The session is added: the uid has none yet, or may have several.
+    Add,
+    /// The session replaces these, which are closed.
     Replace(Vec<SessionKey>),
-    /// The newcomer is turned away with this code.
-    Refused(u16),
+    /// The session is closed with this code.
+    Refuse(u16),
 }
 
 impl<N: Network> Shard<N> {
-    /// Takes logged-in connections as sessions.
+    /// Adopts logged-in connections as sessions, at most [`HANDOVERS_PER_TURN`].
     pub(super) fn take_handovers(&mut self) {
-        self.heed_news();
+        self.inlets.check_external_work(&self.mailbox);
         for _ in 0..HANDOVERS_PER_TURN {
-            let Some(handover) = self.handovers.take() else { return };
+            let Some(handover) = self.inlets.handovers.take() else { return };
             self.adopt(handover);
         }
     }
 
     fn adopt(&mut self, handover: Handover<N::Socket>) {
         let Handover { socket, unread, uid, protocol, rights, expires, login, peer, permit } = handover;
-        let meeting = self.meet(&uid, login);
+        let verdict = self.judge_login(&uid, login);
         let expires = expires.map_or(Expiry::NEVER, Expiry::at);
         let key = self.sessions.insert(Box::new(Session {
             socket,
@@ -60,7 +62,7 @@ impl<N: Network> Shard<N> {
             message_since: self.tick,
             close_by: self.tick,
             timer: Tick::NEVER,
-            held: 0,
+            held: Counted::default(),
             serial: 0,
             expires,
             discarded: 0,
@@ -68,6 +70,7 @@ impl<N: Network> Shard<N> {
             protocol,
             rights,
             flags: Flags::default(),
+            listed: Listed::default(),
         }));
         debug!(
             shard = self.index,
@@ -78,37 +81,37 @@ impl<N: Network> Shard<N> {
         );
         let Some(session) = self.sessions.present(key) else { return };
         if let Err(error) = self.network.add(&mut session.socket, key) {
-            return self.lose(key, &error);
+            return self.connection_lost(key, &error);
         }
-        // What it has received before will not be told by the poller.
+        // The poller does not report bytes that TLS has received already.
         session.flags.is_readable = session.socket.has_unread();
         self.stats.logins += 1;
         self.account(key);
-        let expires = expires.left(self.network.wall()).map_or(Tick::NEVER, |left| self.tick.after(left));
+        let expires = expires.left(self.network.wall_time()).map_or(Tick::NEVER, |left| self.tick.after(left));
         self.wake_at(key, self.tick.after(self.settings.heartbeat_interval).min(expires));
-        match meeting {
-            Meeting::Refused(code) => {
-                let farewell = Farewell::of(code);
+        match verdict {
+            LoginVerdict::Refuse(code) => {
+                let reason = CloseReason::of(code);
                 if code != close::REPLACED {
                     self.stats.refused += 1;
-                    if let Some(error) = protocol.error(farewell.reason) {
+                    if let Some(error) = protocol.error(reason.text) {
                         self.reply(key, &error);
                     }
                 }
-                return self.close(key, farewell, Unsent::Keep);
+                return self.close(key, reason, Unsent::Keep);
             }
-            Meeting::Replace(older) => {
-                // Before the older go: the uid is online all the time.
+            LoginVerdict::Replace(older) => {
+                // Registered before the older sessions close, so that the uid is online all the time.
                 self.register(&uid, key, protocol);
                 for older in older {
                     self.stats.replaced += 1;
-                    self.close(older, Farewell::of(close::REPLACED), Unsent::Keep);
+                    self.close(older, CloseReason::of(close::REPLACED), Unsent::Keep);
                 }
             }
-            Meeting::Free => {
+            LoginVerdict::Add => {
                 let is_first = self.register(&uid, key, protocol);
                 if let Some(presence) = self.presence.as_ref().filter(|_| is_first) {
-                    presence.tell(uid.as_str().into(), Change::Came, self.now);
+                    presence.send(uid.as_str().into(), Change::Online, self.now);
                 }
             }
         }
@@ -116,39 +119,39 @@ impl<N: Network> Shard<N> {
             self.reply(key, &reply);
         }
         if self.drain.is_some() {
-            return self.close(key, self.drained(), Unsent::Keep);
+            return self.close(key, self.drain_reason(), Unsent::Keep);
         }
         self.enqueue_unread(key);
     }
 
-    /// Enters an open session into the registry, and among the receivers of its encoding; says whether its uid had none.
+    /// Adds an open session to the registry, and to the receivers of its encoding; returns whether it is the first of its uid.
     fn register(&mut self, uid: &Uid, key: SessionKey, protocol: Protocol) -> bool {
-        self.logs.join(protocol.encoding());
+        self.logs.add_receiver(protocol.encoding());
         self.registry.insert(uid, key)
     }
 
-    /// Finds what a login has to do with the sessions that its uid has.
-    fn meet(&mut self, uid: &Uid, login: LoginNumber) -> Meeting {
+    /// Decides how to treat a login by the setting `duplicate_login`.
+    fn judge_login(&mut self, uid: &Uid, login: LoginNumber) -> LoginVerdict {
         let held = self.registry.find(uid.hash(), uid.as_str().as_bytes()).to_vec();
         if held.is_empty() {
-            return Meeting::Free;
+            return LoginVerdict::Add;
         }
         match self.settings.duplicate_login {
-            DuplicateLogin::Share if held.len() < self.settings.uid_sessions_max => Meeting::Free,
-            DuplicateLogin::Share => Meeting::Refused(close::UID_FULL),
-            DuplicateLogin::Reject => Meeting::Refused(close::UID_TAKEN),
+            DuplicateLogin::Share if held.len() < self.settings.uid_sessions_max => LoginVerdict::Add,
+            DuplicateLogin::Share => LoginVerdict::Refuse(close::UID_FULL),
+            DuplicateLogin::Reject => LoginVerdict::Refuse(close::UID_TAKEN),
             DuplicateLogin::Replace => {
-                // Its login frame was read before the other's, however long it took since.
+                // A session with a higher login number logged in later, even if its hand-over came first.
                 if held.iter().any(|&key| self.sessions.present(key).is_some_and(|other| other.login > login)) {
-                    return Meeting::Refused(close::REPLACED);
+                    return LoginVerdict::Refuse(close::REPLACED);
                 }
-                Meeting::Replace(held)
+                LoginVerdict::Replace(held)
             }
         }
     }
 
     fn enqueue_unread(&mut self, key: SessionKey) {
-        if self.sessions.present(key).is_some_and(|session| session.unread.is_some() || session.flags.is_readable) {
+        if self.sessions.present(key).is_some_and(|session| session.has_input()) {
             self.enqueue(key);
         }
     }

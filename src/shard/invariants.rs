@@ -1,94 +1,53 @@
-//! What must hold of a shard between two turns, as one assertion for each promise; the tests call it after every turn.
+//! The invariants of a shard between two turns; the tests assert them after every turn.
 //!
-//! The invariants of a part stand with that part: [`super::sessions::Sessions::check`], [`super::registry::Registry::check`],
-//! [`super::outbox::Outbox::check`]. Here is what binds them together: the flags of a session and the lists that it is on.
-
-use std::collections::HashSet;
+//! Each part asserts its own invariants in a method `check`. Here are the assertions that bind parts together.
 
 use super::Shard;
 use super::io::{Network, Socket};
 use super::session::Phase;
-use super::sessions::SessionKey;
-use super::wheel::Tick;
-use crate::protocol::Encoding;
 
 impl<N: Network> Shard<N> {
-    /// Asserts everything that holds between two turns.
-    ///
-    /// # Panics
-    /// When something does not hold, with what it is.
+    /// Asserts every invariant.
     pub(super) fn check_invariants(&mut self) {
         self.sessions.check();
+        self.lists.check(&self.sessions);
+        self.memory.check(&self.sessions);
+        self.wheel.check(&self.sessions);
+        self.logs.check(&self.sessions);
         self.registry.check();
         self.mailbox.check();
         self.check_stalls();
-        assert!(self.logs.is_empty(), "the logs are empty between turns");
-        let mut receivers = [0; Encoding::COUNT];
-        let on = |list: &std::collections::VecDeque<SessionKey>| list.iter().copied().collect::<HashSet<_>>();
-        let (run, dirty, leaving) = (on(&self.run), on(&self.dirty), on(&self.leaving));
-        let timers: HashSet<_> = self.wheel.entries().collect();
-        let (mut held, mut outbox_bytes, mut open) = (0, 0, 0);
-        let mut place = 0;
-        while let Some(key) = self.sessions.next(place) {
-            place = key.place() + 1;
-            let session = self.sessions.present(key).expect("it was found just now");
-            let encoding = session.protocol.encoding();
+        let mut open = 0;
+        for (key, session) in self.sessions.iter() {
             let flags = session.flags;
-            let is_open = session.phase == Phase::Open;
-            // Whoever has something to do is on a list that brings it back.
-            assert!(
-                !flags.is_queued || run.contains(&key) || leaving.contains(&key),
-                "queued and on no list: {flags:?}"
-            );
-            assert!(
-                !flags.is_dirty || dirty.contains(&key) || leaving.contains(&key),
-                "dirty and on no list: {flags:?}"
-            );
-            assert!(!leaving.contains(&key) || !is_open, "an open session is among those that leave");
-            assert!(!(flags.is_stalled || flags.is_paused) || is_open, "{:?} and held back: {flags:?}", session.phase);
-            assert!(
-                session.timer == Tick::NEVER || timers.contains(&(session.timer, key)),
-                "its timer is not on the wheel"
-            );
-            assert_ne!(session.timer, Tick::NEVER, "every session has a deadline");
-            let may_go_on = flags.is_readable || session.unread.is_some();
-            let is_brought_back = flags.is_queued || flags.is_stalled || flags.is_paused;
-            assert!(!may_go_on || is_brought_back, "something to read, and on no list: {flags:?}");
-            // An outbox is there while something waits, and then somebody sends it.
+            // A session has an outbox only while frames wait, and then something will flush it.
             match &session.outbox {
                 Some(outbox) => {
                     outbox.check();
-                    let is_sent = flags.is_dirty || (flags.is_blocked && flags.is_watched);
-                    assert!(is_sent, "something waits, and nobody sends it: {flags:?}");
-                    outbox_bytes += outbox.accounted;
-                    assert_eq!(outbox.accounted, outbox.bytes(), "what waits is counted");
+                    let is_sent = session.listed.is_dirty() || (flags.is_blocked && flags.is_watched);
+                    assert!(is_sent, "frames wait, and nothing will flush them: {flags:?}");
                 }
-                None => assert!(!flags.has_pong, "a pong waits in no outbox"),
+                None => assert!(!flags.has_pong, "a pong waits without an outbox"),
             }
-            assert!(!session.socket.holds_back() || flags.is_dirty || flags.is_watched, "bytes are held back for ever");
-            assert_eq!(session.held, session.holdings(), "what it holds is counted: {flags:?}, {:?}", session.phase);
-            held += session.held as usize;
+            assert!(
+                !session.socket.has_unsent() || session.listed.is_dirty() || flags.is_watched,
+                "the socket has unsent bytes, and nothing will flush them"
+            );
             match session.phase {
                 Phase::Open => {
                     open += 1;
-                    receivers[encoding as usize] += 1;
-                    let log_end = self.logs.of(encoding).end();
-                    assert_eq!(session.log_from, log_end, "an open session has taken its log");
                     assert!(self.registry.holds(session.hash, key), "an open session is not registered");
                 }
                 Phase::Closing | Phase::Lingering => {
-                    assert!(session.unread.is_none() && session.meter.is_none(), "it is not read any more");
+                    assert!(session.unread.is_none() && session.meter.is_none(), "a closing session can still be read");
                     assert!(!self.registry.holds(session.hash, key), "a closing session is registered");
-                    assert!(session.phase == Phase::Closing || session.outbox.is_none(), "sent behind the end");
+                    assert!(
+                        session.phase == Phase::Closing || session.outbox.is_none(),
+                        "frames wait behind the end of the stream"
+                    );
                 }
             }
         }
-        for &encoding in Encoding::ALL {
-            let counted = self.logs.receivers(encoding);
-            assert_eq!(counted, receivers[encoding as usize], "open sessions that receive {encoding:?}");
-        }
         assert_eq!(self.registry.sessions(), open, "every registered session is open");
-        assert_eq!(self.held, held, "what all hold is what each holds");
-        assert_eq!(self.outbox_bytes, outbox_bytes, "what waits in all outboxes is what waits in each");
     }
 }

@@ -44,7 +44,7 @@ pub trait Socket {
     }
 
     /// Whether bytes that [`Socket::send`] took still wait inside for room.
-    fn holds_back(&self) -> bool {
+    fn has_unsent(&self) -> bool {
         false
     }
 }
@@ -79,8 +79,8 @@ pub trait Network {
     /// Returns the time.
     fn now(&self) -> Instant;
 
-    /// Returns the time of the wall clock, which may jump, back as well as ahead, and goes on while the machine is suspended.
-    fn wall(&self) -> SystemTime;
+    /// Returns the time of the wall_time clock, which may jump, back as well as ahead, and goes on while the machine is suspended.
+    fn wall_time(&self) -> SystemTime;
 
     /// Waits for at most `time_out` (for ever if `None`) until something happens or the shard is woken; adds to `ready`.
     ///

@@ -1,15 +1,14 @@
-//! The broadcasts of a turn, encoded once for all sessions of the shard that take the same encoding.
+//! The broadcasts of a turn, encoded once for all sessions of the shard that receive the same encoding.
 //!
-//! There is one log for each encoding; a broadcast is written to those that have a receiver. Positions run on for ever; each session remembers up to where it has taken the log. A session is
-//! sent the rest straight from here; only what its socket refuses is copied for it. When every session
-//! has everything, the log is emptied, and positions go on from where they were.
+//! Each session remembers up to which position it has taken the log. The flush sends it the rest straight from the log, and
+//! copies only what the socket refuses. When every session has taken everything, the log is emptied; positions go on from
+//! where they were.
 
 use bytes::Bytes;
 
-use crate::frame::{self, HEADER_BYTES_MAX, Opcode};
+use crate::frame::{self, Opcode};
 use crate::mailbox::SHARE_FROM;
 use crate::message::{Kind, Payload};
-use crate::protocol::{Encoding, Message};
 
 /// Bytes from which on no more broadcasts are taken before the next flush.
 const BYTES_MAX: usize = 1 << 20;
@@ -17,85 +16,8 @@ const BYTES_MAX: usize = 1 << 20;
 /// Memory that an empty log keeps, in bytes.
 const RETAINED_MAX: usize = 64 << 10;
 
-/// A place in the stream of all broadcasts of a shard, in bytes on the wire.
+/// A place in the stream of all broadcasts of a shard in one encoding, in bytes on the wire.
 pub type Position = u64;
-
-/// The logs of a shard, by encoding, and how many open sessions receive each.
-#[derive(Debug, Default)]
-pub(crate) struct Logs {
-    logs: [Log; Encoding::COUNT],
-    /// Kept by [`Logs::join`] and [`Logs::leave`].
-    receivers: [usize; Encoding::COUNT],
-}
-
-impl Logs {
-    /// Counts one more open session that receives `encoding`.
-    pub(crate) fn join(&mut self, encoding: Encoding) {
-        self.receivers[encoding as usize] += 1;
-    }
-
-    /// Counts one fewer.
-    pub(crate) fn leave(&mut self, encoding: Encoding) {
-        debug_assert!(self.receivers[encoding as usize] > 0, "more sessions leave than have joined");
-        self.receivers[encoding as usize] -= 1;
-    }
-
-    /// Returns how many open sessions receive `encoding`.
-    #[cfg(all(test, not(pombo_loom)))]
-    pub(crate) fn receivers(&self, encoding: Encoding) -> usize {
-        self.receivers[encoding as usize]
-    }
-
-    /// Returns the log of an encoding.
-    #[inline]
-    pub(crate) fn of(&self, encoding: Encoding) -> &Log {
-        &self.logs[encoding as usize]
-    }
-
-    /// As [`Logs::of`], to change it.
-    #[inline]
-    pub(crate) fn of_mut(&mut self, encoding: Encoding) -> &mut Log {
-        &mut self.logs[encoding as usize]
-    }
-
-    /// Returns the end of every log: it moves with each broadcast that has a receiver.
-    pub(crate) fn ends(&self) -> [Position; Encoding::COUNT] {
-        self.logs.each_ref().map(Log::end)
-    }
-
-    /// Appends a broadcast to each log that somebody receives, unless its frame is longer than `frame_bytes_max` there; returns how
-    /// many sessions do not get it for that.
-    pub(crate) fn push(&mut self, message: &mut Message<'_>, frame_bytes_max: usize) -> usize {
-        let mut too_long = 0;
-        for &encoding in Encoding::ALL {
-            let receivers = self.receivers[encoding as usize];
-            if receivers == 0 {
-                continue;
-            }
-            let (kind, payload) = message.encoded(encoding);
-            if HEADER_BYTES_MAX + payload.as_slice().len() > frame_bytes_max {
-                too_long += receivers;
-                continue;
-            }
-            self.logs[encoding as usize].push(kind, payload.clone());
-        }
-        too_long
-    }
-
-    pub(crate) fn is_empty(&self) -> bool {
-        self.logs.iter().all(Log::is_empty)
-    }
-
-    /// Whether no more broadcasts are to be taken before the next flush.
-    pub(crate) fn is_full(&self) -> bool {
-        self.logs.iter().any(Log::is_full)
-    }
-
-    /// Forgets everything; every session must have taken it.
-    pub(crate) fn clear(&mut self) {
-        self.logs.iter_mut().for_each(Log::clear);
-    }
-}
 
 /// The broadcasts of a turn in one encoding.
 #[derive(Debug, Default)]

@@ -1,94 +1,173 @@
-//! What sessions hold in memory, against this shard's part of `memory_bytes_max`.
+//! The memory that sessions hold, and its bound: this shard's share of `memory_bytes_max`.
 //!
-//! Counted are the parts of messages that have come, what was received and not decoded, a message that waits for room in
-//! the mail, outboxes, and the shard's mail to others, from its gathering until it was read. An outbox is counted as it
-//! grows; everything else of a session is looked up once per read and per flush, never per message, and kept as one number
-//! beside it; the sum is a plain field of the shard. So the part is passed by one message at most, or by the
-//! broadcasts of a turn for one session. A payload that several outboxes share counts for each in full, as it may stay for any of them: the sum errs on the safe side.
+//! Counted are incomplete messages, received bytes that are not decoded yet, stalled messages, outboxes, and the shard's mail to
+//! others from when it is gathered until it was read. An outbox is counted as it grows. Everything else of a session is
+//! looked up once per read and per flush, never per message. So the share is exceeded by one message at most, or by
+//! the broadcasts of a turn for one session. A payload that several outboxes share counts in full for each of them, since any of
+//! them may be the last to keep it: the sum errs on the safe side.
 //!
-//! Past the part, the sessions that hold most are sent what is due to them, and those that hold it still are closed with 4009, until
-//! an eighth of the part is free. Mail is not dropped; sessions have an eighth to themselves, whatever is in it. Only then are
-//! sessions compared, so that the cost of that is spread over as many bytes.
+//! Over the share, the sessions that hold most are flushed, and closed with 4009 if they still hold it, until an eighth of the
+//! share is free. Mail is never dropped; an eighth of the share is left to sessions however much mail there is. Only then are
+//! sessions sorted by what they hold, so that the cost is spread over as many bytes.
 
-use super::Shard;
-use super::close::{Farewell, Unsent};
+use super::close::{CloseReason, Unsent};
 use super::io::{Network, SessionKey};
-use super::session::Phase;
+use super::outbox::Outbox;
+use super::session::{Phase, Session};
+use super::{Shard, tally};
 use crate::frame::close;
 
-impl<N: Network> Shard<N> {
-    /// Takes note of what a session holds now; one that has ended meanwhile holds nothing.
+/// The memory of a shard's sessions, as sums: of what each session holds, and of what waits in each outbox.
+///
+/// Each session and each outbox keeps its part of the sum in a [`Counted`], which only this type changes.
+#[derive(Debug, Default)]
+pub(super) struct Memory {
+    /// Sum of every [`Session::held`], in bytes.
+    held: usize,
+    /// Sum of every [`Outbox::counted`], in bytes.
+    outbox_bytes: usize,
+}
+
+/// The bytes of one session, or of one outbox, that a sum of [`Memory`] contains.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Counted<T>(T);
+
+impl<T: Copy> Counted<T> {
+    /// Returns the bytes.
     #[inline]
-    pub(super) fn account(&mut self, key: SessionKey) {
-        let Some(session) = self.sessions.get(key) else { return };
+    pub(super) fn get(self) -> T {
+        self.0
+    }
+}
+
+impl Memory {
+    /// Returns the memory that all sessions hold, in bytes.
+    #[inline]
+    pub(super) fn held(&self) -> usize {
+        self.held
+    }
+
+    /// Returns the unsent bytes in all outboxes.
+    pub(super) fn outbox_bytes(&self) -> usize {
+        self.outbox_bytes
+    }
+
+    /// Brings the sums in step with what a session holds now.
+    #[inline]
+    pub(super) fn update<S>(&mut self, session: &mut Session<S>) {
         let holdings = session.holdings();
-        let before = std::mem::replace(&mut session.held, holdings);
+        let before = std::mem::replace(&mut session.held.0, holdings);
         if let Some(outbox) = &mut session.outbox {
             let waiting = outbox.bytes();
-            let before = std::mem::replace(&mut outbox.accounted, waiting);
+            let before = std::mem::replace(&mut outbox.counted.0, waiting);
             self.outbox_bytes = self.outbox_bytes - before + waiting;
         }
         self.held = self.held - before as usize + holdings as usize;
     }
 
-    /// Cuts the sessions that hold most while all sessions and the mail together hold too much.
-    ///
-    /// Not during fan-out, unless the caller looks whether each session is still open: this may close any of them.
+    /// Adds `bytes` that were appended to a session's outbox.
     #[inline]
-    pub(super) fn relieve(&mut self) {
-        if self.held + self.mailbox.memory() > self.settings.memory_bytes_max {
-            self.cut_worst();
+    pub(super) fn add<S>(&mut self, session: &mut Session<S>, bytes: usize) {
+        if let Some(outbox) = &mut session.outbox {
+            outbox.counted.0 += bytes;
+            self.outbox_bytes += bytes;
+        }
+        // As in `update`: what a session holds is known up to 4 GiB.
+        let before = session.held.0;
+        session.held.0 = before.saturating_add(u32::try_from(bytes).unwrap_or(u32::MAX));
+        self.held += (session.held.0 - before) as usize;
+        tally::held(self.held);
+    }
+
+    /// Takes an outbox that its session gives back out of the sums.
+    #[inline]
+    pub(super) fn remove_outbox(&mut self, outbox: &mut Outbox) {
+        self.outbox_bytes -= std::mem::take(&mut outbox.counted.0);
+    }
+
+    /// Takes a session that ends out of the sums.
+    pub(super) fn remove<S>(&mut self, session: &mut Session<S>) {
+        if let Some(outbox) = &mut session.outbox {
+            self.remove_outbox(outbox);
+        }
+        self.held -= std::mem::take(&mut session.held.0) as usize;
+    }
+
+    /// Asserts that the sums are those of `sessions`, each as it is now.
+    #[cfg(test)]
+    pub(super) fn check<S>(&self, sessions: &super::sessions::Sessions<S>) {
+        let (mut held, mut outbox_bytes) = (0, 0);
+        for (_, session) in sessions.iter() {
+            assert_eq!(session.held.0, session.holdings(), "what it holds: {:?}, {:?}", session.flags, session.phase);
+            held += session.held.0 as usize;
+            if let Some(outbox) = &session.outbox {
+                assert_eq!(outbox.counted.0, outbox.bytes(), "what waits in an outbox");
+                outbox_bytes += outbox.counted.0;
+            }
+        }
+        assert_eq!(self.held, held, "what all sessions hold");
+        assert_eq!(self.outbox_bytes, outbox_bytes, "what waits in all outboxes");
+    }
+}
+
+impl<N: Network> Shard<N> {
+    /// Accounts for the memory that a session holds now; does nothing if the session has ended.
+    #[inline]
+    pub(super) fn account(&mut self, key: SessionKey) {
+        let Some(session) = self.sessions.get(key) else { return };
+        self.memory.update(session);
+    }
+
+    /// Closes the sessions that hold most, if all sessions and the mail together hold more than the shard's share.
+    ///
+    /// This may close any session: a caller that iterates over sessions must check that each is still open.
+    #[inline]
+    pub(super) fn enforce_memory_max(&mut self) {
+        if self.memory.held() + self.mailbox.memory() > self.settings.memory_bytes_max {
+            self.cut_largest();
         }
     }
 
     #[cold]
-    fn cut_worst(&mut self) {
-        // What others have read meanwhile is none any more.
+    fn cut_largest(&mut self) {
+        // Mail that other shards have read since no longer counts.
         self.mailbox.take_returns();
         let eighth = self.settings.memory_bytes_max / 8;
-        // Sessions have an eighth for themselves: to cut those who hold little frees no mail.
+        // At least an eighth is left to sessions: to close those that hold little would not free any mail.
         let enough = (self.settings.memory_bytes_max - eighth).saturating_sub(self.mailbox.memory()).max(eighth);
-        if self.held <= enough {
+        if self.memory.held() <= enough {
             return;
         }
-        let mut holders = Vec::new();
-        let mut place = 0;
-        while let Some(key) = self.sessions.next(place) {
-            place = key.place() + 1;
-            let held = self.sessions.present(key).map_or(0, |session| session.held);
-            if held > 0 {
-                holders.push((held, key));
-            }
-        }
+        let holders = self.sessions.iter().filter(|(_, session)| session.held.get() > 0);
+        let mut holders: Vec<_> = holders.map(|(key, session)| (session.held.get(), key)).collect();
         holders.sort_unstable_by(|one, other| other.cmp(one));
         for (_, key) in holders {
-            if self.held <= enough {
+            if self.memory.held() <= enough {
                 break;
             }
             self.cut(key);
         }
     }
 
-    /// Closes a session for what it holds and its socket does not take; one that has been told already has no more time to
-    /// take it.
+    /// Closes a session if it still holds most of its memory after a flush; drops it if it is closing already.
     fn cut(&mut self, key: SessionKey) {
         let Some(session) = self.sessions.present(key) else { return };
         if session.phase != Phase::Open {
-            // Told a moment ago, it has not been sent the close frame yet.
-            let is_untried = session.flags.is_dirty && !session.flags.is_blocked;
+            // The flush that sends its close frame has yet to come.
+            let is_untried = session.listed.is_dirty() && !session.flags.is_blocked;
             return if is_untried { self.flush_session(key) } else { self.remove(key) };
         }
-        let had = session.held;
+        let had = session.held.get();
         if session.outbox.is_some() && !session.flags.is_blocked {
             self.flush_session(key);
-            // It may have ended, or have been closed, by that; and a receiver that keeps up is not cut for a busy turn.
+            // The flush may have closed or ended it. And a receiver that keeps up is not closed for a busy turn.
             let Some(session) = self.sessions.get(key).filter(|session| session.phase == Phase::Open) else { return };
-            if session.held < had / 2 {
+            if session.held.get() < had / 2 {
                 return;
             }
         }
         self.stats.memory_cuts += 1;
-        self.close(key, Farewell::of(close::MEMORY), Unsent::Drop);
+        self.close(key, CloseReason::of(close::MEMORY), Unsent::Drop);
         self.account(key);
     }
 }

@@ -10,13 +10,13 @@
 //!   └────────────────────┬───────────────────────────────────────────────┘
 //!                        └──▶ mail to other shards
 //! ```
-//! Everything here is touched by this one thread from hand-over to close; nothing is locked or shared
-//! but the rings of the mailbox and the two queues from outside, which a turn without news from there does not
-//! touch (see `inlet`). It never waits for anything but
-//! its poller, and never for another shard. It does no I/O of its own: see [`io`].
+//! Only this thread touches the state of a shard. Shared with other threads are the rings of the mailbox, which have no lock,
+//! and two queues from outside, which have one: a turn touches those only after an entry was announced (see `inlet`).
+//! A shard waits for nothing but its poller, and never for another shard. Clock and sockets come in through [`io`].
 //!
-//! Three rooms are public for `benches/pieces.rs` alone, and hidden: they are no part of the library.
+//! Three modules are public for `benches/pieces.rs` alone, and hidden: they are no part of the library.
 
+mod budget;
 mod close;
 mod deliver;
 mod expiry;
@@ -27,9 +27,10 @@ mod intake;
 #[cfg(all(test, not(pombo_loom)))]
 mod invariants;
 pub mod io;
-mod journal;
+mod lists;
 #[doc(hidden)]
 pub mod log;
+mod logs;
 mod memory;
 mod meter;
 #[doc(hidden)]
@@ -46,6 +47,7 @@ mod sessions;
 mod slice;
 mod stall;
 mod sweep;
+mod tally;
 #[cfg(all(test, not(pombo_loom)))]
 mod tests;
 mod tls;
@@ -53,7 +55,6 @@ mod transport;
 mod wheel;
 mod yielding;
 
-use std::collections::VecDeque;
 use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
@@ -68,34 +69,29 @@ pub use sessions::SessionKey;
 pub use tls::Tls;
 pub use transport::{Poller, Stream};
 
-use self::close::FAREWELLS_PER_TURN;
-use self::inlet::Inlet;
+use self::budget::TurnBudget;
+use self::close::LINGER_STEPS_PER_TURN;
+use self::inlet::Inlets;
 use self::io::{Network, Readiness};
-use self::log::Logs;
+use self::lists::WorkLists;
+use self::logs::Logs;
+use self::memory::Memory;
 use self::pool::OutboxPool;
 use self::registry::Registry;
 use self::session::Phase;
 use self::sessions::Sessions;
 use self::stall::Stalls;
-use self::sweep::{Drain, Summary};
+use self::sweep::{Drain, ShedSummary};
 use self::wheel::{Tick, Wheel};
 use self::yielding::Yielding;
 use crate::config::SessionSettings;
 use crate::mailbox::Mailbox;
 use crate::metrics::Stats;
-use crate::presence::Teller;
+use crate::presence::PresenceSender;
 use crate::uid::UidHasher;
 
 /// Size of the one buffer that sockets are received into, in bytes.
 const SCRATCH_BYTES: usize = 64 << 10;
-
-/// Deliveries that may be made on behalf of one connection in a turn, and of a turn's whole intake.
-const CONNECTION_DELIVERIES: usize = 16 << 10;
-const TURN_DELIVERIES: usize = 128 << 10;
-
-/// Bytes that may be queued on behalf of one connection in a turn, and of a turn's whole intake.
-const CONNECTION_BYTES: usize = 1 << 20;
-const TURN_BYTES: usize = 8 << 20;
 
 /// The loop and its state, over sockets and clock of `N`.
 pub struct Shard<N: Network> {
@@ -104,10 +100,9 @@ pub struct Shard<N: Network> {
     settings: Arc<SessionSettings>,
     index: usize,
     mailbox: Mailbox,
-    handovers: Inlet<Handover<N::Socket>>,
-    requests: Inlet<Request>,
-    /// Who is told which uids come and go, if anybody.
-    presence: Option<Teller>,
+    inlets: Inlets<N::Socket>,
+    /// Reports which uids come online and go offline; absent without a `hook_url`.
+    presence: Option<PresenceSender>,
 
     sessions: Sessions<N::Socket>,
     registry: Registry,
@@ -118,66 +113,27 @@ pub struct Shard<N: Network> {
     yielding: Yielding,
     /// The time, as of the last poll.
     now: Instant,
-    /// `now` on the wheel.
+    /// `now` in ticks of the wheel.
     tick: Tick,
-    /// Open sessions that may have something to receive or to decode.
-    run: VecDeque<SessionKey>,
-    /// Sessions with frames in their outbox since the last flush.
-    dirty: VecDeque<SessionKey>,
-    /// Sessions that close and have something to send, or to receive; see [`Shard::see_off`].
-    leaving: VecDeque<SessionKey>,
-    /// Sessions that wait for room in the mail.
+    /// Sessions that have work to do.
+    lists: WorkLists,
+    /// Sessions with a message that no batch of mail has room for yet.
     stalled: Stalls,
-    budget: Budget,
-    /// Budget left in this turn for requests that are served between its slices.
-    amid: Budget,
-    /// How many sessions have begun to close, or ended without that: to see whether one has since.
-    departures: u64,
-    /// What all sessions hold, each as of its last [`Shard::account`]; see [`memory`].
-    held: usize,
-    /// What of that waits in outboxes.
-    outbox_bytes: usize,
+    /// Work that this turn may still take in.
+    budget: TurnBudget,
+    /// Counts sessions that begin to close and sessions that end. While it is unchanged, every session that was open still is.
+    closings: u64,
+    /// Memory that the sessions hold.
+    memory: Memory,
     scratch: Box<[u8]>,
     ready: Vec<Readiness>,
     due: Vec<(Tick, SessionKey)>,
     drain: Option<Drain>,
     stats: Stats,
-    summary: Summary,
+    summary: ShedSummary,
 }
 
-/// What may still be done, in a turn or for a connection, before others have their turn.
-#[derive(Clone, Copy, Debug)]
-struct Budget {
-    deliveries: usize,
-    bytes: usize,
-}
-
-/// What one message cost of a budget.
-#[derive(Clone, Copy, Debug)]
-struct Cost {
-    deliveries: usize,
-    bytes: usize,
-}
-
-impl Cost {
-    /// Returns the cost of the same for so many receivers.
-    fn times(self, receivers: usize) -> Self {
-        Self { deliveries: self.deliveries.saturating_mul(receivers), bytes: self.bytes.saturating_mul(receivers) }
-    }
-}
-
-impl Budget {
-    fn is_spent(&self) -> bool {
-        self.deliveries == 0 || self.bytes == 0
-    }
-
-    fn spend(&mut self, cost: Cost) {
-        self.deliveries = self.deliveries.saturating_sub(cost.deliveries);
-        self.bytes = self.bytes.saturating_sub(cost.bytes);
-    }
-}
-
-/// Whether a shard goes on.
+/// Whether a shard has another turn.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[must_use]
 pub enum Turn {
@@ -187,24 +143,24 @@ pub enum Turn {
     Last,
 }
 
-/// What a shard is made of, besides its network.
+/// Everything that a shard is made from, besides its network.
 ///
-/// Whoever puts something into one of the channels rings the shard's [`crate::mailbox::Bell`] afterwards.
+/// A thread that sends into one of the channels must ring the shard's [`crate::mailbox::ShardWaker`] afterwards.
 pub struct Parts<S> {
-    /// Which of the node's shards it is, from 0; the same as its mailbox's place in [`crate::mailbox::wire`].
+    /// Index among the node's shards, from 0; the same as that of its mailbox in [`crate::mailbox::wire`].
     pub index: usize,
-    /// The node's hash key; every shard and whoever hands over uids must use the same.
+    /// The node's hash key; the gateway and every shard must use the same.
     pub hasher: UidHasher,
     /// The settings until a [`Request::Reload`].
     pub settings: Arc<SessionSettings>,
-    /// Its side of the mail.
+    /// The shard's end of the mail.
     pub mailbox: Mailbox,
-    /// Where logged-in connections come from.
+    /// Logged-in connections from the gateway.
     pub handovers: flume::Receiver<Handover<S>>,
-    /// Where everything else from outside comes from.
+    /// Requests from the program around the server, and from control.
     pub requests: flume::Receiver<Request>,
-    /// Who is told which uids come and go, if anybody.
-    pub presence: Option<Teller>,
+    /// Reports which uids come online and go offline; absent without a `hook_url`.
+    pub presence: Option<PresenceSender>,
 }
 
 impl<N: Network> Shard<N> {
@@ -219,8 +175,7 @@ impl<N: Network> Shard<N> {
             settings,
             index,
             mailbox,
-            handovers: Inlet::new(handovers),
-            requests: Inlet::new(requests),
+            inlets: Inlets::new(handovers, requests),
             presence,
             sessions: Sessions::new(),
             registry: Registry::default(),
@@ -230,21 +185,17 @@ impl<N: Network> Shard<N> {
             yielding: Yielding::default(),
             now,
             tick: Tick::default(),
-            run: VecDeque::new(),
-            dirty: VecDeque::new(),
-            leaving: VecDeque::new(),
+            lists: WorkLists::default(),
             stalled,
-            budget: Budget { deliveries: 0, bytes: 0 },
-            amid: slice::AMID,
-            held: 0,
-            departures: 0,
-            outbox_bytes: 0,
+            budget: TurnBudget::new(),
+            closings: 0,
+            memory: Memory::default(),
             scratch: vec![0; SCRATCH_BYTES].into_boxed_slice(),
             ready: Vec::new(),
             due: Vec::new(),
             drain: None,
             stats: Stats::default(),
-            summary: Summary::new(now),
+            summary: ShedSummary::new(now),
         }
     }
 
@@ -262,19 +213,17 @@ impl<N: Network> Shard<N> {
         );
     }
 
-    /// Gives up mail, requests and hand-overs, as the last act; returns how many messages nobody will read or post.
+    /// Drops all mail, requests and hand-overs that are left, as the last act; returns how many messages of mail were lost.
     ///
-    /// A queue keeps what is in it for as long as somebody may put more there, so it must be emptied, or an asker would wait for
-    /// ever. That comes behind the end of the mailbox: whoever puts something there later finds that, see
-    /// [`crate::mailbox::Bell::ring`].
+    /// A queue lives as long as its senders: unless it is emptied, a caller whose request is in it would wait for ever. The mailbox
+    /// ends first, so that a thread that sends later finds out: see [`crate::mailbox::ShardWaker::wake`].
     fn abandon(&mut self) -> usize {
         let unread = self.mailbox.abandon();
-        self.requests.abandon();
-        self.handovers.abandon();
+        self.inlets.abandon();
         unread
     }
 
-    /// Makes one pass: takes what is ready, routes it, sends what is due.
+    /// Runs one turn: receives and routes what is ready, then sends what is due.
     ///
     /// # Panics
     /// When the poller fails.
@@ -282,15 +231,14 @@ impl<N: Network> Shard<N> {
         self.stats.turns += 1;
         self.wait();
         let begun = self.now;
-        self.budget = Budget { deliveries: TURN_DELIVERIES, bytes: TURN_BYTES };
-        self.amid = slice::AMID;
-        self.take_in();
+        self.budget.renew();
+        self.take_input();
         self.take_handovers();
         // One look at the clock for both.
         let now = self.network.now();
         self.post(now);
         self.flush(now);
-        self.see_off(FAREWELLS_PER_TURN);
+        self.linger_steps(LINGER_STEPS_PER_TURN);
         let turn = self.sweep();
         if cfg!(debug_assertions) {
             self.mailbox.check();
@@ -299,11 +247,11 @@ impl<N: Network> Shard<N> {
         turn
     }
 
-    /// Takes what clients, callers and other shards bring, each first in its turn: the first may spend all of the
-    /// budget, and would starve the others if it always were the same.
-    fn take_in(&mut self) {
-        for place in 0..3 {
-            match (self.stats.turns + place) % 3 {
+    /// Takes the messages of clients, requests, and mail. Which of them comes first changes with each turn: the first may spend the
+    /// whole budget of the turn, and would starve the others if it were always the same.
+    fn take_input(&mut self) {
+        for step in 0..3 {
+            match (self.stats.turns + step) % 3 {
                 0 => self.receive_ready(),
                 1 => self.take_requests(),
                 _ => self.take_mail(),
@@ -311,16 +259,16 @@ impl<N: Network> Shard<N> {
         }
     }
 
-    /// Returns what was counted so far.
+    /// Returns the shard's counters, and its gauges as they are now.
     pub fn stats(&self) -> Stats {
         Stats {
             sessions: self.registry.sessions() as u64,
             uids: self.registry.len() as u64,
-            memory_held: self.held as u64,
-            outbox_bytes: self.outbox_bytes as u64,
+            memory_held: self.memory.held() as u64,
+            outbox_bytes: self.memory.outbox_bytes() as u64,
             mail_bytes: self.mailbox.held() as u64,
             mailbox_batches: self.mailbox.waiting() as u64,
-            // Messages are counted already; only what else is sent has a count of its own.
+            // `Stats::frames_out` counts only the frames that are no messages.
             frames_out: self.stats.frames_out + self.stats.delivered + self.stats.broadcast_deliveries,
             ..self.stats
         }
@@ -332,7 +280,7 @@ impl<N: Network> Shard<N> {
             self.poll(Some(Duration::ZERO));
             return;
         }
-        // A single shard has no others to wait for.
+        // Without other shards there is nobody to yield to.
         if self.mailbox.shard_count() > 1 && self.yielding.is_due() {
             thread::yield_now();
             self.poll(Some(Duration::ZERO));
@@ -343,14 +291,14 @@ impl<N: Network> Shard<N> {
             }
         }
         let mut time_out = self.idle_for();
-        if !self.mailbox.lie_down() {
+        if !self.mailbox.park() {
             time_out = Some(Duration::ZERO);
         }
         self.poll(time_out);
-        self.mailbox.get_up();
+        self.mailbox.unpark();
     }
 
-    /// Polls for at most `time_out` and notes what each socket is ready for; returns how many were.
+    /// Polls for at most `time_out` and notes which sockets are ready; returns how many there were.
     fn poll(&mut self, time_out: Option<Duration>) -> usize {
         let mut ready = std::mem::take(&mut self.ready);
         self.network.poll(time_out, &mut ready).expect("the poller of a shard works, or the process must end");
@@ -358,15 +306,15 @@ impl<N: Network> Shard<N> {
         self.tick = self.wheel.tick(self.now);
         let count = ready.len();
         for readiness in ready.drain(..) {
-            self.note(readiness);
+            self.note_readiness(readiness);
         }
         self.ready = ready;
         count
     }
 
-    fn note(&mut self, readiness: Readiness) {
+    fn note_readiness(&mut self, readiness: Readiness) {
         let key = readiness.session;
-        // The poller may tell of a session that has ended since.
+        // The session may have ended since the poller saw the event.
         let Some(session) = self.sessions.get(key) else { return };
         if readiness.is_readable || readiness.is_read_closed {
             session.flags.is_readable = true;
@@ -378,47 +326,31 @@ impl<N: Network> Shard<N> {
         }
     }
 
-    /// Whether a session is logged in, and has neither ended nor begun to close.
+    /// Whether a session is open: neither ended nor closing.
     #[inline]
     fn is_open(&mut self, key: SessionKey) -> bool {
         self.sessions.get(key).is_some_and(|session| session.phase == Phase::Open)
     }
 
-    /// Puts a session that can progress on the run list, once; a closing one among those that leave.
+    /// Queues a session to be read; see [`WorkLists::enqueue`].
     fn enqueue(&mut self, key: SessionKey) {
         let Some(session) = self.sessions.present(key) else { return };
-        if !session.flags.is_queued && !session.flags.is_stalled && !session.flags.is_paused {
-            session.flags.is_queued = true;
-            let list = if session.phase == Phase::Open { &mut self.run } else { &mut self.leaving };
-            list.push_back(key);
-        }
+        self.lists.enqueue(key, session);
     }
 
-    /// Takes the news down; if they were up, the queues from outside are looked into from now on.
-    #[inline]
-    fn heed_news(&mut self) {
-        if self.mailbox.take_news() {
-            self.handovers.note();
-            self.requests.note();
-        }
-    }
-
-    /// Returns how long there is nothing to do unless somebody brings something; `None`: for ever.
+    /// Returns how long the shard may sleep unless work arrives; zero when there is work already, `None` without a deadline.
     fn idle_for(&self) -> Option<Duration> {
-        let waits = !self.run.is_empty()
-            || !self.dirty.is_empty()
-            || !self.leaving.is_empty()
+        let has_work = !self.lists.is_empty()
             || (self.stalled.has_broadcasts() && self.mailbox.takes_broadcast())
-            || self.handovers.may_hold()
-            || self.requests.may_hold()
-            || self.mailbox.has_news()
+            || self.inlets.may_hold()
+            || self.mailbox.has_external_work()
             || self.mailbox.has_unread();
-        if waits {
+        if has_work {
             return Some(Duration::ZERO);
         }
         let sweep = self.wheel.idle_for(self.now);
         match &self.drain {
-            Some(drain) => Some(sweep.map_or(drain.step(), |sweep| sweep.min(drain.step()))),
+            Some(drain) => Some(sweep.map_or(drain.interval(), |sweep| sweep.min(drain.interval()))),
             None => sweep,
         }
     }

@@ -9,6 +9,7 @@ use std::io::IoSlice;
 
 use bytes::Bytes;
 
+use super::memory::Counted;
 use crate::frame::{self, HEADER_BYTES_MAX, Opcode};
 use crate::mailbox::SHARE_FROM;
 use crate::message::Payload;
@@ -29,8 +30,8 @@ pub struct Outbox {
     gone: usize,
     /// The latest ping's payload, if its pong waits until everything else was sent.
     late_pong: Option<Vec<u8>>,
-    /// What of it is in its shard's sum of what waits, in bytes; its shard's.
-    pub(super) accounted: usize,
+    /// Bytes that its shard has counted; see [`Memory`](super::memory::Memory).
+    pub(super) counted: Counted<usize>,
 }
 
 #[derive(Debug)]

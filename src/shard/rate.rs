@@ -5,7 +5,7 @@
 //! one check.
 
 use super::Shard;
-use super::close::{Farewell, Unsent};
+use super::close::{CloseReason, Unsent};
 use super::io::{Network, SessionKey};
 use super::meter::Meter;
 use super::session::Phase;
@@ -52,14 +52,14 @@ impl<N: Network> Shard<N> {
         if closed_at <= self.tick {
             self.stats.rate_limited += 1;
             let reason = meter.reason(&self.settings);
-            self.close(key, Farewell::with_reason(close::POLICY, &reason), Unsent::Keep);
+            self.close(key, CloseReason::with_text(close::POLICY, &reason), Unsent::Keep);
             return Paused::Closed;
         }
         if ready > self.tick {
             return Paused::Until(ready.min(closed_at));
         }
         session.flags.is_paused = false;
-        if session.can_go_on() {
+        if session.has_input() {
             self.enqueue(key);
         } else if let Some(meter) = &mut session.meter {
             meter.caught_up();
@@ -69,15 +69,15 @@ impl<N: Network> Shard<N> {
 
     /// Gives every open session a new meter, or none, by the settings as they are now; ends all pauses.
     pub(super) fn reset_meters(&mut self) {
-        let mut place = 0;
-        while let Some(key) = self.sessions.next(place) {
-            place = key.place() + 1;
+        let mut slot = 0;
+        while let Some(key) = self.sessions.next_key(slot) {
+            slot = key.slot() + 1;
             let Some(session) = self.sessions.present(key) else { continue };
             if session.phase != Phase::Open {
                 continue;
             }
             session.meter = Meter::new(&self.settings, self.tick);
-            if std::mem::take(&mut session.flags.is_paused) && session.can_go_on() {
+            if std::mem::take(&mut session.flags.is_paused) && session.has_input() {
                 self.enqueue(key);
             }
         }

@@ -1,4 +1,4 @@
-//! The part of a turn that receives, decodes and routes what clients send.
+//! The part of a turn that receives, decodes and routes the messages of clients.
 
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -6,11 +6,12 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use bytes::Bytes;
 use tracing::error;
 
-use super::close::{Farewell, Unsent};
+use super::budget::{Budget, Cost};
+use super::close::{CloseReason, Unsent};
 use super::io::{Network, SessionKey, Socket};
-use super::session::{Phase, Unread, Waiting};
+use super::session::{Phase, StalledMessage, Unread};
 use super::stall::Stall;
-use super::{Budget, CONNECTION_BYTES, CONNECTION_DELIVERIES, Cost, Shard, journal};
+use super::{Shard, tally};
 use crate::frame::{self, Event, Reader, Violation, close};
 use crate::mailbox::{Room, SHARE_FROM};
 use crate::message::{Kind, Payload};
@@ -19,41 +20,41 @@ use crate::rights::Rights;
 use crate::router;
 use crate::uid::{self, UidHash};
 
-/// A message that makes the per-session code panic. Only the library's own tests are built with it.
+/// A message on which decoding panics, in the library's own tests only.
 #[cfg(test)]
 pub(crate) const PANIC_PAYLOAD: &[u8] = b"\0panic";
 
-/// What a frame asks for, found without touching the shard.
-enum Step<'a> {
-    /// A message that asks for something.
+/// The result of decoding one frame. Decoding does not touch the shard; [`Shard::perform`] does what an action asks for.
+enum Action<'a> {
+    /// A message that its protocol understands.
     Command {
         kind: Kind,
         message: Payload<'a>,
         command: Command,
     },
-    /// A message that asks for nothing.
+    /// A message that its protocol does not understand.
     Malformed(Malformed),
     Ping(&'a [u8]),
     Pong,
     Close {
         code: Option<u16>,
     },
-    /// A frame of a message that goes on, of so many bytes.
+    /// A frame that does not end its message, and its length.
     Fragment {
         bytes: usize,
     },
-    /// The bytes, so many, end inside a frame.
+    /// A part of a frame, and its length: the rest has yet to arrive.
     Incomplete {
         bytes: usize,
     },
     Violation(Violation),
-    /// The per-session code panicked.
+    /// Decoding panicked.
     Panicked,
 }
 
-/// The session whose input is decoded, as it was when that began.
+/// The session whose input is decoded, with copies of the fields that decoding needs.
 #[derive(Clone, Copy)]
-struct Speaker {
+struct Sender {
     key: SessionKey,
     rights: Rights,
     protocol: Protocol,
@@ -61,92 +62,86 @@ struct Speaker {
 
 /// Why decoding stopped.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Stop {
-    /// All bytes are decoded.
-    End,
-    /// A budget is spent; others have their turn first.
-    Budget,
-    /// A message has no room in the mail: the session waits until the message was taken.
+enum StopReason {
+    /// All bytes were decoded.
+    AllDecoded,
+    /// A budget is spent: decoding continues in the next turn.
+    BudgetSpent,
+    /// A message has no room in the mail: the session is not read until the message was taken.
     Stalled,
-    /// The session isn't open any more.
+    /// The session has closed.
     Closed,
 }
 
 impl<N: Network> Shard<N> {
-    /// Gives each session on the run list its share, until the turn's budget is spent.
+    /// Reads each session on the run list once, until the turn's budget is spent.
     pub(super) fn receive_ready(&mut self) {
         let mut slice = self.slice(self.now);
-        for _ in 0..self.run.len() {
+        for _ in 0..self.lists.run_len() {
             if self.is_saturated() {
                 return;
             }
-            let Some(key) = self.run.pop_front() else { return };
-            // It may have ended since it was put here.
-            let Some(session) = self.sessions.get(key) else { continue };
-            // As one of those that leave it may have had its step already.
-            if !session.flags.is_queued {
-                continue;
-            }
-            if session.phase != Phase::Open {
-                self.leaving.push_back(key);
-                continue;
-            }
-            session.flags.is_queued = false;
+            let Some((key, session)) = self.lists.next_run(&mut self.sessions) else { continue };
             match session.unread.take() {
                 Some(unread) => self.resume(key, unread),
                 None => self.receive(key),
             }
             self.account(key);
-            self.relieve();
+            self.enforce_memory_max();
             self.serve_between_reads(&mut slice);
         }
     }
 
-    /// Whether no more may be taken in before what is due was sent.
+    /// Whether this turn takes in no more work: its budget is spent, or a log is full and must be flushed first.
     pub(super) fn is_saturated(&self) -> bool {
         self.budget.is_spent() || self.logs.is_full()
     }
 
-    /// Decodes what was received in an earlier turn.
+    /// Decodes the rest of what was received in an earlier turn.
     fn resume(&mut self, key: SessionKey, mut unread: Box<Unread>) {
         let stop = self.decode(key, &mut unread.bytes, &mut unread.at);
-        // It may have ended by what it sent.
+        // One of its messages may have ended it.
         let Some(session) = self.sessions.get(key) else { return };
-        if stop == Stop::End {
+        if stop == StopReason::AllDecoded {
             if session.flags.is_readable {
                 self.enqueue(key);
             }
             return;
         }
-        // Decoding may have put a message there that has no room in the mail.
-        unread.waiting = session.unread.take().and_then(|unread| unread.waiting);
-        session.unread = (stop != Stop::Closed).then_some(unread);
-        if stop == Stop::Budget {
+        // If decoding stalled, `stall` has left the message in a new `Unread`.
+        unread.stalled = session.unread.take().and_then(|unread| unread.stalled);
+        session.unread = (stop != StopReason::Closed).then_some(unread);
+        if stop == StopReason::BudgetSpent {
             self.enqueue(key);
         }
     }
 
-    /// Receives once and decodes it.
+    /// Receives once, and decodes the bytes.
     fn receive(&mut self, key: SessionKey) {
         let Some(session) = self.sessions.present(key) else { return };
         if let Some((buffer, _)) = session.reader.direct() {
             let space = buffer.capacity() - buffer.len();
             let received = session.socket.receive_onto(buffer);
-            self.received_onto(key, received, space);
+            self.note_direct_receive(key, received, space);
             return;
         }
         let mut scratch = std::mem::take(&mut self.scratch);
         let received = session.socket.receive(&mut scratch);
-        if let Some(length) = self.received(key, received, scratch.len()) {
+        if let Some(length) = self.note_received(key, received, scratch.len()) {
             let mut at = 0;
             let stop = self.decode(key, &mut scratch[..length], &mut at);
-            self.keep_rest(key, &scratch[at..length], stop);
+            self.keep_undecoded(key, &scratch[at..length], stop);
         }
         self.scratch = scratch;
     }
 
-    /// Takes note of a receive call into `space` bytes: returns how many came, if any.
-    pub(super) fn received(&mut self, key: SessionKey, received: io::Result<usize>, space: usize) -> Option<usize> {
+    /// Handles the result of a receive call into a buffer of `space` bytes; returns how many bytes to decode, if any.
+    pub(super) fn note_received(
+        &mut self,
+        key: SessionKey,
+        received: io::Result<usize>,
+        space: usize,
+    ) -> Option<usize> {
         let tick = self.tick;
         let session = self.sessions.present(key)?;
         match received {
@@ -158,7 +153,7 @@ impl<N: Network> Shard<N> {
             Ok(length) => {
                 session.heard = tick;
                 session.flags.is_pinged = false;
-                // A short read is the last unless the event said that the end is near, or the socket says so itself.
+                // A short read means that the socket is empty, unless the poller has seen the end of the stream, or TLS has more.
                 session.flags.is_readable =
                     length == space || session.flags.is_read_closed || session.socket.has_unread();
                 self.stats.bytes_in += length as u64;
@@ -179,63 +174,63 @@ impl<N: Network> Shard<N> {
                 None
             }
             Err(error) => {
-                self.lose(key, &error);
+                self.connection_lost(key, &error);
                 None
             }
         }
     }
 
-    /// Goes on after a receive call straight into a message's buffer.
-    fn received_onto(&mut self, key: SessionKey, received: io::Result<usize>, space: usize) {
-        let Some(length) = self.received(key, received, space) else {
-            // The reader must hear of it all the same, before it is used again; unless the session has ended.
+    /// Handles the result of a receive call straight into the buffer of a message.
+    fn note_direct_receive(&mut self, key: SessionKey, received: io::Result<usize>, space: usize) {
+        let Some(length) = self.note_received(key, received, space) else {
+            // Unless the session has ended, its reader must be told that the direct read is over before it is used again.
             if let Some(session) = self.sessions.get(key) {
                 session.reader.direct_done(usize::MAX).ok();
             }
             return;
         };
         let Some(session) = self.sessions.present(key) else { return };
-        let speaker = Speaker { key, rights: session.rights, protocol: session.protocol };
+        let sender = Sender { key, rights: session.rights, protocol: session.protocol };
         let mut reader = std::mem::take(&mut session.reader);
-        // A message that it completes is its receivers' from now on, and must not count twice.
+        // Accounted for without the reader: a message that it completes will count for its receivers, and must not count twice.
         self.account(key);
         let message_bytes_max = self.settings.message_bytes_max;
-        let step = guard(|| classify(speaker.protocol, reader.direct_done(message_bytes_max), length));
-        let mut budget = Budget { deliveries: CONNECTION_DELIVERIES, bytes: CONNECTION_BYTES };
+        let action = catch_panic(|| classify(sender.protocol, reader.direct_done(message_bytes_max), length));
+        let mut budget = Budget::CONNECTION;
         let before = self.stats.frames_in;
-        let stop = self.act(speaker, step, &mut budget);
-        self.give_back(key, reader);
-        let stop = stop.unwrap_or(Stop::End);
-        self.charge(key, self.stats.frames_in - before, stop == Stop::End);
-        self.keep_rest(key, &[], stop);
+        let stop = self.perform(sender, action, &mut budget);
+        self.put_reader_back(key, reader);
+        let stop = stop.unwrap_or(StopReason::AllDecoded);
+        self.charge(key, self.stats.frames_in - before, stop == StopReason::AllDecoded);
+        self.keep_undecoded(key, &[], stop);
     }
 
-    /// Keeps the bytes that were not decoded, and puts the session where it can go on.
-    fn keep_rest(&mut self, key: SessionKey, rest: &[u8], stop: Stop) {
-        // It may have ended by what it sent.
+    /// Keeps the bytes that were not decoded, and queues the session to be read again if it can be.
+    fn keep_undecoded(&mut self, key: SessionKey, rest: &[u8], stop: StopReason) {
+        // One of its messages may have ended it.
         let Some(session) = self.sessions.get(key) else { return };
-        if !rest.is_empty() && stop != Stop::Closed {
-            // Decoding may have put a message there that has no room in the mail.
+        if !rest.is_empty() && stop != StopReason::Closed {
+            // If decoding stalled, `stall` has made the `Unread` already.
             session.unread.get_or_insert_default().bytes = rest.to_vec();
         }
-        if stop != Stop::Stalled && (session.unread.is_some() || session.flags.is_readable) {
+        if stop != StopReason::Stalled && (session.has_input()) {
             self.enqueue(key);
         }
     }
 
-    /// Decodes `bytes` from `at` on and does what each frame asks for.
-    fn decode(&mut self, key: SessionKey, bytes: &mut [u8], at: &mut usize) -> Stop {
-        let Some(session) = self.sessions.present(key) else { return Stop::Closed };
-        let speaker = Speaker { key, rights: session.rights, protocol: session.protocol };
+    /// Decodes `bytes` from `at` on, frame by frame, and performs the action of each; advances `at`.
+    fn decode(&mut self, key: SessionKey, bytes: &mut [u8], at: &mut usize) -> StopReason {
+        let Some(session) = self.sessions.present(key) else { return StopReason::Closed };
+        let sender = Sender { key, rights: session.rights, protocol: session.protocol };
         let mut reader = std::mem::take(&mut session.reader);
-        let mut budget = Budget { deliveries: CONNECTION_DELIVERIES, bytes: CONNECTION_BYTES };
+        let mut budget = Budget::CONNECTION;
         let is_metered = session.meter.is_some();
         if let Some(meter) = &session.meter {
-            // Each message costs one at least.
+            // Each message costs one delivery at least, so that this bounds the number of messages.
             budget.deliveries = budget.deliveries.min(meter.messages_left());
         }
         if reader.bytes_held() > 0 {
-            // As in `received_onto`.
+            // Without the reader, as in `note_direct_receive`.
             self.account(key);
         }
         let message_bytes_max = self.settings.message_bytes_max;
@@ -243,37 +238,37 @@ impl<N: Network> Shard<N> {
         let mut was_between = false;
         let stop = loop {
             if *at == bytes.len() {
-                break Stop::End;
+                break StopReason::AllDecoded;
             }
             if budget.is_spent() || self.is_saturated() {
-                break Stop::Budget;
+                break StopReason::BudgetSpent;
             }
-            let step = guard(|| {
+            let action = catch_panic(|| {
                 let (taken, event) = reader.read(&mut bytes[*at..], message_bytes_max);
                 *at += taken;
-                classify(speaker.protocol, event, taken)
+                classify(sender.protocol, event, taken)
             });
-            let stop = self.act(speaker, step, &mut budget);
+            let stop = self.perform(sender, action, &mut budget);
             was_between |= !reader.is_mid_message();
             if let Some(stop) = stop {
                 break stop;
             }
         };
         if was_between && let Some(session) = self.sessions.get(key) {
-            // What is under way now, if anything, is another message than before.
+            // A message that is incomplete now is another one than before, with a deadline of its own.
             session.flags.is_mid_message = false;
         }
-        self.give_back(key, reader);
+        self.put_reader_back(key, reader);
         if is_metered {
-            self.charge(key, self.stats.frames_in - before, stop == Stop::End);
+            self.charge(key, self.stats.frames_in - before, stop == StopReason::AllDecoded);
         }
         stop
     }
 
-    /// Puts the reader back into its session, and a deadline to a message that has begun.
-    fn give_back(&mut self, key: SessionKey, reader: Reader) {
+    /// Puts the reader back into its session, and sets the deadline of a message that has begun.
+    fn put_reader_back(&mut self, key: SessionKey, reader: Reader) {
         let tick = self.tick;
-        // It may have ended, or begun to close, by what it sent.
+        // One of its messages may have closed or ended it.
         let Some(session) = self.sessions.get(key).filter(|session| session.phase == Phase::Open) else { return };
         let is_mid_message = reader.is_mid_message();
         session.reader = reader;
@@ -287,81 +282,82 @@ impl<N: Network> Shard<N> {
         }
     }
 
-    /// Does what one frame asks for; says why decoding must stop, if it must.
+    /// Performs the action of one frame; returns the reason if decoding must stop.
     #[inline]
-    fn act(&mut self, speaker: Speaker, step: Step<'_>, budget: &mut Budget) -> Option<Stop> {
-        let key = speaker.key;
+    fn perform(&mut self, sender: Sender, action: Action<'_>, budget: &mut Budget) -> Option<StopReason> {
+        let key = sender.key;
         self.stats.frames_in += 1;
-        let departures = self.departures;
+        let closings = self.closings;
         let mut cost = Cost { deliveries: 1, bytes: 0 };
         let mut stop = None;
-        match step {
-            Step::Command { kind, message, command: Command::Send { recipient, payload } } => {
-                if speaker.rights.allow(recipient.right()) {
+        match action {
+            Action::Command { kind, message, command: Command::Send { recipient, payload } } => {
+                if sender.rights.allow(recipient.right()) {
                     (cost, stop) = self.route(key, kind, message, recipient, payload);
                 } else {
                     match recipient {
                         Recipient::Uid(_) => self.stats.forbidden_unicasts += 1,
                         Recipient::Everybody => self.stats.forbidden_broadcasts += 1,
                     }
-                    cost.bytes = self.tell_error(speaker, recipient.refusal());
+                    cost.bytes = self.send_error(sender, recipient.refusal());
                 }
             }
-            Step::Command { kind, message, command: Command::Echo } => {
+            Action::Command { kind, message, command: Command::Echo } => {
                 cost.bytes = message.as_slice().len();
                 self.deliver_to(key, &mut Message::new(kind, message));
             }
-            Step::Malformed(Malformed(text)) => {
+            Action::Malformed(Malformed(text)) => {
                 self.stats.invalid += 1;
-                cost.bytes = self.tell_error(speaker, text);
+                cost.bytes = self.send_error(sender, text);
             }
-            Step::Ping(payload) => {
+            Action::Ping(payload) => {
                 self.pong(key, payload);
-                // What comes behind waits until the pong is out: a peer that reads is answered each of its pings, in
-                // order, and one that doesn't only the latest.
-                stop = Some(Stop::Budget);
+                // Decoding stops until the pong was sent. So a peer that reads gets a pong for each of its pings, in order, and one
+                // that does not read gets only the latest.
+                stop = Some(StopReason::BudgetSpent);
             }
-            Step::Pong => {}
-            // What was taken in is work, whether or not anything comes of it.
-            Step::Fragment { bytes } => cost.bytes = bytes,
-            Step::Incomplete { bytes } => {
+            Action::Pong => {}
+            // Received bytes are work, even if no message comes of them.
+            Action::Fragment { bytes } => cost.bytes = bytes,
+            Action::Incomplete { bytes } => {
                 self.stats.frames_in -= 1;
                 cost.bytes = bytes;
             }
-            Step::Close { code } => {
+            Action::Close { code } => {
                 self.answer_close(key, code);
-                return Some(Stop::Closed);
+                return Some(StopReason::Closed);
             }
-            Step::Violation(violation) => {
+            Action::Violation(violation) => {
                 self.stats.violations += 1;
                 let reason = violation.to_string();
-                self.close(key, Farewell::with_reason(violation.close_code(), &reason), Unsent::Keep);
-                return Some(Stop::Closed);
+                self.close(key, CloseReason::with_text(violation.close_code(), &reason), Unsent::Keep);
+                return Some(StopReason::Closed);
             }
-            Step::Panicked => {
+            Action::Panicked => {
                 self.stats.panics += 1;
                 error!(shard = self.index, session = %key, "a session's code panicked, the session ends");
-                let farewell = Farewell::of(close::INTERNAL_ERROR);
-                self.close(key, farewell, Unsent::Keep);
-                return Some(Stop::Closed);
+                let reason = CloseReason::of(close::INTERNAL_ERROR);
+                self.close(key, reason, Unsent::Keep);
+                return Some(StopReason::Closed);
             }
         }
         budget.spend(cost);
         self.budget.spend(cost);
-        self.relieve();
-        // It may have been cut just now, or closed by what it sent to itself.
-        if self.departures == departures || self.is_open(key) { stop } else { Some(Stop::Closed) }
+        self.enforce_memory_max();
+        // The sender may have been closed to free memory, or as the slow receiver of its own message.
+        if self.closings == closings || self.is_open(key) { stop } else { Some(StopReason::Closed) }
     }
 
-    /// Tells a client what was wrong with its message, in its protocol's words; returns how many bytes that takes.
+    /// Sends a client an error about its message, in the encoding of its protocol; returns the length in bytes.
     #[cold]
-    fn tell_error(&mut self, speaker: Speaker, text: &str) -> usize {
-        let Some(error) = speaker.protocol.error(text) else { return 0 };
-        self.reply(speaker.key, &error);
+    fn send_error(&mut self, sender: Sender, text: &str) -> usize {
+        let Some(error) = sender.protocol.error(text) else { return 0 };
+        self.reply(sender.key, &error);
         error.len()
     }
 
-    /// Sends a message on its way: to a session of this shard, or into the mail for another.
+    /// Routes a message: to sessions of this shard, or into the mail for another. Returns the cost, and the reason if decoding must
+    /// stop.
     #[inline]
     fn route(
         &mut self,
@@ -370,7 +366,7 @@ impl<N: Network> Shard<N> {
         message: Payload<'_>,
         recipient: Recipient,
         span: Span,
-    ) -> (Cost, Option<Stop>) {
+    ) -> (Cost, Option<StopReason>) {
         let payload = match &message {
             Payload::Borrowed(bytes) => Payload::Borrowed(&bytes[span.range()]),
             Payload::Shared(bytes) => Payload::Shared(bytes.slice(span.range())),
@@ -378,16 +374,20 @@ impl<N: Network> Shard<N> {
         let bytes = payload.as_slice().len();
         match recipient {
             Recipient::Everybody => {
-                // One copy for this shard's log and the others' mail.
+                // A large payload is copied once, and shared by this shard's log and the mail to the others.
                 let payload = if bytes < SHARE_FROM { payload } else { Payload::Shared(payload.into_shared()) };
-                // A broadcast joins the queue of those that wait, even if there has been room since.
+                // Broadcasts keep their order: while others wait, this one waits behind them, even if there is room by now.
                 if self.stalled.has_broadcasts() || self.mailbox.broadcast(kind, &payload) == Room::Full {
                     let (uid, span) = (Span { start: 0, end: 0 }, Span { start: 0, end: bytes });
                     let message = payload.into_shared();
-                    self.stall(key, Stall::Broadcast, Waiting { hash: UidHash(0), kind, message, uid, payload: span });
-                    return (Cost { deliveries: 1, bytes }, Some(Stop::Stalled));
+                    self.stall(
+                        key,
+                        Stall::Broadcast,
+                        StalledMessage { hash: UidHash(0), kind, message, uid, payload: span },
+                    );
+                    return (Cost { deliveries: 1, bytes }, Some(StopReason::Stalled));
                 }
-                journal::broadcast();
+                tally::broadcast();
                 self.stats.broadcasts_sent += 1;
                 (Cost { deliveries: 1 + self.broadcast(&mut Message::new(kind, payload)), bytes }, None)
             }
@@ -396,22 +396,22 @@ impl<N: Network> Shard<N> {
                 let cost = Cost { deliveries: 1, bytes };
                 if let Some(session) = self.registry.last_recipient(uid) {
                     debug_assert_eq!(*self.registry.find(self.hasher.hash(uid), uid), [session]);
-                    journal::unicast();
-                    journal::reached(1);
+                    tally::unicast();
+                    tally::reached(1);
                     self.deliver_to(session, &mut Message::new(kind, payload));
                     return (cost, None);
                 }
                 if uid.len() > uid::BYTES_MAX {
-                    journal::unicast();
+                    tally::unicast();
                     self.stats.offline += 1;
                     return (cost, None);
                 }
                 let hash = self.hasher.hash(uid);
                 let to = router::shard_of(hash, self.mailbox.shard_count());
                 if to == self.index {
-                    journal::unicast();
+                    tally::unicast();
                     if let Some(session) = self.registry.find_only(hash, uid) {
-                        journal::reached(1);
+                        tally::reached(1);
                         self.deliver_to(session, &mut Message::new(kind, payload));
                         return (cost, None);
                     }
@@ -420,28 +420,32 @@ impl<N: Network> Shard<N> {
                 }
                 if self.mailbox.unicast(to, hash, uid, kind, &payload) == Room::Full {
                     let message = message.into_shared();
-                    self.stall(key, Stall::Unicast { to }, Waiting { hash, kind, message, uid: name, payload: span });
-                    return (cost, Some(Stop::Stalled));
+                    self.stall(
+                        key,
+                        Stall::Unicast { to },
+                        StalledMessage { hash, kind, message, uid: name, payload: span },
+                    );
+                    return (cost, Some(StopReason::Stalled));
                 }
-                journal::unicast();
+                tally::unicast();
                 (cost, None)
             }
         }
     }
 }
 
-/// Runs the per-session code; a panic in it ends the session, not the shard.
+/// Runs the decoding of one frame; a panic in it ends the session, not the shard.
 ///
-/// That code holds no reference to the shard: what it may leave half done, the reader and the bytes
-/// received, is thrown away with the session.
+/// Decoding holds no reference to the shard. It may leave the reader and the received bytes half changed; both are dropped with the
+/// session.
 #[inline]
-fn guard<'a>(decode: impl FnOnce() -> Step<'a>) -> Step<'a> {
-    catch_unwind(AssertUnwindSafe(decode)).unwrap_or(Step::Panicked)
+fn catch_panic<'a>(decode: impl FnOnce() -> Action<'a>) -> Action<'a> {
+    catch_unwind(AssertUnwindSafe(decode)).unwrap_or(Action::Panicked)
 }
 
-/// Says what a frame asks for, having taken `bytes`.
+/// Turns a frame of `bytes` bytes, as the reader found it, into an action.
 #[inline(always)]
-fn classify(protocol: Protocol, event: Result<Option<Event<'_>>, Violation>, bytes: usize) -> Step<'_> {
+fn classify(protocol: Protocol, event: Result<Option<Event<'_>>, Violation>, bytes: usize) -> Action<'_> {
     #[cfg(test)]
     if let Ok(Some(Event::Message { payload, .. })) = &event {
         assert_ne!(payload.as_slice(), PANIC_PAYLOAD, "a test asked for it");
@@ -454,15 +458,15 @@ fn classify(protocol: Protocol, event: Result<Option<Event<'_>>, Violation>, byt
                 frame::Payload::Owned(bytes) => Payload::Shared(Bytes::from(bytes)),
             };
             match command {
-                Ok(command) => Step::Command { kind, message, command },
-                Err(malformed) => Step::Malformed(malformed),
+                Ok(command) => Action::Command { kind, message, command },
+                Err(malformed) => Action::Malformed(malformed),
             }
         }
-        Ok(Some(Event::Ping(payload))) => Step::Ping(payload),
-        Ok(Some(Event::Pong(_))) => Step::Pong,
-        Ok(Some(Event::Close { code, .. })) => Step::Close { code },
-        Ok(Some(Event::Fragment)) => Step::Fragment { bytes },
-        Ok(None) => Step::Incomplete { bytes },
-        Err(violation) => Step::Violation(violation),
+        Ok(Some(Event::Ping(payload))) => Action::Ping(payload),
+        Ok(Some(Event::Pong(_))) => Action::Pong,
+        Ok(Some(Event::Close { code, .. })) => Action::Close { code },
+        Ok(Some(Event::Fragment)) => Action::Fragment { bytes },
+        Ok(None) => Action::Incomplete { bytes },
+        Err(violation) => Action::Violation(violation),
     }
 }

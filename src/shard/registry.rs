@@ -26,12 +26,12 @@ pub struct Registry {
 struct User {
     hash: UidHash,
     uid: Box<str>,
-    sessions: Sessions,
+    sessions: SessionKeys,
 }
 
 /// Sessions of one uid, oldest first; almost always one.
 #[derive(Debug)]
-enum Sessions {
+enum SessionKeys {
     One(SessionKey),
     #[expect(clippy::box_collection, reason = "the common case pays for the size of the rare one")]
     Many(Box<Vec<SessionKey>>),
@@ -99,7 +99,7 @@ impl Registry {
                 false
             }
             Entry::Vacant(place) => {
-                place.insert(User { hash, uid: uid.as_str().into(), sessions: Sessions::One(session) });
+                place.insert(User { hash, uid: uid.as_str().into(), sessions: SessionKeys::One(session) });
                 true
             }
         }
@@ -165,7 +165,7 @@ impl Registry {
     }
 }
 
-impl Sessions {
+impl SessionKeys {
     fn as_slice(&self) -> &[SessionKey] {
         match self {
             Self::One(session) => std::slice::from_ref(session),

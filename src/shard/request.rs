@@ -8,10 +8,11 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
-use super::close::{Farewell, Unsent};
+use super::Shard;
+use super::budget::Cost;
+use super::close::{CloseReason, Unsent};
 use super::io::Network;
 use super::sweep::Drain;
-use super::{Cost, Shard};
 use crate::config::SessionSettings;
 use crate::frame::HEADER_BYTES_MAX;
 use crate::message::{Delivery, Kind, Payload, Shed};
@@ -131,7 +132,7 @@ pub struct UidPage {
 impl<N: Network> Shard<N> {
     /// Answers requests from outside the message path, within the turn's budget.
     pub(super) fn take_requests(&mut self) {
-        self.heed_news();
+        self.inlets.check_external_work(&self.mailbox);
         for _ in 0..REQUESTS_PER_TURN {
             if self.is_saturated() || !self.take_request() {
                 return;
@@ -141,7 +142,7 @@ impl<N: Network> Shard<N> {
 
     /// Answers the oldest request; says whether there was one.
     pub(super) fn take_request(&mut self) -> bool {
-        let Some(request) = self.requests.take() else { return false };
+        let Some(request) = self.inlets.requests.take() else { return false };
         // Whatever it asks for: a flood of questions is work, too.
         self.budget.spend(Cost { deliveries: 1, bytes: 0 });
         match request {
@@ -162,25 +163,25 @@ impl<N: Network> Shard<N> {
                 self.answer(&answer, page);
             }
             Request::Kick { hash, uid, code, reason, answer } => {
-                let sessions = self.kick(hash, &uid, Farewell::by_caller(code, &reason));
+                let sessions = self.kick(hash, &uid, CloseReason::by_caller(code, &reason));
                 self.answer(&answer, sessions);
             }
             Request::Stats { answer } => self.answer(&answer, self.stats()),
             Request::Reload(settings) => self.reload(settings),
             Request::Drain { time_out } => {
                 if self.drain.is_none() {
-                    self.drain = Some(Drain::new(self.now, time_out, self.sessions.places_end()));
+                    self.drain = Some(Drain::new(self.now, time_out, self.sessions.slots_end()));
                 }
             }
         }
         true
     }
 
-    fn kick(&mut self, hash: UidHash, uid: &str, farewell: Farewell<'_>) -> usize {
+    fn kick(&mut self, hash: UidHash, uid: &str, reason: CloseReason<'_>) -> usize {
         let sessions = self.registry.find(hash, uid.as_bytes()).to_vec();
         for &session in &sessions {
             self.stats.kicked += 1;
-            self.close(session, farewell, Unsent::Keep);
+            self.close(session, reason, Unsent::Keep);
         }
         sessions.len()
     }
@@ -191,7 +192,7 @@ impl<N: Network> Shard<N> {
             let mut message = Message::new(kind, Payload::Shared(payload));
             let (delivery, cost) = self.deliver(hash, uid.as_bytes(), &mut message);
             self.budget.spend(cost);
-            self.relieve();
+            self.enforce_memory_max();
             return delivery;
         }
         self.budget.spend(Cost { deliveries: 1, bytes: payload.len() });
@@ -208,7 +209,7 @@ impl<N: Network> Shard<N> {
             0
         };
         self.budget.spend(Cost { deliveries: 1 + sessions + except.len(), bytes });
-        self.relieve();
+        self.enforce_memory_max();
         sessions
     }
 
@@ -222,17 +223,17 @@ impl<N: Network> Shard<N> {
         known.collect()
     }
 
-    /// Walks over the places of sessions, which do not move; the registry's do whenever it grows.
+    /// Walks over the slots of sessions, which do not move; the registry's do whenever it grows.
     fn page(&mut self, from: u32, most: usize) -> UidPage {
         self.budget.spend(Cost { deliveries: PAGE_DELIVERIES, bytes: 0 });
         let mut page = UidPage::default();
-        let (mut place, mut looked_at) = (from, 0);
-        while let Some(key) = self.sessions.next(place) {
+        let (mut slot, mut looked_at) = (from, 0);
+        while let Some(key) = self.sessions.next_key(slot) {
             if page.uids.len() == most || looked_at == SESSIONS_PER_PAGE {
-                page.next = Some(key.place());
+                page.next = Some(key.slot());
                 break;
             }
-            (place, looked_at) = (key.place() + 1, looked_at + 1);
+            (slot, looked_at) = (key.slot() + 1, looked_at + 1);
             let Some(hash) = self.sessions.present(key).map(|session| session.hash) else { continue };
             page.uids.extend(self.registry.oldest_of(hash, key).map(Box::from));
         }

@@ -4,7 +4,9 @@ use bytes::Bytes;
 
 use super::expiry::Expiry;
 use super::handover::{LoginNumber, Permit};
+use super::lists::Listed;
 use super::log::Position;
+use super::memory::Counted;
 use super::meter::Meter;
 use super::outbox::Outbox;
 use super::wheel::Tick;
@@ -24,11 +26,11 @@ pub(crate) struct Session<S> {
     pub(crate) reader: Reader,
     /// Bytes received and not decoded yet: a budget ran out, or the session must wait.
     pub(crate) unread: Option<Box<Unread>>,
-    /// What it may still send; absent while no rate is limited.
+    /// Its token buckets; absent while no rate is limited.
     pub(crate) meter: Option<Box<Meter>>,
-    /// What waits for the socket; absent when nothing does.
+    /// Frames that wait for the socket; absent when none do.
     pub(crate) outbox: Option<Box<Outbox>>,
-    /// Up to where the broadcast log of its encoding was taken; equal to that log's end between turns.
+    /// Position up to which it has taken the broadcast log of its encoding; between turns the end of that log.
     pub(crate) log_from: Position,
     pub(crate) hash: UidHash,
     pub(crate) login: LoginNumber,
@@ -36,42 +38,51 @@ pub(crate) struct Session<S> {
     pub(crate) _permit: Permit,
     /// When it was handed over.
     pub(crate) since: Tick,
-    /// When something was received last.
+    /// When bytes were last received.
     pub(crate) heard: Tick,
     /// While a message is arriving: when its first byte came.
     pub(crate) message_since: Tick,
     /// While closing: when to stop waiting for the peer.
     pub(crate) close_by: Tick,
-    /// Where the session waits on the wheel; entries for other ticks are stale.
+    /// The tick of its entry on the wheel; entries for other ticks are stale.
     pub(crate) timer: Tick,
-    /// Memory it holds, as last accounted for.
-    pub(crate) held: u32,
+    /// Memory it holds, as of its last [`Memory::update`](super::memory::Memory::update).
+    pub(crate) held: Counted<u32>,
     /// The serial number of its key; [`super::sessions::Sessions::insert`] draws it.
     pub(crate) serial: u32,
-    /// When its credential's time is over.
+    /// When its credential expires.
     pub(crate) expires: Expiry,
-    /// While closing: bytes received and thrown away.
+    /// While closing: bytes received and discarded.
     pub(crate) discarded: u32,
     pub(crate) phase: Phase,
-    /// What its client speaks: decides what its messages ask for, and in which encoding it receives others'.
+    /// The protocol of its client: decides what its messages mean, and in which encoding it receives messages.
     pub(crate) protocol: Protocol,
-    /// What its client may send.
+    /// The messages that its client may send.
     pub(crate) rights: Rights,
     pub(crate) flags: Flags,
+    pub(crate) listed: Listed,
 }
 
 impl<S> Session<S> {
     /// Whether there may be something to receive or to decode.
-    pub(super) fn can_go_on(&self) -> bool {
+    pub(super) fn has_input(&self) -> bool {
         self.unread.is_some() || self.flags.is_readable
     }
 
-    /// Returns its message that waits for room in a mailbox, if one does.
-    pub(super) fn waiting(&self) -> Option<&Waiting> {
-        self.unread.as_deref().and_then(|Unread { waiting, .. }| waiting.as_ref())
+    /// Whether a flush that has sent everything is done: no outbox to return, no memory to account for, no watch to change, no end
+    /// of the stream to send.
+    #[inline]
+    pub(super) fn is_settled(&self) -> bool {
+        let is_idle = self.outbox.is_none() && self.held.get() == 0 && self.phase == Phase::Open;
+        is_idle && !self.flags.is_watched && !self.flags.has_pong
     }
 
-    /// Returns the memory that its peer makes it hold, by what the peer sends and by what it does not read, in bytes.
+    /// Returns its message that waits for room in the mail, if there is one.
+    pub(super) fn stalled_message(&self) -> Option<&StalledMessage> {
+        self.unread.as_deref().and_then(|Unread { stalled, .. }| stalled.as_ref())
+    }
+
+    /// Returns the memory that its peer can make it hold, in bytes: by sending, and by not reading.
     pub(super) fn holdings(&self) -> u32 {
         let unread = self.unread.as_ref().map_or(0, |unread| unread.holdings());
         let outbox = self.outbox.as_ref().map_or(0, |outbox| outbox.held());
@@ -79,76 +90,72 @@ impl<S> Session<S> {
     }
 }
 
-/// Where in its life a session is.
+/// The phase of a session's life.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Phase {
     /// Logged in; in the registry.
     Open,
-    /// Its last frames wait for the socket; what it sends is thrown away.
+    /// Its last frames wait for the socket; its input is discarded.
     Closing,
-    /// All was sent, and the end of it too; waits for the peer's end.
+    /// Everything was sent, the end of the stream included; it waits for the peer's end.
     Lingering,
 }
 
-/// What is known of the socket, and where the session is queued.
+/// The state of the socket, and the conditions that hold the session back.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Flags {
     /// There may be bytes to receive.
     pub(crate) is_readable: bool,
-    /// The end of what the peer sends is near: a short read is not the last.
+    /// The poller has seen the end of the peer's stream: a short read does not mean that the socket is empty.
     pub(crate) is_read_closed: bool,
     /// The socket refused bytes and has not become writable since.
     pub(crate) is_blocked: bool,
     /// The poller watches for writability.
     pub(crate) is_watched: bool,
-    /// On the run list.
-    pub(crate) is_queued: bool,
-    /// On the dirty list.
-    pub(crate) is_dirty: bool,
-    /// Waits for room in a mailbox.
+    /// Not read, as its message waits for room in the mail.
     pub(crate) is_stalled: bool,
-    /// Not read, as it was over its rate.
+    /// Not read, as it is over its rate.
     pub(crate) is_paused: bool,
-    /// A ping was sent since something was heard.
+    /// A ping was sent since bytes were last received.
     pub(crate) is_pinged: bool,
-    /// A message is arriving.
+    /// A part of a message has arrived.
     pub(crate) is_mid_message: bool,
     /// A pong is in the outbox.
     pub(crate) has_pong: bool,
 }
 
-/// Received bytes that wait to be decoded.
+/// Received bytes that are not decoded yet.
 #[derive(Debug, Default)]
 pub(crate) struct Unread {
     pub(crate) bytes: Vec<u8>,
-    /// Where decoding goes on.
+    /// Index at which decoding continues.
     pub(crate) at: usize,
-    /// A message that was decoded before these bytes, and not taken; see [`super::stall`].
-    pub(crate) waiting: Option<Waiting>,
+    /// A message that was decoded before these bytes, and that the mail had no room for; see [`super::stall`].
+    pub(crate) stalled: Option<StalledMessage>,
 }
 
 impl Unread {
     fn holdings(&self) -> usize {
-        self.bytes.capacity() + self.waiting.as_ref().map_or(0, Waiting::bytes)
+        self.bytes.capacity() + self.stalled.as_ref().map_or(0, StalledMessage::bytes)
     }
 }
 
-/// A message for which there was no room in the mail.
+/// A message that waits for room in the mail.
 #[derive(Debug)]
-pub(crate) struct Waiting {
+pub(crate) struct StalledMessage {
     /// Hash of the recipient's uid; 0 for a broadcast.
     pub(crate) hash: UidHash,
-    /// How it goes on the wire.
+    /// Text or binary.
     pub(crate) kind: Kind,
     /// The message as it was received.
     pub(crate) message: Bytes,
-    /// Where in `message` the recipient's uid stands; empty for a broadcast.
+    /// The recipient's uid in `message`; empty for a broadcast.
     pub(crate) uid: Span,
-    /// Where in `message` the payload stands.
+    /// The payload in `message`.
     pub(crate) payload: Span,
 }
 
-impl Waiting {
+impl StalledMessage {
     /// Returns the memory that it holds, in bytes.
     pub(super) fn bytes(&self) -> usize {
         self.message.len()

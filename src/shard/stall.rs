@@ -1,16 +1,17 @@
-//! Sessions that wait for room in the mail to another shard.
+//! Stalled sessions: each has a message that waits for room in the mail to another shard.
 //!
-//! A message is decoded before its destination is known. When the batch for that destination is full, the message stays
-//! with its session, counted in what the session holds, and the session is not read until the message was taken. Each
-//! destination has a queue, and after each post the oldest message is taken first: a session that sends much is not served
-//! before one that waits. Broadcasts have a queue of their own, since they need room at every destination.
+//! A message must be decoded before its destination is known. When the batch for that destination is full, the message stays
+//! with its session, counts as memory of the session, and the session is not read until the message was taken. Each
+//! destination has a queue of sessions; after each post messages are taken from it, the oldest first, so that a session that sends
+//! much does not overtake one that waits. Broadcasts have a queue of their own, since they need room at every destination.
 
 use std::collections::VecDeque;
 use std::time::Instant;
 
+use super::budget::Cost;
 use super::io::{Network, SessionKey};
-use super::session::Waiting;
-use super::{Cost, Shard, journal};
+use super::session::StalledMessage;
+use super::{Shard, tally};
 use crate::mailbox::Room;
 use crate::message::Payload;
 use crate::protocol::Message;
@@ -18,7 +19,7 @@ use crate::protocol::Message;
 /// Entries for which an empty queue keeps memory.
 const RETAINED_MAX: usize = 1024;
 
-/// Entries of sessions that have gone which a queue may keep, beside one for each session.
+/// Most stale entries that a queue keeps beside two for each session; an entry is stale when its session has ended or closed.
 const STALE_MAX: usize = 64;
 
 /// The queues of a shard.
@@ -32,12 +33,12 @@ pub(super) struct Stalls {
     posted: Vec<usize>,
 }
 
-/// The room that a session waits for.
+/// The queue that a stalled session waits in, by the room that its message needs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Stall {
-    /// Room for its message at this destination.
+    /// Its message needs room at this destination.
     Unicast { to: usize },
-    /// Room for its message at every destination.
+    /// Its message needs room at every destination.
     Broadcast,
 }
 
@@ -69,32 +70,33 @@ impl Stalls {
 }
 
 impl<N: Network> Shard<N> {
-    /// Keeps a message that was not taken, and its session from being read, until there is room.
+    /// Stalls a session: keeps a message that the mail had no room for, and does not read the session until it has.
     #[cold]
-    pub(super) fn stall(&mut self, key: SessionKey, stall: Stall, message: Waiting) {
+    pub(super) fn stall(&mut self, key: SessionKey, stall: Stall, message: StalledMessage) {
         let Some(session) = self.sessions.present(key) else { return };
         let unread = session.unread.get_or_insert_default();
-        debug_assert!(unread.waiting.is_none(), "a session that waits is not read");
-        unread.waiting = Some(message);
+        debug_assert!(unread.stalled.is_none(), "a stalled session is not read");
+        unread.stalled = Some(message);
         session.flags.is_stalled = true;
         self.stats.mail_stalls += 1;
-        // It counts when it is taken.
+        // The message counts as received when the mail takes it: see `unstall`.
         self.stats.frames_in -= 1;
         let (most, sessions) = (2 * self.sessions.len() + STALE_MAX, &mut self.sessions);
         let queue = self.stalled.queue(stall);
         if queue.len() >= most {
-            queue.retain(|&key| sessions.get(key).is_some_and(|session| session.waiting().is_some()));
+            queue.retain(|&key| sessions.get(key).is_some_and(|session| session.stalled_message().is_some()));
         }
         queue.push_back(key);
     }
 
-    /// Posts the mail in hand as of `now`, and then takes messages that waited for room: of the broadcasts one at least.
+    /// Posts the gathered mail as of `now`, and then takes messages of stalled sessions; at least one broadcast, if there is room for
+    /// it, even when the turn's budget is spent.
     pub(super) fn post(&mut self, now: Instant) {
         self.post_and_take(now, 1);
     }
 
-    /// As [`Shard::post`], amid a flush: broadcasts wait for the next turn once this one's budget is spent or its log full.
-    pub(super) fn post_amid_flush(&mut self, now: Instant) {
+    /// As [`Shard::post`], but during a flush: stalled broadcasts wait for the next turn once the budget is spent or a log is full.
+    pub(super) fn post_mid_flush(&mut self, now: Instant) {
         self.post_and_take(now, 0);
     }
 
@@ -110,22 +112,25 @@ impl<N: Network> Shard<N> {
             }
             self.stalled.posted = posted;
             self.take_waiting(Stall::Broadcast, std::mem::take(&mut broadcasts_due));
-            // Messages that waited for a shard that has ended are in hand now. Its arenas are back already, and nothing would wake this shard for them: post again.
+            // The messages that were just taken may be for a shard that has ended. Its arenas are back already, so that nothing would
+            // wake this shard to post them: post again.
             if !self.mailbox.can_post() {
                 break;
             }
         }
-        self.relieve();
+        self.enforce_memory_max();
     }
 
-    /// Takes the messages of a queue, oldest first, as long as there is room, and for more than `broadcasts_min` broadcasts
-    /// budget.
+    /// Takes the messages of a queue, the oldest first, while there is room for them, and while there is budget for more than
+    /// `broadcasts_min` broadcasts.
     fn take_waiting(&mut self, stall: Stall, broadcasts_min: usize) {
         let mut taken = 0;
         while let Some(&key) = self.stalled.queue(stall).front() {
-            // It may have ended, or begun to close, while it waited.
+            // The session may have ended, or begun to close, while its message waited.
             let session = self.sessions.get(key);
-            if let Some(Waiting { hash, kind, message, uid, payload }) = session.and_then(|session| session.waiting()) {
+            if let Some(StalledMessage { hash, kind, message, uid, payload }) =
+                session.and_then(|session| session.stalled_message())
+            {
                 let (hash, kind, message, uid) = (*hash, *kind, message.clone(), *uid);
                 let payload = Payload::Shared(message.slice(payload.range()));
                 let room = match stall {
@@ -135,15 +140,15 @@ impl<N: Network> Shard<N> {
                 };
                 match (room, stall) {
                     (Room::Full, _) => return,
-                    (Room::Left, Stall::Unicast { .. }) => journal::unicast(),
+                    (Room::Left, Stall::Unicast { .. }) => tally::unicast(),
                     (Room::Left, Stall::Broadcast) => {
-                        journal::broadcast();
+                        tally::broadcast();
                         self.stats.broadcasts_sent += 1;
                         let deliveries = self.broadcast(&mut Message::new(kind, payload));
                         self.budget.spend(Cost { deliveries, bytes: 0 });
                     }
                 }
-                self.go_on(key);
+                self.unstall(key);
                 taken += 1;
             }
             self.stalled.queue(stall).pop_front();
@@ -155,7 +160,7 @@ impl<N: Network> Shard<N> {
         }
     }
 
-    /// Fails unless each session that waits is in one queue, has a message, and waits for a batch that is full.
+    /// Asserts that each stalled session has a message, is in one queue, and waits for a batch that is full.
     #[cfg(all(test, not(pombo_loom)))]
     pub(super) fn check_stalls(&mut self) {
         let mut waiting = 0;
@@ -165,40 +170,37 @@ impl<N: Network> Shard<N> {
         let room = if self.mailbox.takes_broadcast() && !self.is_saturated() { Room::Left } else { Room::Full };
         waiting += self.check_queue(Stall::Broadcast, room);
         let mut stalled = 0;
-        let mut place = 0;
-        while let Some(key) = self.sessions.next(place) {
-            place = key.place() + 1;
-            let Some(session) = self.sessions.present(key) else { continue };
-            let has_message = session.waiting().is_some();
-            assert_eq!(session.flags.is_stalled, has_message, "who waits, waits with a message");
+        for (_, session) in self.sessions.iter() {
+            let has_message = session.stalled_message().is_some();
+            assert_eq!(session.flags.is_stalled, has_message, "a session is stalled if it has a message that waits");
             stalled += usize::from(has_message);
         }
-        assert_eq!(waiting, stalled, "who waits is in a queue once");
+        assert_eq!(waiting, stalled, "each stalled session is in one queue, once");
     }
 
-    /// Returns how many sessions wait in a queue for which there is `room`.
+    /// Returns how many stalled sessions are in a queue; asserts that there are none if there is room for their messages.
     #[cfg(all(test, not(pombo_loom)))]
     fn check_queue(&mut self, stall: Stall, room: Room) -> usize {
         let queue = self.stalled.queue(stall).clone();
         let sessions = &mut self.sessions;
-        let waits = |&&key: &&SessionKey| sessions.get(key).is_some_and(|session| session.waiting().is_some());
+        let waits = |&&key: &&SessionKey| sessions.get(key).is_some_and(|session| session.stalled_message().is_some());
         let waiting = queue.iter().filter(waits).count();
-        assert!(waiting == 0 || room == Room::Full, "{waiting} sessions wait for room that there is: {stall:?}");
+        assert!(waiting == 0 || room == Room::Full, "{waiting} sessions wait although there is room: {stall:?}");
         waiting
     }
 
-    /// Lets a session whose message was taken be read again.
-    fn go_on(&mut self, key: SessionKey) {
+    /// Resumes a stalled session whose message was taken.
+    fn unstall(&mut self, key: SessionKey) {
         self.stats.frames_in += 1;
         let Some(session) = self.sessions.present(key) else { return };
         session.flags.is_stalled = false;
         if let Some(unread) = &mut session.unread {
-            unread.waiting = None;
+            unread.stalled = None;
         }
         session.unread.take_if(|unread| unread.at == unread.bytes.len());
-        let (is_all, can_go_on) = (session.unread.is_none(), session.can_go_on());
+        let (is_all, has_input) = (session.unread.is_none(), session.has_input());
         self.charge(key, 1, is_all);
-        if can_go_on {
+        if has_input {
             self.enqueue(key);
         }
         self.account(key);

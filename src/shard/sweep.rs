@@ -1,10 +1,10 @@
-//! The part of a turn that looks at the clock: heartbeats, time-outs, and the drain.
+//! The part of a turn that depends on the clock: heartbeats, time-outs, and the drain.
 
 use std::time::{Duration, Instant};
 
 use tracing::warn;
 
-use super::close::{Farewell, Unsent};
+use super::close::{CloseReason, Unsent};
 use super::io::{Network, SessionKey};
 use super::rate::Paused;
 use super::session::Phase;
@@ -18,50 +18,49 @@ use crate::metrics::Stats;
 /// Least time between two log lines about shed messages.
 const SUMMARY_INTERVAL: Duration = Duration::from_secs(1);
 
-/// Sockets that a poll tells of when there are more, or at least as many as this.
+/// A lower bound of the events that one poll returns when more are ready.
 const READY_AT_LEAST: usize = 256;
 
-/// Sessions that are packed together in a turn after a peak: some hundred microseconds.
+/// Most sessions that a turn packs together after a peak: some hundred microseconds.
 const PACKED_AT_ONCE: usize = 1024;
 
-/// Entries for which an empty list keeps its memory.
-const LIST_LENGTH_KEPT: usize = 64;
-
-/// What was last logged about shed messages.
+/// State of the log line about shed messages.
 #[derive(Debug)]
-pub(super) struct Summary {
+pub(super) struct ShedSummary {
+    /// When the last line was logged.
     at: Instant,
+    /// Messages shed until then.
     shed: u64,
 }
 
-impl Summary {
+impl ShedSummary {
     pub(super) fn new(now: Instant) -> Self {
         Self { at: now, shed: 0 }
     }
 }
 
-/// The end of a shard's life, once asked for.
+/// A drain under way. It closes sessions in the order of their slots, spread evenly over the first half of its time.
 #[derive(Debug)]
 pub(super) struct Drain {
     since: Instant,
     time_out: Duration,
-    /// Every session was in a place below this when the drain began.
-    places_end: u32,
-    /// Sessions in places below this have been told.
-    told: u32,
+    /// The end of the slots that were in use when the drain began.
+    slots_end: u32,
+    /// Every session in a slot below this was closed.
+    closed_below: u32,
 }
 
 impl Drain {
-    pub(super) fn new(now: Instant, time_out: Duration, places_end: u32) -> Self {
-        Self { since: now, time_out, places_end, told: 0 }
+    pub(super) fn new(now: Instant, time_out: Duration, slots_end: u32) -> Self {
+        Self { since: now, time_out, slots_end, closed_below: 0 }
     }
 
-    /// Returns how often to look: often enough that the closes are spread evenly.
-    pub(super) fn step(&self) -> Duration {
+    /// Returns the longest time between two turns, so that the closes are spread evenly.
+    pub(super) fn interval(&self) -> Duration {
         (self.time_out / 200).clamp(Duration::from_millis(1), Duration::from_millis(50))
     }
 
-    /// Returns up to which place sessions should have been told at `now`: all, from half of the time on.
+    /// Returns the slot below which every session should have been closed at `now`; after half of the time that is all of them.
     fn due(&self, now: Instant) -> u32 {
         let half = self.time_out / 2;
         let elapsed = now.saturating_duration_since(self.since);
@@ -69,7 +68,7 @@ impl Drain {
             return u32::MAX;
         }
         // The first at once: with one session there is nothing to spread.
-        1 + (f64::from(self.places_end) * elapsed.as_secs_f64() / half.as_secs_f64()) as u32
+        1 + (f64::from(self.slots_end) * elapsed.as_secs_f64() / half.as_secs_f64()) as u32
     }
 
     fn is_over(&self, now: Instant) -> bool {
@@ -78,30 +77,30 @@ impl Drain {
 }
 
 impl<N: Network> Shard<N> {
-    /// Looks at the sessions whose time has come, and at the drain; says whether there will be another turn.
+    /// Checks the sessions whose timers have come up, and the drain; returns whether there will be another turn.
     pub(super) fn sweep(&mut self) -> Turn {
         let mut due = std::mem::take(&mut self.due);
         self.wheel.take_due(self.tick, &mut due);
         if due.iter().any(|&(tick, key)| self.is_overdue(tick, key)) {
-            self.poll_all();
+            self.poll_until_empty();
         }
         for (tick, key) in due.drain(..) {
-            // It may have ended since, or wait for another tick.
+            // Stale if the session has ended, or waits for another tick.
             if self.sessions.get(key).is_some_and(|session| session.timer == tick) {
-                self.check(key);
+                self.check_deadlines(key);
             }
         }
         due.shrink_to(1024);
         self.due = due;
-        self.sum_up();
+        self.log_shed();
         if self.outboxes.trim(self.now) {
-            self.trim_lists();
+            self.lists.trim();
             self.sessions.pack(PACKED_AT_ONCE);
         }
         self.sweep_drain()
     }
 
-    /// Whether a session that has come up would be closed for its silence, or for a message that has not ended.
+    /// Whether a session whose timer has come up would be closed for its silence, or for an unfinished message.
     fn is_overdue(&mut self, tick: Tick, key: SessionKey) -> bool {
         let silent_since = self.tick.before(self.settings.heartbeat_interval * 2);
         let (now, message_timeout) = (self.tick, self.settings.message_timeout);
@@ -111,10 +110,10 @@ impl<N: Network> Shard<N> {
         })
     }
 
-    /// Notes everything that is ready, as one poll tells of so many sockets only: nobody is silent whose answer has
-    /// come and was not read, because the process was paused, or busy.
-    fn poll_all(&mut self) {
-        // Bounded, since more may come as fast as it is noted.
+    /// Polls until no more sockets are ready. Before a session is closed for its silence: its pong may have been received and not
+    /// read, if the process was paused or busy, and one poll returns only so many events.
+    fn poll_until_empty(&mut self) {
+        // Bounded, since sockets may become ready as fast as they are noted.
         for _ in 0..2 + self.sessions.len() / READY_AT_LEAST {
             if self.poll(Some(Duration::ZERO)) == 0 {
                 return;
@@ -122,36 +121,25 @@ impl<N: Network> Shard<N> {
         }
     }
 
-    /// Lets go of what lists needed at a peak that is over.
-    fn trim_lists(&mut self) {
-        for list in [&mut self.run, &mut self.dirty, &mut self.leaving] {
-            if list.len() < list.capacity() / 8 {
-                list.shrink_to((2 * list.len()).max(LIST_LENGTH_KEPT));
-            }
-        }
-    }
-
-    /// Logs what was shed since the last time: a line a second at most, however much it is.
-    fn sum_up(&mut self) {
+    /// Logs how many messages were shed since the last line, at most one line a second.
+    fn log_shed(&mut self) {
         let Stats { shed_newest, shed_oldest, shed_closed, slow_consumers, .. } = self.stats;
         let shed = shed_newest + shed_oldest + shed_closed;
         if shed != self.summary.shed && self.now >= self.summary.at + SUMMARY_INTERVAL {
             let since_last = shed - self.summary.shed;
-            self.summary = Summary { at: self.now, shed };
+            self.summary = ShedSummary { at: self.now, shed };
             warn!(shard = self.index, messages = since_last, slow_consumers, "messages shed");
         }
     }
 
-    /// Makes sure that the session is looked at by `at`.
+    /// Makes sure that a session's deadlines are checked by `at`; see [`Wheel::wake_at`](super::wheel::Wheel::wake_at).
     pub(super) fn wake_at(&mut self, key: SessionKey, at: Tick) {
         let Some(session) = self.sessions.present(key) else { return };
-        if at < session.timer {
-            session.timer = self.wheel.put(at, key);
-        }
+        self.wheel.wake_at(key, session, at);
     }
 
-    /// Does what a session's deadlines ask for, and puts it down for the next.
-    fn check(&mut self, key: SessionKey) {
+    /// Checks the deadlines of a session: closes it or sends a ping where one has passed, and sets the timer for the next.
+    fn check_deadlines(&mut self, key: SessionKey) {
         let (tick, settings) = (self.tick, self.settings.clone());
         let Some(session) = self.sessions.present(key) else { return };
         session.timer = Tick::NEVER;
@@ -159,34 +147,33 @@ impl<N: Network> Shard<N> {
             if session.close_by <= tick {
                 return self.remove(key);
             }
-            let close_by = session.close_by;
-            return self.wake_at(key, close_by);
+            return self.wheel.wake_at(key, session, session.close_by);
         }
-        let expires_in = session.expires.left(self.network.wall());
+        let expires_in = session.expires.left(self.network.wall_time());
         if expires_in == Some(Duration::ZERO) {
             self.stats.expired += 1;
-            return self.close(key, Farewell::of(close::EXPIRED), Unsent::Keep);
+            return self.close(key, CloseReason::of(close::EXPIRED), Unsent::Keep);
         }
         if session.flags.is_stalled || session.flags.is_paused || session.unread.is_some() || session.flags.is_readable
         {
-            // We paused it, or have not come to reading it; that isn't silence. A message under way has no more time
-            // for it: whoever waits for room in a mailbox has none under way.
+            // The node did not read from it, so its silence does not count. This does not extend `message_timeout`: a stalled session
+            // is not in the middle of a message.
             session.heard = tick;
         }
         let is_paused = session.flags.is_paused;
         let message_by = session.message_since.after(settings.message_timeout);
-        // One whose turn to be read has yet to come may have sent the rest long ago, as while the process was paused.
-        if session.flags.is_mid_message && message_by <= tick && !session.flags.is_queued {
+        // A queued session is not closed yet: the rest of its message may have been received, and wait to be read.
+        if session.flags.is_mid_message && message_by <= tick && !session.listed.is_queued() {
             self.stats.timeouts += 1;
             let reason = format!("message not finished within {:?}", settings.message_timeout);
-            return self.close(key, Farewell::with_reason(close::POLICY, &reason), Unsent::Keep);
+            return self.close(key, CloseReason::with_text(close::POLICY, &reason), Unsent::Keep);
         }
         if session.heard.after(settings.heartbeat_interval * 2) <= tick {
             if session.flags.is_pinged {
                 self.stats.timeouts += 1;
-                return self.close(key, Farewell::of(close::HEARTBEAT), Unsent::Drop);
+                return self.close(key, CloseReason::of(close::HEARTBEAT), Unsent::Drop);
             }
-            // It was not asked in time, as after a machine was suspended: it has an interval from now.
+            // No ping was sent in time, as after the machine was suspended: the peer gets one interval from now to answer.
             session.heard = tick.before(settings.heartbeat_interval);
         }
         let ping_by = session.heard.after(settings.heartbeat_interval);
@@ -211,9 +198,9 @@ impl<N: Network> Shard<N> {
         self.wake_at(key, next);
     }
 
-    /// What sessions are told at the drain.
-    pub(super) fn drained(&self) -> Farewell<'static> {
-        Farewell::of(match self.settings.drain_code {
+    /// Returns the reason that sessions are closed with at the drain.
+    pub(super) fn drain_reason(&self) -> CloseReason<'static> {
+        CloseReason::of(match self.settings.drain_code {
             DrainCode::GoingAway => close::GOING_AWAY,
             DrainCode::ServiceRestart => close::SERVICE_RESTART,
         })
@@ -221,24 +208,24 @@ impl<N: Network> Shard<N> {
 
     fn sweep_drain(&mut self) -> Turn {
         let Some(drain) = &mut self.drain else { return Turn::Done };
-        let from = drain.told;
+        let from = drain.closed_below;
         let to = drain.due(self.now).max(from);
-        drain.told = to;
+        drain.closed_below = to;
         let is_over = drain.is_over(self.now);
-        let farewell = self.drained();
-        let mut place = from;
-        while let Some(key) = self.sessions.next(place).filter(|key| key.place() < to) {
-            place = key.place() + 1;
-            self.close(key, farewell, Unsent::Keep);
+        let reason = self.drain_reason();
+        let mut slot = from;
+        while let Some(key) = self.sessions.next_key(slot).filter(|key| key.slot() < to) {
+            slot = key.slot() + 1;
+            self.close(key, reason, Unsent::Keep);
         }
         let is_empty = self.sessions.len() == 0;
-        // The gateway lets go of its end when no login is under way any more.
-        let no_more = self.handovers.is_over();
+        // The gateway drops its end of the queue when no login is under way any more.
+        let no_more = self.inlets.handovers.is_disconnected();
         if is_over {
-            // The last chance of what was closed just now; what is left then is counted.
+            // A last attempt to send. Messages that are left after it are counted as shed when their session is removed.
             self.flush(self.now);
-            self.see_off(self.leaving.len());
-            while let Some(key) = self.sessions.next(0) {
+            self.linger_steps(self.lists.closing_len());
+            while let Some(key) = self.sessions.next_key(0) {
                 self.remove(key);
             }
         }

@@ -140,7 +140,7 @@ impl Tls {
 
     /// Sends what the socket takes of `pieces`; returns how much was taken, all of it encrypted.
     ///
-    /// The last of it may still be here: see [`Self::holds_back`].
+    /// The last of it may still be here: see [`Self::has_unsent`].
     pub(super) fn send(&mut self, pieces: &[IoSlice<'_>]) -> io::Result<usize> {
         self.push()?;
         let due: usize = pieces.iter().map(|piece| piece.len()).sum();
@@ -162,7 +162,7 @@ impl Tls {
     }
 
     /// Whether ciphertext waits for room in the socket.
-    pub(super) fn holds_back(&self) -> bool {
+    pub(super) fn has_unsent(&self) -> bool {
         self.connection.wants_write()
     }
 

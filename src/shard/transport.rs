@@ -87,8 +87,8 @@ impl Socket for Stream {
     }
 
     #[inline]
-    fn holds_back(&self) -> bool {
-        matches!(self, Self::Tls(stream) if stream.holds_back())
+    fn has_unsent(&self) -> bool {
+        matches!(self, Self::Tls(stream) if stream.has_unsent())
     }
 }
 
@@ -142,7 +142,7 @@ impl Network for Poller {
         Instant::now()
     }
 
-    fn wall(&self) -> SystemTime {
+    fn wall_time(&self) -> SystemTime {
         clock::now()
     }
 

@@ -1,24 +1,25 @@
 //! When to look at which session again: a timing wheel (Varghese and Lauck, 1987), one per shard.
 //!
-//! A session waits in one place for the earliest of its deadlines; what the deadlines are is the
+//! A session waits in one slot for the earliest of its deadlines; what the deadlines are is the
 //! session's business. Entries are never taken out early: one that comes up and is no longer its
 //! session's next is ignored by the caller. Hearing from a peer therefore touches no timer.
 //!
-//! A bit for each place says whether anything waits there: a shard looks for the next deadline two or three times
+//! A bit for each slot says whether anything waits there: a shard looks for the next deadline two or three times
 //! before each sleep, and finds it in a few words instead of up to a thousand lists.
 
 use std::time::{Duration, Instant};
 
 use super::io::SessionKey;
+use super::session::Session;
 
 /// Length of a tick: deadlines are kept to within this, and never come early.
 pub(crate) const TICK: Duration = Duration::from_millis(50);
 
-/// Places on the wheel; later deadlines wait at the far end and are put back from there.
-const PLACES: usize = 1024;
+/// Slots on the wheel; later deadlines wait at the far end and are put back from there.
+const SLOTS: usize = 1024;
 
-/// Words that hold a bit for each place.
-const WORDS: usize = PLACES / 64;
+/// Words that hold a bit for each slot.
+const WORDS: usize = SLOTS / 64;
 
 /// Ticks since the wheel was made.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -29,9 +30,9 @@ pub(crate) struct Wheel {
     start: Instant,
     /// The first tick not yet taken.
     next: Tick,
-    /// Sessions by the tick at which to look at them, modulo `PLACES`.
-    places: Vec<Vec<(Tick, SessionKey)>>,
-    /// A bit for each place that is not empty.
+    /// Sessions by the tick at which to look at them, modulo `SLOTS`.
+    slots: Vec<Vec<(Tick, SessionKey)>>,
+    /// A bit for each slot that is not empty.
     taken: [u64; WORDS],
     /// Entries on the whole wheel.
     waiting: usize,
@@ -42,7 +43,7 @@ impl Wheel {
         Self {
             start: now,
             next: Tick(0),
-            places: (0..PLACES).map(|_| Vec::new()).collect(),
+            slots: (0..SLOTS).map(|_| Vec::new()).collect(),
             taken: [0; WORDS],
             waiting: 0,
         }
@@ -55,14 +56,22 @@ impl Wheel {
     }
 
     /// Puts `session` down for the tick `at`; returns the tick at which it will come up, maybe earlier.
-    pub(crate) fn put(&mut self, at: Tick, session: SessionKey) -> Tick {
-        let horizon = Tick(self.next.0 + PLACES as u32 - 1);
+    fn put(&mut self, at: Tick, session: SessionKey) -> Tick {
+        let horizon = Tick(self.next.0 + SLOTS as u32 - 1);
         let at = at.clamp(self.next, horizon);
-        let place = at.0 as usize % PLACES;
-        self.places[place].push((at, session));
-        self.taken[place / 64] |= 1 << (place % 64);
+        let slot = at.0 as usize % SLOTS;
+        self.slots[slot].push((at, session));
+        self.taken[slot / 64] |= 1 << (slot % 64);
         self.waiting += 1;
         at
+    }
+
+    /// Makes sure that a session comes up by the tick `at`, or earlier; it is put on the wheel again only for an earlier tick.
+    #[inline]
+    pub(super) fn wake_at<S>(&mut self, key: SessionKey, session: &mut Session<S>, at: Tick) {
+        if at < session.timer {
+            session.timer = self.put(at, key);
+        }
     }
 
     /// Takes the sessions that have come up by `now` into `due`.
@@ -72,23 +81,27 @@ impl Wheel {
                 self.next = Tick(now.0 + 1);
                 return;
             }
-            let index = self.next.0 as usize % PLACES;
-            let place = &mut self.places[index];
+            let index = self.next.0 as usize % SLOTS;
+            let slot = &mut self.slots[index];
             self.taken[index / 64] &= !(1 << (index % 64));
-            self.waiting -= place.len();
-            due.append(place);
+            self.waiting -= slot.len();
+            due.append(slot);
             // A storm's memory is let go.
-            if place.capacity() > 64 {
-                *place = Vec::new();
+            if slot.capacity() > 64 {
+                *slot = Vec::new();
             }
             self.next.0 += 1;
         }
     }
 
-    /// Returns what is on the wheel.
+    /// Asserts that every session has a timer, and that it is on the wheel.
     #[cfg(test)]
-    pub(crate) fn entries(&self) -> impl Iterator<Item = (Tick, SessionKey)> {
-        self.places.iter().flatten().copied()
+    pub(super) fn check<S>(&self, sessions: &super::sessions::Sessions<S>) {
+        let entries: std::collections::HashSet<_> = self.slots.iter().flatten().copied().collect();
+        for (key, session) in sessions.iter() {
+            assert_ne!(session.timer, Tick::NEVER, "every session has a deadline");
+            assert!(entries.contains(&(session.timer, key)), "its timer is not on the wheel");
+        }
     }
 
     /// Returns how long nothing comes up; `None` when nothing waits.
@@ -102,9 +115,9 @@ impl Wheel {
 
     /// Returns how many ticks behind the next one the first lies at which something waits.
     fn ahead(&self) -> Option<u32> {
-        let next = self.next.0 as usize % PLACES;
+        let next = self.next.0 as usize % SLOTS;
         let (word, bit) = (next / 64, next % 64);
-        // The word of the next place comes twice: its upper bits first, and its lower ones last.
+        // The word of the next slot comes twice: its upper bits first, and its lower ones last.
         let upper = self.taken[word] >> bit;
         if upper != 0 {
             return Some(upper.trailing_zeros());
@@ -142,11 +155,11 @@ mod tests {
     fn due(wheel: &mut Wheel, now: u32) -> Vec<u32> {
         let mut due = Vec::new();
         wheel.take_due(Tick(now), &mut due);
-        due.into_iter().map(|(_, session)| session.place()).collect()
+        due.into_iter().map(|(_, session)| session.slot()).collect()
     }
 
-    fn put(wheel: &mut Wheel, at: u32, place: u32) -> Tick {
-        wheel.put(Tick(at), SessionKey::new(place, 7))
+    fn put(wheel: &mut Wheel, at: u32, slot: u32) -> Tick {
+        wheel.put(Tick(at), SessionKey::new(slot, 7))
     }
 
     #[test]
@@ -164,7 +177,7 @@ mod tests {
     #[test]
     fn what_lies_past_the_horizon_comes_up_early_to_be_put_back() {
         let mut wheel = Wheel::new(Instant::now());
-        assert_eq!(put(&mut wheel, 10_000, 1), Tick(PLACES as u32 - 1));
+        assert_eq!(put(&mut wheel, 10_000, 1), Tick(SLOTS as u32 - 1));
         assert_eq!(due(&mut wheel, 2000), [1]);
     }
 
@@ -186,7 +199,7 @@ mod tests {
         let mut now = 0;
         for session in 0..20_000 {
             let expected =
-                (0..PLACES as u32).find(|ahead| !wheel.places[(wheel.next.0 + ahead) as usize % PLACES].is_empty());
+                (0..SLOTS as u32).find(|ahead| !wheel.slots[(wheel.next.0 + ahead) as usize % SLOTS].is_empty());
             assert_eq!(wheel.ahead(), expected);
             let ticks = 1 << random.u32(..12);
             match random.u32(..4) {

@@ -1,13 +1,13 @@
-//! W3C trace context: the trace that a request belongs to, and the place in it of what is done here.
+//! W3C trace context: the trace that a request belongs to, and the ids of the spans that this node adds to it.
 //!
 //! ```text
 //!   traceparent: 00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01
-//!                │  the trace                        who asks         sampled
+//!                │  trace id                         parent's span id sampled
 //!                version
 //! ```
-//! Spans are made for requests, hooks and log-ins that ask a service, at the level `debug`, and never for what goes
-//! through a shard. Where the feature `opentelemetry` exports them their ids are those of the export, else they are drawn
-//! here; the log tells the same ones either way.
+//! Spans are made for requests, hooks and logins that ask a service, at the level `debug`, and never for work of a
+//! shard. If the feature `opentelemetry` exports spans, the exporter gives them their ids; else they are drawn
+//! here. The log shows the same ids either way.
 
 use std::hash::{BuildHasher as _, RandomState};
 
@@ -19,15 +19,15 @@ use tracing::field::display;
 #[cfg_attr(not(feature = "opentelemetry"), path = "no_export.rs")]
 mod export;
 
-/// The header that tells a request's trace, <https://www.w3.org/TR/trace-context/>.
+/// The header with a request's trace context, <https://www.w3.org/TR/trace-context/>.
 pub(crate) const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
 
-/// How long `traceparent` is, in the version that is written here.
+/// Length of `traceparent` in version 00, which is written here.
 const TRACEPARENT_BYTES: usize = 55;
 
-/// Who asks, as `traceparent` tells it.
+/// The span of another program that made a request, from the request's `traceparent`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Caller {
+struct RemoteParent {
     /// Never zero.
     trace_id: u128,
     /// Never zero.
@@ -35,32 +35,32 @@ struct Caller {
     is_sampled: bool,
 }
 
-/// Where something that is done here stands in a trace.
+/// The ids of a span of this node.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Place {
+pub(crate) struct TraceContext {
     trace_id: u128,
     span_id: u64,
-    /// Whether it is recorded, and goes to a collector.
+    /// Whether the span is recorded, and goes to a collector.
     is_sampled: bool,
 }
 
-/// Puts a span into the trace of the request that has these headers, or begins one, and tells so in its fields
-/// `trace_id`, `span_id` and `parent`.
+/// Puts a span into the trace of the request that has these headers, or begins a trace, and records the ids in the span's
+/// fields `trace_id`, `span_id` and `parent`.
 ///
-/// A `traceparent` that can't be understood is passed over, as the specification wants it: the trace is a new one then.
-pub(crate) fn join(span: &Span, headers: Option<&HeaderMap>) -> Place {
-    let caller = headers.and_then(Caller::find);
-    let place = export::place(span, caller.zip(headers)).unwrap_or_else(|| Place::draw(caller));
-    span.record("trace_id", display(place.trace_id()));
-    span.record("span_id", display(format_args!("{:016x}", place.span_id)));
-    if let Some(caller) = caller {
-        span.record("parent", display(format_args!("{:016x}", caller.span_id)));
+/// An invalid `traceparent` is ignored, as the specification demands: a new trace begins then.
+pub(crate) fn join(span: &Span, headers: Option<&HeaderMap>) -> TraceContext {
+    let parent = headers.and_then(RemoteParent::find);
+    let context = export::context(span, parent.zip(headers)).unwrap_or_else(|| TraceContext::draw(parent));
+    span.record("trace_id", display(context.trace_id()));
+    span.record("span_id", display(format_args!("{:016x}", context.span_id)));
+    if let Some(parent) = parent {
+        span.record("parent", display(format_args!("{:016x}", parent.span_id)));
     }
-    place
+    context
 }
 
-impl Caller {
-    /// Finds it among the headers of a request; it has to stand there once.
+impl RemoteParent {
+    /// Finds it in the headers of a request; `None` unless there is exactly one `traceparent`, and it is valid.
     fn find(headers: &HeaderMap) -> Option<Self> {
         let mut values = headers.get_all(TRACEPARENT).iter();
         let (Some(only), None) = (values.next(), values.next()) else { return None };
@@ -73,7 +73,7 @@ impl Caller {
             return None;
         }
         let version = number(&head[..2])?;
-        // What later versions add stands behind another dash.
+        // Later versions may add fields after another dash.
         let has_good_tail = tail.is_empty() || (version > 0 && tail[0] == b'-');
         let (trace_id, span_id, flags) = (number(&head[3..35])?, number(&head[36..52])?, number(&head[53..])?);
         if version == 0xff || !has_good_tail || trace_id == 0 || span_id == 0 {
@@ -83,7 +83,7 @@ impl Caller {
     }
 }
 
-/// Reads digits of base 16, which are in lower case only.
+/// Reads hexadecimal digits, in lower case only.
 fn number(digits: &[u8]) -> Option<u128> {
     digits.iter().try_fold(0, |number, digit| {
         let digit = match digit {
@@ -95,27 +95,27 @@ fn number(digits: &[u8]) -> Option<u128> {
     })
 }
 
-impl Place {
-    /// Draws ids where nothing is exported.
-    fn draw(caller: Option<Caller>) -> Self {
+impl TraceContext {
+    /// Draws ids for a span that is not exported.
+    fn draw(parent: Option<RemoteParent>) -> Self {
         let trace_id =
-            caller.map_or_else(|| u128::from(random()) << 64 | u128::from(random()), |caller| caller.trace_id);
+            parent.map_or_else(|| u128::from(random()) << 64 | u128::from(random()), |parent| parent.trace_id);
         Self { trace_id, span_id: random(), is_sampled: false }
     }
 
-    /// Shows the trace as every other program does.
+    /// Returns the trace id as 32 hexadecimal digits.
     pub(crate) fn trace_id(&self) -> String {
         format!("{:032x}", self.trace_id)
     }
 
-    /// Returns what another program is told that is asked from here.
+    /// Returns the `traceparent` for requests that this span makes.
     pub(crate) fn traceparent(&self) -> String {
         let Self { trace_id, span_id, is_sampled } = self;
         format!("00-{trace_id:032x}-{span_id:016x}-{:02x}", u8::from(*is_sampled))
     }
 }
 
-/// Draws a number that isn't zero. That nobody can guess it is not needed.
+/// Draws a number that isn't zero. It need not be hard to guess.
 fn random() -> u64 {
     RandomState::new().hash_one(()).max(1)
 }
@@ -129,8 +129,8 @@ mod tests {
 
     #[track_caller]
     fn check(text: &str, expected: Option<bool>) {
-        let expected = expected.map(|is_sampled| Caller { trace_id: TRACE, span_id: SPAN, is_sampled });
-        assert_eq!(Caller::read(text.as_bytes()), expected, "{text:?}");
+        let expected = expected.map(|is_sampled| RemoteParent { trace_id: TRACE, span_id: SPAN, is_sampled });
+        assert_eq!(RemoteParent::read(text.as_bytes()), expected, "{text:?}");
     }
 
     #[test]
@@ -174,24 +174,25 @@ mod tests {
     fn caller_has_to_stand_there_once() {
         let value = || "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01".parse().expect("a header");
         let mut headers = HeaderMap::new();
-        assert_eq!(Caller::find(&headers), None);
+        assert_eq!(RemoteParent::find(&headers), None);
         headers.append(TRACEPARENT, value());
-        assert!(Caller::find(&headers).is_some());
+        assert!(RemoteParent::find(&headers).is_some());
         headers.append(TRACEPARENT, value());
-        assert_eq!(Caller::find(&headers), None);
+        assert_eq!(RemoteParent::find(&headers), None);
     }
 
     #[test]
     fn places_are_new_and_are_told_as_they_are_read() {
-        let caller = Caller { trace_id: TRACE, span_id: SPAN, is_sampled: true };
-        let (child, root, other) = (Place::draw(Some(caller)), Place::draw(None), Place::draw(None));
+        let parent = RemoteParent { trace_id: TRACE, span_id: SPAN, is_sampled: true };
+        let (child, root, other) =
+            (TraceContext::draw(Some(parent)), TraceContext::draw(None), TraceContext::draw(None));
         assert_eq!(child.trace_id(), "4bf92f3577b34da6a3ce929d0e0e4736");
         assert_ne!(child.span_id, SPAN);
         assert_ne!((root.trace_id, root.span_id), (other.trace_id, other.span_id));
-        for place in [child, root] {
-            let Place { trace_id, span_id, is_sampled } = place;
-            let told = Caller::read(place.traceparent().as_bytes());
-            assert_eq!(told, Some(Caller { trace_id, span_id, is_sampled }));
+        for context in [child, root] {
+            let TraceContext { trace_id, span_id, is_sampled } = context;
+            let told = RemoteParent::read(context.traceparent().as_bytes());
+            assert_eq!(told, Some(RemoteParent { trace_id, span_id, is_sampled }));
         }
     }
 }

@@ -9,7 +9,7 @@ use super::grace::{Gone, Grace};
 use super::queue::{News, Queue};
 use crate::clock;
 use crate::config::HookSettings;
-use crate::presence::{Change, Event, Ledger};
+use crate::presence::{Change, Event, HookProgress};
 
 /// The time on both clocks.
 #[derive(Clone, Copy, Debug)]
@@ -34,7 +34,7 @@ impl Now {
 /// Takes events, and has batches to send.
 #[derive(Debug)]
 pub(super) struct Desk {
-    ledger: Arc<Ledger>,
+    progress: Arc<HookProgress>,
     grace: Grace,
     pub(super) queue: Queue,
     dropped: Dropped,
@@ -49,8 +49,13 @@ struct Dropped {
 }
 
 impl Desk {
-    pub(super) fn new(ledger: Arc<Ledger>) -> Self {
-        Self { queue: Queue::new(Arc::clone(&ledger)), grace: Grace::default(), dropped: Dropped::default(), ledger }
+    pub(super) fn new(progress: Arc<HookProgress>) -> Self {
+        Self {
+            queue: Queue::new(Arc::clone(&progress)),
+            grace: Grace::default(),
+            dropped: Dropped::default(),
+            progress,
+        }
     }
 
     /// Lines up that the node has started.
@@ -63,16 +68,16 @@ impl Desk {
         self.dropped.behind = self.dropped.behind.saturating_sub(1);
         let Event { uid, change, at } = event;
         match change {
-            Change::Went => self.grace.begin(uid, at, at + settings.grace),
-            Change::Came => {
+            Change::Offline => self.grace.begin(uid, at, at + settings.grace),
+            Change::Online => {
                 let gone = self.grace.end(&uid);
                 // Back in time, so that nobody was told. But who read a page meanwhile may have missed it.
-                if gone.is_none() || self.ledger.is_read(gone, now.instant) {
+                if gone.is_none() || self.progress.has_reader_since(gone, now.instant) {
                     self.line_up(News::Online(uid.into()), at, now, settings);
                 }
             }
             Change::Moved => {
-                if self.ledger.is_read(None, now.instant) {
+                if self.progress.has_reader_since(None, now.instant) {
                     self.line_up(News::Online(uid.into()), at, now, settings);
                 }
             }
@@ -83,7 +88,7 @@ impl Desk {
     pub(super) fn look(&mut self, behind: usize) {
         // One after the other: the next would put this off.
         if self.dropped.events == 0 {
-            self.dropped = Dropped { events: self.ledger.take_dropped(), behind };
+            self.dropped = Dropped { events: self.progress.take_dropped(), behind };
         }
     }
 
@@ -135,20 +140,20 @@ mod tests {
 
     use super::*;
     use crate::config::Config;
-    use crate::presence::{self, Teller};
+    use crate::presence::{self, PresenceSender};
 
     const GRACE: Duration = Duration::from_millis(50);
 
     /// A node of some uids, its desk, and a service that believes what it is told.
     struct World {
         desk: Desk,
-        ledger: Arc<Ledger>,
+        progress: Arc<HookProgress>,
         settings: HookSettings,
         now: Now,
         /// What the shards have told and nobody has taken.
         told: VecDeque<Event>,
         /// Has no room for any event, and counts them.
-        full: Teller,
+        full: PresenceSender,
         online: BTreeSet<u8>,
         /// Those who stand on the second page of uids.
         moved: BTreeSet<u8>,
@@ -176,7 +181,7 @@ mod tests {
 
     impl World {
         fn new(queue_max: usize) -> Self {
-            let (full, _, ledger) = presence::wire("n".into());
+            let (full, _, progress) = presence::channel("n".into());
             let config = Config {
                 hook_url: Some("http://127.0.0.1/".parse().expect("an address")),
                 hook_grace: GRACE,
@@ -185,8 +190,8 @@ mod tests {
                 ..Config::default()
             };
             Self {
-                desk: Desk::new(Arc::clone(&ledger)),
-                ledger,
+                desk: Desk::new(Arc::clone(&progress)),
+                progress,
                 settings: config.hook_settings().expect("there is an address"),
                 now: Now { instant: Instant::now(), wall: Duration::from_secs(1) },
                 told: VecDeque::new(),
@@ -209,7 +214,7 @@ mod tests {
                 Step::Drop(uid) => {
                     // The receiver has gone: no event is taken.
                     let Event { uid, change, at } = self.toggle(uid);
-                    self.full.tell(uid, change, at);
+                    self.full.send(uid, change, at);
                 }
                 Step::Move(uid) if self.online.contains(&uid) => {
                     self.relocate(uid);
@@ -223,11 +228,11 @@ mod tests {
 
         fn toggle(&mut self, uid: u8) -> Event {
             if self.online.remove(&uid) {
-                return self.event(uid, Change::Went);
+                return self.event(uid, Change::Offline);
             }
             self.online.insert(uid);
             self.relocate(uid);
-            self.event(uid, Change::Came)
+            self.event(uid, Change::Online)
         }
 
         fn event(&self, uid: u8, change: Change) -> Event {
@@ -283,7 +288,7 @@ mod tests {
 
         /// The first page, or the second.
         fn page(&self, is_second: bool) -> (u64, BTreeSet<u8>) {
-            let (_reading, as_of) = self.ledger.read();
+            let (_reading, as_of) = self.progress.read_page();
             let on_page = self.online.iter().copied().filter(|uid| self.moved.contains(uid) == is_second);
             (as_of.sequence, on_page.collect())
         }
@@ -333,7 +338,7 @@ mod tests {
             steps.into_iter().for_each(|step| world.step(step));
             world.quiet();
             prop_assert_eq!(&world.believed, &world.online);
-            prop_assert_eq!((world.lost, world.ledger.counts()[1]), (0, 0));
+            prop_assert_eq!((world.lost, world.progress.counts()[1]), (0, 0));
         }
 
         /// Every event is delivered, or counted as lost and told to be.
@@ -342,8 +347,8 @@ mod tests {
             let mut world = World::new(4);
             steps.into_iter().for_each(|step| world.step(step));
             world.quiet();
-            let [delivered, lost, _] = world.ledger.counts();
-            let (_, as_of) = world.ledger.read();
+            let [delivered, lost, _] = world.progress.counts();
+            let (_, as_of) = world.progress.read_page();
             let dropped = lost + delivered - as_of.sequence;
             prop_assert!(world.lost >= lost, "told {}, lost {}", world.lost, lost);
             prop_assert!(lost >= dropped);

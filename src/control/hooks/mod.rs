@@ -32,7 +32,7 @@ use self::post::Poster;
 use self::signature::Keys;
 pub(crate) use self::signature::SecretError;
 use crate::config::{ControlSettings, HookSettings};
-use crate::presence::{self, Event, Ledger, Teller};
+use crate::presence::{self, Event, HookProgress, PresenceSender};
 use crate::roots::RootsError;
 
 /// How long the shards are not listened to after their events were taken, so that a storm does not cost a wake for each.
@@ -69,8 +69,8 @@ pub(crate) struct Hooks {
 /// What the shards and those who read pages of uids need of the hook.
 #[derive(Clone, Debug)]
 pub(crate) struct HookEnds {
-    pub(crate) teller: Teller,
-    pub(crate) ledger: Arc<Ledger>,
+    pub(crate) presence: PresenceSender,
+    pub(crate) progress: Arc<HookProgress>,
 }
 
 /// An attempt under way; it brings the way to the service back.
@@ -95,9 +95,9 @@ impl Hooks {
         let (poster, keys) = Poster::new(&settings)?;
         let mut name = [0; 16];
         rand::fill(&mut name).map_err(|_| HookError::Random)?;
-        let (teller, events, ledger) = presence::wire(format!("{:032x}", u128::from_be_bytes(name)).into());
-        let desk = Desk::new(Arc::clone(&ledger));
-        Ok((Self { events, desk, poster, keys, settings }, HookEnds { teller, ledger }))
+        let (presence, events, progress) = presence::channel(format!("{:032x}", u128::from_be_bytes(name)).into());
+        let desk = Desk::new(Arc::clone(&progress));
+        Ok((Self { events, desk, poster, keys, settings }, HookEnds { presence, progress }))
     }
 
     /// Tells the service until the shards have ended and all is told, or `hook_timeout` has passed since.

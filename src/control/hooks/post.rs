@@ -15,7 +15,7 @@ use super::signature::Keys;
 use crate::clock;
 use crate::config::HookSettings;
 use crate::service::{self, Complaints, ServiceClient, causes};
-use crate::trace::{self, Place, TRACEPARENT};
+use crate::trace::{self, TRACEPARENT, TraceContext};
 
 /// Longest answer that is read, so that its connection can be used again.
 const ANSWER_BYTES_MAX: usize = 64 << 10;
@@ -47,8 +47,8 @@ impl Poster {
     /// Posts a batch; says whether the service has taken it. Takes no longer than `time`.
     pub(super) async fn post(&mut self, body: Bytes, time: Duration) -> bool {
         let span = debug_span!("hook", bytes = body.len(), trace_id = Empty, span_id = Empty, status = Empty);
-        let place = trace::join(&span, None);
-        let outcome = timeout(time, self.attempt(body, place)).instrument(span).await;
+        let context = trace::join(&span, None);
+        let outcome = timeout(time, self.attempt(body, context)).instrument(span).await;
         let outcome = outcome.unwrap_or_else(|_| Err(format!("no answer within {time:?}")));
         match &outcome {
             Ok(()) if self.has_failed => {
@@ -56,17 +56,17 @@ impl Poster {
                 self.has_failed = false;
             }
             Ok(()) => {}
-            Err(reason) => self.complain(reason, place),
+            Err(reason) => self.complain(reason, context),
         }
         outcome.is_ok()
     }
 
-    async fn attempt(&mut self, body: Bytes, place: Place) -> Result<(), String> {
+    async fn attempt(&mut self, body: Bytes, context: TraceContext) -> Result<(), String> {
         let second = clock::since_1970().as_secs();
         let request = Request::post(&self.uri)
             .header(header::CONTENT_TYPE, "application/json")
             .header(header::USER_AGENT, USER_AGENT)
-            .header(TRACEPARENT, place.traceparent())
+            .header(TRACEPARENT, context.traceparent())
             .header(SIGNATURE, self.keys.borrow().sign(second, &body))
             .body(Full::from(body))
             .expect("the parts of the request are sound");
@@ -79,10 +79,10 @@ impl Poster {
     }
 
     /// Logs what is wrong with the service, now and then.
-    fn complain(&mut self, reason: &str, place: Place) {
+    fn complain(&mut self, reason: &str, context: TraceContext) {
         self.has_failed = true;
         if self.complaints.is_due(Instant::now()) {
-            let trace_id = place.trace_id();
+            let trace_id = context.trace_id();
             warn!(reason = %reason.escape_debug(), trace_id, "the service of hook_url fails, events wait");
         }
     }

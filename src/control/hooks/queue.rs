@@ -18,7 +18,7 @@ use serde::Serialize;
 
 use crate::backoff::Backoff;
 use crate::config::HookSettings;
-use crate::presence::Ledger;
+use crate::presence::HookProgress;
 
 /// Most bytes of a batch, but for its last event.
 const BATCH_BYTES_MAX: usize = 1 << 20;
@@ -49,7 +49,7 @@ struct Line {
 /// What waits for the service.
 #[derive(Debug)]
 pub(super) struct Queue {
-    ledger: Arc<Ledger>,
+    progress: Arc<HookProgress>,
     sequence: u64,
     waiting: VecDeque<Line>,
     /// Since when something waits that no batch holds.
@@ -74,20 +74,20 @@ struct Batch {
 }
 
 impl Queue {
-    pub(super) fn new(ledger: Arc<Ledger>) -> Self {
+    pub(super) fn new(progress: Arc<HookProgress>) -> Self {
         let backoff = Backoff::new(FIRST_RETRY);
-        Self { ledger, sequence: 0, waiting: VecDeque::new(), since: None, lost: 0, batch: None, backoff }
+        Self { progress, sequence: 0, waiting: VecDeque::new(), since: None, lost: 0, batch: None, backoff }
     }
 
     /// Numbers an event and lines it up; past `queue_max` the oldest is lost.
     pub(super) fn line_up(&mut self, news: News, at_ms: u64, now: Instant, queue_max: usize) {
         self.sequence += 1;
         self.waiting.push_back(Line { sequence: self.sequence, news, at_ms });
-        self.ledger.line_up(self.sequence);
+        self.progress.set_sequence(self.sequence);
         self.since.get_or_insert(now);
         while self.waiting.len() > queue_max {
             self.waiting.pop_front();
-            self.ledger.lost(1);
+            self.progress.add_lost(1);
             self.lost += 1;
         }
     }
@@ -121,21 +121,21 @@ impl Queue {
     /// The service has the batch.
     pub(super) fn delivered(&mut self) {
         if let Some(batch) = self.batch.take() {
-            self.ledger.delivered(batch.events);
+            self.progress.add_delivered(batch.events);
         }
         self.backoff.reset();
     }
 
     /// The attempt has failed; says whether the batch is given up.
     pub(super) fn failed(&mut self, now: Instant, retry_time: Duration) -> bool {
-        self.ledger.failed();
+        self.progress.add_failure();
         let wait = self.backoff.next();
         let is_over = self.batch.take_if(|batch| now.saturating_duration_since(batch.since) >= retry_time);
         if let Some(batch) = &mut self.batch {
             batch.at = Some(now + wait);
         }
         let Some(batch) = is_over else { return false };
-        self.ledger.lost(batch.events);
+        self.progress.add_lost(batch.events);
         self.lose(batch.events + batch.lost, now);
         // The others have waited long enough, but not the service.
         self.since = Some(now + wait);
@@ -160,7 +160,7 @@ impl Queue {
         let events = self.waiting.len() as u64 + self.batch.take().map_or(0, |batch| batch.events);
         self.waiting.clear();
         self.since = None;
-        self.ledger.lost(events);
+        self.progress.add_lost(events);
         events
     }
 
@@ -171,7 +171,7 @@ impl Queue {
 
     fn cut(&mut self, now: Instant, batch_max: usize) -> Batch {
         let lost = std::mem::take(&mut self.lost);
-        let mut body = format!(r#"{{"node":"{}","lost":{lost},"events":["#, self.ledger.node()).into_bytes();
+        let mut body = format!(r#"{{"node":"{}","lost":{lost},"events":["#, self.progress.node()).into_bytes();
         let mut events = 0;
         while events < batch_max && body.len() < BATCH_BYTES_MAX {
             let Some(line) = self.waiting.pop_front() else { break };
@@ -207,13 +207,13 @@ mod tests {
     }
 
     /// A queue in which these many uids wait since `now`.
-    fn queue(uids: usize, now: Instant) -> (Queue, Arc<Ledger>) {
-        let (_, _, ledger) = presence::wire("n".into());
-        let mut queue = Queue::new(Arc::clone(&ledger));
+    fn queue(uids: usize, now: Instant) -> (Queue, Arc<HookProgress>) {
+        let (_, _, progress) = presence::channel("n".into());
+        let mut queue = Queue::new(Arc::clone(&progress));
         for uid in 1..=uids {
             queue.line_up(News::Online(uid.to_string().into()), 7, now, settings().queue_max);
         }
-        (queue, ledger)
+        (queue, progress)
     }
 
     /// What the next batch says to be lost, and its numbers.
@@ -241,7 +241,7 @@ mod tests {
     #[test]
     fn a_batch_goes_when_it_is_full_or_has_waited() {
         let now = Instant::now();
-        let (mut queue, ledger) = queue(3, now);
+        let (mut queue, progress) = queue(3, now);
         assert_eq!(next(&mut queue, now), Some((0, vec![1, 2])));
         assert_eq!((next(&mut queue, now + SECOND), queue.next_due(&settings())), (None, None), "one at a time");
         queue.delivered();
@@ -250,13 +250,13 @@ mod tests {
         assert_eq!(next(&mut queue, now + settings().delay), Some((0, vec![3])));
         queue.delivered();
         assert!(queue.is_empty());
-        assert_eq!(ledger.counts(), [3, 0, 0]);
+        assert_eq!(progress.counts(), [3, 0, 0]);
     }
 
     #[test]
     fn a_batch_that_failed_goes_again_before_the_others() {
         let now = Instant::now();
-        let (mut queue, ledger) = queue(4, now);
+        let (mut queue, progress) = queue(4, now);
         assert_eq!(next(&mut queue, now), Some((0, vec![1, 2])));
         for _ in 0..5 {
             assert!(!queue.failed(now, SECOND));
@@ -265,18 +265,18 @@ mod tests {
         }
         queue.delivered();
         assert_eq!(next(&mut queue, now), Some((0, vec![3, 4])));
-        assert_eq!(ledger.counts(), [2, 0, 5]);
+        assert_eq!(progress.counts(), [2, 0, 5]);
     }
 
     #[test]
     fn what_is_lost_is_told_until_that_is_delivered() {
         let now = Instant::now();
-        let (mut queue, ledger) = queue(4, now);
+        let (mut queue, progress) = queue(4, now);
         assert_eq!(next(&mut queue, now), Some((0, vec![1, 2])));
         for uid in 5..=7_u8 {
             queue.line_up(News::Online(uid.to_string().into()), 7, now, settings().queue_max);
         }
-        assert_eq!(ledger.counts(), [0, 1, 0], "the oldest that waited");
+        assert_eq!(progress.counts(), [0, 1, 0], "the oldest that waited");
         assert!(queue.failed(now + SECOND, SECOND), "its time is over");
         let later = now + SECOND * 60;
         assert_eq!(next(&mut queue, later), Some((3, vec![4, 5])));
@@ -284,7 +284,7 @@ mod tests {
         assert_eq!(next(&mut queue, later + SECOND * 60), Some((5, vec![6, 7])));
         queue.delivered();
         assert_eq!((next(&mut queue, later + SECOND * 99), queue.is_empty()), (None, true));
-        assert_eq!(ledger.counts(), [2, 5, 2]);
+        assert_eq!(progress.counts(), [2, 5, 2]);
     }
 
     #[test]

@@ -29,7 +29,7 @@ use crate::config::AuthSettings;
 use crate::gateway::Reason;
 use crate::roots::RootsError;
 use crate::service::{self, Complaints, ServiceClient, causes};
-use crate::trace::{self, Place, TRACEPARENT};
+use crate::trace::{self, TRACEPARENT, TraceContext};
 
 /// Longest answer that is read.
 const ANSWER_BYTES_MAX: usize = 64 << 10;
@@ -82,8 +82,8 @@ impl Service {
             return answer;
         }
         let span = debug_span!("ask", trace_id = Empty, span_id = Empty, status = Empty);
-        let place = trace::join(&span, None);
-        let answer = timeout(settings.url_timeout, self.post(question, place, settings)).instrument(span).await;
+        let context = trace::join(&span, None);
+        let answer = timeout(settings.url_timeout, self.post(question, context, settings)).instrument(span).await;
         let answer = answer.unwrap_or_else(|_| {
             self.warn(&format!("no answer within {:?}", settings.url_timeout));
             Err(Reason::AuthUnavailable)
@@ -94,7 +94,7 @@ impl Service {
         answer
     }
 
-    async fn post(&self, question: Vec<u8>, place: Place, settings: &AuthSettings) -> Result<Claims, Reason> {
+    async fn post(&self, question: Vec<u8>, context: TraceContext, settings: &AuthSettings) -> Result<Claims, Reason> {
         let _place = self.in_flight.acquire().await.expect("the semaphore is never closed");
         let unavailable = |reason: &str| {
             self.warn(reason);
@@ -105,7 +105,7 @@ impl Service {
         let request = Request::post(url.uri())
             .header(header::CONTENT_TYPE, "application/json")
             .header(header::ACCEPT, "application/json")
-            .header(TRACEPARENT, place.traceparent())
+            .header(TRACEPARENT, context.traceparent())
             .body(Full::from(question))
             .expect("the parts of the request are sound");
         let response = self.client.request(request).await.map_err(|error| unavailable(&causes(&error)))?;

@@ -10,7 +10,7 @@ use super::memory::{Client, Node, settings};
 use crate::config::{DuplicateLogin, SessionSettings, SlowConsumer};
 use crate::frame::{HEADER_BYTES_MAX, close};
 use crate::message::Kind;
-use crate::shard::{Push, Request, journal};
+use crate::shard::{Push, Request, tally};
 
 const KIB: usize = 1 << 10;
 
@@ -162,12 +162,12 @@ fn a_message_to_many_sessions_keeps_within_the_budget() {
         let sessions: Vec<_> = (0..SESSIONS).map(|_| node.login(&bob)).collect();
         sessions.iter().for_each(|session| session.give_room(0));
         let alice = node.login(&node.uid_on(shards - 1, "alice"));
-        journal::take();
+        tally::take();
         alice.send(&format!("{bob}:{}", "x".repeat(100 * KIB)));
         node.settle();
         let stats = node.stats();
         assert!(stats.memory_held <= 1024 * KIB as u64, "{} bytes", stats.memory_held);
-        let peak = journal::take().held_max;
+        let peak = tally::take().held_max;
         assert!(peak <= 1124 * KIB + HEADER_BYTES_MAX, "{peak} bytes were held for a moment");
         assert!(stats.memory_cuts > 0 && stats.delivered + stats.shed_closed >= SESSIONS as u64, "{stats:?}");
     }
@@ -233,7 +233,7 @@ fn leaving_out_many_who_read_nothing_keeps_the_budget() {
     let mut node = Node::new(1, part_of(4096 * KIB));
     let users: Vec<_> = (0..100).map(|index| node.login(&format!("user{index}"))).collect();
     users.iter().for_each(|user| user.give_room(0));
-    journal::take();
+    tally::take();
     let broadcast = |payload: Bytes, except| {
         let (answer, _) = flume::bounded(1);
         node.request(0, Request::Broadcast { kind: Kind::Text, payload, except, answer });
@@ -242,6 +242,6 @@ fn leaving_out_many_who_read_nothing_keeps_the_budget() {
     let except = users.iter().map(|user| (node.hasher.hash(user.uid.as_bytes()), user.uid.as_str().into()));
     broadcast(Bytes::from_static(b"hi"), except.collect());
     node.turn(0);
-    let most = journal::take().held_max;
+    let most = tally::take().held_max;
     assert!(most <= (4096 + 800) * KIB, "{most} bytes were held for a moment");
 }

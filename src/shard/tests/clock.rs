@@ -23,7 +23,7 @@ impl Clock {
         self.now.get()
     }
 
-    pub(super) fn wall(&self) -> SystemTime {
+    pub(super) fn wall_time(&self) -> SystemTime {
         self.wall.get()
     }
 

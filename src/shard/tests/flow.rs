@@ -242,8 +242,8 @@ impl Simulation {
         for shard in &mut self.node.shards {
             let held_max = shard.settings.outbox_bytes_max + MESSAGE_BYTES_MAX + 200;
             let mut place = 0;
-            while let Some(key) = shard.sessions.next(place) {
-                place = key.place() + 1;
+            while let Some(key) = shard.sessions.next_key(place) {
+                place = key.slot() + 1;
                 let outbox = shard.sessions.get(key).and_then(|session| session.outbox.as_ref());
                 assert!(outbox.is_none_or(|outbox| outbox.bytes() <= held_max));
             }

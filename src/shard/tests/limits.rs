@@ -8,7 +8,8 @@ use super::memory::{Client, Node, settings};
 use crate::config::SessionSettings;
 use crate::frame::close;
 use crate::mailbox::SHARE_FROM;
-use crate::shard::{Request, TURN_DELIVERIES};
+use crate::shard::Request;
+use crate::shard::budget::TURN_DELIVERIES;
 
 const SECOND: Duration = Duration::from_secs(1);
 
@@ -85,7 +86,7 @@ fn one_pong_waits_for_a_peer_that_does_not_read_and_then_the_latest() {
         bob.send_frame(PING, &[index; 125]);
         node.round();
         let sessions = &mut node.shards[0].sessions;
-        let key = sessions.next(0).expect("bob is logged in");
+        let key = sessions.next_key(0).expect("bob is logged in");
         let held = sessions.get(key).and_then(|session| session.outbox.as_ref().map(|o| o.bytes()));
         assert_eq!(held, Some(127), "one pong");
     }

@@ -3,7 +3,7 @@
 use super::frames::TEXT;
 use super::memory::{Client, Node, settings};
 use crate::config::SessionSettings;
-use crate::shard::TURN_DELIVERIES;
+use crate::shard::budget::TURN_DELIVERIES;
 
 /// What a letter takes up besides its message, at most.
 const LETTER_BYTES: usize = 400;

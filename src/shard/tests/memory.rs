@@ -13,7 +13,7 @@ use std::time::{Duration, Instant, SystemTime};
 use super::clock::Clock;
 use super::frames::{Frame, TEXT, close_code, frames, masked};
 use crate::config::{Config, SessionSettings};
-use crate::mailbox::{self, Bell};
+use crate::mailbox::{self, ShardWaker};
 use crate::metrics::Stats;
 use crate::protocol::Protocol;
 use crate::rights::Rights;
@@ -115,8 +115,8 @@ impl Network for MemoryNetwork {
         self.clock.look()
     }
 
-    fn wall(&self) -> SystemTime {
-        self.clock.wall()
+    fn wall_time(&self) -> SystemTime {
+        self.clock.wall_time()
     }
 
     fn poll(&mut self, time_out: Option<Duration>, ready: &mut Vec<Readiness>) -> io::Result<()> {
@@ -168,7 +168,7 @@ pub(super) struct Node {
     clock: Rc<Clock>,
     handovers: Vec<flume::Sender<Handover<MemorySocket>>>,
     requests: Vec<flume::Sender<Request>>,
-    bells: Vec<Bell>,
+    wakers: Vec<ShardWaker>,
     pub(super) hasher: UidHasher,
     admission: Admission,
     logins: LoginNumbers,
@@ -195,9 +195,9 @@ impl Node {
         let clock = Rc::new(Clock::new(Duration::ZERO));
         let hasher = UidHasher::fixed(11);
         let settings = Arc::new(settings);
-        let bells: Vec<_> = (0..shards).map(|_| Bell::new(Arc::new(|| Ok(())))).collect();
+        let wakers: Vec<_> = (0..shards).map(|_| ShardWaker::new(Arc::new(|| Ok(())))).collect();
         let (mut all, mut handover_senders, mut request_senders) = (Vec::new(), Vec::new(), Vec::new());
-        for (index, mailbox) in mailbox::wire(&bells, mailbox_bytes_max).into_iter().enumerate() {
+        for (index, mailbox) in mailbox::wire(&wakers, mailbox_bytes_max).into_iter().enumerate() {
             let (handover_sender, handovers) = flume::bounded(1024);
             let (request_sender, requests) = flume::bounded(1024);
             handover_senders.push(handover_sender);
@@ -213,7 +213,7 @@ impl Node {
             clock,
             handovers: handover_senders,
             requests: request_senders,
-            bells,
+            wakers,
             hasher,
             admission: Admission::default(),
             logins: LoginNumbers::default(),
@@ -261,7 +261,7 @@ impl Node {
             permit: self.admission.admit(usize::MAX).expect("there is no bound"),
         };
         self.handovers[self.shard_of(uid)].send(handover).expect("the shard is there");
-        self.bells[self.shard_of(uid)].ring();
+        self.wakers[self.shard_of(uid)].wake();
         Client { uid: uid.to_owned(), wire }
     }
 
@@ -274,7 +274,7 @@ impl Node {
     /// Logs `uid` in with a credential whose time is over in so long by the wall clock.
     #[track_caller]
     pub(super) fn login_for(&mut self, uid: &str, time: Duration) -> Client {
-        self.login_until(uid, Some(self.clock.wall() + time))
+        self.login_until(uid, Some(self.clock.wall_time() + time))
     }
 
     #[track_caller]
@@ -312,7 +312,7 @@ impl Node {
 
     pub(super) fn request(&self, shard: usize, request: Request) {
         self.request_silently(shard, request);
-        self.bells[shard].ring();
+        self.wakers[shard].wake();
     }
 
     /// Puts a request where the shard would find it if it looked, and says nothing.
@@ -321,7 +321,7 @@ impl Node {
     }
 
     pub(super) fn ring(&self, shard: usize) {
-        self.bells[shard].ring();
+        self.wakers[shard].wake();
     }
 
     /// Turns one shard once.

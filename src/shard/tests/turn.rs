@@ -9,7 +9,8 @@ use super::memory::{Client, Node, settings};
 use crate::config::{DuplicateLogin, SessionSettings};
 use crate::frame::close;
 use crate::message::{Delivery, Kind};
-use crate::shard::{CONNECTION_DELIVERIES, PANIC_PAYLOAD, Push, Request, SessionKey, TURN_BYTES, TURN_DELIVERIES};
+use crate::shard::budget::{CONNECTION_DELIVERIES, TURN_BYTES, TURN_DELIVERIES};
+use crate::shard::{PANIC_PAYLOAD, Push, Request, SessionKey};
 
 #[test]
 fn all_that_is_due_to_a_socket_goes_in_one_send() {
@@ -183,7 +184,7 @@ fn a_turn_without_news_takes_no_lock() {
         assert_eq!((alice.texts().len(), bob.texts().len()), (2, 2));
         node.pass(Duration::from_secs(1));
     }
-    assert_eq!(node.shards[0].requests.len(), 1, "a turn looked into the queue");
+    assert_eq!(node.shards[0].inlets.requests.len(), 1, "a turn looked into the queue");
     node.ring(0);
     node.settle();
     assert!(answered.try_recv().is_ok());
@@ -329,7 +330,7 @@ fn a_message_costs_what_it_reaches() {
     let spent = |node: &mut Node, way: &str| {
         node.turn(1);
         node.turn(0);
-        let budget = node.shards[0].budget;
+        let budget = node.shards[0].budget.left();
         assert_eq!(TURN_DELIVERIES - budget.deliveries, SESSIONS, "{way}");
         assert_eq!(TURN_BYTES - budget.bytes, SESSIONS * 5, "{way}");
         assert!(sessions.iter().all(|session| session.texts() == ["hello"]), "{way}");
@@ -344,7 +345,7 @@ fn a_message_costs_what_it_reaches() {
     node.request(0, Request::Push { pushes: vec![push], answer });
     node.turn(0);
     // The request itself is one.
-    assert_eq!(TURN_DELIVERIES - node.shards[0].budget.deliveries, SESSIONS + 1);
+    assert_eq!(TURN_DELIVERIES - node.shards[0].budget.left().deliveries, SESSIONS + 1);
     assert_eq!(answered.recv(), Ok(vec![Delivery::Delivered { sessions: SESSIONS }]));
 }
 
@@ -362,7 +363,7 @@ fn leaving_out_many_costs_the_budget_each_of_them() {
     node.request(0, Request::Broadcast { kind: Kind::Text, payload: Bytes::from_static(b"hi"), except, answer });
     node.turn(0);
     assert_eq!(answered.recv(), Ok(1));
-    let spent = TURN_DELIVERIES - node.shards[0].budget.deliveries;
+    let spent = TURN_DELIVERIES - node.shards[0].budget.left().deliveries;
     assert!(spent >= 2 * LEFT_OUT, "{spent} of the budget for {LEFT_OUT} named twice");
     assert_eq!(alice.texts(), ["hi"]);
     assert!(left_out.iter().all(|client| client.take().is_empty()));
@@ -380,9 +381,7 @@ fn after_a_peak_memory_and_walks_are_those_of_who_stays() {
     node.settle();
     let tables = |node: &Node| {
         let shard = &node.shards[0];
-        let lists = [&shard.run, &shard.dirty, &shard.leaving];
-        let lists: usize = lists.iter().map(|list| list.capacity() * size_of::<SessionKey>()).sum();
-        shard.sessions.table_bytes() + shard.registry.table_bytes() + lists
+        shard.sessions.table_bytes() + shard.registry.table_bytes() + shard.lists.table_bytes()
     };
     let peak = tables(&node);
     let stays = |index: usize| index.is_multiple_of(PEAK / STAY);
@@ -402,6 +401,6 @@ fn after_a_peak_memory_and_walks_are_those_of_who_stays() {
     assert!(stay.iter().all(|(_, client)| client.texts() == ["hi"]));
     // Newcomers take the places in front.
     let newcomer = node.login("newcomer");
-    assert_eq!(node.shards[0].sessions.next(1).map(SessionKey::place), Some(1));
+    assert_eq!(node.shards[0].sessions.next_key(1).map(SessionKey::slot), Some(1));
     drop(newcomer);
 }

@@ -183,7 +183,7 @@ impl Caller {
             walk.ever.extend(oldest.keys());
         }
         if let Some(shard) = &place.shard
-            && shard.requests.len() == 0
+            && shard.inlets.requests.len() == 0
         {
             self.dropped += self.dropping.remove(&place.index).unwrap_or_default();
         }

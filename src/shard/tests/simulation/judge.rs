@@ -12,8 +12,8 @@ use crate::frame::close;
 use crate::metrics::Stats;
 use crate::protocol::json;
 use crate::rights::Rights;
-use crate::shard::journal;
 use crate::shard::session::Phase;
+use crate::shard::tally;
 
 /// Control frames that may stand in an outbox beside its messages: a ping, a pong, a close frame, each at its longest.
 const CONTROL_BYTES: usize = 3 * 127;
@@ -27,7 +27,7 @@ const LETTER_BYTES: usize = 1200;
 impl World {
     /// Compares a shard's insides with its clients, after a turn.
     pub(super) fn inspect(&mut self, index: usize) {
-        let (now, wall) = (self.clock.now(), self.clock.wall());
+        let (now, wall) = (self.clock.now(), self.clock.wall_time());
         let (settings, sessions_max) = (&self.plan.settings, self.places[index].facts_sessions_max);
         let Some(shard) = &mut self.places[index].shard else { return };
         shard.check_invariants();
@@ -45,18 +45,18 @@ impl World {
             peer.phase = phase;
             let (Some(key), Some(session)) = (key, session) else { continue };
             assert!(session.hash == self.hashes[peer.uid] && session.login == peer.login, "another's session");
-            held += session.held as usize;
-            accounted += session.outbox.as_ref().map_or(0, |outbox| outbox.accounted);
+            held += session.held.get() as usize;
+            accounted += session.outbox.as_ref().map_or(0, |outbox| outbox.counted.get());
             let outbox = session.outbox.as_ref().map_or(0, |outbox| outbox.bytes());
             let begun = self.plan.encoded_max(settings.message_bytes_max);
-            if !session.flags.is_dirty && !session.flags.is_queued {
-                assert_eq!(session.holdings(), session.held, "what it holds was not looked up");
+            if !session.listed.is_dirty() && !session.listed.is_queued() {
+                assert_eq!(session.holdings(), session.held.get(), "what it holds was not looked up");
             }
             if session.phase != Phase::Open {
                 continue;
             }
             open += 1;
-            holders += usize::from(session.held > 0);
+            holders += usize::from(session.held.get() > 0);
             online.insert(peer.uid);
             assert!(outbox <= settings.outbox_bytes_max + begun + CONTROL_BYTES, "an outbox has {outbox} bytes");
             let log_end = shard.logs.of(session.protocol.encoding()).end();
@@ -66,8 +66,8 @@ impl World {
             assert!(found.len() <= sessions_max, "{} has {} sessions", UIDS[peer.uid], found.len());
         }
         assert_eq!((shard.registry.sessions(), shard.registry.len()), (open, online.len()), "registered, not alive");
-        assert_eq!(shard.held, held, "what all hold is what each holds");
-        assert_eq!(shard.outbox_bytes, accounted, "what waits in all outboxes is what waits in each");
+        assert_eq!(shard.memory.held(), held, "what all hold is what each holds");
+        assert_eq!(shard.memory.outbox_bytes(), accounted, "what waits in all outboxes is what waits in each");
         let (all, part) = (held + shard.mailbox.memory(), settings.memory_bytes_max);
         let is_within = all <= part || held <= part / 8 || holders == 0;
         assert!(is_within, "{held} bytes are held, and {all} with the mail");
@@ -94,7 +94,7 @@ impl World {
                 .enumerate()
                 .any(|(other, rival)| other != number && rival.uid == peer.uid && is_rival(rival))
         };
-        let never_open = Left { at: self.clock.wall(), silence: Duration::ZERO, had_input: false };
+        let never_open = Left { at: self.clock.wall_time(), silence: Duration::ZERO, had_input: false };
         let Left { at: left, silence, had_input } = peer.left.unwrap_or(never_open);
         let is_right = match code {
             close::GOING_AWAY | close::SERVICE_RESTART => self.facts.is_draining,
@@ -142,12 +142,12 @@ impl World {
             assert!(peer.is_sound() && peer.phase == Some(Phase::Open), "still there: {what:?}");
             // A second for its rounding, and an interval until the next heartbeat.
             let latest = peer.expires.map(|at| at + Duration::from_secs(1) + interval + LATE);
-            assert!(latest.is_none_or(|at| self.clock.wall() <= at), "outlives its credential: {what:?}");
+            assert!(latest.is_none_or(|at| self.clock.wall_time() <= at), "outlives its credential: {what:?}");
             assert!(peer.has_said_all() && !peer.wire.borrow().has_input(), "not read to its end: {what:?}");
         }
         for place in &mut self.places {
             let Some(shard) = &mut place.shard else { continue };
-            assert_eq!(shard.held, 0, "nothing is to be held");
+            assert_eq!(shard.memory.held(), 0, "nothing is to be held");
             assert_eq!(shard.sessions.len(), shard.registry.sessions());
             assert!(shard.stalled.len() == 0 && shard.mailbox.held() == 0, "mail waits for ever");
         }
@@ -208,7 +208,7 @@ impl World {
             unread += lost;
         }
         let caller = &self.caller;
-        let set_out = journal::take();
+        let set_out = tally::take();
         // Messages, on their way to shards.
         let sent = set_out.unicasts + set_out.broadcasts * self.plan.shards as u64 + caller.pushes + caller.broadcasts;
         let met = stats.offline + set_out.reached + stats.broadcasts + caller.too_long;

@@ -281,7 +281,7 @@ impl Socket for SimulatedSocket {
         wire.is_encrypted && wire.has_input()
     }
 
-    fn holds_back(&self) -> bool {
+    fn has_unsent(&self) -> bool {
         self.0.borrow().held_back > 0
     }
 }
@@ -311,8 +311,8 @@ impl Network for SimulatedNetwork {
         self.clock.look()
     }
 
-    fn wall(&self) -> SystemTime {
-        self.clock.wall()
+    fn wall_time(&self) -> SystemTime {
+        self.clock.wall_time()
     }
 
     fn poll(&mut self, _time_out: Option<Duration>, ready: &mut Vec<Readiness>) -> io::Result<()> {
@@ -322,7 +322,7 @@ impl Network for SimulatedNetwork {
             keys.rotate_left(middle);
         }
         for session in keys.drain(..) {
-            let Some(Some(wire)) = self.wires.get(session.place() as usize) else { continue };
+            let Some(Some(wire)) = self.wires.get(session.slot() as usize) else { continue };
             let mut wire = wire.borrow_mut();
             if wire.session != Some(session) {
                 continue;
@@ -352,7 +352,7 @@ impl Network for SimulatedNetwork {
         if is_one_in(&mut self.random, self.faults.refusal) {
             return Err(io::ErrorKind::OutOfMemory.into());
         }
-        let place = session.place() as usize;
+        let place = session.slot() as usize;
         if self.wires.len() <= place {
             self.wires.resize(place + 1, None);
         }
@@ -384,7 +384,7 @@ impl Network for SimulatedNetwork {
         let mut wire = socket.0.borrow_mut();
         wire.is_removed = true;
         if let Some(session) = wire.session.take() {
-            self.wires[session.place() as usize] = None;
+            self.wires[session.slot() as usize] = None;
             self.ended = Some(session);
         }
     }

@@ -14,15 +14,13 @@ use super::network::{SimulatedNetwork, SimulatedSocket, UNLIMITED, Wire, is_one_
 use super::peer::{Manner, Peer};
 use super::plan::{LONG_FROM, Plan};
 use crate::config::{DuplicateLogin, SessionSettings, SlowConsumer};
-use crate::mailbox::{self, Bell};
+use crate::mailbox::{self, ShardWaker};
 use crate::metrics::Stats;
 use crate::rights::Rights;
 use crate::router::shard_of;
 use crate::shard::io::SessionKey;
 use crate::shard::session::Phase;
-use crate::shard::{
-    Admission, Handover, LoginNumber, LoginNumbers, Parts, Request, SCRATCH_BYTES, Shard, Turn, journal,
-};
+use crate::shard::{Admission, Handover, LoginNumber, LoginNumbers, Parts, Request, SCRATCH_BYTES, Shard, Turn, tally};
 use crate::uid::{BYTES_MAX, Uid, UidHash, UidHasher};
 
 /// Who logs in; the number of each is its place.
@@ -42,7 +40,7 @@ pub(super) struct Place {
     /// Absent when it has ended.
     pub(super) shard: Option<Shard<SimulatedNetwork>>,
     requests: flume::Sender<Request>,
-    bell: Bell,
+    waker: ShardWaker,
     handovers: Option<flume::Sender<Handover<SimulatedSocket>>>,
     /// Most sessions that a uid may have had so far.
     pub(super) facts_sessions_max: usize,
@@ -85,7 +83,7 @@ impl Place {
     /// Asks; says whether there was room.
     pub(super) fn request(&self, request: Request) -> bool {
         let has_room = self.requests.try_send(request).is_ok();
-        self.bell.ring();
+        self.waker.wake();
         has_room
     }
 
@@ -112,7 +110,7 @@ impl World {
         let plan = Plan::new(&mut random);
         let clock = Rc::new(Clock::new(plan.look));
         let hasher = UidHasher::fixed(seed);
-        journal::take();
+        tally::take();
         let bells: Vec<_> = (0..plan.shards).map(|_| Bell::new(Arc::new(|| Ok(())))).collect();
         let settings = Arc::new(plan.settings.clone());
         let place = |(index, mailbox)| {
@@ -126,13 +124,13 @@ impl World {
                 shard_count: plan.shards,
                 shard: Some(Shard::new(network, parts)),
                 requests: request_sender,
-                bell: bells[index].clone(),
+                waker: wakers[index].clone(),
                 handovers: Some(handover_sender),
                 facts_sessions_max: 1,
                 ended: None,
             }
         };
-        let places = mailbox::wire(&bells, plan.mailbox_bytes_max).into_iter().enumerate().map(place).collect();
+        let places = mailbox::wire(&wakers, plan.mailbox_bytes_max).into_iter().enumerate().map(place).collect();
         let hashes = UIDS.iter().map(|uid| hasher.hash(uid.as_bytes())).collect();
         let settings = plan.settings.clone();
         let mut world = Self {
@@ -374,7 +372,7 @@ impl World {
         }
         peer.protocol = self.plan.protocol(&mut self.random);
         if is_one_in(&mut self.random, 15) {
-            peer.expires = Some(self.clock.wall() + Duration::from_millis(self.random.u64(..60_000)));
+            peer.expires = Some(self.clock.wall_time() + Duration::from_millis(self.random.u64(..60_000)));
         }
         self.peers.push(peer);
         self.under_way.push((login, number));
@@ -409,7 +407,7 @@ impl World {
         let place = &self.places[peer.shard];
         let Some(handovers) = &place.handovers else { return };
         if handovers.try_send(handover).is_ok() {
-            place.bell.ring();
+            place.waker.wake();
             self.active.push(number);
         }
     }
@@ -461,8 +459,8 @@ impl World {
             while !place.request(Request::Drain { time_out: DRAIN_TIME })
                 && let Some(shard) = &mut place.shard
             {
-                shard.heed_news();
-                assert!(shard.requests.take().is_some(), "a shard does not look into a full queue");
+                shard.inlets.check_external_work(&shard.mailbox);
+                assert!(shard.inlets.requests.take().is_some(), "a shard does not look into a full queue");
             }
         }
     }
