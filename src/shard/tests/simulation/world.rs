@@ -111,7 +111,7 @@ impl World {
         let clock = Rc::new(Clock::new(plan.look));
         let hasher = UidHasher::fixed(seed);
         tally::take();
-        let bells: Vec<_> = (0..plan.shards).map(|_| Bell::new(Arc::new(|| Ok(())))).collect();
+        let wakers: Vec<_> = (0..plan.shards).map(|_| ShardWaker::new(Arc::new(|| Ok(())))).collect();
         let settings = Arc::new(plan.settings.clone());
         let place = |(index, mailbox)| {
             let (handover_sender, handovers) = flume::bounded(16);
