@@ -49,7 +49,7 @@ use self::idempotency::Answers;
 use super::Control;
 use super::accept::{Duplex, accept};
 use super::places::{Paced, Place, Places};
-use super::problem::{Problem, Told};
+use super::problem::{Failure, Problem};
 use crate::config::ControlSettings;
 use crate::dispatcher::Dispatcher;
 use crate::linger::linger;
@@ -187,7 +187,9 @@ fn routes(api: Api) -> Router {
         .route("/v1/counts", get(uids::counts))
         .route("/v1/stats", get(stats::stats))
         .route("/v1/openapi.json", get(openapi::description))
-        .fallback(async || Problem::NotFound.because("see /v1/openapi.json for what there is; a uid can't be empty"))
+        .fallback(async || {
+            Problem::NotFound.with_detail("see /v1/openapi.json for what there is; a uid can't be empty")
+        })
         .method_not_allowed_fallback(method_not_allowed)
         .layer(middleware::from_fn(place::take))
         .layer(middleware::from_fn_with_state(api.clone(), access::admit))
@@ -198,6 +200,6 @@ fn routes(api: Api) -> Router {
         .with_state(api)
 }
 
-async fn method_not_allowed() -> Told {
-    Problem::MethodNotAllowed.because("the header Allow has those there are")
+async fn method_not_allowed() -> Failure {
+    Problem::MethodNotAllowed.with_detail("the header Allow has those there are")
 }

@@ -18,7 +18,7 @@ pub(super) async fn take(Extension(place): Extension<Place>, request: Request, n
     match place.enter_ordinary().await {
         Ok(()) => next.run(request).await,
         Err(Refused { ordinary_max }) => Problem::Busy
-            .because(format!(
+            .with_detail(format!(
                 "{ordinary_max} other requests are being served, the most that control_connections_max allows, and more \
                  wait; nothing was done, try again later"
             ))
