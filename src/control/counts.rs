@@ -70,7 +70,7 @@ impl Counts {
     }
 
     /// Counts a connection that was closed for another.
-    pub(super) fn note_gave_way(&self) {
+    pub(super) fn note_evicted(&self) {
         self.lock().counts.gave_way += 1;
     }
 

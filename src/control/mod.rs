@@ -15,11 +15,12 @@ mod counts;
 mod hooks;
 mod http;
 mod lines;
-mod places;
+
 mod problem;
 mod process;
 mod prometheus;
 mod reserved;
+mod slots;
 mod text;
 mod tokens;
 

@@ -1,4 +1,4 @@
-//! What a connection of the API does, noted where its place is decided on: see [`places`](crate::control::places).
+//! Notes the activity of an API connection in its slot, which decides on evictions: see [`slots`](crate::control::slots).
 
 use std::pin::Pin;
 use std::task::{Context, Poll};
@@ -10,14 +10,14 @@ use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
 use hyper::body::{Body as HttpBody, Frame, Incoming, SizeHint};
 
-use crate::control::places::{Place, Refused};
 use crate::control::problem::Problem;
+use crate::control::slots::{RequestRefused, Slot};
 
-/// Has a request wait until its connection has an ordinary place: for all requests but those of probes.
-pub(super) async fn take(Extension(place): Extension<Place>, request: Request, next: Next) -> Response {
-    match place.enter_ordinary().await {
+/// Middleware for all requests except those of probes: waits until the connection has an ordinary slot.
+pub(super) async fn acquire(Extension(slot): Extension<Slot>, request: Request, next: Next) -> Response {
+    match slot.enter_ordinary().await {
         Ok(()) => next.run(request).await,
-        Err(Refused { ordinary_max }) => Problem::Busy
+        Err(RequestRefused { ordinary_max }) => Problem::Busy
             .with_detail(format!(
                 "{ordinary_max} other requests are being served, the most that control_connections_max allows, and more \
                  wait; nothing was done, try again later"
@@ -27,29 +27,29 @@ pub(super) async fn take(Extension(place): Extension<Place>, request: Request, n
     }
 }
 
-/// The body of a request, which notes when it waits for the client.
-pub(super) struct Received {
+/// A request body that notes in the slot when it waits for the client.
+pub(super) struct TrackedRequestBody {
     body: Incoming,
-    place: Place,
+    slot: Slot,
 }
 
-impl Received {
-    pub(super) fn new(body: Incoming, place: Place) -> Self {
-        Self { body, place }
+impl TrackedRequestBody {
+    pub(super) fn new(body: Incoming, slot: Slot) -> Self {
+        Self { body, slot }
     }
 }
 
-impl HttpBody for Received {
+impl HttpBody for TrackedRequestBody {
     type Data = Bytes;
     type Error = hyper::Error;
 
     fn poll_frame(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<hyper::Result<Frame<Bytes>>>> {
         let frame = Pin::new(&mut self.body).poll_frame(context);
         match &frame {
-            Poll::Pending => self.place.awaits_body(),
-            // A part of it changes nothing: a client that sends a byte now and then does not wait for less.
+            Poll::Pending => self.slot.awaits_body(),
+            // A part of the body ends no wait: otherwise a client that sends a byte now and then could never be evicted.
             Poll::Ready(Some(Ok(_))) if !self.body.is_end_stream() => {}
-            Poll::Ready(_) => self.place.serves(),
+            Poll::Ready(_) => self.slot.serves_request(),
         }
         frame
     }
@@ -63,19 +63,19 @@ impl HttpBody for Received {
     }
 }
 
-/// The body of an answer, which notes that the connection waits for its client when the answer is over.
-pub(super) struct Answered {
+/// A response body that notes in the slot that the connection waits for its client, from the end of the response on.
+pub(super) struct TrackedResponseBody {
     body: Body,
-    place: Place,
+    slot: Slot,
 }
 
-impl Answered {
-    pub(super) fn new(body: Body, place: Place) -> Self {
-        Self { body, place }
+impl TrackedResponseBody {
+    pub(super) fn new(body: Body, slot: Slot) -> Self {
+        Self { body, slot }
     }
 }
 
-impl HttpBody for Answered {
+impl HttpBody for TrackedResponseBody {
     type Data = Bytes;
     type Error = axum::Error;
 
@@ -83,12 +83,12 @@ impl HttpBody for Answered {
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
-        // An answer that reads its request on the way waits for that only as long as it does nothing else.
-        self.place.serves();
+        // A streamed response reads its request as it goes. Only while it does nothing else does it wait for the client.
+        self.slot.serves_request();
         let frame = Pin::new(&mut self.body).poll_frame(context);
         if frame.is_ready() {
-            // For what is sent to be read.
-            self.place.awaits_request();
+            // The client has to read the part that is sent.
+            self.slot.awaits_request();
         }
         frame
     }
@@ -102,8 +102,8 @@ impl HttpBody for Answered {
     }
 }
 
-impl Drop for Answered {
+impl Drop for TrackedResponseBody {
     fn drop(&mut self) {
-        self.place.awaits_request();
+        self.slot.awaits_request();
     }
 }
