@@ -6,7 +6,7 @@ use std::sync::LazyLock;
 use libfuzzer_sys::fuzz_target;
 use pombo::fuzzing::Gateway;
 
-// Made by whoever comes first: libFuzzer has one thread.
+// Made by the first input. libFuzzer has one thread.
 thread_local! {
     static GATEWAYS: LazyLock<[Gateway; 2]> = LazyLock::new(|| [Gateway::open(), Gateway::with_tokens()]);
 }
@@ -20,10 +20,10 @@ fuzz_target!(|bytes: &[u8]| {
     });
 });
 
-/// Who logs in, or what the refusal is counted under.
+/// Returns the uid that logs in, or the name of the reason of the refusal.
 fn outcome(gateway: &Gateway, bytes: &[u8], piece: usize) -> Result<String, Option<&'static str>> {
-    gateway.welcome(bytes, piece).map_err(|reason| match reason {
-        // hyper reads a head that comes in pieces only once it is whole: who left before is not known to have sent none.
+    gateway.connect(bytes, piece).map_err(|reason| match reason {
+        // hyper parses a head that arrives in pieces only once it is complete. Before that, a client that leaves counts as left.
         Some("left") => Some("not_http"),
         reason => reason,
     })

@@ -1,4 +1,4 @@
-//! Accepting on the control listeners: a bounded number of connections, each with a place and a task of its own.
+//! The accept loop of a control listener. Each connection has a slot and a task; the number of slots is bounded.
 
 use std::future::Future;
 use std::io;
@@ -15,36 +15,36 @@ use tokio::time::{sleep, timeout};
 use tokio_rustls::TlsAcceptor;
 use tracing::debug;
 
-use super::places::{Place, Places};
 use super::reserved::Reserved;
+use super::slots::{Slot, Slots};
 use crate::descriptors::Reserve;
 use crate::listener::Listener;
 
-/// How long accepting rests after it failed, as for want of descriptors.
+/// Pause after accepting failed, as for lack of descriptors.
 const RETRY: Duration = Duration::from_millis(10);
 
 /// Time that a TLS handshake may take.
 const TLS_TIME: Duration = Duration::from_secs(10);
 
-/// A stream as it comes to a task, whatever it runs over.
+/// A stream over any transport.
 pub(super) type Duplex = Pin<Box<dyn ReadWrite>>;
 
 /// Both directions of a stream.
 pub(super) trait ReadWrite: AsyncRead + AsyncWrite + Send {}
 impl<S: AsyncRead + AsyncWrite + Send> ReadWrite for S {}
 
-/// Accepts connections, and runs `serve` for each that has one of `places`; others give way to it, see [`Places`].
+/// Accepts connections, and runs `serve` for each in a slot of `slots`. Other connections may be evicted for it; see [`Slots`].
 ///
-/// Ends when the sender of `ending` is dropped. Each connection is told of by a receiver of `open` from the moment it is
-/// accepted, so that none is cut before its task has begun.
+/// Ends when the sender of `ending` is dropped. Each connection holds a receiver of `open` from its accept on, so that the
+/// node waits for it at its end, even if its task has not begun.
 pub(super) async fn accept<F: Future<Output = ()> + Send + 'static>(
     listener: Listener,
     tls: Option<watch::Receiver<Arc<ServerConfig>>>,
-    places: Places,
+    slots: Slots,
     reserve: Reserve,
     open: &watch::Sender<()>,
     mut ending: watch::Receiver<()>,
-    serve: impl Fn(Duplex, Option<SocketAddr>, Place) -> F + Clone + Send + 'static,
+    serve: impl Fn(Duplex, Option<SocketAddr>, Slot) -> F + Clone + Send + 'static,
 ) {
     reserve.fill();
     loop {
@@ -54,7 +54,7 @@ pub(super) async fn accept<F: Future<Output = ()> + Send + 'static>(
             accepted = listener.accept() => accepted,
         };
         let accepted = match accepted {
-            // For want of a descriptor, most likely.
+            // Most likely no descriptor is free.
             Err(error) => match reserve.lend(|| listener.accept().now_or_never()) {
                 Some(Some(accepted)) => accepted,
                 // The client has left.
@@ -71,32 +71,32 @@ pub(super) async fn accept<F: Future<Output = ()> + Send + 'static>(
                 continue;
             }
         };
-        let place = tokio::select! {
+        let slot = tokio::select! {
             biased;
             _ = ending.changed() => return,
-            place = places.enter() => place,
+            slot = slots.enter() => slot,
         };
         let (tls, serve, open) = (tls.clone(), serve.clone(), open.subscribe());
         let connection = Reserved::new(connection, reserve.clone());
         tokio::spawn(async move {
             let _open = open;
-            let served_in = place.clone();
+            let slot_of_task = slot.clone();
             let served = async move {
                 match secure(connection, tls).await {
-                    Ok((stream, peer)) => serve(stream, peer, served_in).await,
+                    Ok((stream, peer)) => serve(stream, peer, slot_of_task).await,
                     Err(error) => debug!(error = %error, "control connection lost"),
                 }
             };
             tokio::select! {
                 biased;
-                () = place.cut() => debug!("control connection closed, it waited longest and another needs its place"),
+                () = slot.evicted() => debug!("control connection closed, it waited longest and another needs its slot"),
                 () = served => {}
             }
         });
     }
 }
 
-/// Makes the TLS handshake where it is spoken.
+/// Makes the TLS handshake, if the listener has TLS.
 async fn secure(
     connection: Reserved,
     tls: Option<watch::Receiver<Arc<ServerConfig>>>,

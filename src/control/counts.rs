@@ -6,7 +6,7 @@
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
-use super::http::Problem;
+use super::problem::Problem;
 use crate::dispatcher::{Broadcast, Dispatcher, Push, Unanswered};
 use crate::message::{Delivery, Kind};
 use crate::metrics::NodeCounts;
@@ -70,7 +70,7 @@ impl Counts {
     }
 
     /// Counts a connection that was closed for another.
-    pub(super) fn note_gave_way(&self) {
+    pub(super) fn note_evicted(&self) {
         self.lock().counts.gave_way += 1;
     }
 

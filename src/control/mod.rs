@@ -15,10 +15,12 @@ mod counts;
 mod hooks;
 mod http;
 mod lines;
-mod places;
+
+mod problem;
 mod process;
 mod prometheus;
 mod reserved;
+mod slots;
 mod text;
 mod tokens;
 
@@ -30,7 +32,7 @@ use std::time::Duration;
 use tokio::sync::watch;
 use tokio::time::{Instant, timeout};
 
-pub use self::http::Problem;
+pub use self::problem::Problem;
 pub use self::tokens::ControlTokensError;
 pub(crate) use self::tokens::TokenSet;
 

@@ -24,7 +24,7 @@ use self::line::{is_of_another_protocol, receiver};
 use super::Control;
 use super::accept::{Duplex, accept};
 use super::lines::{Line, Lines};
-use super::places::{Place, Places};
+use super::slots::{Slot, Slots};
 use crate::dispatcher::{Push, Unanswered};
 use crate::linger::linger;
 use crate::listener::Listener;
@@ -60,15 +60,15 @@ pub(super) async fn serve(control: Control, listener: Listener, ending: watch::R
     accept(
         listener,
         None,
-        Places::new(CONNECTIONS_MAX, 0, control.counts.clone()),
+        Slots::new(CONNECTIONS_MAX, 0, control.counts.clone()),
         reserve,
         &open,
         ending,
-        move |stream, _peer, place| {
+        move |stream, _peer, slot| {
             let connection = Connection {
                 control: control.clone(),
                 stream,
-                place,
+                slot,
                 ending: ended.clone(),
                 lines: Lines::default(),
                 room: READ_BYTES,
@@ -89,14 +89,14 @@ pub(super) async fn serve(control: Control, listener: Listener, ending: watch::R
 struct Connection {
     control: Control,
     stream: Duplex,
-    place: Place,
+    slot: Slot,
     /// Tells by its sender's drop that the node ends.
     ending: watch::Receiver<()>,
     /// Received and not taken yet: the begin of a line, except between a read and [`gather`].
     lines: Lines,
     /// Bytes that the next read may take; grows while reads fill it.
     room: usize,
-    /// Places for long lines, of all connections.
+    /// Slots for long lines, of all connections.
     long_lines: Arc<Semaphore>,
     /// The place that the line being received has, if it is long, and until when it has it.
     long_line: Option<(OwnedSemaphorePermit, Instant)>,
@@ -139,8 +139,8 @@ impl Connection {
             if next != Next::Lines {
                 return self.end().await;
             }
-            let gives_place_back = has_lines && self.long_line.take().is_some();
-            if gives_place_back || (self.lines.held() == 0 && self.room == READ_BYTES) {
+            let gives_slot_back = has_lines && self.long_line.take().is_some();
+            if gives_slot_back || (self.lines.held() == 0 && self.room == READ_BYTES) {
                 // Without the memory that the long line needed; or the next line may be long in coming.
                 self.lines.shrink();
             }
@@ -150,9 +150,9 @@ impl Connection {
     /// Receives what is there, or waits; returns 0 at the client's end. Nothing is lost by dropping the future.
     async fn read(&mut self) -> io::Result<usize> {
         if self.lines.held() > READ_BYTES_MAX && self.long_line.is_none() {
-            let places = Arc::clone(&self.long_lines);
-            let place = places.acquire_owned().await.expect("the semaphore is never closed");
-            self.long_line = Some((place, Instant::now() + LONG_LINE_TIME));
+            let slots = Arc::clone(&self.long_lines);
+            let slot = slots.acquire_owned().await.expect("the semaphore is never closed");
+            self.long_line = Some((slot, Instant::now() + LONG_LINE_TIME));
         }
         self.lines.received().reserve(self.room);
         let mut stream = (&mut self.stream).take(self.room as u64);
@@ -173,7 +173,7 @@ impl Connection {
         if lines.asked.is_empty() && next == Next::Lines {
             return Ok(());
         }
-        self.place.serves();
+        self.slot.serves_request();
         let mut deliveries = match lines.pushes.is_empty() {
             true => Vec::new(),
             false => self.control.counts.push_all(&self.control.dispatcher_in_time(), lines.pushes).await,
@@ -199,7 +199,7 @@ impl Connection {
         if next == Next::Foreign {
             debug!("text connection closed, its client speaks HTTP or another protocol");
         }
-        self.place.awaits_request();
+        self.slot.awaits_request();
         self.answer(&answers).await
     }
 

@@ -1,7 +1,7 @@
-//! The certificate that the node shows: read from its two files, and again when they change or a reload asks.
+//! The node's TLS certificate: read from its two files at the start, when they change, and at a reload.
 //!
-//! Connections take the newest when they come in, and keep it: nobody is dropped for a new one. Files that make no
-//! certificate, at a reload, leave the one in force where it is, and that is logged.
+//! A connection uses the newest certificate at its handshake, and is not dropped when another one follows. If the files are
+//! not valid at a reload, the certificate in use stays, and an error is logged.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -22,19 +22,19 @@ use crate::watched_files::{Stamps, WatchedFiles};
 /// Most bytes of either file: a chain takes a few thousand.
 const FILE_BYTES_MAX: u64 = 1 << 20;
 
-/// What is spoken inside TLS (RFC 7301); a client that asks for something else only, as for HTTP/2, gets an alert.
+/// The protocol for ALPN (RFC 7301). A client that offers only others, such as HTTP/2, gets an alert.
 const PROTOCOL: &[u8] = b"http/1.1";
 
-/// Where the certificate and its key are.
+/// Paths of the certificate and its key.
 #[derive(Clone, Debug)]
 pub(crate) struct CertificateFiles {
-    /// The certificate, and those that lead from it to a root, PEM.
+    /// The certificate and its chain of intermediates, PEM.
     pub(crate) certificate: PathBuf,
     /// The certificate's private key, PEM.
     pub(crate) key: PathBuf,
 }
 
-/// Why two files make no certificate; the operator's to mend.
+/// Why the two files can't be used; the operator has to correct them.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum CertificateError {
@@ -45,45 +45,46 @@ pub enum CertificateError {
         setting: &'static str,
         /// The file.
         path: PathBuf,
-        /// What the operating system said.
+        /// The operating system's error.
         reason: String,
     },
-    /// A file holds something else.
+    /// A file doesn't hold what its setting expects.
     #[error("{setting} {} holds no {expected}: {reason}", path.display())]
     Malformed {
         /// The setting that names the file.
         setting: &'static str,
         /// The file.
         path: PathBuf,
-        /// What it should hold.
+        /// The expected content.
         expected: &'static str,
-        /// What was found in its place.
+        /// The parser's error.
         reason: String,
     },
-    /// The two can't be used together.
+    /// The certificate and the key can't be used together.
     #[error("tls_certificate {} can't be used with tls_key {}: {source}", certificate.display(), key.display())]
     Unusable {
         /// The certificate's file.
         certificate: PathBuf,
         /// The key's file.
         key: PathBuf,
-        /// Why not.
+        /// The error of rustls.
         source: rustls::Error,
     },
 }
 
-/// The certificate in force, and what is known of its files.
+/// The certificate in use, and the state of its files.
 #[derive(Debug)]
 pub(crate) struct Certificate {
     files: CertificateFiles,
-    /// The files as they were when they were first read.
-    read: Stamps,
+    /// The stamps of the files before they were read first.
+    stamps: Stamps,
     in_force: watch::Sender<Arc<ServerConfig>>,
-    asked: Arc<Notify>,
+    /// Notified to have the files read again.
+    reload: Arc<Notify>,
 }
 
 impl CertificateFiles {
-    /// Reads both files.
+    /// Reads both files, and warns of dates that are not valid now.
     fn load(&self) -> Result<Arc<ServerConfig>, CertificateError> {
         let chain = read("tls_certificate", &self.certificate)?;
         let key = read("tls_key", &self.key)?;
@@ -106,14 +107,14 @@ impl CertificateFiles {
         Ok(config)
     }
 
-    /// Logs which certificates of a chain are not valid now, and since when or until when.
+    /// Logs the certificates of a chain that have expired or are not valid yet.
     fn warn_of_dates(&self, chain: &[CertificateDer<'_>]) {
         let now = UnixTime::since_unix_epoch(clock::since_1970());
         let date = |time: UnixTime| clock::rfc3339_seconds(time.as_secs());
         let certificate = self.certificate.display();
         for (index, found) in chain.iter().enumerate() {
             let place = if index == 0 { "the server's own" } else { "on the way to a root" };
-            match out_of_time(found, now) {
+            match validity_error(found, now) {
                 Some(rustls::CertificateError::ExpiredContext { not_after, .. }) => {
                     let since = date(not_after);
                     warn!(%certificate, place, %since, "certificate has expired, clients may refuse it");
@@ -133,33 +134,33 @@ impl CertificateFiles {
 }
 
 impl Certificate {
-    /// Reads the certificate that the node begins with.
+    /// Reads the certificate at the start of the node.
     ///
     /// # Errors
     /// See [`CertificateError`].
     pub(crate) fn load(files: CertificateFiles) -> Result<Self, CertificateError> {
-        // Looked at first: a change while they are read is seen later.
-        let read = Stamps::of(&files.paths());
+        // Before the files are read, so that a change while they are read is noticed later.
+        let stamps = Stamps::of(&files.paths());
         let in_force = watch::Sender::new(files.load()?);
-        Ok(Self { files, read, in_force, asked: Arc::default() })
+        Ok(Self { files, stamps, in_force, reload: Arc::default() })
     }
 
-    /// Returns where the certificate in force can be seen.
+    /// Returns a receiver of the configuration with the certificate in use.
     pub(crate) fn in_force(&self) -> watch::Receiver<Arc<ServerConfig>> {
         self.in_force.subscribe()
     }
 
-    /// Returns what asks for the files to be read again.
-    pub(crate) fn asked(&self) -> Arc<Notify> {
-        Arc::clone(&self.asked)
+    /// Returns the notification that has the files read again.
+    pub(crate) fn reload(&self) -> Arc<Notify> {
+        Arc::clone(&self.reload)
     }
 
-    /// Reads the files again whenever they change, or that is asked for; for ever.
-    pub(crate) async fn keep(self) {
-        let mut watched = WatchedFiles::new(self.read);
+    /// Reads the files again whenever they change or a reload is requested. Never returns.
+    pub(crate) async fn watch(self) {
+        let mut watched = WatchedFiles::new(self.stamps);
         loop {
             tokio::select! {
-                () = self.asked.notified() => watched.ask(),
+                () = self.reload.notified() => watched.ask(),
                 () = watched.next_look() => {}
             }
             let files = self.files.clone();
@@ -176,14 +177,14 @@ impl Certificate {
     }
 }
 
-/// Returns the first fault of a certificate that is looked at alone: its dates come before any other.
+/// Returns rustls's first error for a certificate without roots; an invalid date is reported before any other error.
 ///
-/// rustls's verifier is called without roots. It checks the dates before it looks for a root, and its error has them, so
-/// no library that parses certificates is needed. The caller ignores every other fault.
-fn out_of_time(certificate: &CertificateDer<'_>, now: UnixTime) -> Option<rustls::CertificateError> {
+/// The verifier checks the dates before it searches for a root, and its error holds the dates. So no library that parses
+/// certificates is needed. The caller ignores all other errors.
+fn validity_error(certificate: &CertificateDer<'_>, now: UnixTime) -> Option<rustls::CertificateError> {
     let parsed = ParsedCertificate::try_from(certificate).ok()?;
-    let nobody = RootCertStore::empty();
-    match verify_server_cert_signed_by_trust_anchor(&parsed, &nobody, &[], now, &[]) {
+    let no_roots = RootCertStore::empty();
+    match verify_server_cert_signed_by_trust_anchor(&parsed, &no_roots, &[], now, &[]) {
         Err(rustls::Error::InvalidCertificate(error)) => Some(error),
         _ => None,
     }
@@ -197,7 +198,7 @@ fn read(setting: &'static str, path: &Path) -> Result<Vec<u8>, CertificateError>
     })
 }
 
-/// Makes what handshakes are made by: TLS 1.2 and 1.3, with the ciphers that rustls holds to be safe.
+/// Makes the configuration of handshakes: TLS 1.2 and 1.3, with the cipher suites that rustls considers safe.
 fn server_config(
     chain: Vec<CertificateDer<'static>>,
     key: PrivateKeyDer<'static>,
@@ -207,8 +208,8 @@ fn server_config(
         .with_no_client_auth()
         .with_single_cert(chain, key)?;
     config.alpn_protocols = vec![PROTOCOL.to_vec()];
-    // Who comes back need not make the whole handshake again. The client keeps what that takes, sealed with a key that
-    // changes every few hours: nothing of it is kept here.
+    // Session tickets: a client that returns makes a shorter handshake. It keeps the state itself, encrypted with a key that
+    // changes every few hours, so the node stores nothing for it.
     config.ticketer = aws_lc_rs::Ticketer::new()?;
     config.send_tls13_tickets = 1;
     Ok(Arc::new(config))

@@ -1,6 +1,6 @@
-//! Doors for the fuzz targets in `fuzz/`, which reach no private room otherwise; there in a build for fuzzing only.
+//! Entry points for the fuzz targets in `fuzz/`, which can't reach private modules. They exist only in a build for fuzzing.
 //!
-//! Each drives the gateway's own code over bytes in memory, and panics where a promise is broken.
+//! Each runs the gateway's own code on bytes in memory, and panics when an invariant is broken.
 
 use std::future::pending;
 use std::io;
@@ -25,13 +25,13 @@ use crate::config::{Auth, AuthSource, Config, GatewaySettings, Secret};
 use crate::shard::{Admission, LoginNumbers, Stream};
 use crate::uid::UidHasher;
 
-/// What the tokens are signed with.
+/// The secret that tokens are signed with.
 const SECRET: &str = "0123456789abcdef0123456789abcdef";
 
-/// Longer than an input takes.
+/// Longer than any input takes.
 const LONG: Duration = Duration::from_secs(3600);
 
-/// The gateway's settings and keys; made once, used for every input.
+/// A gateway's settings and keys; made once, used for every input.
 #[derive(Debug)]
 pub struct Gateway {
     runtime: Runtime,
@@ -48,12 +48,12 @@ struct Peer {
 }
 
 impl Gateway {
-    /// Makes one where everybody is believed.
+    /// Makes a gateway without authentication.
     pub fn open() -> Self {
         Self::new(Config::default())
     }
 
-    /// Makes one that asks for a token, wherever that may stand.
+    /// Makes a gateway that requires a token, in any of the places that may hold one.
     pub fn with_tokens() -> Self {
         Self::new(Config {
             auth: Auth::Jwt,
@@ -72,14 +72,14 @@ impl Gateway {
         Self { runtime, settings, login_service }
     }
 
-    /// Upgrades and logs in a peer that sends `bytes` in pieces; returns its uid, or what its refusal is counted under.
+    /// Upgrades and logs in a peer that sends `bytes` in pieces; returns its uid, or the name of the reason of its refusal.
     ///
     /// # Panics
     /// When an answer is malformed, or a byte behind the request or the login is lost.
-    pub fn welcome(&self, bytes: &[u8], piece: usize) -> Result<String, Option<&'static str>> {
+    pub fn connect(&self, bytes: &[u8], piece: usize) -> Result<String, Option<&'static str>> {
         let peer = Peer { input: bytes.to_vec(), at: 0, piece: piece.max(1), output: Vec::new() };
-        let welcomed = self.runtime.block_on(self.log_in(peer));
-        let uid = welcomed.map_err(|refusal| refusal.reason().map(|reason| reason.name()))?.identity.uid;
+        let login = self.runtime.block_on(self.log_in(peer));
+        let uid = login.map_err(|refusal| refusal.reason().map(|reason| reason.name()))?.identity.uid;
         Ok(uid.as_str().to_owned())
     }
 
@@ -95,32 +95,32 @@ impl Gateway {
         let mut client = Client { permit: admission_control.admit(1), ..Client::default() };
         let upgraded = upgrade::upgrade(peer, &context, &mut client, pending::<()>()).await?;
         let Upgraded { stream: mut peer, mut received, authentication, .. } = upgraded;
-        peer.has_kept(&received);
+        peer.check_rest(&received);
         let answer = peer.output.escape_ascii();
         assert!(peer.output.starts_with(b"HTTP/1.1 101 ") && peer.output.ends_with(b"\r\n\r\n"), "{answer}");
         match authentication {
             Authentication::LoggedIn(login) => Ok(login),
             Authentication::AwaitsFirstMessage(facts) => {
                 let credential = first_message::read(&mut peer, &mut received, &self.settings).await?;
-                peer.has_kept(&received);
+                peer.check_rest(&received);
                 Ok(self.login_service.log_in(&credential, &facts, &self.settings).await?)
             }
         }
     }
 
-    /// Judges a token; returns the uid that it is for.
-    pub fn judge(&self, token: &[u8]) -> Option<String> {
+    /// Logs in by a token; returns its uid, or `None` if the token is refused.
+    pub fn verify_token(&self, token: &[u8]) -> Option<String> {
         let facts = RequestFacts::default();
-        let judging = self.login_service.log_in(token, &facts, &self.settings);
-        let identity = self.runtime.block_on(judging).ok()?.identity;
-        assert!(identity.expires.is_some_and(|at| at > clock::now()), "a token that is over is taken");
+        let login = self.login_service.log_in(token, &facts, &self.settings);
+        let identity = self.runtime.block_on(login).ok()?.identity;
+        assert!(identity.expires.is_some_and(|at| at > clock::now()), "an expired token was accepted");
         Some(identity.uid.as_str().to_owned())
     }
 }
 
-/// Signs claims as the gateways of this room expect it, under a key's name if there is one.
+/// Signs claims with the secret of [`Gateway::with_tokens`]; `key` becomes the token's `kid`.
 ///
-/// A claim that is a number and whose name ends in `+` is told as so many seconds from now, without the sign.
+/// A numeric claim whose name ends in `+` becomes a claim without the `+`, whose value is that many seconds from now.
 pub fn sign(claims: Map<String, Value>, key: Option<String>) -> Option<String> {
     let now = clock::since_1970().as_secs_f64();
     let from_now = |(name, value): (String, Value)| match (name.strip_suffix('+'), value.as_f64()) {
@@ -133,10 +133,10 @@ pub fn sign(claims: Map<String, Value>, key: Option<String>) -> Option<String> {
 }
 
 impl Peer {
-    /// Looks that what was received and what is still to come is the end of what was sent.
-    fn has_kept(&self, received: &[u8]) {
+    /// Checks that the received bytes and the unread input together are the end of the input.
+    fn check_rest(&self, received: &[u8]) {
         let rest = [received, &self.input[self.at..]].concat();
-        assert!(self.input.ends_with(&rest), "bytes behind what was read are not as they were sent");
+        assert!(self.input.ends_with(&rest), "bytes behind the consumed input have changed");
     }
 }
 

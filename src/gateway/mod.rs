@@ -159,7 +159,7 @@ impl Gateway {
         }
         drop(in_progress);
         if gateway.login_service.authenticator.has_keys() {
-            tokio::spawn(gateway.vital.task("keys of tokens", Arc::clone(&gateway).keep_keys()));
+            tokio::spawn(gateway.vital.task("keys of tokens", Arc::clone(&gateway).watch_keys()));
         }
         tokio::select! {
             // Nothing is ever sent; the channel ends with the last task that holds it.
@@ -306,14 +306,14 @@ impl Gateway {
     }
 
     /// Reads the keys again whenever their files or the settings change, until the node drains.
-    async fn keep_keys(self: Arc<Self>) {
+    async fn watch_keys(self: Arc<Self>) {
         tokio::select! {
-            () = self.reread_keys() => {}
+            () = self.watch_key_files() => {}
             _ = self.drain() => {}
         }
     }
 
-    async fn reread_keys(&self) {
+    async fn watch_key_files(&self) {
         let mut settings = self.settings.clone();
         let mut watched = WatchedFiles::new(Stamps::default());
         loop {
@@ -325,7 +325,7 @@ impl Gateway {
                 (Arc::clone(&self.login_service.authenticator), Arc::clone(&settings.borrow_and_update()));
             let paths = now.auth.key_paths();
             match watched.look(paths, move || authenticator.reread_keys(&now.auth)).await {
-                Ok(Some(Some(changed))) => self.login_service.authenticator.take_keys(changed),
+                Ok(Some(Some(changed))) => self.login_service.authenticator.replace_keys(changed),
                 Ok(_) => {}
                 Err(error) => error!(error = %error, "keys of tokens not changed, the old ones stay"),
             }

@@ -1,8 +1,8 @@
-//! Who is connected, by the word of a proxy that is trusted: the PROXY protocol's header, or `X-Forwarded-For`.
+//! The client's address as a trusted proxy states it: in a PROXY protocol header, or in `X-Forwarded-For`.
 //!
-//! What an untrusted peer says of itself is never looked at. Either version of the PROXY header is some forty lines to
-//! read, and not a byte behind it is taken; the trailing fields of version 2 are thrown away unread. The crates for it
-//! want all of the header in memory first, and leave its end to the caller to find.
+//! Headers from an untrusted peer are ignored. Reading a PROXY header takes some forty lines for each version, and consumes no
+//! byte behind the header; the trailing fields of version 2 are skipped. The crates for the PROXY protocol need the whole
+//! header in memory first, and the caller would have to find its end.
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -13,28 +13,28 @@ use tokio::io::{AsyncRead, AsyncReadExt};
 use crate::config::AdmissionSettings;
 use crate::peer::Peer;
 
-/// How a header of the PROXY protocol, version 2, begins (its specification, section 2.2).
+/// Start of a PROXY header of version 2 (section 2.2 of the specification).
 const SIGNATURE: &[u8; 12] = b"\r\n\r\n\0\r\nQUIT\n";
 
-/// How a header of version 1 begins (section 2.1).
+/// Start of a header of version 1 (section 2.1).
 const LINE_START: &[u8; 6] = b"PROXY ";
 
-/// Bytes after which the version is known; the shortest header of either is longer.
+/// Bytes that tell the versions apart; the shortest header of either version is longer.
 const FRONT_BYTES: usize = SIGNATURE.len();
 
 /// Longest header of version 1, with its end of line.
 const LINE_BYTES_MAX: usize = 107;
 
-/// Bytes in front of the addresses of version 2: the signature, version and command, family and protocol, and the length behind it.
+/// Bytes before the addresses in version 2: signature, version and command, family and protocol, and the length of the rest.
 const FIXED_BYTES: usize = 16;
 
-/// Most bytes of addresses and trailing fields together; some four times what the specification expects.
+/// Most bytes of addresses and trailing fields together, some four times what the specification expects.
 const REST_BYTES_MAX: usize = 2048;
 
-/// Why a PROXY header was not taken.
+/// Why no PROXY header was read.
 #[derive(Debug)]
 pub(super) enum HeaderError {
-    /// It is none, or malformed.
+    /// The input is no PROXY header, or a malformed one.
     Malformed,
     Lost(io::Error),
 }
@@ -45,26 +45,27 @@ impl From<io::Error> for HeaderError {
     }
 }
 
-/// Reads a PROXY header of version 1 or 2, and not a byte behind it; returns the client that it names, if it names one.
+/// Reads a PROXY header of version 1 or 2, and no byte behind it; returns the client's address, if the header states one.
 ///
-/// Fails at the first byte that can't belong to one, so who speaks HTTP is told at once. The caller bounds the time.
+/// Fails at the first byte that can't belong to a header, so that a client without one is refused at once. The caller bounds
+/// the time.
 pub(super) async fn read_header<S: AsyncRead + Unpin>(stream: &mut S) -> Result<Option<Peer>, HeaderError> {
     let mut front = [0; FRONT_BYTES];
     let mut length = 0;
     while length < FRONT_BYTES {
         length += read_some(stream, &mut front[length..]).await?;
-        let may_be = |start: &[u8]| {
+        let matches_start = |start: &[u8]| {
             let known = length.min(start.len());
             front[..known] == start[..known]
         };
-        if !may_be(SIGNATURE) && !may_be(LINE_START) {
+        if !matches_start(SIGNATURE) && !matches_start(LINE_START) {
             return Err(HeaderError::Malformed);
         }
     }
     if front == *SIGNATURE { read_binary(stream).await } else { read_line(stream, front).await }
 }
 
-/// Reads at least a byte.
+/// Reads at least one byte.
 async fn read_some<S: AsyncRead + Unpin>(stream: &mut S, buffer: &mut [u8]) -> Result<usize, HeaderError> {
     match stream.read(buffer).await? {
         0 => Err(HeaderError::Lost(io::ErrorKind::UnexpectedEof.into())),
@@ -74,7 +75,7 @@ async fn read_some<S: AsyncRead + Unpin>(stream: &mut S, buffer: &mut [u8]) -> R
 
 /// Reads the rest of a header of version 1, a line that begins with `front`.
 ///
-/// Never reads more at once than must still come: the two bytes of the line's end.
+/// Each read takes at most as many bytes as must still come, which are the two of the line's end.
 async fn read_line<S: AsyncRead + Unpin>(
     stream: &mut S,
     front: [u8; FRONT_BYTES],
@@ -98,20 +99,20 @@ async fn read_line<S: AsyncRead + Unpin>(
     }
 }
 
-/// Reads the words of a header of version 1; returns the client unless they say that it is unknown, nothing if they are
-/// malformed.
+/// Parses a header of version 1; returns the client's address, `Some(None)` if the header says that it is unknown, and `None`
+/// for a malformed header.
 fn source_of_line(words: &[u8]) -> Option<Option<Peer>> {
     let words = std::str::from_utf8(words).ok()?;
     let mut words = words.split(' ').skip(1);
     let is_v4 = match words.next()? {
-        // Whatever stands behind it is to be ignored.
+        // The specification has receivers ignore the rest of the line.
         "UNKNOWN" => return Some(None),
         "TCP4" => true,
         "TCP6" => false,
         _ => return None,
     };
     let address = |word: &str| word.parse::<IpAddr>().ok().filter(|address| address.is_ipv4() == is_v4);
-    // Rust would take a sign in front.
+    // Rust's `parse` also accepts a leading `+`.
     let port = |word: &str| word.parse::<u16>().ok().filter(|_| word.bytes().all(|byte| byte.is_ascii_digit()));
     let (source, _destination) = (address(words.next()?)?, address(words.next()?)?);
     let (source_port, _destination_port) = (port(words.next()?)?, port(words.next()?)?);
@@ -131,10 +132,10 @@ async fn read_binary<S: AsyncRead + Unpin>(stream: &mut S) -> Result<Option<Peer
     Ok(addresses.source(&body))
 }
 
-/// What stands behind the fixed part.
+/// The kind of addresses in a header of version 2.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum AddressBlock {
-    /// None that says who is connected: the proxy's own connection, or one that it can't tell about.
+    /// None of the client: the connection is the proxy's own, or the proxy doesn't know the address.
     Unknown,
     V4,
     V6,
@@ -154,7 +155,7 @@ fn address_block(command: u8, family: u8) -> Option<AddressBlock> {
 }
 
 impl AddressBlock {
-    /// Fewest bytes: two addresses and two ports.
+    /// Returns the least length: two addresses and two ports.
     fn bytes(self) -> usize {
         match self {
             Self::Unknown => 0,
@@ -179,12 +180,11 @@ impl AddressBlock {
     }
 }
 
-/// Returns who is connected: `peer`, or by the word of trusted proxies the last hop that is none of them.
+/// Returns the client's address: `peer`, or if that is a trusted proxy, the last hop of `X-Forwarded-For` that is not one.
 ///
-/// Lines and entries are read from the last one backwards, since each proxy adds its own peer at the end; what stands
-/// in front of the first hop that is not trusted may be made up. An entry that is no address was written by a trusted
-/// proxy that doesn't know more: then that proxy counts as who is connected. An empty one says nothing, and is passed
-/// over (RFC 9110, section 5.6.1).
+/// Each proxy appends the address of its own peer, so lines and entries are read from the end. Entries before the last
+/// untrusted hop may be forged. An entry that is no address comes from a trusted proxy that doesn't know its peer; the
+/// client's address is then that proxy's. An empty entry is skipped (RFC 9110, section 5.6.1).
 pub(super) fn forwarded_client(peer: Option<Peer>, headers: &HeaderMap, settings: &AdmissionSettings) -> Option<Peer> {
     let mut known = peer;
     if settings.trusted_proxies.is_empty() {
@@ -204,7 +204,7 @@ pub(super) fn forwarded_client(peer: Option<Peer>, headers: &HeaderMap, settings
     known
 }
 
-/// Reads an address, with a port or without.
+/// Parses an address with or without a port.
 fn hop(entry: &str) -> Option<Peer> {
     let bare = entry.strip_prefix('[').and_then(|entry| entry.strip_suffix(']')).unwrap_or(entry);
     let address = bare.parse::<IpAddr>().map(Peer::from);
@@ -221,7 +221,7 @@ mod tests {
         [SIGNATURE, &[command, family][..], &length.to_be_bytes(), behind].concat()
     }
 
-    /// Reads `bytes` with more behind them; returns what was read, and what was left.
+    /// Reads `bytes` with a request behind them; returns the address, and checks that the request is left.
     async fn read(bytes: &[u8]) -> Result<Option<String>, ()> {
         let behind = b"GET / HTTP/1.1";
         let all = [bytes, behind].concat();
@@ -293,7 +293,7 @@ mod tests {
         ] {
             assert_eq!(read(format!("{bad}\r\n").as_bytes()).await, Err(()), "{bad:?}");
         }
-        // A cut one is lost; a byte that doesn't fit is enough.
+        // An incomplete header is a lost connection. One byte that can't belong to a header makes it malformed.
         assert!(matches!(read_header(&mut &b"PROXY TCP4 192.0.2.1"[..]).await, Err(HeaderError::Lost(_))));
         assert!(matches!(read_header(&mut &b"PO"[..]).await, Err(HeaderError::Malformed)));
         assert!(matches!(read_header(&mut &b"PROXY\r"[..]).await, Err(HeaderError::Malformed)));
@@ -315,7 +315,7 @@ mod tests {
         ] {
             assert_eq!(read(&bad).await, Err(()), "{}", bad.escape_ascii());
         }
-        // A cut one is lost; a byte that doesn't fit is enough.
+        // An incomplete header is a lost connection. One byte that can't belong to a header makes it malformed.
         assert!(matches!(read_header(&mut &SIGNATURE[..]).await, Err(HeaderError::Lost(_))));
         assert!(matches!(read_header(&mut &b"G"[..]).await, Err(HeaderError::Malformed)));
     }
@@ -364,13 +364,13 @@ mod tests {
     }
 
     #[test]
-    fn who_is_not_trusted_can_say_what_it_likes() {
+    fn untrusted_peers_are_not_believed() {
         check("192.0.2.9:1", &[b"1.2.3.4"], "192.0.2.9:1");
         check("192.0.2.9:1", &[b"10.0.0.1"], "192.0.2.9:1");
     }
 
     #[test]
-    fn garbage_counts_as_its_proxy() {
+    fn garbage_counts_as_the_proxy_that_sent_it() {
         for garbage in [&b"unknown"[..], b"1.2.3", b"\xff\xfe", b"[10.0.0.1", b"192.0.2.1:x", b"a\"b", b"192.0.2.1;"] {
             check("10.0.0.1:1", &[b"6.6.6.6", garbage], "10.0.0.1:1");
             check("10.0.0.1:1", &[garbage, b"10.0.0.2"], "10.0.0.2");

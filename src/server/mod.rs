@@ -285,7 +285,7 @@ impl Server {
             tls: tls.clone(),
             vital: Vital::new(log.clone()),
         };
-        let certificate_asked = certificate.as_ref().map(Certificate::asked);
+        let certificate_reload = certificate.as_ref().map(Certificate::reload);
         spawn_gateway(&config, gateway, listeners, certificate, serving_guard)?;
         let (control_settings, settings_of_control) = watch::channel(Arc::new(config.control_settings()));
         let controlling = Control {
@@ -317,7 +317,7 @@ impl Server {
                 logins,
                 refusals,
                 counts,
-                certificate: certificate_asked,
+                certificate: certificate_reload,
                 ended: node_ended,
             }),
         })
@@ -386,7 +386,7 @@ fn spawn_gateway(
     };
     let vital = gateway.vital.clone();
     if let Some(certificate) = certificate {
-        runtime.spawn(vital.task("certificate", certificate.keep()));
+        runtime.spawn(vital.task("certificate", certificate.watch()));
     }
     spawn("pombo-gateway".to_owned(), vital, move || {
         // On a worker thread, so that accepting needs no switch from this thread.

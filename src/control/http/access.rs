@@ -11,9 +11,9 @@ use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use tracing::debug;
 
-use super::problem::{self, Problem, Told};
 use super::{Api, console, spans};
 use crate::config::ControlRights;
+use crate::control::problem::{self, Failure, Problem};
 use crate::control::tokens::{Caller, TokenSet};
 
 /// From where a connection came; nowhere over a Unix socket.
@@ -32,9 +32,9 @@ pub(super) async fn admit(State(api): State<Api>, mut request: Request, next: Ne
             request.extensions_mut().insert(caller);
             (name, next.run(request).await)
         }
-        Err(told) => {
-            debug!(peer = ?peer.0, reason = told.problem.name(), "control request refused");
-            (None, told.into_response())
+        Err(failure) => {
+            debug!(peer = ?peer.0, reason = failure.problem.name(), "control request refused");
+            (None, failure.into_response())
         }
     };
     if let Some(problem) = response.extensions().get::<Problem>() {
@@ -45,7 +45,7 @@ pub(super) async fn admit(State(api): State<Api>, mut request: Request, next: Ne
     response
 }
 
-fn caller(api: &Api, request: &Request, peer: Peer) -> Result<Caller, Told> {
+fn caller(api: &Api, request: &Request, peer: Peer) -> Result<Caller, Failure> {
     // What is counted is told to the end.
     let is_refused = |path: &str| path.starts_with("/v1/") && path != "/v1/stats";
     if api.control.draining.borrow().is_some() && is_refused(request.uri().path()) {
@@ -64,28 +64,28 @@ fn caller(api: &Api, request: &Request, peer: Peer) -> Result<Caller, Told> {
 }
 
 /// Finds whose the token is that a request brings.
-fn bearer(tokens: &TokenSet, headers: &HeaderMap) -> Result<Caller, Told> {
+fn bearer(tokens: &TokenSet, headers: &HeaderMap) -> Result<Caller, Failure> {
     let mut sent = headers.get_all(AUTHORIZATION).iter();
     let (Some(only), None) = (sent.next(), sent.next()) else {
-        return Err(Problem::Unauthorized.because("expected the header Authorization: Bearer TOKEN, once"));
+        return Err(Problem::Unauthorized.with_detail("expected the header Authorization: Bearer TOKEN, once"));
     };
     let token = only.to_str().ok().and_then(|value| value.split_once(' '));
     let token = token.filter(|(scheme, _)| scheme.eq_ignore_ascii_case("bearer")).map(|(_, token)| token.trim());
     let caller = token.and_then(|token| tokens.caller(token));
-    caller.cloned().ok_or_else(|| Problem::Unauthorized.because("the token is nobody's, or is no Bearer token"))
+    caller.cloned().ok_or_else(|| Problem::Unauthorized.with_detail("the token is nobody's, or is no Bearer token"))
 }
 
 /// Refuses what a web page may have sent by its visitor's browser, which can connect to this machine.
 ///
 /// A page tells its origin with whatever acts. One whose name was bound to this machine tells its own as the host
 /// (DNS rebinding), so that only names count that nobody else can bind.
-fn check_page(uri: &Uri, headers: &HeaderMap, peer: Peer) -> Result<(), Told> {
+fn check_page(uri: &Uri, headers: &HeaderMap, peer: Peer) -> Result<(), Failure> {
     let hosts = || headers.get_all(HOST).iter().map(|host| host.to_str().unwrap_or_default());
     if let Some(foreign) = hosts().chain(uri.authority().map(Authority::as_str)).find(|host| !is_own_name(host)) {
         // Nobody else has a way to a Unix socket, whatever name its clients make up.
         if peer.0.is_some() {
             let name: String = foreign.chars().take(100).collect();
-            return Err(Problem::ForeignPage.because(format!(
+            return Err(Problem::ForeignPage.with_detail(format!(
                 "the host is {name:?}, expected an address or localhost, since there are no control_tokens"
             )));
         }
@@ -94,7 +94,7 @@ fn check_page(uri: &Uri, headers: &HeaderMap, peer: Peer) -> Result<(), Told> {
         let origin = origin.to_str().unwrap_or_default();
         let is_own = |host: &str| origin == format!("http://{host}") || origin == format!("https://{host}");
         if !hosts().any(is_own) {
-            return Err(Problem::ForeignPage.because(
+            return Err(Problem::ForeignPage.with_detail(
                 "the request has an Origin, so a web page sent it; that is not allowed while there are no control_tokens",
             ));
         }
@@ -120,13 +120,13 @@ pub(super) enum Right {
 
 impl Caller {
     /// Refuses a caller without the right.
-    pub(super) fn require(&self, right: Right) -> Result<(), Told> {
+    pub(super) fn require(&self, right: Right) -> Result<(), Failure> {
         let (has, word) = match right {
             Right::Push => (self.rights.push, "push"),
             Right::Query => (self.rights.query, "query"),
             Right::Admin => (self.rights.admin, "admin"),
         };
-        if has { Ok(()) } else { Err(Problem::Forbidden.because(format!("the token needs the right {word}"))) }
+        if has { Ok(()) } else { Err(Problem::Forbidden.with_detail(format!("the token needs the right {word}"))) }
     }
 }
 

@@ -18,12 +18,12 @@ use tokio::time::timeout;
 use tracing::Instrument as _;
 
 use super::access::Right;
-use super::outcome::{Answered, Outcome, outcome, push_of};
+use super::outcome::{Outcome, PushResult, outcome, push_of};
 use super::parameters::{Pairs, Parameters};
-use super::problem::{self, Problem, Told};
 use super::spans::{self, Tally};
 use super::{Api, body, idempotency};
 use crate::control::lines::{Line, Lines};
+use crate::control::problem::{self, Failure, Problem};
 use crate::control::tokens::Caller;
 use crate::dispatcher::Push;
 
@@ -43,7 +43,7 @@ const MEDIA_TYPES: [&str; 3] = ["application/x-ndjson", "application/ndjson", "a
     path = "/v1/batch",
     tag = "push",
     request_body(description = "An object a line, as JSON without line ends inside", content(
-        (super::outcome::Line = "application/x-ndjson"))),
+        (super::outcome::BatchMessage = "application/x-ndjson"))),
     responses((status = 200, description = "What became of each, a line each", body = Outcome,
                content_type = "application/x-ndjson")),
 )]
@@ -52,7 +52,7 @@ pub(super) async fn batch(
     Extension(caller): Extension<Caller>,
     pairs: Pairs,
     request: Request,
-) -> Result<Response, Told> {
+) -> Result<Response, Failure> {
     caller.require(Right::Push)?;
     Parameters::read(pairs, &[])?;
     let (parts, body) = request.into_parts();
@@ -98,15 +98,15 @@ impl Batch {
             if self.is_over {
                 return None;
             }
-            if let Err(told) = self.receive().await {
+            if let Err(failure) = self.receive().await {
                 self.is_over = true;
-                return Some(answers([(None, &Err(told))]));
+                return Some(answers([(None, &Err(failure))]));
             }
         }
     }
 
     /// Takes in what comes next.
-    async fn receive(&mut self) -> Result<(), Told> {
+    async fn receive(&mut self) -> Result<(), Failure> {
         let time = self.api.settings().body_timeout;
         let mut draining = self.api.control.draining.clone();
         let frame = tokio::select! {
@@ -125,8 +125,10 @@ impl Batch {
                 Ok(())
             }
             // Who sent it has gone.
-            Ok(Some(Err(error))) => Err(Problem::Malformed.because(format!("the body is cut: {error}"))),
-            Err(_) => Err(Problem::BodyTimeout.because(format!("no line came for {time:?}, and the batch is over"))),
+            Ok(Some(Err(error))) => Err(Problem::Malformed.with_detail(format!("the body is cut: {error}"))),
+            Err(_) => {
+                Err(Problem::BodyTimeout.with_detail(format!("no line came for {time:?}, and the batch is over")))
+            }
         }
     }
 }
@@ -134,13 +136,13 @@ impl Batch {
 /// Pushes what is sound of the lines; returns the answer to each.
 async fn push(api: &Api, group: Vec<Line>, tally: &mut Tally) -> Bytes {
     let settings = api.settings();
-    let read: Vec<Result<Push, (Option<String>, Told)>> = group
+    let read: Vec<Result<Push, (Option<String>, Failure)>> = group
         .into_iter()
         .map(|line| match line {
             Line::Whole(line) => push_of(&line, &settings),
             Line::TooLong => {
                 let bytes_max = api.line_bytes_max();
-                Err((None, Problem::TooLarge.because(format!("expected a line of at most {bytes_max} bytes"))))
+                Err((None, Problem::TooLarge.with_detail(format!("expected a line of at most {bytes_max} bytes"))))
             }
         })
         .collect();
@@ -149,20 +151,20 @@ async fn push(api: &Api, group: Vec<Line>, tally: &mut Tally) -> Bytes {
     let dispatcher = api.dispatcher();
     let pushed = api.control.counts.push_all(&dispatcher, sound).instrument(tally.span().clone());
     let mut deliveries = pushed.await.into_iter();
-    let answered: Vec<(Option<Box<str>>, Answered)> = read
+    let answered: Vec<(Option<Box<str>>, PushResult)> = read
         .into_iter()
         .map(|push| match push {
-            Ok(push) => (Some(push.uid), deliveries.next().expect("one for each push").map_err(Told::from)),
-            Err((uid, told)) => (uid.map(String::into_boxed_str), Err(told)),
+            Ok(push) => (Some(push.uid), deliveries.next().expect("one for each push").map_err(Failure::from)),
+            Err((uid, failure)) => (uid.map(String::into_boxed_str), Err(failure)),
         })
         .collect();
-    let told = || answered.iter().map(|(uid, answered)| (uid.as_deref(), answered));
-    tally.count(told());
-    answers(told())
+    let results = || answered.iter().map(|(uid, answered)| (uid.as_deref(), answered));
+    tally.count(results());
+    answers(results())
 }
 
 /// Writes a line for each.
-fn answers<'a>(answered: impl IntoIterator<Item = (Option<&'a str>, &'a Answered)>) -> Bytes {
+fn answers<'a>(answered: impl IntoIterator<Item = (Option<&'a str>, &'a PushResult)>) -> Bytes {
     let mut text = Vec::new();
     for (uid, answered) in answered {
         serde_json::to_writer(&mut text, &outcome(uid, answered)).expect("texts and numbers are JSON");

@@ -9,11 +9,16 @@ use bytes::{Bytes, BytesMut};
 use http_body_util::BodyExt as _;
 use tokio::time::{Instant, timeout_at};
 
-use super::problem::{Problem, Told};
+use crate::control::problem::{Failure, Problem};
 use crate::message::Kind;
 
 /// Reads a body of up to `bytes_max` that comes within `time`.
-pub(super) async fn read(headers: &HeaderMap, mut body: Body, bytes_max: usize, time: Duration) -> Result<Bytes, Told> {
+pub(super) async fn read(
+    headers: &HeaderMap,
+    mut body: Body,
+    bytes_max: usize,
+    time: Duration,
+) -> Result<Bytes, Failure> {
     let announced = headers.get(CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse::<u64>().ok());
     // Who asks whether to go on (100-continue) isn't told to.
     if announced.is_some_and(|length| length > bytes_max as u64) {
@@ -26,9 +31,9 @@ pub(super) async fn read(headers: &HeaderMap, mut body: Body, bytes_max: usize, 
         let frame = match timeout_at(deadline, body.frame()).await {
             Ok(None) => break,
             Ok(Some(Ok(frame))) => frame,
-            Ok(Some(Err(error))) => return Err(Problem::Malformed.because(format!("the body is cut: {error}"))),
+            Ok(Some(Err(error))) => return Err(Problem::Malformed.with_detail(format!("the body is cut: {error}"))),
             Err(_) => {
-                return Err(Problem::BodyTimeout.because(format!("the body was not there after {time:?}")));
+                return Err(Problem::BodyTimeout.with_detail(format!("the body was not there after {time:?}")));
             }
         };
         let Ok(bytes) = frame.into_data() else { continue };
@@ -46,8 +51,8 @@ pub(super) async fn read(headers: &HeaderMap, mut body: Body, bytes_max: usize, 
     Ok(if rest.is_empty() { first } else { rest.freeze() })
 }
 
-fn too_large(bytes_max: usize) -> Told {
-    Problem::TooLarge.because(format!("expected a body of at most {bytes_max} bytes"))
+fn too_large(bytes_max: usize) -> Failure {
+    Problem::TooLarge.with_detail(format!("expected a body of at most {bytes_max} bytes"))
 }
 
 /// Tells whether the client waits for `100 Continue` before it sends the body; hyper sends that at the first read of the body.
@@ -60,16 +65,20 @@ const MESSAGES: &str =
     "text/*, application/json or another type of JSON for a text, application/octet-stream for bytes";
 
 /// Tells how a message of the body's type goes on the wire.
-pub(super) fn kind(headers: &HeaderMap) -> Result<Kind, Told> {
+pub(super) fn kind(headers: &HeaderMap) -> Result<Kind, Failure> {
     let media = media_type(headers)
-        .ok_or_else(|| Problem::MediaType.because(format!("expected one header Content-Type: {MESSAGES}")))?;
-    let refused = || Problem::MediaType.because(format!("expected a body of type {MESSAGES}"));
+        .ok_or_else(|| Problem::MediaType.with_detail(format!("expected one header Content-Type: {MESSAGES}")))?;
+    let refused = || Problem::MediaType.with_detail(format!("expected a body of type {MESSAGES}"));
     let (essence, parameters) = media.split_once(';').unwrap_or((media, ""));
     let essence = essence.trim().to_ascii_lowercase();
     let is_json = essence.starts_with("application/") && (essence.ends_with("/json") || essence.ends_with("+json"));
     let is_text = essence.strip_prefix("text/").is_some_and(|subtype| !subtype.is_empty());
     if is_json || is_text {
-        if is_utf8(parameters) { Ok(Kind::Text) } else { Err(Problem::MediaType.because("expected a text in UTF-8")) }
+        if is_utf8(parameters) {
+            Ok(Kind::Text)
+        } else {
+            Err(Problem::MediaType.with_detail("expected a text in UTF-8"))
+        }
     } else if essence == "application/octet-stream" {
         Ok(Kind::Binary)
     } else {
@@ -78,13 +87,13 @@ pub(super) fn kind(headers: &HeaderMap) -> Result<Kind, Told> {
 }
 
 /// Refuses a body that is not of one of these types.
-pub(super) fn require(headers: &HeaderMap, types: &[&str]) -> Result<(), Told> {
+pub(super) fn require(headers: &HeaderMap, types: &[&str]) -> Result<(), Failure> {
     let essence = media_type(headers).map(|media| media.split(';').next().unwrap_or_default().trim());
     let is_taken = essence.is_some_and(|essence| types.iter().any(|taken| taken.eq_ignore_ascii_case(essence)));
     if is_taken {
         Ok(())
     } else {
-        Err(Problem::MediaType.because(format!("expected a body of type {}", types.join(" or "))))
+        Err(Problem::MediaType.with_detail(format!("expected a body of type {}", types.join(" or "))))
     }
 }
 
@@ -106,10 +115,10 @@ fn is_utf8(parameters: &str) -> bool {
 }
 
 /// Refuses a text that is none.
-pub(super) fn check(kind: Kind, message: &[u8]) -> Result<(), Told> {
+pub(super) fn check(kind: Kind, message: &[u8]) -> Result<(), Failure> {
     if kind == Kind::Text && simdutf8::basic::from_utf8(message).is_err() {
         let expected = "the message is not UTF-8, expected a text, or application/octet-stream";
-        return Err(Problem::Malformed.because(expected));
+        return Err(Problem::Malformed.with_detail(expected));
     }
     Ok(())
 }

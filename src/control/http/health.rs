@@ -27,7 +27,7 @@ pub(super) async fn live(State(api): State<Api>) -> Response {
     let answers = api.control.dispatcher.by(Instant::now() + ANSWER_TIME).stats().await;
     let dead = |answer: &Result<_, Unanswered>| matches!(answer, Err(Unanswered::Busy | Unanswered::Silent));
     let silent = answers.iter().enumerate().filter(|(_, answer)| dead(answer));
-    told(silent.map(|(shard, _)| format!("shard {shard} did not answer within {ANSWER_TIME:?}")).collect())
+    respond(silent.map(|(shard, _)| format!("shard {shard} did not answer within {ANSWER_TIME:?}")).collect())
 }
 
 /// Tells whether the node takes connections.
@@ -45,11 +45,11 @@ pub(super) async fn ready(State(api): State<Api>) -> Response {
         (connections >= connections_max)
             .then(|| format!("{connections} connections are open, of connections_max = {connections_max}")),
     ];
-    told(reasons.into_iter().flatten().collect())
+    respond(reasons.into_iter().flatten().collect())
 }
 
 /// Answers `ok`, or what is wrong.
-fn told(faults: Vec<String>) -> Response {
+fn respond(faults: Vec<String>) -> Response {
     let (status, text) = match faults.is_empty() {
         true => (StatusCode::OK, "ok".to_owned()),
         false => (StatusCode::SERVICE_UNAVAILABLE, faults.join("; ")),

@@ -21,8 +21,8 @@ use tokio::time::Instant;
 use tracing::Instrument as _;
 
 use super::Api;
-use super::problem::{Problem, Told};
 use super::reply::Reply;
+use crate::control::problem::{Failure, Problem};
 use crate::control::tokens::Caller;
 
 /// The header with the key.
@@ -122,7 +122,7 @@ pub(super) async fn once(
     headers: &HeaderMap,
     keyed: Option<Keyed>,
     act: impl Future<Output = Reply> + Send + 'static,
-) -> Result<Response, Told> {
+) -> Result<Response, Failure> {
     let settings = api.settings();
     let key = key(headers)?.filter(|_| !settings.idempotency_window.is_zero());
     let Some((key, keyed)) = key.zip(keyed) else {
@@ -147,7 +147,7 @@ pub(super) async fn once(
             let done = tokio::spawn(doing.in_current_span());
             match done.await {
                 Ok(reply) => Ok(reply.into_response()),
-                Err(_) => Err(Problem::Internal.because("the request was cut, it may have been done")),
+                Err(_) => Err(Problem::Internal.with_detail("the request was cut, it may have been done")),
             }
         }
     }
@@ -167,11 +167,11 @@ impl Drop for Pending {
 }
 
 /// Reads the key: a string as structured headers have it (RFC 9651), or the same without its quotes.
-fn key(headers: &HeaderMap) -> Result<Option<Box<str>>, Told> {
+fn key(headers: &HeaderMap) -> Result<Option<Box<str>>, Failure> {
     let mut keys = headers.get_all(KEY).iter();
     let Some(key) = keys.next() else { return Ok(None) };
     let refused = || {
-        Problem::Malformed.because(format!(
+        Problem::Malformed.with_detail(format!(
             "expected one Idempotency-Key of 1 to {KEY_BYTES_MAX} visible characters of ASCII, in quotes or without"
         ))
     };
@@ -183,9 +183,9 @@ fn key(headers: &HeaderMap) -> Result<Option<Box<str>>, Told> {
 }
 
 /// Refuses a key where nothing is kept for one.
-pub(super) fn refuse(headers: &HeaderMap) -> Result<(), Told> {
+pub(super) fn refuse(headers: &HeaderMap) -> Result<(), Failure> {
     match headers.contains_key(KEY) {
-        true => Err(Problem::Malformed.because("a batch can't be done once by its Idempotency-Key, leave it out")),
+        true => Err(Problem::Malformed.with_detail("a batch can't be done once by its Idempotency-Key, leave it out")),
         false => Ok(()),
     }
 }
@@ -197,24 +197,26 @@ impl Answers {
         Keyed { fingerprint, body_bytes_max }: Keyed,
         bounds: (Duration, usize),
         now: Instant,
-    ) -> Result<Known, Told> {
+    ) -> Result<Known, Failure> {
         let (window, bytes_max) = bounds;
         let mut kept = self.lock();
         kept.forget(now, window);
         if let Some(entry) = kept.entries.get(&name) {
             if entry.fingerprint != fingerprint {
-                return Err(Problem::KeyReused.because("the key came with another request before, choose a new one"));
+                return Err(
+                    Problem::KeyReused.with_detail("the key came with another request before, choose a new one")
+                );
             }
             return match &entry.reply {
                 Some(reply) => Ok(Known::Answered(reply.clone())),
                 None => Err(Problem::KeyInUse
-                    .because("a request with this key is being done, ask again for its answer")
+                    .with_detail("a request with this key is being done, ask again for its answer")
                     .retry_after(1)),
             };
         }
         let bytes = entry_bytes(&name, body_bytes_max);
         if bytes > bytes_max {
-            return Err(Problem::TooLarge.because(format!(
+            return Err(Problem::TooLarge.with_detail(format!(
                 "the answer may take {bytes} bytes to keep, expected at most idempotency_bytes_max = {bytes_max}; nothing was done, send less or without a key"
             )));
         }
@@ -222,7 +224,7 @@ impl Answers {
             let oldest = kept.ages.front().map_or(Duration::ZERO, |(since, _)| now - *since);
             let seconds = window.saturating_sub(oldest).as_secs() + 1;
             return Err(Problem::KeysFull
-                .because(
+                .with_detail(
                     "there is no room for the answer to be kept, nothing was done; try again later, or without a key",
                 )
                 .retry_after(seconds));
@@ -327,7 +329,7 @@ mod tests {
         static START: std::sync::LazyLock<Instant> = std::sync::LazyLock::new(Instant::now);
         let now = *START + Duration::from_secs(at);
         let known = answers.begin(name(key), keyed(body), (WINDOW, bytes_max), now);
-        known.map_err(|told| told.problem).map(|known| match known {
+        known.map_err(|failure| failure.problem).map(|known| match known {
             Known::New => None,
             Known::Answered(reply) => Some(reply.body.len()),
         })
@@ -370,7 +372,7 @@ mod tests {
         assert_eq!(begin(&answers, ("b", "x"), 10, max), Ok(None));
         answers.end(&name("b"), Some(Reply::json(&1)));
         assert_eq!(begin(&answers, ("c", "x"), 10, max), Err(Problem::KeysFull));
-        assert_eq!(begin(&answers, ("a", "x"), 10, max), Ok(Some(2)), "what is kept is still told");
+        assert_eq!(begin(&answers, ("a", "x"), 10, max), Ok(Some(2)), "kept answers are still returned");
         assert_eq!(begin(&answers, ("c", "x"), 60, max), Ok(None));
         answers.end(&name("c"), None);
         assert_eq!(begin(&answers, ("d", "x"), 70, max), Ok(None));

@@ -9,8 +9,8 @@ use axum::response::IntoResponse;
 
 use super::Api;
 use super::access::Right;
-use super::problem::Told;
 use super::request::members;
+use crate::control::problem::Failure;
 use crate::control::prometheus;
 use crate::control::tokens::Caller;
 
@@ -22,7 +22,7 @@ pub(super) async fn metrics(
     State(api): State<Api>,
     Extension(caller): Extension<Caller>,
     headers: HeaderMap,
-) -> Result<impl IntoResponse, Told> {
+) -> Result<impl IntoResponse, Failure> {
     caller.require(Right::Query)?;
     let scrape = api.control.scrape().await?;
     let (content_type, text) = match asks_for_openmetrics(&headers) {

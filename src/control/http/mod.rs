@@ -15,11 +15,10 @@ mod metrics;
 mod openapi;
 mod outcome;
 mod parameters;
-mod place;
-mod problem;
 mod push;
 mod reply;
 mod request;
+mod slot;
 mod spans;
 mod stats;
 mod uids;
@@ -47,11 +46,10 @@ use tracing::debug;
 
 use self::access::Peer;
 use self::idempotency::Answers;
-pub use self::problem::Problem;
-use self::problem::Told;
 use super::Control;
 use super::accept::{Duplex, accept};
-use super::places::{Paced, Place, Places};
+use super::problem::{Failure, Problem};
+use super::slots::{Paced, Slot, Slots};
 use crate::config::ControlSettings;
 use crate::dispatcher::Dispatcher;
 use crate::linger::linger;
@@ -65,11 +63,11 @@ const HEAD_BYTES_MAX: usize = 64 << 10;
 const LINGER_TIME: Duration = Duration::from_secs(2);
 const LINGER_BYTES_MAX: usize = 16 << 20;
 
-/// Places that are kept for probes; docs/operations.md names the number.
-const PROBE_PLACES: usize = 16;
+/// Slots that are kept for probes; docs/operations.md names the number.
+const PROBE_SLOTS: usize = 16;
 
 /// How long a connection stays open without a request when the node drains.
-const SILENCE: Duration = Duration::from_millis(100);
+const SILENT_PEER_GRACE: Duration = Duration::from_millis(100);
 
 /// What every request needs.
 #[derive(Clone)]
@@ -99,15 +97,15 @@ impl Api {
 pub(super) async fn serve(control: Control, listener: Listener, ending: watch::Receiver<()>) {
     let api = Api { control: control.clone(), answers: Arc::default() };
     let service = TowerToHyperService::new(routes(api));
-    let places = Places::new(control.settings.borrow().connections_max, PROBE_PLACES, control.counts.clone());
+    let slots = Slots::new(control.settings.borrow().connections_max, PROBE_SLOTS, control.counts.clone());
     let (tls, open, reserve) = (control.tls.clone(), control.open.clone(), control.reserve.clone());
-    accept(listener, tls, places, reserve, &open, ending, move |stream, peer, place| {
+    accept(listener, tls, slots, reserve, &open, ending, move |stream, peer, slot| {
         let (service, control) = (service.clone(), control.clone());
         async move {
             let head_time = control.settings.borrow().body_timeout;
-            let stream: Duplex = Box::pin(Paced::new(stream, place.clone(), head_time));
-            let service = service_fn(move |request| Box::pin(answer(request, service.clone(), peer, place.clone())));
-            converse(stream, service, &control).await;
+            let stream: Duplex = Box::pin(Paced::new(stream, slot.clone(), head_time));
+            let service = service_fn(move |request| Box::pin(answer(request, service.clone(), peer, slot.clone())));
+            serve_connection(stream, service, &control).await;
         }
     })
     .await;
@@ -118,19 +116,19 @@ async fn answer(
     mut request: hyper::Request<Incoming>,
     service: TowerToHyperService<Router>,
     peer: Option<SocketAddr>,
-    place: Place,
+    slot: Slot,
 ) -> Result<Response, Infallible> {
-    place.begins_request();
+    slot.begins_request();
     request.extensions_mut().insert(Peer(peer));
-    request.extensions_mut().insert(place.clone());
+    request.extensions_mut().insert(slot.clone());
     let span = spans::request(&request);
-    let request = request.map(|body| place::Received::new(body, place.clone()));
+    let request = request.map(|body| slot::TrackedRequestBody::new(body, slot.clone()));
     let response = spans::answer(span, service.call(request)).await?;
-    Ok(response.map(|body| Body::new(place::Answered::new(body, place))))
+    Ok(response.map(|body| Body::new(slot::TrackedResponseBody::new(body, slot))))
 }
 
 /// Answers the requests of one connection, one after the other.
-async fn converse<S>(stream: Duplex, service: S, control: &Control)
+async fn serve_connection<S>(stream: Duplex, service: S, control: &Control)
 where
     S: HttpService<Incoming, ResBody = Body, Error = Infallible> + Unpin,
     S::Future: Unpin,
@@ -172,7 +170,7 @@ async fn drains(mut draining: watch::Receiver<Option<Instant>>) {
     if has_begun || draining.wait_for(Option::is_some).await.is_err() {
         pending::<()>().await;
     }
-    sleep(SILENCE).await;
+    sleep(SILENT_PEER_GRACE).await;
 }
 
 fn routes(api: Api) -> Router {
@@ -189,9 +187,11 @@ fn routes(api: Api) -> Router {
         .route("/v1/counts", get(uids::counts))
         .route("/v1/stats", get(stats::stats))
         .route("/v1/openapi.json", get(openapi::description))
-        .fallback(async || Problem::NotFound.because("see /v1/openapi.json for what there is; a uid can't be empty"))
+        .fallback(async || {
+            Problem::NotFound.with_detail("see /v1/openapi.json for what there is; a uid can't be empty")
+        })
         .method_not_allowed_fallback(method_not_allowed)
-        .layer(middleware::from_fn(place::take))
+        .layer(middleware::from_fn(slot::acquire))
         .layer(middleware::from_fn_with_state(api.clone(), access::admit))
         // Behind the layer, so that anybody may ask.
         .route("/healthz", get(health::live).fallback(method_not_allowed))
@@ -200,6 +200,6 @@ fn routes(api: Api) -> Router {
         .with_state(api)
 }
 
-async fn method_not_allowed() -> Told {
-    Problem::MethodNotAllowed.because("the header Allow has those there are")
+async fn method_not_allowed() -> Failure {
+    Problem::MethodNotAllowed.with_detail("the header Allow has those there are")
 }

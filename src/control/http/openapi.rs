@@ -8,10 +8,10 @@ use utoipa::openapi::security::{HttpAuthScheme, HttpBuilder, SecurityRequirement
 use utoipa::openapi::{ContentBuilder, Ref, ResponseBuilder};
 use utoipa::{Modify, OpenApi};
 
-use super::outcome::{Line, List};
-use super::problem::Details;
+use super::outcome::{BatchMessage, List};
 use super::reply::Reply;
 use super::{batch, health, push, stats, uids};
+use crate::control::problem::Details;
 
 #[derive(OpenApi)]
 #[openapi(
@@ -19,7 +19,7 @@ use super::{batch, health, push, stats, uids};
          license(name = "MIT OR Apache-2.0", identifier = "MIT OR Apache-2.0")),
     paths(push::one, push::list, push::broadcast, batch::batch, uids::sessions, uids::page, uids::counts, stats::stats,
           uids::close, description, health::live, health::ready),
-    components(schemas(Details, Line, List)),
+    components(schemas(Details, BatchMessage, List)),
     tags((name = "push", description = "Sending messages; the right `push`"),
          (name = "query", description = "Asking who is online; the right `query`"),
          (name = "admin", description = "Closing sessions; the right `admin`"),

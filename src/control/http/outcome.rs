@@ -8,9 +8,9 @@ use data_encoding::BASE64;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use super::problem::{Details, Problem, Told};
 use super::reply::Reply;
 use crate::config::ControlSettings;
+use crate::control::problem::{Details, Failure, Problem};
 use crate::dispatcher::{Push, Unanswered};
 use crate::message::{Delivery, Kind, Shed};
 use crate::uid::Uid;
@@ -65,31 +65,31 @@ impl From<Delivery> for Became<'_> {
     }
 }
 
-impl<'a> From<&'a Told> for Became<'a> {
-    fn from(told: &'a Told) -> Self {
-        let problem = told.details();
-        if told.problem.may_be_done() { Self::Unknown { problem } } else { Self::Refused { problem } }
+impl<'a> From<&'a Failure> for Became<'a> {
+    fn from(failure: &'a Failure) -> Self {
+        let problem = failure.details();
+        if failure.problem.may_be_done() { Self::Unknown { problem } } else { Self::Refused { problem } }
     }
 }
 
 /// What became of a message, or why it was not sent.
-pub(super) type Answered = Result<Delivery, Told>;
+pub(super) type PushResult = Result<Delivery, Failure>;
 
 /// Shows what became of a message.
-pub(super) fn outcome<'a>(uid: Option<&'a str>, answered: &'a Answered) -> Outcome<'a> {
+pub(super) fn outcome<'a>(uid: Option<&'a str>, answered: &'a PushResult) -> Outcome<'a> {
     let became = match answered {
         Ok(delivery) => (*delivery).into(),
-        Err(told) => told.into(),
+        Err(failure) => failure.into(),
     };
     Outcome { uid, became }
 }
 
 /// Returns the answer to a sound message that is longest in JSON, without the uid.
-pub(super) fn longest() -> &'static Answered {
-    static LONGEST: LazyLock<Answered> = LazyLock::new(|| {
+pub(super) fn longest() -> &'static PushResult {
+    static LONGEST: LazyLock<PushResult> = LazyLock::new(|| {
         let delivered = [Ok(Delivery::Delivered { sessions: usize::MAX }), Ok(Delivery::Offline)];
         let shed = Shed::ALL.iter().map(|reason| Ok(Delivery::Shed(*reason)));
-        let unanswered = [Unanswered::Drained, Unanswered::Busy, Unanswered::Silent].map(Answered::from);
+        let unanswered = [Unanswered::Drained, Unanswered::Busy, Unanswered::Silent].map(PushResult::from);
         let all = delivered.into_iter().chain(shed).chain(unanswered);
         all.max_by_key(|answered| Reply::json_bytes(&outcome(None, answered))).expect("there are some")
     });
@@ -99,7 +99,8 @@ pub(super) fn longest() -> &'static Answered {
 /// A message and its receiver: a line of a batch.
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
-pub(super) struct Line<'a> {
+#[schema(as = Line)]
+pub(super) struct BatchMessage<'a> {
     /// Whom it is for.
     #[serde(borrow)]
     pub(super) uid: Cow<'a, str>,
@@ -134,46 +135,47 @@ pub(super) fn message(
     text: Option<Cow<'_, str>>,
     base64: Option<Cow<'_, str>>,
     settings: &ControlSettings,
-) -> Result<(Kind, Bytes), Told> {
+) -> Result<(Kind, Bytes), Failure> {
     let (kind, message) = match (text, base64) {
         (Some(text), None) => (Kind::Text, text.into_owned().into_bytes()),
         (None, Some(base64)) => {
             let decoded = BASE64.decode(base64.as_bytes());
-            let refused = |error| Problem::Message.because(format!("base64 is none (RFC 4648, section 4): {error}"));
+            let refused =
+                |error| Problem::Message.with_detail(format!("base64 is none (RFC 4648, section 4): {error}"));
             (Kind::Binary, decoded.map_err(refused)?)
         }
         (None, None) | (Some(_), Some(_)) => {
-            return Err(Problem::Message.because("expected a text or base64, one of them"));
+            return Err(Problem::Message.with_detail("expected a text or base64, one of them"));
         }
     };
     if message.len() > settings.push_bytes_max {
         let (length, max) = (message.len(), settings.push_bytes_max);
-        return Err(Problem::TooLarge.because(format!("the message has {length} bytes, expected at most {max}")));
+        return Err(Problem::TooLarge.with_detail(format!("the message has {length} bytes, expected at most {max}")));
     }
     Ok((kind, Bytes::from(message)))
 }
 
 /// Refuses a uid that nobody can have.
-pub(super) fn check_uid(uid: &str, settings: &ControlSettings) -> Result<(), Told> {
+pub(super) fn check_uid(uid: &str, settings: &ControlSettings) -> Result<(), Failure> {
     let checked = Uid::check(uid.as_bytes(), settings.uid_bytes_max);
-    checked.map(|_| ()).map_err(|error| Problem::Uid.because(error.to_string()))
+    checked.map(|_| ()).map_err(|error| Problem::Uid.with_detail(error.to_string()))
 }
 
 /// Reads a line of a batch.
-pub(super) fn push_of(line: &[u8], settings: &ControlSettings) -> Result<Push, (Option<String>, Told)> {
-    let line: Line<'_> = serde_json::from_slice(line).map_err(|error| {
+pub(super) fn push_of(line: &[u8], settings: &ControlSettings) -> Result<Push, (Option<String>, Failure)> {
+    let line: BatchMessage<'_> = serde_json::from_slice(line).map_err(|error| {
         let form = "expected {\"uid\": …, \"text\": …} or {\"uid\": …, \"base64\": …}";
-        (None, Problem::Malformed.because(format!("{form}: {error}")))
+        (None, Problem::Malformed.with_detail(format!("{form}: {error}")))
     })?;
-    let Line { uid, text, base64 } = line;
+    let BatchMessage { uid, text, base64 } = line;
     let checked = check_uid(&uid, settings).and_then(|()| message(text, base64, settings));
     match checked {
         Ok((kind, payload)) => Ok(Push { uid: uid.into(), kind, payload }),
-        Err(told) => Err((Some(uid.into_owned()), told)),
+        Err(failure) => Err((Some(uid.into_owned()), failure)),
     }
 }
 
-impl From<Unanswered> for Answered {
+impl From<Unanswered> for PushResult {
     fn from(unanswered: Unanswered) -> Self {
         Err(unanswered.into())
     }
@@ -195,8 +197,8 @@ mod tests {
             (Ok(push), Ok((uid, kind, payload))) => {
                 assert_eq!((&*push.uid, push.kind, &push.payload[..]), (uid, kind, payload), "{line}");
             }
-            (Err((uid, told)), Err((expected, problem))) => {
-                assert_eq!((uid.as_deref(), told.problem.name()), (expected, problem), "{line}");
+            (Err((uid, failure)), Err((expected, problem))) => {
+                assert_eq!((uid.as_deref(), failure.problem.name()), (expected, problem), "{line}");
             }
             _ => panic!("{line}: {read:?} is not {expected:?}"),
         }

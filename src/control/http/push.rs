@@ -8,12 +8,12 @@ use utoipa::ToSchema;
 
 use super::access::Right;
 use super::idempotency::{self, Fingerprint, Keyed};
-use super::outcome::{self, Answered, List, Outcome, outcome};
+use super::outcome::{self, List, Outcome, PushResult, outcome};
 use super::parameters::{Pairs, Parameters, UidInPath, uid};
-use super::problem::{BYTES_MAX, Problem, Told};
 use super::reply::Reply;
 use super::spans::{self, Tally};
 use super::{Api, body};
+use crate::control::problem::{BYTES_MAX, Failure, Problem};
 use crate::control::tokens::Caller;
 use crate::dispatcher::{Broadcast, Push, Unanswered};
 
@@ -34,7 +34,7 @@ pub(super) async fn one(
     path: UidInPath,
     pairs: Pairs,
     request: Request,
-) -> Result<Response, Told> {
+) -> Result<Response, Failure> {
     caller.require(Right::Push)?;
     let settings = api.settings();
     Parameters::read(pairs, &[])?;
@@ -53,11 +53,11 @@ pub(super) async fn one(
     let act = async move {
         let push = Push { uid: uid.as_str().into(), kind, payload };
         let span = spans::push(&uid, push.payload.len());
-        let answered = counts.push(&dispatcher, push).instrument(span.clone()).await.map_err(Told::from);
+        let answered = counts.push(&dispatcher, push).instrument(span.clone()).await.map_err(Failure::from);
         spans::pushed(&span, &answered);
         match answered {
             Ok(_) => Reply::json(&outcome(Some(&uid), &answered)),
-            Err(told) => told.into(),
+            Err(failure) => failure.into(),
         }
     };
     idempotency::once(&api, &caller, &parts.headers, keyed, act).await
@@ -84,7 +84,7 @@ pub(super) async fn list(
     Extension(caller): Extension<Caller>,
     pairs: Pairs,
     request: Request,
-) -> Result<Response, Told> {
+) -> Result<Response, Failure> {
     caller.require(Right::Push)?;
     let settings = api.settings();
     Parameters::read(pairs, &[])?;
@@ -97,13 +97,13 @@ pub(super) async fn list(
     let fingerprint = Fingerprint::of(&parts, &bytes);
     let List { uids, text, base64 } = serde_json::from_slice(&bytes).map_err(|error| {
         let form = "expected {\"uids\": […], \"text\": …} or {\"uids\": […], \"base64\": …}";
-        Problem::Malformed.because(format!("{form}: {error}"))
+        Problem::Malformed.with_detail(format!("{form}: {error}"))
     })?;
     check_count(uids.len(), settings.push_uids_max)?;
     let (kind, payload) = outcome::message(text, base64, &settings)?;
     let (dispatcher, counts) = (api.dispatcher(), api.control.counts.clone());
     // For each uid the refusal, if nobody can have it.
-    let refused: Vec<Option<Answered>> =
+    let refused: Vec<Option<PushResult>> =
         uids.iter().map(|uid| outcome::check_uid(uid, &settings).err().map(Err)).collect();
     let keyed = fingerprint.map(|fingerprint| {
         let longest = refused.iter().map(|refused| refused.as_ref().unwrap_or_else(|| outcome::longest()));
@@ -117,8 +117,9 @@ pub(super) async fn list(
         counts.note_refused(uids.len() - pushes.len());
         let span = spans::push_list(uids.len(), payload.len());
         let mut deliveries = counts.push_all(&dispatcher, pushes).instrument(span.clone()).await.into_iter();
-        let mut answer = || deliveries.next().expect("one for each push").map_err(Told::from);
-        let answered: Vec<Answered> = refused.into_iter().map(|refused| refused.unwrap_or_else(&mut answer)).collect();
+        let mut answer = || deliveries.next().expect("one for each push").map_err(Failure::from);
+        let answered: Vec<PushResult> =
+            refused.into_iter().map(|refused| refused.unwrap_or_else(&mut answer)).collect();
         let mut tally = Tally::new(span);
         tally.count(uids.iter().map(|uid| Some(uid.as_str())).zip(&answered));
         drop(tally);
@@ -151,7 +152,7 @@ pub(super) async fn broadcast(
     Extension(caller): Extension<Caller>,
     pairs: Pairs,
     request: Request,
-) -> Result<Response, Told> {
+) -> Result<Response, Failure> {
     caller.require(Right::Push)?;
     let settings = api.settings();
     let except = Parameters::read(pairs, &["except"])?.all("except");
@@ -170,18 +171,18 @@ pub(super) async fn broadcast(
         let except = except.into_iter().map(String::into_boxed_str).collect();
         let shards = dispatcher.shard_count();
         let broadcast = counts.broadcast(&dispatcher, (kind, payload), except).instrument(span.clone());
-        let due = told(broadcast.await, shards);
+        let due = broadcast_result(broadcast.await, shards);
         spans::broadcasted(&span, &due);
         match due {
             Ok(sessions) => Reply::json(&Due { sessions }),
-            Err(told) => told.into(),
+            Err(failure) => failure.into(),
         }
     };
     idempotency::once(&api, &caller, &parts.headers, keyed, act).await
 }
 
 /// How many sessions a broadcast is due to, or what of it was not done.
-fn told(Broadcast { sessions, unanswered }: Broadcast, shards: usize) -> Result<usize, Told> {
+fn broadcast_result(Broadcast { sessions, unanswered }: Broadcast, shards: usize) -> Result<usize, Failure> {
     let Some(first) = unanswered.first() else { return Ok(sessions) };
     if unanswered.len() == shards && unanswered.iter().all(|other| other == first) {
         return Err((*first).into());
@@ -191,19 +192,19 @@ fn told(Broadcast { sessions, unanswered }: Broadcast, shards: usize) -> Result<
     let detail = format!(
         "of {shards} shards {refused} did not take the message and {silent} may have; the others' {sessions} sessions have it"
     );
-    Err(Told { sessions: Some(sessions), ..Problem::Incomplete.because(detail) })
+    Err(Failure { sessions: Some(sessions), ..Problem::Incomplete.with_detail(detail) })
 }
 
-fn check_count(count: usize, max: usize) -> Result<(), Told> {
+fn check_count(count: usize, max: usize) -> Result<(), Failure> {
     if count > max {
-        return Err(Problem::TooLarge.because(format!("there are {count} uids, expected at most {max}")));
+        return Err(Problem::TooLarge.with_detail(format!("there are {count} uids, expected at most {max}")));
     }
     Ok(())
 }
 
 impl From<Unanswered> for Reply {
     fn from(unanswered: Unanswered) -> Self {
-        Told::from(unanswered).into()
+        Failure::from(unanswered).into()
     }
 }
 
@@ -212,10 +213,10 @@ mod tests {
     use super::*;
 
     #[test]
-    fn broadcast_that_some_shards_have_not_answered_is_told_so() {
+    fn broadcast_that_some_shards_have_not_answered_is_incomplete() {
         let with = |sessions, unanswered: &[Unanswered]| {
             let broadcast = Broadcast { sessions, unanswered: unanswered.to_vec() };
-            told(broadcast, 2).map_err(|told| (told.problem, told.sessions))
+            broadcast_result(broadcast, 2).map_err(|failure| (failure.problem, failure.sessions))
         };
         assert_eq!(with(3, &[]), Ok(3));
         assert_eq!(with(0, &[Unanswered::Busy; 2]), Err((Problem::ShardBusy, None)));
@@ -228,9 +229,10 @@ mod tests {
     #[test]
     fn no_answer_to_a_broadcast_is_longer_than_there_is_room_for() {
         let unanswered = [vec![Unanswered::Busy; 1000], vec![Unanswered::Silent; 1000]].concat();
-        let told = told(Broadcast { sessions: usize::MAX, unanswered }, usize::MAX).expect_err("not all have it");
-        for told in [told, Unanswered::Busy.into(), Unanswered::Silent.into(), Unanswered::Drained.into()] {
-            assert!(Reply::from(told).body.len() <= BYTES_MAX);
+        let failure =
+            broadcast_result(Broadcast { sessions: usize::MAX, unanswered }, usize::MAX).expect_err("not all have it");
+        for failure in [failure, Unanswered::Busy.into(), Unanswered::Silent.into(), Unanswered::Drained.into()] {
+            assert!(Reply::from(failure).body.len() <= BYTES_MAX);
         }
         assert!(Reply::json_bytes(&Due { sessions: usize::MAX }) <= BYTES_MAX);
     }

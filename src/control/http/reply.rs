@@ -9,7 +9,7 @@ use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
 use serde::Serialize;
 
-use super::problem::{self, Problem, Told};
+use crate::control::problem::{self, Failure, Problem};
 
 /// An answer whose body is all there; a clone shares it.
 #[derive(Clone, Debug)]
@@ -51,20 +51,20 @@ impl Reply {
     }
 }
 
-impl From<Told> for Reply {
-    fn from(told: Told) -> Self {
-        let body = serde_json::to_vec(&told.details()).expect("texts and numbers are JSON");
+impl From<Failure> for Reply {
+    fn from(failure: Failure) -> Self {
+        let body = serde_json::to_vec(&failure.details()).expect("texts and numbers are JSON");
         Self {
-            status: told.problem.status_code(),
+            status: failure.problem.status_code(),
             content_type: HeaderValue::from_static("application/problem+json"),
             body: Bytes::from(body),
-            problem: Some(told.problem),
-            retry_after: told.retry_after,
+            problem: Some(failure.problem),
+            retry_after: failure.retry_after,
         }
     }
 }
 
-impl IntoResponse for Told {
+impl IntoResponse for Failure {
     fn into_response(self) -> Response {
         Reply::from(self).into_response()
     }

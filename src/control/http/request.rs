@@ -15,7 +15,7 @@ use tracing::debug;
 
 use super::Api;
 use super::idempotency::KEY;
-use super::problem::{Problem, Told};
+use crate::control::problem::{Failure, Problem};
 use crate::host;
 
 /// Headers that the API reads, and which must be UTF-8. `Host` has its own check; a malformed `traceparent` is ignored, as
@@ -29,30 +29,30 @@ pub(super) async fn check(State(api): State<Api>, request: Request, next: Next) 
         .and_then(|()| check_codings(request.headers()));
     match checked {
         Ok(()) => next.run(request).await,
-        Err(told) => {
-            debug!(reason = told.problem.name(), "control request refused");
-            api.control.counts.note_problem(told.problem);
-            told.into_response()
+        Err(failure) => {
+            debug!(reason = failure.problem.name(), "control request refused");
+            api.control.counts.note_problem(failure.problem);
+            failure.into_response()
         }
     }
 }
 
-fn check_host(request: &Request) -> Result<(), Told> {
+fn check_host(request: &Request) -> Result<(), Failure> {
     if host::is_named(request.version(), request.headers()) {
         return Ok(());
     }
-    Err(Problem::Malformed.because("expected one header Host, with a host and perhaps a port"))
+    Err(Problem::Malformed.with_detail("expected one header Host, with a host and perhaps a port"))
 }
 
 /// Refuses a body that is compressed or coded otherwise. The HTTP library itself undoes `chunked`.
-fn check_codings(headers: &HeaderMap) -> Result<(), Told> {
+fn check_codings(headers: &HeaderMap) -> Result<(), Failure> {
     let mut transfer = members(headers, TRANSFER_ENCODING);
     let (first, second) = (transfer.next(), transfer.next());
     if first.is_some_and(|coding| !coding.eq_ignore_ascii_case(b"chunked")) || second.is_some() {
-        return Err(Problem::TransferCoding.because("expected Transfer-Encoding: chunked, or none"));
+        return Err(Problem::TransferCoding.with_detail("expected Transfer-Encoding: chunked, or none"));
     }
     if members(headers, CONTENT_ENCODING).any(|coding| !coding.eq_ignore_ascii_case(b"identity")) {
-        return Err(Problem::ContentCoding.because("expected a body as it is, without a Content-Encoding"));
+        return Err(Problem::ContentCoding.with_detail("expected a body as it is, without a Content-Encoding"));
     }
     Ok(())
 }
@@ -64,10 +64,10 @@ pub(super) fn members(headers: &HeaderMap, name: HeaderName) -> impl Iterator<It
     members.filter(|member| !member.is_empty())
 }
 
-fn check_texts(uri: &Uri, headers: &HeaderMap) -> Result<(), Told> {
+fn check_texts(uri: &Uri, headers: &HeaderMap) -> Result<(), Failure> {
     // Decoded without splitting first: `/`, `&` and `=` are never part of a longer character.
     let is_text = |encoded: &str| percent_decode_str(encoded).decode_utf8().is_ok();
-    let refused = |what: &str| Err(Problem::Malformed.because(format!("the {what} is not UTF-8")));
+    let refused = |what: &str| Err(Problem::Malformed.with_detail(format!("the {what} is not UTF-8")));
     if !is_text(uri.path()) {
         return refused("path");
     }

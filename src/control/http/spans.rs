@@ -19,8 +19,8 @@ use hyper::body::Incoming;
 use tracing::field::{Empty, display};
 use tracing::{Instrument as _, Span, debug, debug_span, trace};
 
-use super::outcome::Answered;
-use super::problem::Told;
+use super::outcome::PushResult;
+use crate::control::problem::Failure;
 use crate::message::Delivery;
 use crate::trace;
 
@@ -95,17 +95,17 @@ pub(super) fn batch() -> Span {
 }
 
 /// What became of a message: the word for it, how many sessions have it, and why not more.
-fn told(answered: &Answered) -> (&'static str, Option<usize>, Option<&'static str>) {
+fn outcome_fields(answered: &PushResult) -> (&'static str, Option<usize>, Option<&'static str>) {
     match answered {
         Ok(Delivery::Delivered { sessions }) => ("delivered", Some(*sessions), None),
         Ok(Delivery::Offline) => ("offline", None, None),
         Ok(Delivery::Shed(shed)) => ("shed", None, Some(shed.name())),
-        Err(told) => (failed(told), None, Some(told.problem.name())),
+        Err(failure) => (failure_outcome(failure), None, Some(failure.problem.name())),
     }
 }
 
-fn failed(told: &Told) -> &'static str {
-    if told.problem.may_be_done() { "unknown" } else { "refused" }
+fn failure_outcome(failure: &Failure) -> &'static str {
+    if failure.problem.may_be_done() { "unknown" } else { "refused" }
 }
 
 fn record(span: &Span, outcome: &'static str, sessions: Option<usize>, reason: Option<&'static str>) {
@@ -120,22 +120,22 @@ fn record(span: &Span, outcome: &'static str, sessions: Option<usize>, reason: O
 }
 
 /// Tells in the span of a push what became of it.
-pub(super) fn pushed(span: &Span, answered: &Answered) {
+pub(super) fn pushed(span: &Span, answered: &PushResult) {
     if span.is_disabled() {
         return;
     }
-    let (outcome, sessions, reason) = told(answered);
+    let (outcome, sessions, reason) = outcome_fields(answered);
     record(span, outcome, sessions, reason);
 }
 
 /// Tells in the span of a broadcast what became of it.
-pub(super) fn broadcasted(span: &Span, due: &Result<usize, Told>) {
+pub(super) fn broadcasted(span: &Span, due: &Result<usize, Failure>) {
     if span.is_disabled() {
         return;
     }
     let (outcome, sessions, reason) = match due {
         Ok(sessions) => ("delivered", Some(*sessions), None),
-        Err(told) => (failed(told), told.sessions, Some(told.problem.name())),
+        Err(failure) => (failure_outcome(failure), failure.sessions, Some(failure.problem.name())),
     };
     record(span, outcome, sessions, reason);
 }
@@ -161,13 +161,13 @@ impl Tally {
     }
 
     /// Counts messages, and tells of each.
-    pub(super) fn count<'a>(&mut self, answered: impl IntoIterator<Item = (Option<&'a str>, &'a Answered)>) {
+    pub(super) fn count<'a>(&mut self, answered: impl IntoIterator<Item = (Option<&'a str>, &'a PushResult)>) {
         if self.span.is_disabled() {
             return;
         }
         let _entered = self.span.enter();
         for (uid, answered) in answered {
-            let (outcome, sessions, reason) = told(answered);
+            let (outcome, sessions, reason) = outcome_fields(answered);
             trace!(uid, outcome, sessions, reason, "pushed");
             if let Some(place) = OUTCOMES.iter().position(|other| *other == outcome) {
                 self.counts[place] += 1;

@@ -13,9 +13,9 @@ use utoipa::ToSchema;
 use super::Api;
 use super::access::Right;
 use super::parameters::{Pairs, Parameters};
-use super::problem::Told;
 use super::reply::Reply;
 use crate::clock;
+use crate::control::problem::Failure;
 use crate::control::tokens::Caller;
 use crate::dispatcher::Unanswered;
 use crate::frame::close;
@@ -137,7 +137,7 @@ pub(super) async fn stats(
     State(api): State<Api>,
     Extension(caller): Extension<Caller>,
     pairs: Pairs,
-) -> Result<Reply, Told> {
+) -> Result<Reply, Failure> {
     caller.require(Right::Query)?;
     Parameters::read(pairs, &[])?;
     let (control, settings) = (&api.control, api.settings());
@@ -180,9 +180,9 @@ mod tests {
     #[test]
     fn shard_without_an_answer_says_so_in_its_place() {
         for unanswered in [Unanswered::Drained, Unanswered::Busy, Unanswered::Silent] {
-            let told = serde_json::to_value(ShardStats::from(Err(unanswered))).expect("it is JSON");
-            assert!(told["error"].as_str().is_some_and(|error| error.starts_with("the shard ")), "{told}");
-            assert_eq!(told.as_object().map(serde_json::Map::len), Some(1), "{told}");
+            let failure = serde_json::to_value(ShardStats::from(Err(unanswered))).expect("it is JSON");
+            assert!(failure["error"].as_str().is_some_and(|error| error.starts_with("the shard ")), "{failure}");
+            assert_eq!(failure.as_object().map(serde_json::Map::len), Some(1), "{failure}");
         }
     }
 }

@@ -12,9 +12,9 @@ use super::access::Right;
 use super::idempotency::{self, Fingerprint, Keyed};
 use super::outcome::check_uid;
 use super::parameters::{Pairs, Parameters, UidInPath, uid};
-use super::problem::{BYTES_MAX, Problem, Told};
 use super::reply::Reply;
 use crate::clock;
+use crate::control::problem::{BYTES_MAX, Failure, Problem};
 use crate::control::tokens::Caller;
 use crate::dispatcher::{Cursor, check_close};
 use crate::metrics::Stats;
@@ -62,7 +62,7 @@ pub(super) async fn sessions(
     Extension(caller): Extension<Caller>,
     path: UidInPath,
     pairs: Pairs,
-) -> Result<Reply, Told> {
+) -> Result<Reply, Failure> {
     caller.require(Right::Query)?;
     Parameters::read(pairs, &[])?;
     let uid = uid(path)?;
@@ -103,7 +103,7 @@ pub(super) async fn counts(
     State(api): State<Api>,
     Extension(caller): Extension<Caller>,
     pairs: Pairs,
-) -> Result<Reply, Told> {
+) -> Result<Reply, Failure> {
     caller.require(Right::Query)?;
     Parameters::read(pairs, &[])?;
     let dispatcher = api.dispatcher();
@@ -152,7 +152,7 @@ pub(super) struct Point {
     path = "/v1/uids",
     tag = "query",
     params(("cursor" = Option<String>, Query, description = "The `next` of the page before; without it, the first page"),
-           ("limit" = Option<usize>, Query, description = "Most uids on the page, 100 unless told otherwise",
+           ("limit" = Option<usize>, Query, description = "Most uids on the page, 100 unless failure otherwise",
             minimum = 1, maximum = 1000)),
     responses((status = 200, description = "A page of uids", body = Page)),
 )]
@@ -160,13 +160,13 @@ pub(super) async fn page(
     State(api): State<Api>,
     Extension(caller): Extension<Caller>,
     pairs: Pairs,
-) -> Result<Reply, Told> {
+) -> Result<Reply, Failure> {
     caller.require(Right::Query)?;
     let parameters = Parameters::read(pairs, &["cursor", "limit"])?;
     let cursor = match parameters.one("cursor")? {
         None => Cursor::default(),
         Some(text) => decode(text).ok_or_else(|| {
-            Problem::Malformed.because("the cursor is none of this node's, expected the next of another page")
+            Problem::Malformed.with_detail("the cursor is none of this node's, expected the next of another page")
         })?,
     };
     let most = parameters.number("limit", 1, PAGE_MAX)?.unwrap_or(PAGE);
@@ -202,7 +202,7 @@ pub(super) async fn close(
     path: UidInPath,
     pairs: Pairs,
     request: Request,
-) -> Result<Response, Told> {
+) -> Result<Response, Failure> {
     caller.require(Right::Admin)?;
     let uid = uid(path)?;
     check_uid(&uid, &api.settings())?;
@@ -210,7 +210,7 @@ pub(super) async fn close(
     let code = parameters.number("code", 0, u16::MAX.into())?;
     let code = code.and_then(|code| u16::try_from(code).ok()).unwrap_or(CLOSE_CODE);
     let reason = parameters.one("reason")?.unwrap_or(CLOSE_REASON).to_owned();
-    check_close(code, &reason).map_err(|error| Problem::Close.because(error.to_string()))?;
+    check_close(code, &reason).map_err(|error| Problem::Close.with_detail(error.to_string()))?;
     let (parts, _) = request.into_parts();
     let fingerprint = Fingerprint::of(&parts, &[]);
     let (dispatcher, name) = (api.dispatcher(), caller.name.clone());

@@ -1,16 +1,16 @@
-//! Answers of the service, kept for a while: a client that comes back at once needs no second question.
+//! A cache of the authentication service's answers, so that a client that reconnects at once needs no second request.
 
 use std::collections::{HashMap, VecDeque};
 use std::time::{Duration, Instant};
 
-/// What is kept of a question: its hash. No credential stays in memory.
+/// The hash of a request to the service. The cache never holds a credential.
 pub(super) type Key = [u8; 32];
 
-/// A bounded map that forgets; the oldest entry goes first.
+/// A bounded map whose entries expire; the oldest entry is evicted first.
 #[derive(Debug)]
 pub(super) struct Cache<T> {
     entries: HashMap<Key, (Instant, T)>,
-    /// Every entry by its age; one that was put in anew stands here twice, and counts with its last time.
+    /// The keys in the order of insertion. A key that was inserted again is here twice; only its last time counts.
     order: VecDeque<(Instant, Key)>,
     entries_max: usize,
 }
@@ -20,14 +20,14 @@ impl<T: Clone> Cache<T> {
         Self { entries: HashMap::new(), order: VecDeque::new(), entries_max }
     }
 
-    /// Finds an answer that is no older than `ttl`.
-    pub(super) fn find(&self, key: &Key, now: Instant, ttl: Duration) -> Option<T> {
+    /// Returns the value of `key` if it is younger than `ttl`.
+    pub(super) fn get(&self, key: &Key, now: Instant, ttl: Duration) -> Option<T> {
         let (since, value) = self.entries.get(key)?;
         (now.saturating_duration_since(*since) < ttl).then(|| value.clone())
     }
 
-    /// Keeps an answer; what is older than `ttl`, or too much, goes.
-    pub(super) fn keep(&mut self, key: Key, value: T, now: Instant, ttl: Duration) {
+    /// Inserts a value; evicts entries that are older than `ttl`, and the oldest ones past `entries_max`.
+    pub(super) fn insert(&mut self, key: Key, value: T, now: Instant, ttl: Duration) {
         if ttl.is_zero() || self.entries_max == 0 {
             return;
         }
@@ -59,22 +59,22 @@ mod tests {
     #[test]
     fn an_answer_holds_for_its_time() {
         let (mut cache, start) = (Cache::new(2), Instant::now());
-        cache.keep(key(1), 'a', start, TTL);
-        assert_eq!(cache.find(&key(1), start + TTL / 2, TTL), Some('a'));
-        assert_eq!(cache.find(&key(1), start + TTL, TTL), None);
-        assert_eq!(cache.find(&key(2), start, TTL), None);
-        assert_eq!(cache.find(&key(1), start, Duration::ZERO), None, "switched off while it runs");
+        cache.insert(key(1), 'a', start, TTL);
+        assert_eq!(cache.get(&key(1), start + TTL / 2, TTL), Some('a'));
+        assert_eq!(cache.get(&key(1), start + TTL, TTL), None);
+        assert_eq!(cache.get(&key(2), start, TTL), None);
+        assert_eq!(cache.get(&key(1), start, Duration::ZERO), None, "switched off while it runs");
     }
 
     #[test]
     fn the_oldest_goes_first() {
         let (mut cache, start) = (Cache::new(2), Instant::now());
         for number in 1..=3 {
-            cache.keep(key(number), number, start + Duration::from_millis(number.into()), TTL);
+            cache.insert(key(number), number, start + Duration::from_millis(number.into()), TTL);
         }
-        let found = [1, 2, 3].map(|number| cache.find(&key(number), start + TTL / 2, TTL));
+        let found = [1, 2, 3].map(|number| cache.get(&key(number), start + TTL / 2, TTL));
         assert_eq!(found, [None, Some(2), Some(3)]);
-        cache.keep(key(4), 4, start + TTL * 2, TTL);
+        cache.insert(key(4), 4, start + TTL * 2, TTL);
         assert_eq!(
             (cache.entries.len(), cache.order.len()),
             (1, 1),
@@ -85,10 +85,10 @@ mod tests {
     #[test]
     fn an_answer_put_in_anew_stays() {
         let (mut cache, start) = (Cache::new(2), Instant::now());
-        cache.keep(key(1), 'a', start, TTL);
-        cache.keep(key(1), 'b', start + TTL / 2, TTL);
-        cache.keep(key(2), 'c', start + TTL, TTL);
-        assert_eq!(cache.find(&key(1), start + TTL, TTL), Some('b'));
+        cache.insert(key(1), 'a', start, TTL);
+        cache.insert(key(1), 'b', start + TTL / 2, TTL);
+        cache.insert(key(2), 'c', start + TTL, TTL);
+        assert_eq!(cache.get(&key(1), start + TTL, TTL), Some('b'));
     }
 
     #[test]
@@ -96,7 +96,7 @@ mod tests {
         let now = Instant::now();
         for (entries_max, ttl) in [(0, TTL), (2, Duration::ZERO)] {
             let mut cache = Cache::new(entries_max);
-            cache.keep(key(1), 'a', now, ttl);
+            cache.insert(key(1), 'a', now, ttl);
             assert_eq!((cache.entries.len(), cache.order.len()), (0, 0));
         }
     }

@@ -1,4 +1,4 @@
-//! Where a credential stands in an upgrade request, and what else of the request a service is told.
+//! Finds the credential in an upgrade request, and collects the facts of the request for an authentication service.
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
@@ -11,31 +11,31 @@ use serde::Serialize;
 use crate::config::{AuthSettings, AuthSource};
 use crate::gateway::Reason;
 
-/// What stands before the token in an offered subprotocol.
+/// Prefix of an offered subprotocol that holds a token.
 const SUBPROTOCOL_PREFIX: &str = "bearer.";
 
 /// The query parameter that holds a token (RFC 6750, section 2.3).
 const PARAMETER: &str = "access_token";
 
-/// What is known of the request that a credential came with, or before.
+/// The facts of an upgrade request that an authentication service gets with the credential.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub(crate) struct RequestFacts {
     /// The client's address, without its port; `None` for a Unix socket.
     pub(crate) address: Option<IpAddr>,
     pub(crate) path: String,
-    /// The query, less the credential that may stand in it.
+    /// The query without the credential.
     pub(crate) query: Option<String>,
-    /// `None` if there is none, or one that is not UTF-8.
+    /// `None` if the request has no `Origin`, or one that is not UTF-8.
     pub(crate) origin: Option<String>,
-    /// Those of `auth_url_headers` that the request has, each with its lines, byte for byte; lines that are not UTF-8 are
+    /// The headers in `auth_url_headers` that the request has, each with its lines unchanged; lines that are not UTF-8 are
     /// left out.
     pub(crate) headers: BTreeMap<String, Vec<String>>,
 }
 
 impl RequestFacts {
-    /// Copies them out of a request.
+    /// Copies the facts from a request.
     pub(crate) fn of(headers: &HeaderMap, uri: &Uri, address: Option<IpAddr>, settings: &AuthSettings) -> Self {
-        // JSON holds nothing but text, and a replaced byte would be another value than the client has sent.
+        // JSON holds only text, and with bytes replaced the value would not be the one that the client has sent.
         let text = |value: &header::HeaderValue| str::from_utf8(value.as_bytes()).ok().map(str::to_owned);
         let query = uri.query().map(|query| {
             let others: Vec<&str> = query.split('&').filter(|pair| value_of(pair).is_none()).collect();
@@ -52,12 +52,12 @@ impl RequestFacts {
     }
 }
 
-/// Finds the credential of a request, at the places that may have one; `None` if none has.
+/// Finds the credential of a request in the places that `auth_sources` allows; `None` if there is none.
 ///
-/// Another scheme than Bearer, as for a proxy, is not ours.
+/// An `Authorization` with another scheme than Bearer, as for a proxy, is ignored.
 ///
 /// # Errors
-/// When there are several.
+/// When the request has several credentials.
 pub(crate) fn find<'a>(
     headers: &'a HeaderMap,
     uri: &'a Uri,
@@ -88,7 +88,7 @@ pub(crate) fn offered(headers: &HeaderMap) -> impl Iterator<Item = &[u8]> {
     lines.flat_map(|line| line.as_bytes().split(|&byte| byte == b',')).map(<[u8]>::trim_ascii)
 }
 
-/// Returns what follows the scheme Bearer, in any case (RFC 9110, section 11.1).
+/// Returns the token behind the scheme Bearer, which may be in any case (RFC 9110, section 11.1).
 fn bearer(line: &[u8]) -> Option<&[u8]> {
     let (scheme, token) = line.split_at_checked("Bearer ".len())?;
     scheme.eq_ignore_ascii_case(b"Bearer ").then(|| token.trim_ascii())
@@ -98,7 +98,7 @@ fn value_of(pair: &str) -> Option<&str> {
     pair.strip_prefix(PARAMETER)?.strip_prefix('=')
 }
 
-/// Undoes percent-encoding; what is no such encoding stays as it is.
+/// Decodes percent-encoding; a `%` without two hex digits stays as it is.
 fn decoded(text: &str) -> Cow<'_, [u8]> {
     if !text.contains('%') {
         return Cow::Borrowed(text.as_bytes());

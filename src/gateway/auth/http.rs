@@ -1,12 +1,13 @@
-//! A service that authenticates: it is posted the credential with what is known of the request, and answers who it is.
+//! The authentication service: it gets the credential and the facts of the request in a POST, and answers with the uid.
 //!
 //! ```text
 //!   POST auth_url  {"credential": "…", "address": "…", "path": "/", "query": null, "origin": null, "headers": {…}}
-//!   200            {"uid": "alice", "may": ["unicast"], "expires": 1893456000}     who it is; the last two as it likes
-//!   4xx            nobody gets in with this
-//!   anything else  nobody gets in now
+//!   200            {"uid": "alice", "may": ["unicast"], "expires": 1893456000}     the identity; the last two are optional
+//!   4xx            the credential is refused
+//!   anything else  the service is unavailable
 //! ```
-//! The number of questions at a time is bounded, and so are the time, the answer, and the answers kept.
+//! The number of concurrent requests is bounded, and so are their time, the length of an answer, and the number of answers
+//! in the cache.
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -19,7 +20,7 @@ use serde_json::Value;
 use tokio::sync::Semaphore;
 use tokio::time::timeout;
 use tracing::field::Empty;
-use tracing::{Instrument as _, Span, debug_span, warn};
+use tracing::{Instrument as _, Span, debug_span};
 
 use super::cache::{Cache, Key};
 use super::credential::RequestFacts;
@@ -33,21 +34,21 @@ use crate::trace::{self, TRACEPARENT, TraceContext};
 /// Longest answer that is read.
 const ANSWER_BYTES_MAX: usize = 64 << 10;
 
-/// The service, and what is remembered of its answers.
+/// The service, and a cache of its answers.
 #[derive(Debug)]
 pub(super) struct Service {
     client: ServiceClient,
     in_flight: Semaphore,
-    memory: Mutex<Memory>,
+    state: Mutex<State>,
 }
 
 #[derive(Debug)]
-struct Memory {
+struct State {
     answers: Cache<Result<Claims, Reason>>,
     complaints: Complaints,
 }
 
-/// What the service is asked.
+/// The body of a request to the service.
 #[derive(Serialize)]
 struct Question<'a> {
     credential: &'a str,
@@ -56,18 +57,18 @@ struct Question<'a> {
 }
 
 impl Service {
-    /// Makes the way to the service; asks nothing yet.
+    /// Makes a client for the service; sends nothing yet.
     ///
     /// # Errors
-    /// When nobody could vouch for a service over TLS.
+    /// When there are no root certificates to check the service's certificate with.
     pub(super) fn new(settings: &AuthSettings) -> Result<Self, RootsError> {
         let (url, ca) = (settings.url.as_ref(), settings.url_ca.as_deref());
         let client = service::client(url, "auth_url_ca", ca, settings.url_in_flight_max)?;
-        let memory = Memory { answers: Cache::new(settings.cache_entries_max), complaints: Complaints::default() };
-        Ok(Self { client, in_flight: Semaphore::new(settings.url_in_flight_max), memory: Mutex::new(memory) })
+        let state = State { answers: Cache::new(settings.cache_entries_max), complaints: Complaints::default() };
+        Ok(Self { client, in_flight: Semaphore::new(settings.url_in_flight_max), state: Mutex::new(state) })
     }
 
-    /// Asks who bears `credential`, unless that was answered lately.
+    /// Asks the service for the owner of `credential`, unless the cache has the answer.
     pub(super) async fn ask(
         &self,
         credential: &[u8],
@@ -77,18 +78,18 @@ impl Service {
         let credential = std::str::from_utf8(credential).map_err(|_| Reason::AuthRefused)?;
         let question = serde_json::to_vec(&Question { credential, facts }).expect("texts in a struct are JSON");
         let key = digest::digest(&digest::SHA256, &question).as_ref().try_into().expect("SHA-256 has 32 bytes");
-        if let Some(answer) = self.remembered(&key, settings.cache_ttl) {
+        if let Some(answer) = self.cached(&key, settings.cache_ttl) {
             return answer;
         }
         let span = debug_span!("ask", trace_id = Empty, span_id = Empty, status = Empty);
         let context = trace::join(&span, None);
         let answer = timeout(settings.url_timeout, self.post(question, context, settings)).instrument(span).await;
         let answer = answer.unwrap_or_else(|_| {
-            self.complain(&format!("no answer within {:?}", settings.url_timeout));
+            self.warn(&format!("no answer within {:?}", settings.url_timeout));
             Err(Reason::AuthUnavailable)
         });
         if answer != Err(Reason::AuthUnavailable) {
-            self.memory().answers.keep(key, answer.clone(), Instant::now(), settings.cache_ttl);
+            self.state().answers.insert(key, answer.clone(), Instant::now(), settings.cache_ttl);
         }
         answer
     }
@@ -96,10 +97,10 @@ impl Service {
     async fn post(&self, question: Vec<u8>, context: TraceContext, settings: &AuthSettings) -> Result<Claims, Reason> {
         let _place = self.in_flight.acquire().await.expect("the semaphore is never closed");
         let unavailable = |reason: &str| {
-            self.complain(reason);
+            self.warn(reason);
             Reason::AuthUnavailable
         };
-        // The config was checked, but a reload of a program's own may have taken it away.
+        // The config was checked at the start, but a program that embeds the server may have reloaded one without the address.
         let url = settings.url.as_ref().ok_or_else(|| unavailable("auth_url is not set"))?;
         let request = Request::post(url.uri())
             .header(header::CONTENT_TYPE, "application/json")
@@ -111,7 +112,7 @@ impl Service {
         Span::current().record("status", response.status().as_u16());
         match response.status() {
             StatusCode::OK => {}
-            // It has no time, or had too many questions: that says nothing of this one.
+            // The service is overloaded: this is no answer about the credential.
             StatusCode::REQUEST_TIMEOUT | StatusCode::TOO_MANY_REQUESTS => {
                 return Err(unavailable(response.status().as_str()));
             }
@@ -120,29 +121,29 @@ impl Service {
         }
         let body = Limited::new(response.into_body(), ANSWER_BYTES_MAX).collect().await;
         let body = body.map_err(|error| unavailable(&format!("its answer can't be read: {error}")))?;
-        understood(&body.to_bytes()).map_err(unavailable)
+        parse_answer(&body.to_bytes()).map_err(unavailable)
     }
 
-    /// Logs what is wrong with the service, now and then.
-    pub(super) fn complain(&self, reason: &str) {
-        let is_due = self.memory().complaints.is_due(Instant::now());
+    /// Logs a fault of the service, at a bounded rate.
+    pub(super) fn warn(&self, reason: &str) {
+        let is_due = self.state().complaints.is_due(Instant::now());
         if is_due {
-            warn!(reason = %reason.escape_debug(), "the service of auth_url fails, nobody gets in");
+            tracing::warn!(reason = %reason.escape_debug(), "the service of auth_url fails, nobody gets in");
         }
     }
 
-    fn remembered(&self, key: &Key, ttl: Duration) -> Option<Result<Claims, Reason>> {
-        self.memory().answers.find(key, Instant::now(), ttl)
+    fn cached(&self, key: &Key, ttl: Duration) -> Option<Result<Claims, Reason>> {
+        self.state().answers.get(key, Instant::now(), ttl)
     }
 
-    fn memory(&self) -> MutexGuard<'_, Memory> {
+    fn state(&self) -> MutexGuard<'_, State> {
         // A cache that a panic left half changed still answers what was answered before.
-        self.memory.lock().unwrap_or_else(PoisonError::into_inner)
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-/// Reads the service's answer; says what is wrong with one that can't be read.
-fn understood(answer: &[u8]) -> Result<Claims, &'static str> {
+/// Parses the service's answer; the error says what is wrong with it.
+fn parse_answer(answer: &[u8]) -> Result<Claims, &'static str> {
     let answer: Value = serde_json::from_slice(answer).map_err(|_| "its answer is not JSON")?;
     let uid = answer.get("uid").and_then(Value::as_str).ok_or("its answer has no uid, expected a text")?;
     let set = |name| answer.get(name).filter(|value: &&Value| !value.is_null());
@@ -158,7 +159,7 @@ mod tests {
     use crate::rights::Rights;
 
     #[test]
-    fn understands_answers() {
+    fn answers_are_parsed() {
         let claims = |rights, expires: Option<&str>| {
             let expires = expires.and_then(|time| seconds(&serde_json::from_str(time).expect("JSON")));
             Ok(Claims { uid: "alice".to_owned(), rights, expires })
@@ -169,11 +170,11 @@ mod tests {
             (r#"{"uid": "alice", "may": ["broadcast"]}"#, claims(Some(Rights::BROADCAST), None)),
             (r#"{"uid": "alice", "may": [], "expires": 7.5}"#, claims(Some(Rights::RECEIVE), Some("7.5"))),
         ] {
-            assert_eq!(understood(answer.as_bytes()), expected, "{answer}");
+            assert_eq!(parse_answer(answer.as_bytes()), expected, "{answer}");
         }
         for answer in ["", "alice", "{}", "[]", "null", r#"{"uid": 7}"#, r#"{"uid": "a", "may": "unicast"}"#] {
-            assert!(understood(answer.as_bytes()).is_err(), "{answer}");
+            assert!(parse_answer(answer.as_bytes()).is_err(), "{answer}");
         }
-        assert!(understood(br#"{"uid": "a", "expires": "soon"}"#).is_err());
+        assert!(parse_answer(br#"{"uid": "a", "expires": "soon"}"#).is_err());
     }
 }

@@ -1,8 +1,8 @@
-//! A key of a JWKS (RFC 7517): one that can check signatures is taken, any other is refused with the reason.
+//! Parses a key of a JWKS (RFC 7517). A key that can't verify signatures is refused, with the reason.
 //!
-//! Each member that RFC 7517, RFC 7518 and RFC 8037 define is heeded, or the key is refused: a key that was taken and then
-//! refused every token would be hard to find. Members that they don't define are ignored. `x5u`, `x5t` and `x5t#S256`
-//! only say where a certificate of the key is; none is fetched.
+//! Each member that RFC 7517, RFC 7518 and RFC 8037 define is checked: the cause would be hard to find if a key was accepted
+//! and then refused every token. Members that they don't define are ignored. `x5u`, `x5t` and `x5t#S256` only point at a
+//! certificate of the key; none is fetched.
 
 use std::collections::HashSet;
 
@@ -12,7 +12,7 @@ use jsonwebtoken::{Algorithm, DecodingKey};
 use memchr::memmem;
 use serde_json::{Map, Value};
 
-use super::keys::{Key, RSA_BITS};
+use super::key::{Key, RSA_BITS};
 use crate::config::Secret;
 
 /// Members that only a private key has.
@@ -21,17 +21,17 @@ const PRIVATE: [&str; 7] = ["d", "p", "q", "dp", "dq", "qi", "oth"];
 /// Bytes of a coordinate of P-256 (RFC 7518, section 6.2.1.2).
 const COORDINATE_BYTES: usize = 32;
 
-/// Most bits of the exponent of an RSA key, as AWS-LC has it.
+/// Most bits of the exponent of an RSA key that AWS-LC accepts.
 const EXPONENT_BITS_MAX: usize = 33;
 
 type Members = Map<String, Value>;
 
-/// Takes a key; says what is wrong with one that can't serve.
+/// Parses a key; the error says why the key can't be used.
 pub(super) fn key(value: &Value) -> Result<Key, &'static str> {
     let members = value.as_object().ok_or("it is no object")?;
-    // Some libraries write what is absent as null.
-    let there = members.iter().filter(|(_, value)| !value.is_null());
-    let members: &Members = &there.map(|(name, value)| (name.clone(), value.clone())).collect();
+    // Some libraries write an absent member as null.
+    let present = members.iter().filter(|(_, value)| !value.is_null());
+    let members: &Members = &present.map(|(name, value)| (name.clone(), value.clone())).collect();
     let kind = text(members, "kty")?.ok_or("it has no kty")?;
     check_use(members)?;
     let (algorithm, verifier, public) = match (kind, text(members, "crv")?) {
@@ -59,7 +59,7 @@ pub(super) fn key(value: &Value) -> Result<Key, &'static str> {
     Ok(Key { id: text(members, "kid")?.map(str::to_owned), algorithm, verifier })
 }
 
-/// Returns a member that must be a text, if it is there.
+/// Returns a member that must be a text, if it is present.
 fn text<'a>(members: &'a Members, name: &str) -> Result<Option<&'a str>, &'static str> {
     match members.get(name) {
         None => Ok(None),
@@ -68,7 +68,7 @@ fn text<'a>(members: &'a Members, name: &str) -> Result<Option<&'a str>, &'stati
     }
 }
 
-/// Checks what the key is for (RFC 7517, sections 4.2 and 4.3).
+/// Checks that the key is for verifying signatures (RFC 7517, sections 4.2 and 4.3).
 fn check_use(members: &Members) -> Result<(), &'static str> {
     if text(members, "use")?.is_some_and(|purpose| purpose != "sig") {
         return Err("its use is not sig");
@@ -83,10 +83,10 @@ fn check_use(members: &Members) -> Result<(), &'static str> {
     if distinct.len() == operations.len() { Ok(()) } else { Err("its key_ops lists an operation twice") }
 }
 
-/// Checks that a certificate that comes with the key is one of the same key (RFC 7517, section 4.7).
+/// Checks that a certificate in the key is a certificate of the same key (RFC 7517, section 4.7).
 ///
-/// It is not parsed, since some providers make it by version 1 of X.509, which libraries refuse: it holds the key's bytes
-/// or it doesn't.
+/// It only searches the certificate for the key's bytes. Some providers make certificates of version 1 of X.509, which
+/// libraries refuse to parse.
 fn check_certificate(members: &Members, public: &[u8]) -> Result<(), &'static str> {
     let Some(chain) = members.get("x5c") else { return Ok(()) };
     let first = chain.get(0).and_then(Value::as_str).and_then(|first| BASE64.decode(first.as_bytes()).ok());
@@ -95,13 +95,13 @@ fn check_certificate(members: &Members, public: &[u8]) -> Result<(), &'static st
     if holds_key { Ok(()) } else { Err("the first certificate of its x5c is one of another key") }
 }
 
-/// Decodes a member that must be there (RFC 7515, section 2: base64url without padding).
+/// Decodes a required member (RFC 7515, section 2: base64url without padding).
 fn bytes(members: &Members, name: &str) -> Result<Vec<u8>, &'static str> {
     let text = text(members, name)?.ok_or("a member that its kty has is missing: n and e, x, x and y, or k")?;
     BASE64URL_NOPAD.decode(text.as_bytes()).map_err(|_| "its n, e, x, y or k is not base64url without padding")
 }
 
-/// Decodes a number; zeros in front of it, which some libraries write, are taken off.
+/// Decodes a number, without the leading zeros that some libraries write.
 fn number(members: &Members, name: &str) -> Result<Vec<u8>, &'static str> {
     let mut bytes = bytes(members, name)?;
     let zeros = bytes.iter().take_while(|byte| **byte == 0).count();
@@ -109,15 +109,15 @@ fn number(members: &Members, name: &str) -> Result<Vec<u8>, &'static str> {
     Ok(bytes)
 }
 
-/// How many bits a number without zeros in front has.
+/// Returns the number of bits of a number without leading zeros.
 fn bits(number: &[u8]) -> usize {
     number.first().map_or(0, |first| number.len() * 8 - first.leading_zeros() as usize)
 }
 
-/// What a key is for, what checks its signatures, and its public bytes unless it is a secret.
-type Found = (Algorithm, DecodingKey, Option<Vec<u8>>);
+/// The algorithm of a key, its verifier, and its public bytes unless it is a secret.
+type Parsed = (Algorithm, DecodingKey, Option<Vec<u8>>);
 
-fn rsa(members: &Members) -> Result<Found, &'static str> {
+fn rsa(members: &Members) -> Result<Parsed, &'static str> {
     let (modulus, exponent) = (number(members, "n")?, number(members, "e")?);
     let is_odd = |number: &[u8]| number.last().is_some_and(|last| last % 2 == 1);
     if !RSA_BITS.contains(&bits(&modulus)) {
@@ -130,7 +130,7 @@ fn rsa(members: &Members) -> Result<Found, &'static str> {
     Ok((Algorithm::RS256, verifier, Some(modulus)))
 }
 
-fn p256(members: &Members) -> Result<Found, &'static str> {
+fn p256(members: &Members) -> Result<Parsed, &'static str> {
     let (x, y) = (bytes(members, "x")?, bytes(members, "y")?);
     if x.len() != COORDINATE_BYTES || y.len() != COORDINATE_BYTES {
         return Err("its x and y have not 32 bytes each");
@@ -142,7 +142,7 @@ fn p256(members: &Members) -> Result<Found, &'static str> {
     Ok((Algorithm::ES256, DecodingKey::from_ec_der(&point), Some([x, y].concat())))
 }
 
-fn ed25519(members: &Members) -> Result<Found, &'static str> {
+fn ed25519(members: &Members) -> Result<Parsed, &'static str> {
     let x = bytes(members, "x")?;
     if ParsedPublicKey::new(&ED25519, &x).is_err() {
         return Err("its x is no key of Ed25519");
@@ -150,7 +150,7 @@ fn ed25519(members: &Members) -> Result<Found, &'static str> {
     Ok((Algorithm::EdDSA, DecodingKey::from_ed_der(&x), Some(x)))
 }
 
-fn secret(members: &Members) -> Result<Found, &'static str> {
+fn secret(members: &Members) -> Result<Parsed, &'static str> {
     let secret = bytes(members, "k")?;
     if secret.len() < Secret::BYTES_MIN {
         return Err("its k has less than 32 bytes");
@@ -165,7 +165,7 @@ mod tests {
 
     use super::*;
 
-    /// Puts `changes` into a good key; a member that is null counts as absent.
+    /// Checks a valid key with `changes` to its members; null removes a member.
     #[track_caller]
     fn check(good: &Value, changes: Value, expected: Result<(), &str>) {
         let mut changed = good.clone();
@@ -183,7 +183,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_key_is_for_is_heeded() {
+    fn use_of_a_key_is_checked() {
         let pair = Ed25519KeyPair::generate().expect("a key");
         let public = pair.public_key().as_ref();
         let good = json!({"kty": "OKP", "crv": "Ed25519", "x": encoded(public)});

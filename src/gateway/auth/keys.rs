@@ -1,35 +1,30 @@
-//! The keys that tokens are checked with: from a secret, PEM or JWKS files, read again when those change.
+//! The keys that verify tokens: from a secret, from PEM files and from JWKS files, which are read again when they change.
 //!
-//! A key is for one algorithm, whatever a token's header says: so a public key never serves as a secret. Files
-//! that can't be read at the start stop it; later the old keys stay, and the log says why.
+//! A key is for one algorithm, whatever a token's header says. So a public key is never used as a secret. If files can't be
+//! read, the start fails; later the old keys stay in use, and an error is logged.
 
 use std::io;
-use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use aws_lc_rs::digest::{self, Digest};
-use aws_lc_rs::rsa::PublicEncryptingKey;
-use aws_lc_rs::signature::{ECDSA_P256_SHA256_FIXED, ED25519, ParsedPublicKey};
-use jsonwebtoken::{Algorithm, DecodingKey};
+use jsonwebtoken::Algorithm;
 use rustls_pki_types::pem::{PemObject, SectionKind};
 use serde_json::Value;
 use tracing::{error, info, warn};
 
 use super::jwk;
+use super::key::Key;
 use crate::bounded_file;
 use crate::config::{AuthSettings, Secret};
 
 /// Longest file that is read.
 const FILE_BYTES_MAX: u64 = 1 << 20;
 
-/// Most keys; a token without a key's name is tried with each that its algorithm allows.
+/// Most keys. A token without a key's name is tried with every key of its algorithm.
 const KEYS_MAX: usize = 64;
 
-/// Bits of an RSA key: the fewest by RFC 7518, section 3.3; the most that AWS-LC checks a signature with.
-pub(super) const RSA_BITS: RangeInclusive<usize> = 2048..=8192;
-
-/// Why keys can't be used; the operator's to mend. Holds nothing of a key.
+/// Why keys can't be used; the operator has to correct it. Never quotes a key.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("cannot use the keys in {}: {reason}", path.display())]
 pub(crate) struct KeyError {
@@ -37,19 +32,11 @@ pub(crate) struct KeyError {
     reason: String,
 }
 
-/// A key, the one algorithm that it is for, and its name if it has one.
-#[derive(Debug)]
-pub(super) struct Key {
-    pub(super) id: Option<String>,
-    pub(super) algorithm: Algorithm,
-    pub(super) verifier: DecodingKey,
-}
-
-/// The keys of one moment.
+/// All keys, at one moment.
 #[derive(Debug, Default)]
 pub(super) struct KeySet(Vec<Key>);
 
-/// The keys as they are now.
+/// The keys in use.
 #[derive(Debug)]
 pub(super) struct Keys {
     loaded: Mutex<Loaded>,
@@ -58,18 +45,19 @@ pub(super) struct Keys {
 #[derive(Debug)]
 struct Loaded {
     keys: Arc<KeySet>,
-    /// Of what was read last, sound or not: files that have changed and hold the same are not parsed, nor complained about, again.
+    /// Digest of the files and the secret as they were read last, valid or not. While it stays the same, they are neither
+    /// parsed nor logged again.
     digest: Digest,
 }
 
-/// What was read again, and differs from what is in force.
+/// Keys that were read again and have changed.
 #[derive(Debug)]
 pub(crate) struct ChangedKeys {
     digest: Digest,
     parsed: Result<KeySet, KeyError>,
 }
 
-/// What the settings lead to, not parsed yet.
+/// The secret and the content of the files that the settings name, not parsed yet.
 struct Sources<'a> {
     secret: Option<&'a Secret>,
     secret_file: Option<(&'a Path, io::Result<Vec<u8>>)>,
@@ -77,9 +65,9 @@ struct Sources<'a> {
 }
 
 impl KeySet {
-    /// Returns the keys that a token may be signed with whose header has this algorithm and this name of a key.
+    /// Returns the keys that may verify a token with this algorithm and this key name in its header.
     ///
-    /// A key without a name is tried for every name.
+    /// A key without a name matches every name, and a token without one matches every key.
     pub(super) fn matching(&self, algorithm: Algorithm, id: Option<&str>) -> impl Iterator<Item = &Key> {
         self.0.iter().filter(move |key| {
             let is_named = match (&key.id, id) {
@@ -95,7 +83,7 @@ impl Keys {
     /// Reads all keys.
     ///
     /// # Errors
-    /// When any can't be read.
+    /// When any key can't be read.
     pub(super) fn load(settings: &AuthSettings) -> Result<Self, KeyError> {
         let sources = Sources::read(settings);
         let keys = Arc::new(sources.parse()?);
@@ -103,14 +91,14 @@ impl Keys {
         Ok(Self { loaded: Mutex::new(Loaded { keys, digest: sources.digest() }) })
     }
 
-    /// Returns the keys as they are now.
+    /// Returns the keys in use.
     pub(super) fn current(&self) -> Arc<KeySet> {
         Arc::clone(&self.lock().keys)
     }
 
-    /// Reads all keys again; returns what [`Keys::take`] takes, unless they hold the same as before.
+    /// Reads all keys again; returns them for [`Keys::replace`], or `None` if they have not changed.
     ///
-    /// Blocks for as long as files take to be read.
+    /// Blocks while it reads files.
     pub(super) fn reread(&self, settings: &AuthSettings) -> Option<ChangedKeys> {
         let sources = Sources::read(settings);
         let digest = sources.digest();
@@ -120,8 +108,8 @@ impl Keys {
         Some(ChangedKeys { digest, parsed: sources.parse() })
     }
 
-    /// Takes what was read again; where it is sound, it holds from now on.
-    pub(super) fn take(&self, changed: ChangedKeys) {
+    /// Replaces the keys by those that were read again; if these are not valid, the old ones stay in use.
+    pub(super) fn replace(&self, changed: ChangedKeys) {
         let mut loaded = self.lock();
         loaded.digest = changed.digest;
         match changed.parsed {
@@ -134,7 +122,7 @@ impl Keys {
     }
 
     fn lock(&self) -> MutexGuard<'_, Loaded> {
-        // Each change is one assignment: nothing is half done even if a holder panicked.
+        // Each change is one assignment, so a panic of a lock holder leaves no half-done change.
         self.loaded.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -153,7 +141,7 @@ impl<'a> Sources<'a> {
         self.secret_file.iter().chain(&self.key_files)
     }
 
-    /// Sums up what was read, so that a change is noticed.
+    /// Returns a digest of everything that was read, to notice changes.
     fn digest(&self) -> Digest {
         let mut context = digest::Context::new(&digest::SHA256);
         let mut add = |bytes: &[u8]| {
@@ -181,7 +169,8 @@ impl<'a> Sources<'a> {
             let (path, content) = file;
             let error = |reason: String| KeyError { path: (*path).to_owned(), reason };
             let bytes = content.as_ref().map_err(|reason| error(reason.to_string()))?;
-            let found = if is_secret { secret_of(bytes, path).map(|key| vec![key]) } else { public_keys(bytes, path) };
+            let found =
+                if is_secret { parse_secret(bytes, path).map(|key| vec![key]) } else { parse_public_keys(bytes, path) };
             keys.extend(found.map_err(error)?);
             if keys.len() > KEYS_MAX {
                 return Err(error(format!("there are more than {KEYS_MAX} keys in all")));
@@ -191,36 +180,36 @@ impl<'a> Sources<'a> {
     }
 }
 
-/// Takes a file's bytes as a secret, less a byte order mark in front and ends of lines behind.
+/// Makes a key of a file's bytes, without a byte order mark at the start and line ends at the end.
 ///
-/// Whoever signs has neither in the secret: they are an editor's.
-fn secret_of(bytes: &[u8], path: &Path) -> Result<Key, String> {
+/// Editors add both, and the signer's secret has neither.
+fn parse_secret(bytes: &[u8], path: &Path) -> Result<Key, String> {
     let secret = Secret::bare(bytes);
-    // Whoever knows the public key could sign with it.
+    // A public key as a secret would let everybody who knows it sign tokens.
     if secret.trim_ascii_start().starts_with(b"-----BEGIN") || secret.trim_ascii_start().starts_with(b"{") {
         return Err("expected a secret, got PEM or JSON; public keys belong in jwt_key_files".to_owned());
     }
-    // Random bytes are a secret too, and may hold any byte.
+    // A secret that is no text consists of random bytes, and may contain line ends.
     if std::str::from_utf8(secret).is_ok_and(|text| text.contains(['\r', '\n'])) {
         return Err("expected a secret on one line, got several".to_owned());
     }
     if secret.len() < Secret::BYTES_MIN {
         return Err(format!("the secret has {} bytes, expected at least {}", secret.len(), Secret::BYTES_MIN));
     }
-    let taken_off = bytes.len() - secret.len();
-    // An end of one line is what every file of text has.
-    if taken_off > "\r\n".len() || bytes.starts_with(Secret::MARK) {
-        warn!(path = %path.display(), bytes = taken_off, "a byte order mark, or ends of lines, are not taken for a part of the secret");
+    let trimmed_bytes = bytes.len() - secret.len();
+    // No warning for the one line end that every text file has.
+    if trimmed_bytes > "\r\n".len() || bytes.starts_with(Secret::MARK) {
+        warn!(path = %path.display(), bytes = trimmed_bytes, "a byte order mark, or ends of lines, are not taken for a part of the secret");
     }
     Ok(Key::secret(secret))
 }
 
 /// Finds the public keys in a file, PEM or JWKS.
-fn public_keys(bytes: &[u8], path: &Path) -> Result<Vec<Key>, String> {
+fn parse_public_keys(bytes: &[u8], path: &Path) -> Result<Vec<Key>, String> {
     let bytes = Secret::bare(bytes);
     let keys = match bytes.trim_ascii_start() {
-        [b'{', ..] => keys_of_jwks(bytes, path)?,
-        _ => keys_of_pem(bytes)?,
+        [b'{', ..] => parse_jwks(bytes, path)?,
+        _ => parse_pem(bytes)?,
     };
     if keys.is_empty() {
         return Err("no key for RS256, ES256 or EdDSA, expected PEM (BEGIN PUBLIC KEY) or a JWKS".to_owned());
@@ -228,7 +217,7 @@ fn public_keys(bytes: &[u8], path: &Path) -> Result<Vec<Key>, String> {
     Ok(keys)
 }
 
-fn keys_of_pem(bytes: &[u8]) -> Result<Vec<Key>, String> {
+fn parse_pem(bytes: &[u8]) -> Result<Vec<Key>, String> {
     let mut keys = Vec::new();
     for section in <(SectionKind, Vec<u8>)>::pem_slice_iter(bytes) {
         match section {
@@ -237,15 +226,15 @@ fn keys_of_pem(bytes: &[u8]) -> Result<Vec<Key>, String> {
                 return Err("it holds a private key, which this server must not have; expected public ones".to_owned());
             }
             Ok(_) => {}
-            // Its words may quote the file.
+            // The parser's error may quote the file.
             Err(_) => return Err("it is not PEM".to_owned()),
         }
     }
     Ok(keys)
 }
 
-/// Takes the keys that are for signing and of a known kind; providers publish others beside them.
-fn keys_of_jwks(bytes: &[u8], path: &Path) -> Result<Vec<Key>, String> {
+/// Returns the keys of a JWKS that verify signatures and are of a known kind; providers publish other keys beside them.
+fn parse_jwks(bytes: &[u8], path: &Path) -> Result<Vec<Key>, String> {
     let set: Value = serde_json::from_slice(bytes)
         .map_err(|error| format!("it is not JSON, from line {}, column {} on", error.line(), error.column()))?;
     let listed = set.get("keys").and_then(Value::as_array).ok_or("it is no JWKS, expected a list named keys")?;
@@ -257,31 +246,6 @@ fn keys_of_jwks(bytes: &[u8], path: &Path) -> Result<Vec<Key>, String> {
         }
     }
     Ok(keys)
-}
-
-impl Key {
-    fn secret(secret: &[u8]) -> Self {
-        Self { id: None, algorithm: Algorithm::HS256, verifier: DecodingKey::from_secret(secret) }
-    }
-
-    /// Takes a public key (`SubjectPublicKeyInfo`, RFC 5280); what kind it is it says itself.
-    fn public(der: &[u8]) -> Result<Self, String> {
-        let key = |algorithm, verifier| Ok(Self { id: None, algorithm, verifier });
-        if ParsedPublicKey::new(&ED25519, der).is_ok() {
-            return key(Algorithm::EdDSA, DecodingKey::from_ed_der(der));
-        }
-        if ParsedPublicKey::new(&ECDSA_P256_SHA256_FIXED, der).is_ok() {
-            return key(Algorithm::ES256, DecodingKey::from_ec_der(der));
-        }
-        match PublicEncryptingKey::from_der(der) {
-            Ok(rsa) if RSA_BITS.contains(&rsa.key_size_bits()) => key(Algorithm::RS256, DecodingKey::from_rsa_der(der)),
-            _ => Err(format!(
-                "a public key is of an unknown kind, expected RSA of {} to {} bits, P-256 or Ed25519",
-                RSA_BITS.start(),
-                RSA_BITS.end()
-            )),
-        }
-    }
 }
 
 #[cfg(test)]
@@ -298,6 +262,7 @@ mod tests {
     use aws_lc_rs::rsa::KeySize;
     use aws_lc_rs::signature::{ECDSA_P384_SHA384_FIXED_SIGNING, EcdsaKeyPair, Ed25519KeyPair, KeyPair, RsaKeyPair};
     use data_encoding::{BASE64, BASE64URL_NOPAD};
+    use jsonwebtoken::DecodingKey;
     use serde_json::json;
 
     use super::*;
@@ -313,7 +278,7 @@ mod tests {
 
     #[track_caller]
     fn check(bytes: &str, expected: Result<&[(Algorithm, Option<&str>)], &str>) {
-        let found = public_keys(bytes.as_bytes(), Path::new("x"));
+        let found = parse_public_keys(bytes.as_bytes(), Path::new("x"));
         let found = found.map(|keys| keys.iter().map(|key| (key.algorithm, key.id.clone())).collect::<Vec<_>>());
         let owned = |id: &Option<&str>| id.map(str::to_owned);
         match expected {
@@ -369,7 +334,7 @@ mod tests {
     #[test]
     fn reads_secrets() {
         let secret = "x".repeat(32);
-        let take = |bytes: &[u8]| secret_of(bytes, Path::new("x"));
+        let take = |bytes: &[u8]| parse_secret(bytes, Path::new("x"));
         for (front, behind) in
             [("", ""), ("", "\n"), ("", "\r\n"), ("", "\n\n\r\n"), ("\u{feff}", ""), ("\u{feff}", "\n\n")]
         {
@@ -393,7 +358,7 @@ mod tests {
     }
 
     #[test]
-    fn a_key_serves_its_own_algorithm_and_name() {
+    fn a_key_matches_its_own_algorithm_and_name() {
         let key = |id: Option<&str>, algorithm| Key {
             id: id.map(str::to_owned),
             algorithm,
@@ -414,7 +379,7 @@ mod tests {
     }
 
     #[test]
-    fn keys_that_change_are_taken_and_unsound_ones_are_not() {
+    fn changed_keys_are_used_if_they_are_valid() {
         let file = tempfile::NamedTempFile::new().expect("a file");
         let write = |content: &str| std::fs::write(file.path(), content).expect("it can be written");
         let secret = "x".repeat(32);
@@ -425,7 +390,7 @@ mod tests {
         let first = keys.current();
         let refresh = |settings: &AuthSettings| {
             if let Some(changed) = keys.reread(settings) {
-                keys.take(changed);
+                keys.replace(changed);
             }
         };
         let is_first = |keys: &Keys| Arc::ptr_eq(&first, &keys.current());
@@ -439,7 +404,7 @@ mod tests {
         }
         std::fs::remove_file(file.path()).expect("it is there");
         refresh(&settings);
-        assert!(is_first(&keys), "a file that is away for a moment takes no key away");
+        assert!(is_first(&keys), "a file that is missing for a moment removes no key");
 
         let both = format!("{}{}", pem("PUBLIC KEY", &ed25519()), pem("PUBLIC KEY", &ed25519()));
         write(&both);

@@ -1,17 +1,18 @@
-//! Who a connection is: from a credential to an identity, by the method that the setting `auth` names.
+//! Authentication: turns a credential into an identity, by the method in the setting `auth`.
 //!
 //! ```text
 //!   the request ─ find ─▶ credential ─┐
 //!                                     ├─ identify ─▶ Identity: uid, rights, end
-//!   the first message ────────────────┘      └─────▶ IdentifyError: says why
+//!   the first message ────────────────┘      └─────▶ IdentifyError
 //! ```
-//! Runs on the gateway. Tokens are checked in place; a service is asked without holding anybody else up. A
-//! credential is never logged, sent back, or kept.
+//! Runs on the gateway's threads. A token is checked at once, without waiting; a request to an authentication service delays
+//! only its own connection. A credential is never logged, echoed, or stored.
 
 mod cache;
 mod credential;
 mod http;
 mod jwk;
+mod key;
 mod keys;
 mod login;
 mod token;
@@ -30,7 +31,7 @@ use crate::rights::Rights;
 use crate::roots::RootsError;
 use crate::uid::{Uid, UidError, UidHasher};
 
-/// Who logs in, what they may do, and until when.
+/// The uid of a session, its rights, and its end.
 #[derive(Clone, Debug)]
 pub(crate) struct Identity {
     pub(crate) uid: Uid,
@@ -39,12 +40,12 @@ pub(crate) struct Identity {
     pub(crate) expires: Option<SystemTime>,
 }
 
-/// Why nobody was identified.
+/// Why a credential leads to no identity.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum IdentifyError {
     #[error("{}", .0.text())]
     Denied(Reason),
-    /// Without authentication the credential is the uid, and this can't be one.
+    /// Without authentication the credential is the uid; this one is not valid.
     #[error(transparent)]
     Uid(#[from] UidError),
 }
@@ -55,11 +56,11 @@ impl From<Reason> for IdentifyError {
     }
 }
 
-/// What a credential says of its bearer; the uid is not checked yet.
+/// The claims of a valid credential; the uid is not checked yet.
 #[derive(Clone, Debug, PartialEq)]
 struct Claims {
     uid: String,
-    /// `None` if it doesn't say.
+    /// `None` if the credential doesn't state rights.
     rights: Option<Rights>,
     /// By the wall clock.
     expires: Option<SystemTime>,
@@ -72,7 +73,7 @@ pub(crate) struct UidRules<'a> {
     pub(crate) hasher: &'a UidHasher,
 }
 
-/// Why nobody could be identified with these settings; the operator's to mend.
+/// Why the authenticator can't be made with these settings; the operator has to correct them.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum AuthenticatorError {
     #[error(transparent)]
@@ -81,7 +82,7 @@ pub(crate) enum AuthenticatorError {
     Roots(#[from] RootsError),
 }
 
-/// Identifies connections; shared by the gateway's tasks.
+/// Identifies the owners of credentials; the gateway's tasks share it.
 #[derive(Debug)]
 pub(crate) struct Authenticator {
     method: Method,
@@ -95,10 +96,10 @@ enum Method {
 }
 
 impl Authenticator {
-    /// Makes one for the method in the settings, with its keys.
+    /// Makes an authenticator for the method in the settings, with its keys.
     ///
     /// # Errors
-    /// When keys, or those who may vouch for a service, can't be read.
+    /// When keys, or the root certificates for the service, can't be read.
     pub(crate) fn new(settings: &AuthSettings) -> Result<Self, AuthenticatorError> {
         let method = match settings.auth {
             Auth::None => Method::None,
@@ -118,29 +119,29 @@ impl Authenticator {
         matches!(self.method, Method::Http(_))
     }
 
-    /// Tells whether there are keys, which may change.
+    /// Tells whether tokens are checked with keys, which may change.
     pub(crate) fn has_keys(&self) -> bool {
         matches!(self.method, Method::Jwt(_))
     }
 
-    /// Reads the keys again; returns what [`Authenticator::take_keys`] takes, unless they hold the same as before.
+    /// Reads the keys again; returns them for [`Authenticator::replace_keys`], or `None` if they have not changed.
     ///
-    /// Blocks for as long as files take to be read.
+    /// Blocks while it reads files.
     pub(crate) fn reread_keys(&self, settings: &AuthSettings) -> Option<ChangedKeys> {
         if let Method::Jwt(keys) = &self.method { keys.reread(settings) } else { None }
     }
 
-    /// Takes keys that were read again; those that are not sound leave the old ones in force.
-    pub(crate) fn take_keys(&self, changed: ChangedKeys) {
+    /// Replaces the keys by those that were read again; if these are not valid, the old ones stay in use.
+    pub(crate) fn replace_keys(&self, changed: ChangedKeys) {
         if let Method::Jwt(keys) = &self.method {
-            keys.take(changed);
+            keys.replace(changed);
         }
     }
 
-    /// Finds out who bears `credential`.
+    /// Identifies the owner of `credential`. Takes `auth_url_timeout` at most.
     ///
     /// # Errors
-    /// See [`IdentifyError`]; within `auth_url_timeout` in any case.
+    /// See [`IdentifyError`].
     pub(crate) async fn identify(
         &self,
         credential: &[u8],
@@ -160,29 +161,29 @@ impl Authenticator {
         let uid = match (&self.method, uid) {
             (_, Ok(uid)) => uid,
             (Method::Http(service), Err(error)) => {
-                service.complain(&format!("its uid can't be taken: {error}"));
+                service.warn(&format!("its uid can't be taken: {error}"));
                 return Err(Reason::AuthUnavailable.into());
             }
             (_, Err(_)) => return Err(Reason::TokenSubject.into()),
         };
-        let expires = claims.expires.map(not_over).transpose()?;
+        let expires = claims.expires.map(check_expiry).transpose()?;
         Ok(Identity { uid, rights: claims.rights.unwrap_or(settings.rights), expires })
     }
 }
 
-/// Refuses a credential whose time was over at `end`.
-fn not_over(end: SystemTime) -> Result<SystemTime, Reason> {
+/// Refuses a credential that expired at `end`; returns `end` otherwise.
+fn check_expiry(end: SystemTime) -> Result<SystemTime, Reason> {
     if end > clock::now() { Ok(end) } else { Err(Reason::CredentialExpired) }
 }
 
-/// Reads a time in seconds since 1970, as JSON has it; `None` if it is none.
+/// Reads a JSON number as a time in seconds since 1970; `None` if the value is no such time.
 fn seconds(value: &serde_json::Value) -> Option<SystemTime> {
     let since = Duration::try_from_secs_f64(value.as_f64()?).ok()?;
-    // Past what the clock can show is never.
+    // A time that the clock can't represent is as good as never: some 272 years from now.
     Some(clock::after_1970(since).unwrap_or_else(|| clock::now() + Duration::from_secs(1 << 33)))
 }
 
-/// Reads a list of rights, as JSON has it; `None` if it is no list of words.
+/// Reads a JSON list of rights; `None` if the value is no list of words.
 fn rights(value: &serde_json::Value) -> Option<Rights> {
     let words: Option<Vec<&str>> = value.as_array()?.iter().map(serde_json::Value::as_str).collect();
     words.map(Rights::granted)
@@ -217,8 +218,8 @@ mod tests {
     #[test]
     fn an_end_is_ahead() {
         let (now, hour) = (SystemTime::now(), Duration::from_secs(3600));
-        assert_eq!(not_over(now - hour), Err(Reason::CredentialExpired));
-        assert_eq!(not_over(now), Err(Reason::CredentialExpired));
-        assert_eq!(not_over(now + hour), Ok(now + hour));
+        assert_eq!(check_expiry(now - hour), Err(Reason::CredentialExpired));
+        assert_eq!(check_expiry(now), Err(Reason::CredentialExpired));
+        assert_eq!(check_expiry(now + hour), Ok(now + hour));
     }
 }

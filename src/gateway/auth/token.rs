@@ -1,29 +1,29 @@
-//! Signed tokens (JWT, RFC 7519): checked as RFC 8725 says, and what they claim.
+//! Checks signed tokens (JWT, RFC 7519) as RFC 8725 recommends, and reads their claims.
 //!
-//! The signature is jsonwebtoken's to check. Its `decode` is not used: it refuses a token whose header has any member
-//! that is no text, though members that are not understood must be ignored (RFC 7515, section 4), and it panics while the
-//! wall clock is before 1970.
+//! The crate jsonwebtoken checks signatures. Its `decode` is not used for two reasons. It refuses a token whose header has a
+//! member that is no text, though unknown members must be ignored (RFC 7515, section 4). And it panics while the wall clock
+//! is before 1970.
 
 use data_encoding::BASE64URL_NOPAD;
 use jsonwebtoken::{Algorithm, crypto};
 use serde_json::{Map, Value};
 
 use super::keys::KeySet;
-use super::{Claims, not_over, rights, seconds};
+use super::{Claims, check_expiry, rights, seconds};
 use crate::clock;
 use crate::config::AuthSettings;
 use crate::gateway::Reason;
 
-/// What a token's header says of its signature.
+/// The parts of a token's header that are about its signature.
 struct Header {
     algorithm: Algorithm,
-    /// The name of the key.
+    /// The key's name, `kid`.
     key: Option<String>,
 }
 
-/// Checks a token's signature and times, its issuer and audience where they are asked for; returns its claims.
+/// Checks a token's signature and times, and its issuer and audience if the settings name them; returns its claims.
 ///
-/// The end that it returns is `jwt_leeway` later than the token's own.
+/// The expiry in the claims is `jwt_leeway` later than the token's own.
 pub(super) fn verify(token: &[u8], keys: &KeySet, settings: &AuthSettings) -> Result<Claims, Reason> {
     let token = std::str::from_utf8(token).map_err(|_| Reason::TokenMalformed)?;
     let mut parts = token.split('.');
@@ -50,9 +50,9 @@ fn object(part: &str) -> Result<Map<String, Value>, Reason> {
 }
 
 impl Header {
-    /// Takes the members that decide something; all others are ignored, whatever they hold.
+    /// Reads `crit`, `alg` and `kid`, and ignores all other members.
     fn read(members: &Map<String, Value>) -> Result<Self, Reason> {
-        // Whatever extension it names must be understood, and none is (RFC 7515, section 4.1.11).
+        // It names extensions that must be understood (RFC 7515, section 4.1.11). None is supported.
         if members.contains_key("crit") {
             return Err(Reason::TokenCritical);
         }
@@ -68,7 +68,7 @@ impl Header {
 
 fn claims(claims: &Map<String, Value>, settings: &AuthSettings) -> Result<Claims, Reason> {
     let expires = claims.get("exp").and_then(seconds).ok_or(Reason::TokenEndless)?;
-    let expires = not_over(expires.checked_add(settings.jwt_leeway).unwrap_or(expires))?;
+    let expires = check_expiry(expires.checked_add(settings.jwt_leeway).unwrap_or(expires))?;
     if let Some(not_before) = claims.get("nbf") {
         let from = seconds(not_before).ok_or(Reason::TokenEarly)?;
         let latest = clock::now().checked_add(settings.jwt_leeway).ok_or(Reason::TokenEarly)?;
@@ -76,7 +76,7 @@ fn claims(claims: &Map<String, Value>, settings: &AuthSettings) -> Result<Claims
             return Err(Reason::TokenEarly);
         }
     }
-    // Absent or malformed counts as wrong.
+    // An issuer or audience that is absent or malformed is a wrong one.
     if let Some(issuer) = &settings.jwt_issuer
         && claims.get("iss").and_then(Value::as_str) != Some(issuer)
     {
@@ -95,7 +95,7 @@ fn claims(claims: &Map<String, Value>, settings: &AuthSettings) -> Result<Claims
     Ok(Claims { uid: uid.to_owned(), rights, expires: Some(expires) })
 }
 
-/// Tells whether `audience` is the one claimed, or one of several (RFC 7519, section 4.1.3).
+/// Tells whether the claim is `audience`, or a list that contains it (RFC 7519, section 4.1.3).
 fn is_for(claimed: &Value, audience: &str) -> bool {
     match claimed {
         Value::Array(several) => several.iter().any(|one| one.as_str() == Some(audience)),
@@ -130,11 +130,11 @@ mod tests {
         config.gateway().auth
     }
 
-    fn judge(token: &str, settings: &AuthSettings) -> Result<Claims, Reason> {
+    fn verify_text(token: &str, settings: &AuthSettings) -> Result<Claims, Reason> {
         verify(token.as_bytes(), &KeySet::of_secret(SECRET), settings)
     }
 
-    /// Puts `changes` into the claims of a good token; null takes one out.
+    /// Checks a valid token with `changes` to its claims; null removes a claim.
     #[track_caller]
     fn check(changes: Value, change: impl FnOnce(&mut Config), expected: Result<Option<Rights>, Reason>) {
         let mut claims = json!({"sub": "alice", "exp": now() + 60});
@@ -142,8 +142,8 @@ mod tests {
             claims[name] = value.clone();
         }
         claims.as_object_mut().expect("an object").retain(|_, value| !value.is_null());
-        let judged = judge(&signed(&claims), &settings(change));
-        assert_eq!(judged.map(|claims| claims.rights), expected, "{claims}");
+        let verified = verify_text(&signed(&claims), &settings(change));
+        assert_eq!(verified.map(|claims| claims.rights), expected, "{claims}");
     }
 
     #[test]
@@ -198,27 +198,27 @@ mod tests {
         let claims = good.split('.').nth(1).expect("three parts");
         let encoded = |header: Value| data_encoding::BASE64URL_NOPAD.encode(header.to_string().as_bytes());
         for header in [json!({"alg": "none"}), json!({"alg": "None"}), json!({}), json!({"alg": 1}), json!([])] {
-            assert_eq!(judge(&format!("{}.{claims}.", encoded(header)), &settings), Err(Reason::TokenMalformed));
+            assert_eq!(verify_text(&format!("{}.{claims}.", encoded(header)), &settings), Err(Reason::TokenMalformed));
         }
         let crit = Header { crit: Some(vec!["b64".to_owned()]), ..Header::new(Algorithm::HS256) };
         let crit = encode(&crit, &json!({"sub": "a", "exp": now() + 60}), &EncodingKey::from_secret(SECRET));
-        assert_eq!(judge(&crit.expect("a token"), &settings), Err(Reason::TokenCritical));
+        assert_eq!(verify_text(&crit.expect("a token"), &settings), Err(Reason::TokenCritical));
         for text in ["", ".", "..", "...", "a.b.c", &good[1..], claims, &format!("{good}.x")] {
-            assert_eq!(judge(text, &settings), Err(Reason::TokenMalformed), "{text}");
+            assert_eq!(verify_text(text, &settings), Err(Reason::TokenMalformed), "{text}");
         }
         let unsigned = &good[..=good.rfind('.').expect("three parts")];
-        assert_eq!(judge(unsigned, &settings), Err(Reason::TokenSignature));
+        assert_eq!(verify_text(unsigned, &settings), Err(Reason::TokenSignature));
         assert_eq!(verify(good.as_bytes(), &KeySet::of_secret(&[0; 32]), &settings), Err(Reason::TokenSignature));
         assert_eq!(verify(good.as_bytes(), &KeySet::default(), &settings), Err(Reason::TokenSignature));
-        assert!(judge(&good, &settings).is_ok());
+        assert!(verify_text(&good, &settings).is_ok());
     }
 
     proptest! {
         #[test]
         fn no_text_makes_it_panic(text in "\\PC*", parts in proptest::collection::vec("[A-Za-z0-9_=-]{0,40}", 0..5)) {
             let settings = settings(|_| {});
-            prop_assert!(judge(&text, &settings).is_err());
-            prop_assert!(judge(&parts.join("."), &settings).is_err());
+            prop_assert!(verify_text(&text, &settings).is_err());
+            prop_assert!(verify_text(&parts.join("."), &settings).is_err());
         }
 
         #[test]
@@ -226,19 +226,19 @@ mod tests {
             let settings = settings(|_| {});
             let encode = |text: &str| data_encoding::BASE64URL_NOPAD.encode(text.as_bytes());
             let unsigned = format!("{}.{}.", encode(&header), encode(&header));
-            prop_assert!(judge(&unsigned, &settings).is_err());
+            prop_assert!(verify_text(&unsigned, &settings).is_err());
             // And one byte of a good one changed: only padding bits may survive that.
             let mut token = signed(&json!({"sub": "alice", "exp": now() + 60})).into_bytes();
             let at = at % token.len();
             token[at] = byte;
-            let judged = verify(&token, &KeySet::of_secret(SECRET), &settings);
-            prop_assert!(judged.is_err() || judged.is_ok_and(|claims| claims.uid == "alice"));
+            let verified = verify(&token, &KeySet::of_secret(SECRET), &settings);
+            prop_assert!(verified.is_err() || verified.is_ok_and(|claims| claims.uid == "alice"));
         }
 
         #[test]
         fn no_signed_claims_make_it_panic(sub in any::<Option<String>>(), exp in any::<f64>(), nbf in any::<i64>()) {
             let settings = settings(|_| {});
-            judge(&signed(&json!({"sub": sub, "exp": exp, "nbf": nbf, "may": [sub, exp]})), &settings).ok();
+            verify_text(&signed(&json!({"sub": sub, "exp": exp, "nbf": nbf, "may": [sub, exp]})), &settings).ok();
         }
     }
 }

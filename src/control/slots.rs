@@ -1,15 +1,15 @@
-//! Places of connections on a listener of control: how many there are, and which connection gives way when all are taken.
+//! The connection slots of a control listener: their number, and which connection is evicted when all are taken.
 //!
 //! ```text
-//!   a connection ──▶ an ordinary place, if one is free ──▶ any request
-//!                └─▶ else a probe place ─────────────────▶ probes; another request waits for an ordinary place
+//!   a connection ──▶ an ordinary slot, if one is free ──▶ any request
+//!                └─▶ else a probe slot ─────────────────▶ probes; another request waits for an ordinary slot
 //! ```
-//! A connection that waits for its client (between requests, within a head, a body, or lines) gives way: the one that has
-//! waited longest is cut as soon as somebody needs its place. A connection whose request is served never is. A request
-//! that waits for an ordinary place is refused when a newcomer needs its probe place, the longest waiting first: so
+//! A connection that waits for its client (between requests, within a head, a body, or lines) can be evicted: the one that has
+//! waited longest is evicted as soon as another needs its slot. A connection whose request is served never is. A request
+//! that waits for an ordinary slot is refused when a new connection needs its probe slot, the longest waiting first. So
 //! clients can keep each other out for a moment, and probes not at all.
 //!
-//! All on the thread of control, so that the lock is never waited for.
+//! All of this runs on the control thread, so the lock is never contended.
 
 use std::collections::HashMap;
 use std::io;
@@ -24,15 +24,15 @@ use tokio::time::{Instant, Sleep, sleep, sleep_until};
 
 use super::counts::Counts;
 
-/// A connection that has waited for less is not cut: its next request may be on its way.
+/// A connection that has waited for less is not evicted: its next request may be on its way.
 const WAIT_MIN: Duration = Duration::from_millis(100);
 
-/// Pause between two looks for a connection that may give way.
+/// Pause between two searches for a connection to evict.
 const LOOK_AGAIN: Duration = Duration::from_millis(10);
 
-/// The places of one listener; clones stand for the same.
+/// The slots of one listener; clones share them.
 #[derive(Clone)]
-pub(super) struct Places(Arc<Inner>);
+pub(super) struct Slots(Arc<Inner>);
 
 struct Inner {
     ordinary: Arc<Semaphore>,
@@ -44,22 +44,22 @@ struct Inner {
 
 #[derive(Default)]
 struct Taken {
-    /// Number of the next place; no two places have the same.
+    /// Number of the next occupant; no two have the same.
     next: u64,
-    places: HashMap<u64, Occupant>,
+    slots: HashMap<u64, Occupant>,
 }
 
-/// One connection that has a place.
+/// A connection that has a slot.
 struct Occupant {
     class: Class,
-    /// Gives the place back when it is dropped.
+    /// Frees the slot when it is dropped.
     _permit: OwnedSemaphorePermit,
     activity: Activity,
-    /// How many requests it has begun to serve.
+    /// Number of requests that it has begun to serve.
     requests: u64,
-    /// Tells the connection that it is cut.
+    /// Notified when the connection is evicted.
     cut: Arc<Notify>,
-    /// Tells a request that it is refused, instead of waiting for an ordinary place.
+    /// Notified when the connection's request is refused instead of waiting for an ordinary slot.
     refused: Arc<Notify>,
 }
 
@@ -69,74 +69,74 @@ enum Class {
     Probe,
 }
 
-/// What a connection does, and since when if it may give way.
+/// The activity of a connection, with the time since when it waits; the longest wait is evicted first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Activity {
     /// It waits for its client, between two requests or within the head of one.
     AwaitsRequest(Instant),
     /// It waits for its client to send the rest of a body.
     AwaitsBody(Instant),
-    /// Its request waits for an ordinary place.
-    AwaitsPlace(Instant),
+    /// Its request waits for an ordinary slot.
+    AwaitsSlot(Instant),
     /// Its request is served.
     Serves,
-    /// It gives way, and has been told; it had waited since then.
-    GivesWay(Instant),
+    /// It has been notified that it is evicted or refused; the time is since when it had waited.
+    Evicted(Instant),
 }
 
 impl Activity {
     fn since(self) -> Option<Instant> {
         match self {
-            Self::AwaitsRequest(since) | Self::AwaitsBody(since) | Self::AwaitsPlace(since) => Some(since),
-            Self::Serves | Self::GivesWay(_) => None,
+            Self::AwaitsRequest(since) | Self::AwaitsBody(since) | Self::AwaitsSlot(since) => Some(since),
+            Self::Serves | Self::Evicted(_) => None,
         }
     }
 }
 
-/// Why a request is not served: a newcomer needs its connection's place.
+/// A request is refused, since a new connection needs its connection's slot.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Refused {
-    /// How many connections there may be that are no probes.
+pub(super) struct RequestRefused {
+    /// Most connections in ordinary slots.
     pub(super) ordinary_max: usize,
 }
 
-impl Places {
-    /// Makes as many ordinary places, and as many that only probes are served in.
+impl Slots {
+    /// Makes as many ordinary slots, and as many that only probes are served in.
     ///
-    /// Counts in `counts` who gives way.
+    /// Evicted connections are counted in `counts`.
     pub(super) fn new(ordinary_max: usize, probe_max: usize, counts: Counts) -> Self {
         let (ordinary, probe) = (Arc::new(Semaphore::new(ordinary_max)), Arc::new(Semaphore::new(probe_max)));
         Self(Arc::new(Inner { ordinary, probe, ordinary_max, taken: Mutex::default(), counts }))
     }
 
-    /// Takes a place for a new connection; waits until another connection has given way if there is none.
+    /// Takes a slot for a new connection. If none is free, waits until another connection is evicted.
     ///
     /// # Cancel safety
-    /// No place is taken when the future is dropped; a connection may have given way for nothing.
-    pub(super) async fn enter(&self) -> Place {
+    /// A dropped future takes no slot; a connection may have been evicted in vain.
+    pub(super) async fn enter(&self) -> Slot {
         let Inner { ordinary, probe, .. } = &*self.0;
         if let Ok(permit) = Arc::clone(ordinary).try_acquire_owned() {
-            return self.place(Class::Ordinary, permit);
+            return self.slot(Class::Ordinary, permit);
         }
         if let Ok(permit) = Arc::clone(probe).try_acquire_owned() {
-            return self.place(Class::Probe, permit);
+            return self.slot(Class::Probe, permit);
         }
         loop {
-            self.make_room(|_| true);
+            self.evict_longest_waiting(|_| true);
             tokio::select! {
                 biased;
-                permit = Arc::clone(ordinary).acquire_owned() => return self.place(Class::Ordinary, open(permit)),
-                permit = Arc::clone(probe).acquire_owned() => return self.place(Class::Probe, open(permit)),
+                permit = Arc::clone(ordinary).acquire_owned() => return self.slot(Class::Ordinary, open(permit)),
+                permit = Arc::clone(probe).acquire_owned() => return self.slot(Class::Probe, open(permit)),
                 () = sleep(LOOK_AGAIN) => {}
             }
         }
     }
 
-    /// Waits for an ordinary place, which a connection that waits for its client gives up.
+    /// Waits for an ordinary slot, which a connection that waits for its client gives up.
     async fn ordinary_permit(&self) -> OwnedSemaphorePermit {
         loop {
             if self.0.ordinary.available_permits() == 0 {
-                self.make_room(|class| class == Class::Ordinary);
+                self.evict_longest_waiting(|class| class == Class::Ordinary);
             }
             tokio::select! {
                 biased;
@@ -146,16 +146,17 @@ impl Places {
         }
     }
 
-    /// Has the connection that has waited longest give way, of those in a place of the right class.
+    /// Evicts the connection that has waited longest in a slot whose class `is_right`; refuses its request if that waits for
+    /// an ordinary slot.
     ///
-    /// Does nothing while another such connection gives way already.
-    fn make_room(&self, is_right: impl Fn(Class) -> bool) {
+    /// Does nothing while another such eviction is in progress.
+    fn evict_longest_waiting(&self, is_right: impl Fn(Class) -> bool) {
         let mut taken = self.lock();
         let now = Instant::now();
         let mut longest: Option<(Instant, &mut Occupant)> = None;
-        for occupant in taken.places.values_mut().filter(|occupant| is_right(occupant.class)) {
+        for occupant in taken.slots.values_mut().filter(|occupant| is_right(occupant.class)) {
             match occupant.activity.since() {
-                None if matches!(occupant.activity, Activity::GivesWay(_)) => return,
+                None if matches!(occupant.activity, Activity::Evicted(_)) => return,
                 Some(since) if longest.as_ref().is_none_or(|(earliest, _)| since < *earliest) => {
                     longest = Some((since, occupant));
                 }
@@ -166,13 +167,12 @@ impl Places {
         if now.saturating_duration_since(since) < WAIT_MIN {
             return;
         }
-        let told =
-            if matches!(occupant.activity, Activity::AwaitsPlace(_)) { &occupant.refused } else { &occupant.cut };
+        let told = if matches!(occupant.activity, Activity::AwaitsSlot(_)) { &occupant.refused } else { &occupant.cut };
         told.notify_one();
-        occupant.activity = Activity::GivesWay(since);
+        occupant.activity = Activity::Evicted(since);
     }
 
-    fn place(&self, class: Class, permit: OwnedSemaphorePermit) -> Place {
+    fn slot(&self, class: Class, permit: OwnedSemaphorePermit) -> Slot {
         let (cut, refused) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
         let activity = Activity::AwaitsRequest(Instant::now());
         let occupant = Occupant {
@@ -186,9 +186,9 @@ impl Places {
         let mut taken = self.lock();
         let number = taken.next;
         taken.next += 1;
-        taken.places.insert(number, occupant);
+        taken.slots.insert(number, occupant);
         drop(taken);
-        Place(Arc::new(Entry { places: self.clone(), number, cut, refused }))
+        Slot(Arc::new(Entry { slots: self.clone(), number, cut, refused }))
     }
 
     fn lock(&self) -> MutexGuard<'_, Taken> {
@@ -200,12 +200,12 @@ fn open(permit: Result<OwnedSemaphorePermit, tokio::sync::AcquireError>) -> Owne
     permit.expect("the semaphores are never closed")
 }
 
-/// The place of one connection; it is free when the last clone is dropped.
+/// The slot of one connection; dropping the last clone frees it.
 #[derive(Clone)]
-pub(super) struct Place(Arc<Entry>);
+pub(super) struct Slot(Arc<Entry>);
 
 struct Entry {
-    places: Places,
+    slots: Slots,
     number: u64,
     cut: Arc<Notify>,
     refused: Arc<Notify>,
@@ -213,20 +213,20 @@ struct Entry {
 
 impl Drop for Entry {
     fn drop(&mut self) {
-        // The permit goes back behind the lock: somebody may wait for it.
-        let occupant = self.places.lock().places.remove(&self.number);
+        // The permit is dropped after the lock is released, since another task may wait for the permit.
+        let occupant = self.slots.lock().slots.remove(&self.number);
         drop(occupant);
     }
 }
 
-impl Place {
-    /// Waits until the connection has to end, since another one needs its place.
-    pub(super) async fn cut(&self) {
+impl Slot {
+    /// Waits until the connection is evicted, and counts it.
+    pub(super) async fn evicted(&self) {
         self.0.cut.notified().await;
-        self.0.places.0.counts.note_gave_way();
+        self.0.slots.0.counts.note_evicted();
     }
 
-    /// Notes that the head of a request is there, and that it is served from now on.
+    /// Notes that the head of a request is complete, and that the request is served from now on.
     pub(super) fn begins_request(&self) {
         self.change(|occupant| {
             occupant.requests += 1;
@@ -234,31 +234,33 @@ impl Place {
         });
     }
 
-    /// Notes that the connection's request is served, and waits for its client no more.
-    pub(super) fn serves(&self) {
+    /// Notes that the connection's request is served, and doesn't wait for its client.
+    pub(super) fn serves_request(&self) {
         self.change(|occupant| {
-            if !matches!(occupant.activity, Activity::GivesWay(_)) {
+            if !matches!(occupant.activity, Activity::Evicted(_)) {
                 occupant.activity = Activity::Serves;
             }
         });
     }
 
-    /// Notes that the connection waits for its client's next request; from now on, or as long as it did already.
+    /// Notes that the connection waits for its client's next request. A connection that was waiting before keeps the time of
+    /// that wait's begin.
     pub(super) fn awaits_request(&self) {
         self.change(|occupant| {
             let since = match occupant.activity {
                 Activity::Serves => Instant::now(),
-                // One whose request was refused is the next to be cut.
+                // A connection whose request was refused is the next to be evicted.
                 Activity::AwaitsRequest(since)
                 | Activity::AwaitsBody(since)
-                | Activity::AwaitsPlace(since)
-                | Activity::GivesWay(since) => since,
+                | Activity::AwaitsSlot(since)
+                | Activity::Evicted(since) => since,
             };
             occupant.activity = Activity::AwaitsRequest(since);
         });
     }
 
-    /// Notes that the connection's request has to wait for more of its body; from now on, or as long as it did already.
+    /// Notes that the connection's request waits for more of its body. A connection that was waiting before keeps the time of
+    /// that wait's begin.
     pub(super) fn awaits_body(&self) {
         self.change(|occupant| {
             if occupant.activity == Activity::Serves {
@@ -267,20 +269,20 @@ impl Place {
         });
     }
 
-    /// Waits for an ordinary place, if the connection has none, and serves its request in that.
+    /// Waits for an ordinary slot, if the connection has none, and serves its request in that.
     ///
     /// # Errors
-    /// When a newcomer needs this connection's place.
-    pub(super) async fn enter_ordinary(&self) -> Result<(), Refused> {
-        let Entry { places, number, refused, .. } = &*self.0;
-        if places.lock().places.get(number).is_none_or(|occupant| occupant.class == Class::Ordinary) {
+    /// When a new connection needs this connection's slot.
+    pub(super) async fn enter_ordinary(&self) -> Result<(), RequestRefused> {
+        let Entry { slots, number, refused, .. } = &*self.0;
+        if slots.lock().slots.get(number).is_none_or(|occupant| occupant.class == Class::Ordinary) {
             return Ok(());
         }
-        self.change(|occupant| occupant.activity = Activity::AwaitsPlace(Instant::now()));
+        self.change(|occupant| occupant.activity = Activity::AwaitsSlot(Instant::now()));
         tokio::select! {
             biased;
-            () = refused.notified() => Err(Refused { ordinary_max: places.0.ordinary_max }),
-            permit = places.ordinary_permit() => {
+            () = refused.notified() => Err(RequestRefused { ordinary_max: slots.0.ordinary_max }),
+            permit = slots.ordinary_permit() => {
                 self.change(|occupant| {
                     (occupant.class, occupant._permit) = (Class::Ordinary, permit);
                     occupant.activity = Activity::Serves;
@@ -291,31 +293,31 @@ impl Place {
     }
 
     fn change(&self, change: impl FnOnce(&mut Occupant)) {
-        change(self.0.places.lock().places.get_mut(&self.0.number).expect("the place is taken until this is dropped"));
+        change(self.0.slots.lock().slots.get_mut(&self.0.number).expect("the slot is taken until this is dropped"));
     }
 
-    /// Returns how many requests came before the one whose head the connection waits for; `None` if it doesn't.
-    fn awaited_head(&self) -> Option<u64> {
-        let taken = self.0.places.lock();
-        let occupant = taken.places.get(&self.0.number)?;
+    /// Returns the number of requests before the one whose head the connection waits for; `None` if it doesn't wait for one.
+    fn awaited_head_number(&self) -> Option<u64> {
+        let taken = self.0.slots.lock();
+        let occupant = taken.slots.get(&self.0.number)?;
         matches!(occupant.activity, Activity::AwaitsRequest(_)).then_some(occupant.requests)
     }
 }
 
-/// A stream whose reads fail when the head of a request is not whole in time after its first bytes.
+/// A stream whose reads fail when the head of a request is not complete within `head_time` of its first bytes.
 pub(super) struct Paced<S> {
     stream: S,
-    place: Place,
+    slot: Slot,
     head_time: Duration,
-    /// The head that has begun, by the number of requests before it, and until when it has to be whole.
+    /// The head that has begun: the number of requests before it, and when it must be complete.
     head: Option<(u64, Instant)>,
-    /// Wakes the reader at that time; absent as long as no read had to wait.
+    /// Wakes the reader at that time; `None` until a read has to wait.
     alarm: Option<Pin<Box<Sleep>>>,
 }
 
 impl<S> Paced<S> {
-    pub(super) fn new(stream: S, place: Place, head_time: Duration) -> Self {
-        Self { stream, place, head_time, head: None, alarm: None }
+    pub(super) fn new(stream: S, slot: Slot, head_time: Duration) -> Self {
+        Self { stream, slot, head_time, head: None, alarm: None }
     }
 }
 
@@ -324,7 +326,7 @@ impl<S: AsyncRead + Unpin> AsyncRead for Paced<S> {
         let this = self.get_mut();
         let before = buffer.filled().len();
         let read = Pin::new(&mut this.stream).poll_read(context, buffer);
-        let awaited = this.place.awaited_head();
+        let awaited = this.slot.awaited_head_number();
         if this.head.is_some_and(|(number, _)| Some(number) != awaited) {
             (this.head, this.alarm) = (None, None);
         }
@@ -378,59 +380,59 @@ mod tests {
     }
 
     #[track_caller]
-    fn is_cut(place: &Place, expected: bool) {
-        let told = std::pin::pin!(place.cut()).poll(&mut Context::from_waker(std::task::Waker::noop())).is_ready();
+    fn is_cut(slot: &Slot, expected: bool) {
+        let told = std::pin::pin!(slot.evicted()).poll(&mut Context::from_waker(std::task::Waker::noop())).is_ready();
         assert_eq!(told, expected);
     }
 
-    async fn has_no_room(places: &Places) -> bool {
-        timeout(WAIT_MIN * 3, places.enter()).await.is_err()
+    async fn has_no_room(slots: &Slots) -> bool {
+        timeout(WAIT_MIN * 3, slots.enter()).await.is_err()
     }
 
     #[tokio::test]
     async fn who_waited_longest_gives_way_and_nobody_else() {
-        let places = Places::new(2, 1, Counts::default());
+        let slots = Slots::new(2, 1, Counts::default());
         let mut taken = Vec::new();
         for _ in 0..3 {
-            taken.push(places.enter().await);
+            taken.push(slots.enter().await);
             pass(WAIT_MIN).await;
         }
         // Serving, and then waiting again, makes the second the longest waiting.
         taken[0].begins_request();
         taken[0].awaits_request();
-        assert!(has_no_room(&places).await, "it was told, and has not gone");
+        assert!(has_no_room(&slots).await, "it was told, and has not gone");
         for (number, expected) in [(0, false), (1, true), (2, false)] {
             is_cut(&taken[number], expected);
         }
         drop(taken.remove(1));
-        let _fourth = places.enter().await;
-        assert!(has_no_room(&places).await);
-        for (place, expected) in taken.iter().zip([false, true]) {
-            is_cut(place, expected);
+        let _fourth = slots.enter().await;
+        assert!(has_no_room(&slots).await);
+        for (slot, expected) in taken.iter().zip([false, true]) {
+            is_cut(slot, expected);
         }
     }
 
     #[tokio::test]
     async fn who_is_served_stays() {
-        let places = Places::new(1, 1, Counts::default());
-        let [first, second] = [places.enter().await, places.enter().await];
+        let slots = Slots::new(1, 1, Counts::default());
+        let [first, second] = [slots.enter().await, slots.enter().await];
         first.begins_request();
         second.begins_request();
         pass(WAIT_MIN * 2).await;
-        assert!(has_no_room(&places).await);
+        assert!(has_no_room(&slots).await);
         // A slow body is no more than another wait.
         first.awaits_body();
         pass(WAIT_MIN).await;
         first.awaits_body();
-        assert!(has_no_room(&places).await);
+        assert!(has_no_room(&slots).await);
         is_cut(&first, true);
         is_cut(&second, false);
     }
 
     #[tokio::test]
     async fn request_in_a_probe_place_waits_for_an_ordinary_one() {
-        let places = Places::new(1, 2, Counts::default());
-        let [ordinary, probe, other] = [places.enter().await, places.enter().await, places.enter().await];
+        let slots = Slots::new(1, 2, Counts::default());
+        let [ordinary, probe, other] = [slots.enter().await, slots.enter().await, slots.enter().await];
         ordinary.begins_request();
         assert_eq!(ordinary.enter_ordinary().await, Ok(()));
         probe.begins_request();
@@ -444,23 +446,23 @@ mod tests {
         drop(ordinary);
         let (answer, probe) = asked.await.expect("no panic");
         assert_eq!(answer, Ok(()));
-        // Its probe place is free.
-        let newcomer = places.enter().await;
+        // Its probe slot is free.
+        let newcomer = slots.enter().await;
         drop((newcomer, probe, other));
     }
 
     #[tokio::test]
     async fn longest_waiting_request_is_refused_for_a_newcomer() {
-        let places = Places::new(1, 1, Counts::default());
-        let [ordinary, probe] = [places.enter().await, places.enter().await];
+        let slots = Slots::new(1, 1, Counts::default());
+        let [ordinary, probe] = [slots.enter().await, slots.enter().await];
         ordinary.begins_request();
         probe.begins_request();
-        let (refused, entered) = tokio::join!(probe.enter_ordinary(), timeout(WAIT_MIN * 2, places.enter()));
-        assert_eq!(refused, Err(Refused { ordinary_max: 1 }));
-        assert!(entered.is_err(), "it has its place as long as it is answered");
+        let (refused, entered) = tokio::join!(probe.enter_ordinary(), timeout(WAIT_MIN * 2, slots.enter()));
+        assert_eq!(refused, Err(RequestRefused { ordinary_max: 1 }));
+        assert!(entered.is_err(), "it has its slot as long as it is answered");
         // Behind its answer it is the next to go.
         probe.awaits_request();
-        assert!(has_no_room(&places).await);
+        assert!(has_no_room(&slots).await);
         is_cut(&probe, true);
         is_cut(&ordinary, false);
     }

@@ -1,6 +1,6 @@
-//! Why a request was not done: the table of problems, and what each is answered with (RFC 9457).
+//! The table of problems: why a request of another program was not done, and the answer to each (RFC 9457).
 //!
-//! Knows nothing of a [`Reply`](super::reply::Reply), which is made of a problem.
+//! Knows nothing of the HTTP API's replies, which are made from problems.
 
 use axum::http::StatusCode;
 use axum::http::header::{ACCEPT_ENCODING, CONNECTION, HeaderValue, RETRY_AFTER, WWW_AUTHENTICATE};
@@ -148,8 +148,8 @@ impl Problem {
     }
 
     /// Adds what is special this time: what was wrong, and what was expected.
-    pub(super) fn because(self, detail: impl Into<String>) -> Told {
-        Told { problem: self, detail: detail.into(), sessions: None, retry_after: None }
+    pub(super) fn with_detail(self, detail: impl Into<String>) -> Failure {
+        Failure { problem: self, detail: detail.into(), sessions: None, retry_after: None }
     }
 
     /// Tells whether what was asked for may have been done all the same.
@@ -160,7 +160,7 @@ impl Problem {
 
 /// A problem as it is told.
 #[derive(Clone, Debug)]
-pub(super) struct Told {
+pub(super) struct Failure {
     pub(super) problem: Problem,
     pub(super) detail: String,
     /// How many sessions a broadcast is due to that not all shards took.
@@ -192,7 +192,7 @@ pub(super) struct Details<'a> {
     sessions: Option<usize>,
 }
 
-impl Told {
+impl Failure {
     pub(super) fn retry_after(mut self, seconds: u64) -> Self {
         self.retry_after = Some(seconds);
         self
@@ -209,22 +209,24 @@ impl Told {
     }
 }
 
-impl From<Unanswered> for Told {
+impl From<Unanswered> for Failure {
     fn from(unanswered: Unanswered) -> Self {
         match unanswered {
             Unanswered::Drained => draining(),
             Unanswered::Busy => Problem::ShardBusy
-                .because("the shard had no room for the request in time, nothing was done; try again later")
+                .with_detail("the shard had no room for the request in time, nothing was done; try again later")
                 .retry_after(1),
             Unanswered::Silent => Problem::ShardSilent
-                .because("the shard has the request and did not answer in time, it may have done it or do it yet"),
+                .with_detail("the shard has the request and did not answer in time, it may have done it or do it yet"),
         }
     }
 }
 
 /// The node ends, and nothing was done.
-pub(super) fn draining() -> Told {
-    Problem::Draining.because("the node drains, nothing was done; try again later, here or elsewhere").retry_after(1)
+pub(super) fn draining() -> Failure {
+    Problem::Draining
+        .with_detail("the node drains, nothing was done; try again later, here or elsewhere")
+        .retry_after(1)
 }
 
 /// Adds the headers that go with a problem.
