@@ -63,6 +63,19 @@ pub enum Command {
     Echo,
 }
 
+impl Command {
+    /// Says whether every part lies within a message of `length` bytes.
+    #[inline]
+    pub fn is_within(&self, length: usize) -> bool {
+        let is_within = |span: Span| span.start <= span.end && span.end <= length;
+        match *self {
+            Self::Send { recipient: Recipient::Uid(uid), payload } => is_within(uid) && is_within(payload),
+            Self::Send { recipient: Recipient::Everybody, payload } => is_within(payload),
+            Self::Echo => true,
+        }
+    }
+}
+
 /// Why a data message is not a command; the text is the protocol's error message for its client.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Malformed(pub &'static str);

@@ -95,15 +95,23 @@ impl<N: Network> Shard<N> {
                 self.enforce_memory_max();
             }
         }
+        // A uid may be listed twice.
+        left_out.sort_unstable();
+        left_out.dedup();
         let sessions = self.broadcast(&mut message);
-        let mut skipped = 0;
+        let (mut skipped, mut too_long) = (0, 0);
         for key in left_out {
             // It may have ended or been closed since.
             let Some(session) = self.sessions.get(key).filter(|session| session.phase == Phase::Open) else { continue };
-            // A session whose uid is listed twice is counted once.
-            skipped += usize::from(self.logs.skip(session));
+            if self.logs.skip(session) {
+                skipped += 1;
+            } else {
+                // Its log does not have the message, and the session counts among those that don't get it for its length.
+                too_long += 1;
+            }
         }
-        self.stats.broadcast_deliveries -= skipped as u64;
+        self.stats.broadcast_deliveries -= skipped as u64 + too_long;
+        self.stats.shed_newest -= too_long;
         sessions - skipped
     }
 

@@ -453,6 +453,10 @@ fn classify(protocol: Protocol, event: Result<Option<Event<'_>>, Violation>, byt
     match event {
         Ok(Some(Event::Message { kind, payload })) => {
             let command = protocol.parse(payload.as_slice());
+            if let Ok(command) = &command {
+                // Here a fault of the protocol's code ends this session; further on it would end the shard.
+                assert!(command.is_within(payload.as_slice().len()), "a part of a command lies outside its message");
+            }
             let message = match payload {
                 frame::Payload::Borrowed(bytes) => Payload::Borrowed(bytes),
                 frame::Payload::Owned(bytes) => Payload::Shared(Bytes::from(bytes)),

@@ -161,6 +161,27 @@ fn code_of_a_kick_is_sent_as_it_was_given() {
     assert_eq!(bob.closed(), close::SLOW_CONSUMER);
 }
 
+#[test]
+fn session_left_out_of_a_broadcast_is_not_counted_whatever_its_encoding() {
+    for (text, receivers) in [("short".to_owned(), 1), ("\u{1}".repeat(900), 0)] {
+        let bounds = SessionSettings { outbox_bytes_max: 2_000, message_bytes_max: 1_000, ..settings() };
+        let mut node = Node::new(1, bounds);
+        let (bob, _) = node.login_as(Protocol::Json, "bob");
+        let (carol, _) = node.login_as(Protocol::Json, "carol");
+        let bob_uid = (node.hasher.hash(b"bob"), Box::from("bob"));
+        let (answer_sender, answer) = flume::bounded(1);
+        // Listed twice.
+        let except = vec![bob_uid.clone(), bob_uid];
+        let (kind, payload) = (Kind::Text, text.into());
+        node.request(0, Request::Broadcast { kind, payload, except, answer: answer_sender });
+        node.settle();
+        assert_eq!(answer.recv().expect("it is answered"), receivers);
+        assert_eq!((bob.payloads().len(), carol.payloads().len()), (0, receivers));
+        let stats = node.stats();
+        assert_eq!((stats.broadcast_deliveries, stats.shed_newest), (1, 1 - receivers as u64));
+    }
+}
+
 /// A message that is too long in the encoding of a receiver is not that receiver's fault.
 #[test]
 fn message_too_long_in_one_encoding_is_shed_there_alone() {
