@@ -50,7 +50,7 @@ impl<'a> CloseReason<'a> {
         Self { code, text, chosen_by: ChosenBy::Node }
     }
 
-    /// Returns what a caller of the API has chosen.
+    /// Returns the code and the text that a caller of the API has chosen.
     pub(super) fn by_caller(code: u16, text: &'a str) -> Self {
         Self { code, text, chosen_by: ChosenBy::Caller }
     }
@@ -154,7 +154,8 @@ impl<N: Network> Shard<N> {
         self.enqueue(key);
     }
 
-    /// Makes at most `steps` steps with closing sessions. A step sends a session what is due to it, and reads and discards input.
+    /// Makes at most `steps` steps with closing sessions. A step sends the frames that are due to a session, and reads and discards its
+    /// input.
     pub(super) fn linger_steps(&mut self, steps: usize) {
         for _ in 0..steps {
             let Some(key) = self.lists.next_closing() else { return };

@@ -46,7 +46,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_too_far_is_never() {
+    fn an_expiry_too_far_ahead_is_never() {
         let far = UNIX_EPOCH + Duration::from_secs(1 << 33);
         assert_eq!(Expiry::at(far), Expiry::NEVER);
         assert_eq!(Expiry::NEVER.left(far), None);

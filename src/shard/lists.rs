@@ -1,8 +1,8 @@
 //! The lists of sessions that have work to do: to be read, to be sent to, to be closed.
 //!
 //! A session is on a list at most once for each of its flags, and knows that by its [`Listed`]. The two can't disagree:
-//! only this file sets a flag, and it adds an entry with each. An entry may be stale, since a session can end, or its work can be
-//! done early, while it waits: whoever takes an entry looks at the session again.
+//! only this file sets a flag, and it adds an entry with each. An entry may be stale when it is taken: its session has ended, or
+//! its work was done already.
 
 use std::collections::VecDeque;
 

@@ -17,7 +17,7 @@ use super::session::{Phase, Session};
 use super::{Shard, tally};
 use crate::frame::close;
 
-/// The memory of a shard's sessions, as sums: of what each session holds, and of what waits in each outbox.
+/// The memory of a shard's sessions, as two sums: the memory of each session, and the unsent bytes of each outbox.
 ///
 /// Each session and each outbox keeps its part of the sum in a [`Counted`], which only this type changes.
 #[derive(Debug, Default)]
@@ -52,7 +52,7 @@ impl Memory {
         self.outbox_bytes
     }
 
-    /// Brings the sums in step with what a session holds now.
+    /// Updates the sums for the memory that a session holds now.
     #[inline]
     pub(super) fn update<S>(&mut self, session: &mut Session<S>) {
         let holdings = session.holdings();
@@ -98,15 +98,21 @@ impl Memory {
     pub(super) fn check<S>(&self, sessions: &super::sessions::Sessions<S>) {
         let (mut held, mut outbox_bytes) = (0, 0);
         for (_, session) in sessions.iter() {
-            assert_eq!(session.held.0, session.holdings(), "what it holds: {:?}, {:?}", session.flags, session.phase);
+            assert_eq!(
+                session.held.0,
+                session.holdings(),
+                "the memory of a session: {:?}, {:?}",
+                session.flags,
+                session.phase
+            );
             held += session.held.0 as usize;
             if let Some(outbox) = &session.outbox {
-                assert_eq!(outbox.counted.0, outbox.bytes(), "what waits in an outbox");
+                assert_eq!(outbox.counted.0, outbox.bytes(), "the unsent bytes of an outbox");
                 outbox_bytes += outbox.counted.0;
             }
         }
-        assert_eq!(self.held, held, "what all sessions hold");
-        assert_eq!(self.outbox_bytes, outbox_bytes, "what waits in all outboxes");
+        assert_eq!(self.held, held, "the memory of all sessions");
+        assert_eq!(self.outbox_bytes, outbox_bytes, "the unsent bytes of all outboxes");
     }
 }
 
@@ -124,12 +130,12 @@ impl<N: Network> Shard<N> {
     #[inline]
     pub(super) fn enforce_memory_max(&mut self) {
         if self.memory.held() + self.mailbox.memory() > self.settings.memory_bytes_max {
-            self.cut_largest();
+            self.close_largest();
         }
     }
 
     #[cold]
-    fn cut_largest(&mut self) {
+    fn close_largest(&mut self) {
         // Mail that other shards have read since no longer counts.
         self.mailbox.take_returns();
         let eighth = self.settings.memory_bytes_max / 8;
@@ -145,12 +151,12 @@ impl<N: Network> Shard<N> {
             if self.memory.held() <= enough {
                 break;
             }
-            self.cut(key);
+            self.close_for_memory(key);
         }
     }
 
     /// Closes a session if it still holds most of its memory after a flush; drops it if it is closing already.
-    fn cut(&mut self, key: SessionKey) {
+    fn close_for_memory(&mut self, key: SessionKey) {
         let Some(session) = self.sessions.present(key) else { return };
         if session.phase != Phase::Open {
             // The flush that sends its close frame has yet to come.

@@ -133,7 +133,7 @@ mod tests {
     }
 
     #[test]
-    fn a_second_s_worth_may_come_at_once_and_the_rest_is_waited_for() {
+    fn tokens_of_a_second_may_be_spent_at_once_and_the_rest_are_waited_for() {
         check(100, 99, 0);
         check(100, 100, 1);
         check(100, 105, 2);
@@ -144,7 +144,7 @@ mod tests {
     }
 
     #[test]
-    fn a_bucket_overflows_at_a_second_s_worth() {
+    fn a_bucket_holds_the_tokens_of_one_second_at_most() {
         let settings = settings(Some(10), Some(1000));
         let mut meter = Meter::new(&settings, Tick(0)).expect("rates are limited");
         meter.refill(&settings, Tick(u32::MAX));

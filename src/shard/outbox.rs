@@ -245,7 +245,11 @@ impl Outbox {
             "bytes are counted"
         );
         assert!(self.begun <= self.fixed && self.fixed <= self.bytes, "{} begun, {} fixed", self.begun, self.fixed);
-        assert_eq!(self.chunks.iter().map(|chunk| chunk.gone).sum::<usize>(), self.gone, "what is gone is counted");
+        assert_eq!(
+            self.chunks.iter().map(|chunk| chunk.gone).sum::<usize>(),
+            self.gone,
+            "bytes that are gone are counted"
+        );
         // Behind the fixed bytes there are only whole frames.
         let mut content: Vec<u8> = Vec::new();
         self.chunks.iter().for_each(|chunk| content.extend(chunk.as_slice()));

@@ -78,7 +78,7 @@ mod tests {
     }
 
     #[test]
-    fn keeps_what_is_needed_and_lets_go_of_the_rest() {
+    fn keeps_outboxes_in_use_and_frees_the_rest() {
         let mut now = Instant::now();
         let mut pool = OutboxPool::new(now);
         use_at_once(&mut pool, 10, 1000);

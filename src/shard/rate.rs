@@ -27,7 +27,7 @@ impl<N: Network> Shard<N> {
     ///
     /// `is_all` says that everything received was decoded.
     pub(super) fn charge(&mut self, key: SessionKey, messages: u64, is_all: bool) {
-        // It may have been closed, or cut, by what it sent.
+        // One of its messages may have closed or ended it.
         let Some(session) = self.sessions.get(key) else { return };
         let Some(meter) = &mut session.meter else { return };
         meter.decoded(messages);

@@ -237,7 +237,7 @@ impl<S> Sessions<S> {
         self.groups.capacity() * size_of::<Group<S>>() + groups * GROUP * size_of::<Slot<S>>()
     }
 
-    /// Asserts what must always hold of the table.
+    /// Asserts the invariants of the table.
     #[cfg(test)]
     pub(crate) fn check(&self) {
         let mut count = 0;
@@ -245,7 +245,7 @@ impl<S> Sessions<S> {
             assert_eq!(group.slots.is_some(), group.taken != 0, "an empty group has no slots");
             assert!(index >= self.free_from || group.taken == u64::MAX, "a free slot in front of the first free one");
             for (within, slot) in group.slots.iter().flat_map(|slots| slots.iter()).enumerate() {
-                assert_eq!(slot.is_some(), group.taken >> within & 1 == 1, "what is taken has a session");
+                assert_eq!(slot.is_some(), group.taken >> within & 1 == 1, "a slot is taken if it has a session");
             }
             count += group.taken.count_ones() as usize;
         }

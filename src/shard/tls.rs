@@ -282,10 +282,10 @@ mod tests {
         }
     }
 
-    /// What a peer sent behind our `close_notify` was decrypted: a record that was forged ended a debug build by an assertion of
-    /// rustls's, which had no alert left to send.
+    /// Input behind our `close_notify` was decrypted: a forged record ended a debug build by an assertion of
+    /// rustls's, which must not send an alert then.
     #[test]
-    fn what_comes_behind_the_end_is_thrown_away_as_it_is() {
+    fn input_behind_the_end_is_discarded_without_being_decrypted() {
         let (_client, mut socket, mut tls) = pair();
         tls.finish().expect("there is room");
         let forged = [&[0x17, 3, 3, 0, 32][..], &[7; 32]].concat();
@@ -297,9 +297,10 @@ mod tests {
         assert_eq!(receive(&mut tls, &mut buffer), 0, "the end");
     }
 
-    /// Plaintext left over was given without asking the socket, whose event was forgotten then: it was never read again.
+    /// Plaintext left in rustls was returned without calling the socket, whose last event was forgotten then: the socket was never read
+    /// again.
     #[test]
-    fn after_what_was_left_over_the_socket_is_asked_again() {
+    fn after_plaintext_left_in_rustls_the_socket_is_called_again() {
         let (mut client, mut socket, mut tls) = pair();
         client.writer().write_all(&[7; 16 << 10]).expect("it fits");
         let mut record = Vec::new();

@@ -175,7 +175,7 @@ mod tests {
     }
 
     #[test]
-    fn what_lies_past_the_horizon_comes_up_early_to_be_put_back() {
+    fn deadlines_past_the_horizon_come_up_early_to_be_set_again() {
         let mut wheel = Wheel::new(Instant::now());
         assert_eq!(put(&mut wheel, 10_000, 1), Tick(SLOTS as u32 - 1));
         assert_eq!(due(&mut wheel, 2000), [1]);

@@ -42,7 +42,7 @@ mod tests {
     }
 
     #[test]
-    fn failures_make_it_rarer_and_one_success_brings_it_back() {
+    fn failures_make_yields_rarer_and_a_success_resets_that() {
         let mut yielding = Yielding::default();
         assert_eq!(skipped(&mut yielding), 0);
         for skips in [1, 3, 7, 15, 15] {

@@ -80,7 +80,7 @@ fn whatever_a_socket_takes_at_once_the_bytes_are_the_same() {
                 assert_eq!(alice.take().len(), 5);
             }
         }
-        assert_eq!(node.shards[0].outboxes.take().bytes(), 0, "what was sent is let go");
+        assert_eq!(node.shards[0].outboxes.take().bytes(), 0, "the memory of sent messages is freed");
     }
 }
 

@@ -32,7 +32,7 @@ fn a_long_message_whose_receiver_left_meanwhile_reaches_nobody_else() {
     let carol = node.login("carol");
     alice.send_bytes(&rest);
     node.settle();
-    assert_eq!(carol.texts(), [""; 0], "what is for bob");
+    assert_eq!(carol.texts(), [""; 0], "bob's message");
     assert_eq!(node.stats().offline, 1);
 }
 

@@ -90,7 +90,9 @@ fn run_all(seeds: impl Iterator<Item = u64>) -> Stats {
         match catch_unwind(AssertUnwindSafe(|| run(seed))) {
             Ok(stats) => sum.add(&stats),
             Err(_) => {
-                panic!("seed {seed} fails as told above; run it alone: POMBO_SEED={seed} cargo test --lib simulation")
+                panic!(
+                    "seed {seed} fails as printed above; run it alone: POMBO_SEED={seed} cargo test --lib simulation"
+                )
             }
         }
     }
