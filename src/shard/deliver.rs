@@ -333,7 +333,7 @@ fn append_to<S>(
     let before = outbox.bytes();
     write(outbox);
     let grown = outbox.bytes() - before;
-    memory.add(session, grown);
+    memory.add(&mut session.held, outbox, grown);
     lists.mark_dirty(key, session);
 }
 

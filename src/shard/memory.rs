@@ -65,17 +65,15 @@ impl Memory {
         self.held = self.held - before as usize + holdings as usize;
     }
 
-    /// Adds `bytes` that were appended to a session's outbox.
+    /// Adds `bytes` that were appended to an outbox, whose session has counted `held`.
     #[inline]
-    pub(super) fn add<S>(&mut self, session: &mut Session<S>, bytes: usize) {
-        if let Some(outbox) = &mut session.outbox {
-            outbox.counted.0 += bytes;
-            self.outbox_bytes += bytes;
-        }
-        // As in `update`: what a session holds is known up to 4 GiB.
-        let before = session.held.0;
-        session.held.0 = before.saturating_add(u32::try_from(bytes).unwrap_or(u32::MAX));
-        self.held += (session.held.0 - before) as usize;
+    pub(super) fn add(&mut self, held: &mut Counted<u32>, outbox: &mut Outbox, bytes: usize) {
+        outbox.counted.0 += bytes;
+        self.outbox_bytes += bytes;
+        // As in `update`, the memory of a session is counted up to 4 GiB.
+        let before = held.0;
+        held.0 = before.saturating_add(u32::try_from(bytes).unwrap_or(u32::MAX));
+        self.held += (held.0 - before) as usize;
         tally::held(self.held);
     }
 
