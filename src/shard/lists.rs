@@ -1,8 +1,8 @@
 //! The lists of sessions that have work to do: to be read, to be sent to, to be closed.
 //!
-//! A session is on a list at most once for each of its flags, and knows that by its [`Listed`]. The two can't disagree:
-//! only this file sets a flag, and it adds an entry with each. An entry may be stale when it is taken: its session has ended, or
-//! its work was done already.
+//! Each session has flags, its [`Listed`], and a list has an entry for each flag that is set. The two can't disagree: only this
+//! file sets a flag, and it adds the entry with it. An entry may be stale when it is taken: its session has ended, or its work
+//! was done already.
 
 use std::collections::VecDeque;
 
