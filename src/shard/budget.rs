@@ -1,7 +1,7 @@
 //! The budgets of a turn, in deliveries and in bytes: the work that it may take in before it flushes.
 //!
-//! Not in reads, as one read can hold thousands of broadcasts. Work that is left when a budget is spent stays where it is
-//! until the next turn.
+//! Not in reads, as one read can hold thousands of broadcasts. Work that is left when a budget is spent stays where it
+//! is until the next turn.
 
 /// Deliveries that may be made for one connection in a turn, and for everything that a turn takes in.
 pub(super) const CONNECTION_DELIVERIES: usize = 16 << 10;
@@ -54,8 +54,8 @@ impl Budget {
     }
 }
 
-/// The budgets of a turn: one for everything that it takes in, and one for the requests that it serves between slices of that, so
-/// that neither side uses up the other's.
+/// The budgets of a turn: one for everything that it takes in, and one for the requests that it serves between slices
+/// of that, so that neither side uses up the other's.
 #[derive(Debug)]
 pub(super) struct TurnBudget {
     /// The one that is spent from now.

@@ -1,8 +1,8 @@
 //! The expiry of a credential, by the wall clock.
 //!
-//! The other deadlines go by the monotonic clock, which stands still while the machine is suspended, and does not move when
-//! the wall clock is set. A session's expiry is compared with the wall clock whenever its timer comes up, which is at each
-//! heartbeat at the latest.
+//! The other deadlines go by the monotonic clock, which stands still while the machine is suspended, and does not move
+//! when the wall clock is set. A session's expiry is compared with the wall clock whenever its timer comes up, which is
+//! at each heartbeat at the latest.
 
 use std::time::{Duration, SystemTime};
 

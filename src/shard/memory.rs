@@ -1,14 +1,14 @@
 //! The memory that sessions hold, and its bound: this shard's share of `memory_bytes_max`.
 //!
-//! Counted are incomplete messages, received bytes that are not decoded yet, stalled messages, outboxes, and the shard's mail to
-//! others from when it is gathered until it was read. An outbox is counted as it grows. Everything else of a session is
-//! looked up once per read and per flush, never per message. So the share is exceeded by one message at most, or by
-//! the broadcasts of a turn for one session. A payload that several outboxes share counts in full for each of them, since any of
-//! them may be the last to keep it: the sum errs on the safe side.
+//! Counted are incomplete messages, received bytes that are not decoded yet, stalled messages, outboxes, and the
+//! shard's mail to others from when it is gathered until it was read. An outbox is counted as it grows. Everything else
+//! of a session is looked up once per read and per flush, never per message. So the share is exceeded by one message at
+//! most, or by the broadcasts of a turn for one session. A payload that several outboxes share counts in full for each
+//! of them, since any of them may be the last to keep it: the sum errs on the safe side.
 //!
-//! Over the share, the sessions that hold most are flushed, and closed with 4009 if they still hold it, until an eighth of the
-//! share is free. Mail is never dropped; an eighth of the share is left to sessions however much mail there is. Only then are
-//! sessions sorted by what they hold, so that the cost is spread over as many bytes.
+//! Over the share, the sessions that hold most are flushed, and closed with 4009 if they still hold it, until an eighth
+//! of the share is free. Mail is never dropped; an eighth of the share is left to sessions however much mail there is.
+//! Only then are sessions sorted by what they hold, so that the cost is spread over as many bytes.
 
 use super::close::{CloseReason, Unsent};
 use super::io::{Network, SessionKey};

@@ -175,7 +175,8 @@ fn a_reader_that_never_reads_does_not_hold_up_others() {
 /// One step of a node.
 #[derive(Clone, Debug)]
 enum Step {
-    /// A client sends to a client, itself perhaps, or to all if `to` is no client. After `split` bytes the shards run a round.
+    /// A client sends to a client, itself perhaps, or to all if `to` is no client. After `split` bytes the shards run a
+    /// round.
     Send { from: usize, to: usize, length: usize, split: usize },
     /// A client's socket takes this much more.
     Room { of: usize, bytes: usize },

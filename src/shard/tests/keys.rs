@@ -4,7 +4,8 @@ use super::frames::{TEXT, masked};
 use super::memory::{Client, Node, settings};
 use crate::config::{DuplicateLogin, SessionSettings};
 
-/// Length of a message that is longer than one read, so that its rest is received straight into the buffer of the message.
+/// Length of a message that is longer than one read, so that its rest is received straight into the buffer of the
+/// message.
 const LONG: usize = 300_000;
 
 /// Has `sender` send the beginning of a long message to `uid`; returns the message and the bytes that are left.

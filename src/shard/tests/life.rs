@@ -158,7 +158,8 @@ fn a_message_that_was_received_and_not_read_is_not_late() {
     assert_eq!(node.stats().timeouts, 0);
 }
 
-/// A client whose messages have no colon was closed after `message_timeout`, if each read ended inside the next message.
+/// A client whose messages have no colon was closed after `message_timeout`, if each read ended inside the next
+/// message.
 #[test]
 fn each_message_has_its_own_timeout_even_if_malformed() {
     let mut node = Node::new(1, SessionSettings { message_timeout: 10 * SECOND, ..settings() });
