@@ -1,7 +1,7 @@
-//! How much a turn may do before what is due is sent: budgets in deliveries and in bytes.
+//! The budgets of a turn, in deliveries and in bytes: the work that it may take in before it flushes.
 //!
-//! Not in reads, as one read can hold thousands of broadcasts. Work that is left when a budget is spent stays where it is
-//! until the next turn.
+//! Not in reads, as one read can hold thousands of broadcasts. Work that is left when a budget is spent stays where it
+//! is until the next turn.
 
 /// Deliveries that may be made for one connection in a turn, and for everything that a turn takes in.
 pub(super) const CONNECTION_DELIVERIES: usize = 16 << 10;
@@ -11,14 +11,14 @@ pub(super) const TURN_DELIVERIES: usize = 128 << 10;
 const CONNECTION_BYTES: usize = 1 << 20;
 pub(super) const TURN_BYTES: usize = 8 << 20;
 
-/// What may still be done.
+/// A budget: the work that may still be done.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Budget {
     pub(super) deliveries: usize,
     pub(super) bytes: usize,
 }
 
-/// What one message, or one request, costs of a budget.
+/// The cost of one message, or of one request.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Cost {
     pub(super) deliveries: usize,
@@ -54,8 +54,8 @@ impl Budget {
     }
 }
 
-/// The budgets of a turn: one for everything that it takes in, and one for the requests that it serves between slices of that, so
-/// that neither side uses up the other's.
+/// The budgets of a turn: one for everything that it takes in, and one for the requests that it serves between slices
+/// of that, so that neither side uses up the other's.
 #[derive(Debug)]
 pub(super) struct TurnBudget {
     /// The one that is spent from now.
@@ -90,7 +90,7 @@ impl TurnBudget {
         self.current.spend(cost);
     }
 
-    /// Returns what is left of the budget that is spent from now.
+    /// Returns the rest of the budget that is spent from now.
     #[inline]
     pub(super) fn left(&self) -> Budget {
         self.current

@@ -2,8 +2,8 @@
 //!
 //! 1. The session leaves the registry. Frames that wait in its outbox are kept or dropped ([`Unsent`]).
 //! 2. The close frame is sent behind them, and then the end of sending (a FIN).
-//! 3. The session lingers: it reads and discards input until the peer ends, `close_timeout`, or a bound. To close a socket with
-//!    unread input would send an RST, and the peer might never see the code (RFC 1122, section 4.2.2.13).
+//! 3. The session lingers: it reads and discards input until the peer ends, `close_timeout`, or a bound. To close a
+//!    socket with unread input would send an RST, and the peer might never see the code (RFC 1122, section 4.2.2.13).
 
 use std::io;
 
@@ -18,8 +18,8 @@ use crate::presence::Change;
 use crate::protocol::{Encoding, Protocol};
 use crate::uid::UidHash;
 
-/// Most steps that a turn makes with closing sessions. Each step is a system call or two: thousands of sessions that close at once
-/// must not hold up those that stay.
+/// Most steps that a turn makes with closing sessions. Each step is a system call or two: thousands of sessions that
+/// close at once must not hold up those that stay.
 pub(super) const LINGER_STEPS_PER_TURN: usize = 64;
 
 /// Bytes that a closing session reads and discards before it gives up on a clean end.
@@ -50,7 +50,7 @@ impl<'a> CloseReason<'a> {
         Self { code, text, chosen_by: ChosenBy::Node }
     }
 
-    /// Returns what a caller of the API has chosen.
+    /// Returns the code and the text that a caller of the API has chosen.
     pub(super) fn by_caller(code: u16, text: &'a str) -> Self {
         Self { code, text, chosen_by: ChosenBy::Caller }
     }
@@ -154,7 +154,8 @@ impl<N: Network> Shard<N> {
         self.enqueue(key);
     }
 
-    /// Makes at most `steps` steps with closing sessions. A step sends a session what is due to it, and reads and discards input.
+    /// Makes at most `steps` steps with closing sessions. A step sends the frames that are due to a session, and reads
+    /// and discards its input.
     pub(super) fn linger_steps(&mut self, steps: usize) {
         for _ in 0..steps {
             let Some(key) = self.lists.next_closing() else { return };
@@ -225,8 +226,8 @@ impl<N: Network> Shard<N> {
         true
     }
 
-    /// Takes a session out of the registry and from the receivers of its encoding, if it is registered; reports its uid's change of
-    /// presence.
+    /// Takes a session out of the registry and from the receivers of its encoding, if it is registered; reports its
+    /// uid's change of presence.
     fn unregister(&mut self, hash: UidHash, encoding: Encoding, key: SessionKey) {
         let removed = self.registry.remove(hash, key);
         if !matches!(removed, Removed::Nothing) {

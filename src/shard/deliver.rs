@@ -46,7 +46,8 @@ impl<N: Network> Shard<N> {
             let next = if self.is_open(session) {
                 self.deliver_to(session, message)
             } else {
-                // The delivery to an earlier session went over `memory_bytes_max`, and this session was closed for that.
+                // The delivery to an earlier session went over `memory_bytes_max`, and this session was closed for
+                // that.
                 self.stats.shed_closed += 1;
                 Delivery::Shed(Shed::Lost)
             };
@@ -149,8 +150,8 @@ impl<N: Network> Shard<N> {
         }
     }
 
-    /// Appends a data frame to an open session's outbox, behind the broadcasts that are due to it; `encoded` returns the content in
-    /// the session's encoding.
+    /// Appends a data frame to an open session's outbox, behind the broadcasts that are due to it; `encoded` returns
+    /// the content in the session's encoding.
     ///
     /// # Errors
     /// When the frame was shed, which is counted already.
@@ -188,8 +189,8 @@ impl<N: Network> Shard<N> {
         }
     }
 
-    /// Makes an outbox ready to take a frame of `length` bytes: moves broadcasts that are due before the frame into the outbox, and
-    /// then frees room.
+    /// Makes an outbox ready to take a frame of `length` bytes: moves broadcasts that are due before the frame into the
+    /// outbox, and then frees room.
     ///
     /// # Errors
     /// When there is no room for the frame; it is counted as shed already.
@@ -208,17 +209,19 @@ impl<N: Network> Shard<N> {
         if held + length <= self.settings.outbox_bytes_max { Ok(()) } else { self.flush_for_room(key, length) }
     }
 
-    /// Calls `write` with the session's outbox, a new one from the pool if it has none; then accounts for the appended bytes and
-    /// marks the session dirty.
+    /// Calls `write` with the session's outbox, a new one from the pool if it has none; then accounts for the appended
+    /// bytes and marks the session dirty.
     #[inline]
     pub(super) fn append(&mut self, key: SessionKey, write: impl FnOnce(&mut Outbox)) {
         let Some(session) = self.sessions.present(key) else { return };
         append_to(session, key, &mut self.outboxes, &mut self.lists, &mut self.memory, write);
     }
 
-    /// Moves the broadcasts that are due to a session into its outbox, so that a frame that is appended next comes behind them.
+    /// Moves the broadcasts that are due to a session into its outbox, so that a frame that is appended next comes
+    /// behind them.
     ///
-    /// Returns whether the session is still open: the broadcasts may be more than it may hold, or its socket may have failed.
+    /// Returns whether the session is still open: the broadcasts may be more than it may hold, or its socket may have
+    /// failed.
     pub(super) fn catch_up(&mut self, key: SessionKey) -> bool {
         let bytes_max = self.settings.outbox_bytes_max;
         let Some(session) = self.sessions.present(key) else { return false };
@@ -255,7 +258,8 @@ impl<N: Network> Shard<N> {
         });
     }
 
-    /// Frees room for a frame of `length` bytes in an outbox: by sending, and if the socket refuses, by the slow-consumer policy.
+    /// Frees room for a frame of `length` bytes in an outbox: by sending, and if the socket refuses, by the
+    /// slow-consumer policy.
     ///
     /// # Errors
     /// When there is no room even so; the frame is counted as shed already.
@@ -271,11 +275,12 @@ impl<N: Network> Shard<N> {
         self.apply_slow_consumer(key, length)
     }
 
-    /// Applies the setting `slow_consumer` to an open session whose socket takes nothing and whose outbox may have no room for a frame
-    /// of `length` bytes. This is the one place where a slow consumer is closed, or loses messages.
+    /// Applies the setting `slow_consumer` to an open session whose socket takes nothing and whose outbox may have no
+    /// room for a frame of `length` bytes. This is the one place where a slow consumer is closed, or loses messages.
     ///
     /// # Errors
-    /// When the frame has no room; it is counted as shed already. Under [`SlowConsumer::Disconnect`] the session closes.
+    /// When the frame has no room; it is counted as shed already. Under [`SlowConsumer::Disconnect`] the session
+    /// closes.
     pub(super) fn apply_slow_consumer(&mut self, key: SessionKey, length: usize) -> Result<(), Shed> {
         let bytes_max = self.settings.outbox_bytes_max;
         let Some(session) = self.sessions.present(key) else { return Err(Shed::Lost) };
@@ -309,8 +314,8 @@ impl<N: Network> Shard<N> {
         Err(if is_too_long { Shed::TooLong } else { Shed::OutboxFull })
     }
 
-    /// Answers a ping. Its pong takes its place in the order of frames, unless an earlier pong is still unsent: then only the latest
-    /// ping is answered, once the socket has taken everything else (RFC 6455, section 5.5.3).
+    /// Answers a ping. Its pong takes its place in the order of frames, unless an earlier pong is still unsent: then
+    /// only the latest ping is answered, once the socket has taken everything else (RFC 6455, section 5.5.3).
     pub(super) fn pong(&mut self, key: SessionKey, payload: &[u8]) {
         let Some(session) = self.sessions.present(key) else { return };
         if session.flags.has_pong
@@ -341,7 +346,7 @@ fn append_to<S>(
     let before = outbox.bytes();
     write(outbox);
     let grown = outbox.bytes() - before;
-    memory.add(session, grown);
+    memory.add(&mut session.held, outbox, grown);
     lists.mark_dirty(key, session);
 }
 

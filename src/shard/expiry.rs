@@ -1,8 +1,8 @@
 //! The expiry of a credential, by the wall clock.
 //!
-//! The other deadlines go by the monotonic clock, which stands still while the machine is suspended, and does not move when
-//! the wall clock is set. A session's expiry is compared with the wall clock whenever its timer comes up, which is at each
-//! heartbeat at the latest.
+//! The other deadlines go by the monotonic clock, which stands still while the machine is suspended, and does not move
+//! when the wall clock is set. A session's expiry is compared with the wall clock whenever its timer comes up, which is
+//! at each heartbeat at the latest.
 
 use std::time::{Duration, SystemTime};
 
@@ -46,7 +46,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_too_far_is_never() {
+    fn an_expiry_too_far_ahead_is_never() {
         let far = UNIX_EPOCH + Duration::from_secs(1 << 33);
         assert_eq!(Expiry::at(far), Expiry::NEVER);
         assert_eq!(Expiry::NEVER.left(far), None);

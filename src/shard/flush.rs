@@ -28,11 +28,12 @@ impl Outbox {
 }
 
 impl<N: Network> Shard<N> {
-    /// Sends what is due to every session, in slices of time from `now` on; requests and mail are served between slices.
+    /// Sends what is due to every session, in slices of time from `now` on; requests and mail are served between
+    /// slices.
     ///
-    /// It flushes each session that is dirty at its start once. Sessions that become dirty meanwhile have to wait for the next turn,
-    /// which follows at once: receivers that drain large outboxes become writable as fast as they are sent to, and would keep the
-    /// flush from ending.
+    /// It flushes each session that is dirty at its start once. Sessions that become dirty meanwhile have to wait for
+    /// the next turn, which follows at once: receivers that drain large outboxes become writable as fast as they are
+    /// sent to, and would keep the flush from ending.
     pub(super) fn flush(&mut self, now: Instant) {
         let mut slice = self.slice(now);
         for _ in 0..self.lists.dirty_len() {
@@ -77,8 +78,8 @@ impl<N: Network> Shard<N> {
         }
     }
 
-    /// Sends everything that is due to a session. Bytes that the socket refuses stay in the outbox, or are shed by the slow-consumer
-    /// policy.
+    /// Sends everything that is due to a session. Bytes that the socket refuses stay in the outbox, or are shed by the
+    /// slow-consumer policy.
     pub(super) fn flush_session(&mut self, key: SessionKey) {
         let Some(session) = self.sessions.present(key) else { return };
         session.listed.clear_dirty();
@@ -109,8 +110,8 @@ impl<N: Network> Shard<N> {
         self.account(key);
     }
 
-    /// Finishes a flush that has sent everything: returns the outbox to the pool, sends a late pong, stops watching for writability,
-    /// and ends the stream of a closing session.
+    /// Finishes a flush that has sent everything: returns the outbox to the pool, sends a late pong, stops watching for
+    /// writability, and ends the stream of a closing session.
     #[inline]
     fn all_sent(&mut self, key: SessionKey) {
         let Some(session) = self.sessions.present(key) else { return };
@@ -169,8 +170,8 @@ impl<N: Network> Shard<N> {
         }
     }
 
-    /// Copies the broadcasts that the socket refused from the log into the outbox, frame by frame: those that the outbox has room
-    /// for, and those that the slow-consumer policy makes room for.
+    /// Copies the broadcasts that the socket refused from the log into the outbox, frame by frame: those that the
+    /// outbox has room for, and those that the slow-consumer policy makes room for.
     fn keep_log(&mut self, key: SessionKey) {
         let Some(session) = self.sessions.present(key) else { return };
         if !self.logs.has_due(session) {
@@ -245,8 +246,8 @@ fn send_once<S: Socket>(session: &mut Session<S>, log: &Log, stats: &mut Stats) 
     if sent == offered && !is_held_back { Sent::Piece } else { Sent::Refused }
 }
 
-/// Sends the outbox and behind it the log from `log_from` on, at most [`PIECES_MAX`] pieces; returns how many bytes were offered, and
-/// the result of the call.
+/// Sends the outbox and behind it the log from `log_from` on, at most [`PIECES_MAX`] pieces; returns how many bytes
+/// were offered, and the result of the call.
 fn send_pieces<S: Socket>(
     socket: &mut S,
     outbox: Option<&Outbox>,

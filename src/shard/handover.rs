@@ -69,10 +69,11 @@ pub struct Admission(Arc<Count>);
 #[derive(Debug)]
 pub struct Share(Arc<Count>);
 
-/// One connection in the count of the node, and in that of its address if it has a share; dropping it takes it out of both.
+/// One connection in the count of the node, and in that of its address if it has a share; dropping it takes it out of
+/// both.
 ///
-/// It is one pointer in either case, since every idle session has one. To drop it takes an atomic decrement or two, for which a shard
-/// never waits.
+/// It is one pointer in either case, since every idle session has one. To drop it takes an atomic decrement or two, for
+/// which a shard never waits.
 #[derive(Debug)]
 pub struct Permit(Option<Arc<Count>>);
 
@@ -103,7 +104,8 @@ impl Admission {
 }
 
 impl Share {
-    /// Counts the connection of `permit` in this share, too, if it has fewer than `sessions_max`; returns whether it did.
+    /// Counts the connection of `permit` in this share, too, if it has fewer than `sessions_max`; returns whether it
+    /// did.
     pub fn admit(&self, permit: &mut Permit, sessions_max: usize) -> bool {
         let is_admitted = self.0.take(sessions_max);
         if is_admitted {

@@ -1,15 +1,17 @@
 //! The receiving ends of the queues from outside the shards, which a shard touches only after an entry was announced.
 //!
-//! Such a queue has a lock inside: a thread that is preempted while it holds the lock would hold the shard up. So the shard touches
-//! a queue only after it has lowered its flag for external work (see [`crate::mailbox::ShardWaker::wake`]), and then until it finds the queue
-//! empty. No other file of the shard receives from such a queue: `tests/tidy.rs` fails otherwise.
+//! Such a queue has a lock inside: a thread that is preempted while it holds the lock would hold the shard up. So the
+//! shard touches a queue only after it has lowered its flag for external work (see
+//! [`crate::mailbox::ShardWaker::wake`]), and
+//! then until it finds the queue empty. No other file of the shard receives from such a queue: `tests/tidy.rs` fails
+//! otherwise.
 
 use super::handover::Handover;
 use super::request::Request;
 use crate::mailbox::Mailbox;
 
-/// The queues of a shard from outside. One flag announces entries in both (see [`Mailbox::take_external_work`]), so it is taken down here,
-/// where both are noted.
+/// The queues of a shard from outside. One flag announces entries in both (see [`Mailbox::take_external_work`]), so it is taken
+/// down here, where both are noted.
 #[derive(Debug)]
 pub(super) struct Inlets<S> {
     pub(super) handovers: Inlet<Handover<S>>,

@@ -18,8 +18,8 @@ use crate::presence::Change;
 use crate::protocol::Protocol;
 use crate::uid::Uid;
 
-/// Most connections that a turn adopts: one or two milliseconds of system calls. More wait in the channel, and the gateway waits
-/// behind it, so that open sessions are served in between.
+/// Most connections that a turn adopts: one or two milliseconds of system calls. More wait in the channel, and the
+/// gateway waits behind it, so that open sessions are served in between.
 const HANDOVERS_PER_TURN: usize = 64;
 
 /// How a login is treated, given the sessions that its uid has already.
@@ -124,7 +124,8 @@ impl<N: Network> Shard<N> {
         self.enqueue_unread(key);
     }
 
-    /// Adds an open session to the registry, and to the receivers of its encoding; returns whether it is the first of its uid.
+    /// Adds an open session to the registry, and to the receivers of its encoding; returns whether it is the first of
+    /// its uid.
     fn register(&mut self, uid: &Uid, key: SessionKey, protocol: Protocol) -> bool {
         self.logs.add_receiver(protocol.encoding());
         self.registry.insert(uid, key)

@@ -67,7 +67,8 @@ pub struct Readiness {
     pub is_readable: bool,
     /// There may be room to send.
     pub is_writable: bool,
-    /// The peer has ended its stream, or the connection has failed: a short read does not mean that the socket is empty.
+    /// The peer has ended its stream, or the connection has failed: a short read does not mean that the socket is
+    /// empty.
     pub is_read_closed: bool,
 }
 
@@ -82,7 +83,8 @@ pub trait Network {
     /// Returns the time of the wall clock. It may jump in either direction, and goes on while the machine is suspended.
     fn wall_time(&self) -> SystemTime;
 
-    /// Waits for at most `time_out` (for ever if `None`) until there is an event or the shard is woken; adds events to `ready`.
+    /// Waits for at most `time_out` (for ever if `None`) until there is an event or the shard is woken; adds events to
+    /// `ready`.
     ///
     /// # Errors
     /// When the poller fails, and with it the shard.

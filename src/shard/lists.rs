@@ -1,8 +1,8 @@
 //! The lists of sessions that have work to do: to be read, to be sent to, to be closed.
 //!
-//! A session is on a list at most once for each of its flags, and knows that by its [`Listed`]. The two can't disagree:
-//! only this file sets a flag, and it adds an entry with each. An entry may be stale, since a session can end, or its work can be
-//! done early, while it waits: whoever takes an entry looks at the session again.
+//! Each session has flags, its [`Listed`], and a list has an entry for each flag that is set. The two can't disagree:
+//! only this file sets a flag, and it adds the entry with it. An entry may be stale when it is taken: its session has
+//! ended, or its work was done already.
 
 use std::collections::VecDeque;
 
@@ -19,8 +19,8 @@ pub(super) struct WorkLists {
     run: VecDeque<SessionKey>,
     /// Sessions with frames in their outbox since their last flush.
     dirty: VecDeque<SessionKey>,
-    /// Closing sessions that have something to send or to receive. Apart from the others, so that thousands of them are not
-    /// looked at in every turn.
+    /// Closing sessions that have something to send or to receive. Apart from the others, so that thousands of them are
+    /// not looked at in every turn.
     closing: VecDeque<SessionKey>,
 }
 

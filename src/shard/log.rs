@@ -1,8 +1,8 @@
 //! The broadcasts of a turn, encoded once for all sessions of the shard that receive the same encoding.
 //!
-//! Each session remembers up to which position it has taken the log. The flush sends it the rest straight from the log, and
-//! copies only what the socket refuses. When every session has taken everything, the log is emptied; positions go on from
-//! where they were.
+//! Each session remembers up to which position it has taken the log. The flush sends it the rest straight from the log,
+//! and copies only what the socket refuses. When every session has taken everything, the log is emptied; positions go
+//! on from where they were.
 
 use bytes::Bytes;
 

@@ -1,7 +1,7 @@
 //! The broadcast logs of a shard, one for each encoding, and the position of each session in its log.
 //!
-//! A broadcast is written to the logs that have a receiver. Each session knows the position up to which it has taken its
-//! log ([`Session::log_from`]); the bytes behind that are due to it.
+//! A broadcast is written to the logs that have a receiver. Each session knows the position up to which it has taken
+//! its log ([`Session::log_from`]); the bytes behind that are due to it.
 
 use super::log::{Log, Position};
 use super::session::Session;
@@ -68,8 +68,8 @@ impl Logs {
         self.logs.each_ref().map(Log::end)
     }
 
-    /// Appends a broadcast to each log that has a receiver, unless its frame is longer than `frame_bytes_max` in that encoding;
-    /// returns how many sessions do not get it for that reason.
+    /// Appends a broadcast to each log that has a receiver, unless its frame is longer than `frame_bytes_max` in that
+    /// encoding; returns how many sessions do not get it for that reason.
     pub(super) fn push(&mut self, message: &mut Message<'_>, frame_bytes_max: usize) -> usize {
         let mut too_long = 0;
         for &encoding in Encoding::ALL {

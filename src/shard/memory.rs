@@ -1,14 +1,14 @@
 //! The memory that sessions hold, and its bound: this shard's share of `memory_bytes_max`.
 //!
-//! Counted are incomplete messages, received bytes that are not decoded yet, stalled messages, outboxes, and the shard's mail to
-//! others from when it is gathered until it was read. An outbox is counted as it grows. Everything else of a session is
-//! looked up once per read and per flush, never per message. So the share is exceeded by one message at most, or by
-//! the broadcasts of a turn for one session. A payload that several outboxes share counts in full for each of them, since any of
-//! them may be the last to keep it: the sum errs on the safe side.
+//! Counted are incomplete messages, received bytes that are not decoded yet, stalled messages, outboxes, and the
+//! shard's mail to others from when it is gathered until it was read. An outbox is counted as it grows. Everything else
+//! of a session is looked up once per read and per flush, never per message. So the share is exceeded by one message at
+//! most, or by the broadcasts of a turn for one session. A payload that several outboxes share counts in full for each
+//! of them, since any of them may be the last to keep it: the sum errs on the safe side.
 //!
-//! Over the share, the sessions that hold most are flushed, and closed with 4009 if they still hold it, until an eighth of the
-//! share is free. Mail is never dropped; an eighth of the share is left to sessions however much mail there is. Only then are
-//! sessions sorted by what they hold, so that the cost is spread over as many bytes.
+//! Over the share, the sessions that hold most are flushed, and closed with 4009 if they still hold it, until an eighth
+//! of the share is free. Mail is never dropped; an eighth of the share is left to sessions however much mail there is.
+//! Only then are sessions sorted by what they hold, so that the cost is spread over as many bytes.
 
 use super::close::{CloseReason, Unsent};
 use super::io::{Network, SessionKey};
@@ -17,7 +17,7 @@ use super::session::{Phase, Session};
 use super::{Shard, tally};
 use crate::frame::close;
 
-/// The memory of a shard's sessions, as sums: of what each session holds, and of what waits in each outbox.
+/// The memory of a shard's sessions, as two sums: the memory of each session, and the unsent bytes of each outbox.
 ///
 /// Each session and each outbox keeps its part of the sum in a [`Counted`], which only this type changes.
 #[derive(Debug, Default)]
@@ -52,7 +52,7 @@ impl Memory {
         self.outbox_bytes
     }
 
-    /// Brings the sums in step with what a session holds now.
+    /// Updates the sums for the memory that a session holds now.
     #[inline]
     pub(super) fn update<S>(&mut self, session: &mut Session<S>) {
         let holdings = session.holdings();
@@ -65,17 +65,15 @@ impl Memory {
         self.held = self.held - before as usize + holdings as usize;
     }
 
-    /// Adds `bytes` that were appended to a session's outbox.
+    /// Adds `bytes` that were appended to an outbox, whose session has counted `held`.
     #[inline]
-    pub(super) fn add<S>(&mut self, session: &mut Session<S>, bytes: usize) {
-        if let Some(outbox) = &mut session.outbox {
-            outbox.counted.0 += bytes;
-            self.outbox_bytes += bytes;
-        }
-        // As in `update`: what a session holds is known up to 4 GiB.
-        let before = session.held.0;
-        session.held.0 = before.saturating_add(u32::try_from(bytes).unwrap_or(u32::MAX));
-        self.held += (session.held.0 - before) as usize;
+    pub(super) fn add(&mut self, held: &mut Counted<u32>, outbox: &mut Outbox, bytes: usize) {
+        outbox.counted.0 += bytes;
+        self.outbox_bytes += bytes;
+        // As in `update`, the memory of a session is counted up to 4 GiB.
+        let before = held.0;
+        held.0 = before.saturating_add(u32::try_from(bytes).unwrap_or(u32::MAX));
+        self.held += (held.0 - before) as usize;
         tally::held(self.held);
     }
 
@@ -98,15 +96,21 @@ impl Memory {
     pub(super) fn check<S>(&self, sessions: &super::sessions::Sessions<S>) {
         let (mut held, mut outbox_bytes) = (0, 0);
         for (_, session) in sessions.iter() {
-            assert_eq!(session.held.0, session.holdings(), "what it holds: {:?}, {:?}", session.flags, session.phase);
+            assert_eq!(
+                session.held.0,
+                session.holdings(),
+                "the memory of a session: {:?}, {:?}",
+                session.flags,
+                session.phase
+            );
             held += session.held.0 as usize;
             if let Some(outbox) = &session.outbox {
-                assert_eq!(outbox.counted.0, outbox.bytes(), "what waits in an outbox");
+                assert_eq!(outbox.counted.0, outbox.bytes(), "the unsent bytes of an outbox");
                 outbox_bytes += outbox.counted.0;
             }
         }
-        assert_eq!(self.held, held, "what all sessions hold");
-        assert_eq!(self.outbox_bytes, outbox_bytes, "what waits in all outboxes");
+        assert_eq!(self.held, held, "the memory of all sessions");
+        assert_eq!(self.outbox_bytes, outbox_bytes, "the unsent bytes of all outboxes");
     }
 }
 
@@ -124,12 +128,12 @@ impl<N: Network> Shard<N> {
     #[inline]
     pub(super) fn enforce_memory_max(&mut self) {
         if self.memory.held() + self.mailbox.memory() > self.settings.memory_bytes_max {
-            self.cut_largest();
+            self.close_largest();
         }
     }
 
     #[cold]
-    fn cut_largest(&mut self) {
+    fn close_largest(&mut self) {
         // Mail that other shards have read since no longer counts.
         self.mailbox.take_returns();
         let eighth = self.settings.memory_bytes_max / 8;
@@ -145,12 +149,12 @@ impl<N: Network> Shard<N> {
             if self.memory.held() <= enough {
                 break;
             }
-            self.cut(key);
+            self.close_for_memory(key);
         }
     }
 
     /// Closes a session if it still holds most of its memory after a flush; drops it if it is closing already.
-    fn cut(&mut self, key: SessionKey) {
+    fn close_for_memory(&mut self, key: SessionKey) {
         let Some(session) = self.sessions.present(key) else { return };
         if session.phase != Phase::Open {
             // The flush that sends its close frame has yet to come.

@@ -1,16 +1,18 @@
 //! How much a session may send: a token bucket for its messages and one for its bytes (`message_rate_max`,
 //! `byte_rate_max`).
 //!
-//! Arithmetic only: [`super::rate`] pauses and closes sessions by it. A read may overdraw a bucket; the session is then not
-//! read again until both buckets hold a whole token.
+//! Arithmetic only: [`super::rate`] pauses and closes sessions by it. A read may overdraw a bucket; the session is then
+//! not read again until both buckets hold a whole token.
 
 use super::wheel::{TICK, Tick};
 use crate::config::SessionSettings;
 
-/// Ticks in a second. A bucket counts in parts of a token, this many to one: each tick then adds a whole number of parts.
+/// Ticks in a second. A bucket counts in parts of a token, this many to one: each tick then adds a whole number of
+/// parts.
 const TICKS: i64 = (1000 / TICK.as_millis()) as i64;
 
-/// The rate of a bucket that is not limited: so high that no session reaches it, and `UNLIMITED * TICKS` is far from overflow.
+/// The rate of a bucket that is not limited: so high that no session reaches it, and `UNLIMITED * TICKS` is far from
+/// overflow.
 const UNLIMITED: i64 = 1 << 40;
 
 /// The two buckets of a session. A session has a meter only while a rate is limited.
@@ -133,7 +135,7 @@ mod tests {
     }
 
     #[test]
-    fn a_second_s_worth_may_come_at_once_and_the_rest_is_waited_for() {
+    fn tokens_of_a_second_may_be_spent_at_once_and_the_rest_are_waited_for() {
         check(100, 99, 0);
         check(100, 100, 1);
         check(100, 105, 2);
@@ -144,7 +146,7 @@ mod tests {
     }
 
     #[test]
-    fn a_bucket_overflows_at_a_second_s_worth() {
+    fn a_bucket_holds_the_tokens_of_one_second_at_most() {
         let settings = settings(Some(10), Some(1000));
         let mut meter = Meter::new(&settings, Tick(0)).expect("rates are limited");
         meter.refill(&settings, Tick(u32::MAX));

@@ -10,9 +10,10 @@
 //!   └────────────────────┬───────────────────────────────────────────────┘
 //!                        └──▶ mail to other shards
 //! ```
-//! Only this thread touches the state of a shard. Shared with other threads are the rings of the mailbox, which have no lock,
-//! and two queues from outside, which have one: a turn touches those only after an entry was announced (see `inlet`).
-//! A shard waits for nothing but its poller, and never for another shard. Clock and sockets come in through [`io`].
+//! Only this thread touches the state of a shard. Shared with other threads are the rings of the mailbox, which have no
+//! lock, and two queues from outside, which have one: a turn touches those only after an entry was announced (see
+//! `inlet`). A shard waits for nothing but its poller, and never for another shard. Clock and sockets come in through
+//! [`io`].
 //!
 //! Three modules are public for `benches/pieces.rs` alone, and hidden: they are no part of the library.
 
@@ -121,7 +122,8 @@ pub struct Shard<N: Network> {
     stalled: Stalls,
     /// Work that this turn may still take in.
     budget: TurnBudget,
-    /// Counts sessions that begin to close and sessions that end. While it is unchanged, every session that was open still is.
+    /// Counts sessions that begin to close and sessions that end. While it is unchanged, every session that was open
+    /// still is.
     closings: u64,
     /// Memory that the sessions hold.
     memory: Memory,
@@ -213,10 +215,11 @@ impl<N: Network> Shard<N> {
         );
     }
 
-    /// Drops all mail, requests and hand-overs that are left, as the last act; returns how many messages of mail were lost.
+    /// Drops all mail, requests and hand-overs that are left, as the last act; returns how many messages of mail were
+    /// lost.
     ///
-    /// A queue lives as long as its senders: unless it is emptied, a caller whose request is in it would wait for ever. The mailbox
-    /// ends first, so that a thread that sends later finds out: see [`crate::mailbox::ShardWaker::wake`].
+    /// A queue lives as long as its senders: unless it is emptied, a caller whose request is in it would wait for ever.
+    /// The mailbox ends first, so that a thread that sends later finds out: see [`crate::mailbox::ShardWaker::wake`].
     fn abandon(&mut self) -> usize {
         let unread = self.mailbox.abandon();
         self.inlets.abandon();
@@ -247,8 +250,8 @@ impl<N: Network> Shard<N> {
         turn
     }
 
-    /// Takes the messages of clients, requests, and mail. Which of them comes first changes with each turn: the first may spend the
-    /// whole budget of the turn, and would starve the others if it were always the same.
+    /// Takes the messages of clients, requests, and mail. Which of them comes first changes with each turn: the first
+    /// may spend the whole budget of the turn, and would starve the others if it were always the same.
     fn take_input(&mut self) {
         for step in 0..3 {
             match (self.stats.turns + step) % 3 {
@@ -338,7 +341,8 @@ impl<N: Network> Shard<N> {
         self.lists.enqueue(key, session);
     }
 
-    /// Returns how long the shard may sleep unless work arrives; zero when there is work already, `None` without a deadline.
+    /// Returns how long the shard may sleep unless work arrives; zero when there is work already, `None` without a
+    /// deadline.
     fn idle_for(&self) -> Option<Duration> {
         let has_work = !self.lists.is_empty()
             || (self.stalled.has_broadcasts() && self.mailbox.takes_broadcast())

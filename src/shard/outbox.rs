@@ -1,7 +1,8 @@
 //! The queue of encoded frames that wait for one session's socket; small payloads are copied, large ones shared.
 //!
-//! A session has one only while frames wait. The header of each frame gives its length, so that frames can be dropped one by one:
-//! only whole unsent data frames, never a frame of which a part was sent, never a control frame. A header never spans two chunks.
+//! A session has one only while frames wait. The header of each frame gives its length, so that frames can be dropped
+//! one by one: only whole unsent data frames, never a frame of which a part was sent, never a control frame. A header
+//! never spans two chunks.
 
 use std::collections::VecDeque;
 use std::io::IoSlice;
@@ -21,7 +22,8 @@ pub struct Outbox {
     chunks: VecDeque<Chunk>,
     /// Unsent bytes in all chunks.
     bytes: usize,
-    /// Unsent bytes at the front that must not be dropped: the rest of a frame of which a part was sent, and control frames.
+    /// Unsent bytes at the front that must not be dropped: the rest of a frame of which a part was sent, and control
+    /// frames.
     fixed: usize,
     /// Of the fixed bytes, those at the front that are the rest of a data frame.
     begun: usize,
@@ -245,7 +247,11 @@ impl Outbox {
             "bytes are counted"
         );
         assert!(self.begun <= self.fixed && self.fixed <= self.bytes, "{} begun, {} fixed", self.begun, self.fixed);
-        assert_eq!(self.chunks.iter().map(|chunk| chunk.gone).sum::<usize>(), self.gone, "what is gone is counted");
+        assert_eq!(
+            self.chunks.iter().map(|chunk| chunk.gone).sum::<usize>(),
+            self.gone,
+            "bytes that are gone are counted"
+        );
         // Behind the fixed bytes there are only whole frames.
         let mut content: Vec<u8> = Vec::new();
         self.chunks.iter().for_each(|chunk| content.extend(chunk.as_slice()));
@@ -292,7 +298,8 @@ impl Outbox {
         }
     }
 
-    /// Splits a chunk, if need be, so that the first byte behind the fixed ones begins a chunk; returns that chunk's index.
+    /// Splits a chunk, if need be, so that the first byte behind the fixed ones begins a chunk; returns that chunk's
+    /// index.
     fn split_behind_fixed(&mut self) -> usize {
         let mut left = self.fixed;
         let mut index = 0;

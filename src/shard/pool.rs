@@ -1,7 +1,7 @@
 //! A pool of empty outboxes, lent to sessions while frames wait for their sockets.
 //!
-//! To reuse an outbox that has grown saves a sixth of the cost of a message of 1 KiB. Outboxes that were not needed for a while are
-//! freed, so that no memory is kept for a load that is over.
+//! To reuse an outbox that has grown saves a sixth of the cost of a message of 1 KiB. Outboxes that were not needed for
+//! a while are freed, so that no memory is kept for a load that is over.
 
 use std::time::{Duration, Instant};
 
@@ -48,8 +48,8 @@ impl OutboxPool {
         }
     }
 
-    /// Once in every [`TRIM_INTERVAL`], frees the outboxes that were not needed since the last time; returns whether it was time for
-    /// that.
+    /// Once in every [`TRIM_INTERVAL`], frees the outboxes that were not needed since the last time; returns whether it
+    /// was time for that.
     pub(super) fn trim(&mut self, now: Instant) -> bool {
         if now < self.trimmed + TRIM_INTERVAL {
             return false;
@@ -78,7 +78,7 @@ mod tests {
     }
 
     #[test]
-    fn keeps_what_is_needed_and_lets_go_of_the_rest() {
+    fn keeps_outboxes_in_use_and_frees_the_rest() {
         let mut now = Instant::now();
         let mut pool = OutboxPool::new(now);
         use_at_once(&mut pool, 10, 1000);

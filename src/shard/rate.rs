@@ -1,8 +1,8 @@
 //! Holds sessions to their rates: pauses a session that is over its limit, and closes it if it stays there.
 //!
-//! A paused session is not read, so that TCP holds its peer back. If the session stays over its limit for `rate_patience`,
-//! the peer ignores backpressure, and the session is closed. A session without limits has no [`Meter`]: each read costs it
-//! one check.
+//! A paused session is not read, so that TCP holds its peer back. If the session stays over its limit for
+//! `rate_patience`, the peer ignores backpressure, and the session is closed. A session without limits has no
+//! [`Meter`]: each read costs it one check.
 
 use super::Shard;
 use super::close::{CloseReason, Unsent};
@@ -23,11 +23,12 @@ pub(super) enum Paused {
 }
 
 impl<N: Network> Shard<N> {
-    /// Takes the tokens of `messages` from a session's meter, if it has one; pauses the session if a bucket is then empty.
+    /// Takes the tokens of `messages` from a session's meter, if it has one; pauses the session if a bucket is then
+    /// empty.
     ///
     /// `is_all` says that everything received was decoded.
     pub(super) fn charge(&mut self, key: SessionKey, messages: u64, is_all: bool) {
-        // It may have been closed, or cut, by what it sent.
+        // One of its messages may have closed or ended it.
         let Some(session) = self.sessions.get(key) else { return };
         let Some(meter) = &mut session.meter else { return };
         meter.decoded(messages);

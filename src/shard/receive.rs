@@ -24,7 +24,8 @@ use crate::uid::{self, UidHash};
 #[cfg(test)]
 pub(crate) const PANIC_PAYLOAD: &[u8] = b"\0panic";
 
-/// The result of decoding one frame. Decoding does not touch the shard; [`Shard::perform`] does what an action asks for.
+/// The result of decoding one frame. Decoding does not touch the shard; [`Shard::perform`] does what an action asks
+/// for.
 enum Action<'a> {
     /// A message that its protocol understands.
     Command {
@@ -153,7 +154,8 @@ impl<N: Network> Shard<N> {
             Ok(length) => {
                 session.heard = tick;
                 session.flags.is_pinged = false;
-                // A short read means that the socket is empty, unless the poller has seen the end of the stream, or TLS has more.
+                // A short read means that the socket is empty, unless the poller has seen the end of the stream, or TLS
+                // has more.
                 session.flags.is_readable =
                     length == space || session.flags.is_read_closed || session.socket.has_unread();
                 self.stats.bytes_in += length as u64;
@@ -183,7 +185,8 @@ impl<N: Network> Shard<N> {
     /// Handles the result of a receive call straight into the buffer of a message.
     fn note_direct_receive(&mut self, key: SessionKey, received: io::Result<usize>, space: usize) {
         let Some(length) = self.note_received(key, received, space) else {
-            // Unless the session has ended, its reader must be told that the direct read is over before it is used again.
+            // Unless the session has ended, its reader must be told that the direct read is over before it is used
+            // again.
             if let Some(session) = self.sessions.get(key) {
                 session.reader.direct_done(usize::MAX).ok();
             }
@@ -192,7 +195,8 @@ impl<N: Network> Shard<N> {
         let Some(session) = self.sessions.present(key) else { return };
         let sender = Sender { key, rights: session.rights, protocol: session.protocol };
         let mut reader = std::mem::take(&mut session.reader);
-        // Accounted for without the reader: a message that it completes will count for its receivers, and must not count twice.
+        // Accounted for without the reader: a message that it completes will count for its receivers, and must not
+        // count twice.
         self.account(key);
         let message_bytes_max = self.settings.message_bytes_max;
         let action = catch_panic(|| classify(sender.protocol, reader.direct_done(message_bytes_max), length));
@@ -312,8 +316,8 @@ impl<N: Network> Shard<N> {
             }
             Action::Ping(payload) => {
                 self.pong(key, payload);
-                // Decoding stops until the pong was sent. So a peer that reads gets a pong for each of its pings, in order, and one
-                // that does not read gets only the latest.
+                // Decoding stops until the pong was sent. So a peer that reads gets a pong for each of its pings, in
+                // order, and one that does not read gets only the latest.
                 stop = Some(StopReason::BudgetSpent);
             }
             Action::Pong => {}
@@ -356,8 +360,8 @@ impl<N: Network> Shard<N> {
         error.len()
     }
 
-    /// Routes a message: to sessions of this shard, or into the mail for another. Returns the cost, and the reason if decoding must
-    /// stop.
+    /// Routes a message: to sessions of this shard, or into the mail for another. Returns the cost, and the reason if
+    /// decoding must stop.
     #[inline]
     fn route(
         &mut self,
@@ -376,7 +380,8 @@ impl<N: Network> Shard<N> {
             Recipient::Everybody => {
                 // A large payload is copied once, and shared by this shard's log and the mail to the others.
                 let payload = if bytes < SHARE_FROM { payload } else { Payload::Shared(payload.into_shared()) };
-                // Broadcasts keep their order: while others wait, this one waits behind them, even if there is room by now.
+                // Broadcasts keep their order: while others wait, this one waits behind them, even if there is room by
+                // now.
                 if self.stalled.has_broadcasts() || self.mailbox.broadcast(kind, &payload) == Room::Full {
                     let (uid, span) = (Span { start: 0, end: 0 }, Span { start: 0, end: bytes });
                     let message = payload.into_shared();
@@ -436,8 +441,8 @@ impl<N: Network> Shard<N> {
 
 /// Runs the decoding of one frame; a panic in it ends the session, not the shard.
 ///
-/// Decoding holds no reference to the shard. It may leave the reader and the received bytes half changed; both are dropped with the
-/// session.
+/// Decoding holds no reference to the shard. It may leave the reader and the received bytes half changed; both are
+/// dropped with the session.
 #[inline]
 fn catch_panic<'a>(decode: impl FnOnce() -> Action<'a>) -> Action<'a> {
     catch_unwind(AssertUnwindSafe(decode)).unwrap_or(Action::Panicked)

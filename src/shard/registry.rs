@@ -1,7 +1,8 @@
 //! A shard's private map from uid to the sessions logged in under it.
 //!
-//! Only the shard's thread touches it. It never hashes: each look-up is given the hash, which is computed where the uid is read. It
-//! removes by session, never by uid alone, so that the end of an older session can't make a newer one unreachable.
+//! Only the shard's thread touches it. It never hashes: each look-up is given the hash, which is computed where the uid
+//! is read. It removes by session, never by uid alone, so that the end of an older session can't make a newer one
+//! unreachable.
 
 use hashbrown::HashTable;
 use hashbrown::hash_table::Entry;
@@ -119,8 +120,8 @@ impl Registry {
         if is_oldest { Removed::Oldest(&user.into_mut().uid) } else { Removed::Younger }
     }
 
-    /// Frees the memory that the table needed at a peak that is over. It moves all uids each time that their number has fallen to an
-    /// eighth.
+    /// Frees the memory that the table needed at a peak that is over. It moves all uids each time that their number has
+    /// fallen to an eighth.
     fn shrink(&mut self) {
         if self.table.capacity() > 64 && self.table.len() < self.table.capacity() / 8 {
             self.table.shrink_to(2 * self.table.len(), |user| user.hash.0);

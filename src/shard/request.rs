@@ -89,7 +89,8 @@ pub enum Request {
     },
     /// Replaces the settings.
     Reload(Arc<SessionSettings>),
-    /// Closes every session, spread over the first half of the time-out; the shard ends when all have ended or the time is over.
+    /// Closes every session, spread over the first half of the time-out; the shard ends when all have ended or the time
+    /// is over.
     Drain {
         /// Longest time that the drain takes.
         time_out: Duration,
@@ -223,7 +224,8 @@ impl<N: Network> Shard<N> {
         known.collect()
     }
 
-    /// Collects a page of uids. It walks over the slots of sessions, which never change; the registry's entries move when it grows.
+    /// Collects a page of uids. It walks over the slots of sessions, which never change; the registry's entries move
+    /// when it grows.
     fn page(&mut self, from: u32, most: usize) -> UidPage {
         self.budget.spend(Cost { deliveries: PAGE_DELIVERIES, bytes: 0 });
         let mut page = UidPage::default();
@@ -248,7 +250,8 @@ impl<N: Network> Shard<N> {
         }
     }
 
-    /// Whether an empty outbox has room for a message. A longer one is its sender's fault: no receiver is closed for it.
+    /// Whether an empty outbox has room for a message. A longer one is its sender's fault: no receiver is closed for
+    /// it.
     ///
     /// Messages of clients always fit, since `message_bytes_max` is smaller than `outbox_bytes_max`.
     fn fits_an_outbox(&self, payload: &[u8]) -> bool {

@@ -69,8 +69,8 @@ impl<S> Session<S> {
         self.unread.is_some() || self.flags.is_readable
     }
 
-    /// Whether a flush that has sent everything is done: no outbox to return, no memory to account for, no watch to change, no end
-    /// of the stream to send.
+    /// Whether a flush that has sent everything is done: no outbox to return, no memory to account for, no watch to
+    /// change, no end of the stream to send.
     #[inline]
     pub(super) fn is_settled(&self) -> bool {
         let is_idle = self.outbox.is_none() && self.held.get() == 0 && self.phase == Phase::Open;

@@ -1,16 +1,17 @@
 //! The table of a shard's sessions: a slot for each, and a key that never names another session.
 //!
-//! Only the shard's thread touches it. A slot is reused at once, a key never is: its serial number is new with
-//! each session. Lists, the timing wheel and the poller hold keys; a key of a session that has ended finds nothing, never another
-//! session.
+//! Only the shard's thread touches it. A slot is reused at once, a key never is: its serial number is new with each
+//! session. Lists, the timing wheel and the poller hold keys; a key of a session that has ended finds nothing, never
+//! another session.
 //!
 //! ```text
 //!   groups   ┌ taken: 0b…1011 ─▶ [ session, session, –, session, … ]     64 slots each
 //!            ├ taken: 0       ─▶ nothing
 //!            └ taken: 0b…0100 ─▶ [ –, –, session, … ]
 //! ```
-//! A session never changes its slot, so that pages of uids can be read in the order of slots. A new session takes the lowest free
-//! slot, and a group without sessions frees its memory: after a peak, memory and the cost of a walk shrink with the sessions.
+//! A session never changes its slot, so that pages of uids can be read in the order of slots. A new session takes the
+//! lowest free slot, and a group without sessions frees its memory: after a peak, memory and the cost of a walk shrink
+//! with the sessions.
 
 use std::fmt;
 
@@ -210,8 +211,8 @@ impl<S> Sessions<S> {
 
     /// Moves sessions close together in memory when few of a peak are left, at most `most` of them per call.
     ///
-    /// The allocator returns memory in pages of some hundred sessions, and one session keeps a whole page. Slots and keys do not
-    /// change.
+    /// The allocator returns memory in pages of some hundred sessions, and one session keeps a whole page. Slots and
+    /// keys do not change.
     pub(crate) fn pack(&mut self, most: usize) {
         if self.peak > PEAK_MIN && self.count < self.peak / 8 {
             self.peak = self.count;
@@ -237,7 +238,7 @@ impl<S> Sessions<S> {
         self.groups.capacity() * size_of::<Group<S>>() + groups * GROUP * size_of::<Slot<S>>()
     }
 
-    /// Asserts what must always hold of the table.
+    /// Asserts the invariants of the table.
     #[cfg(test)]
     pub(crate) fn check(&self) {
         let mut count = 0;
@@ -245,7 +246,7 @@ impl<S> Sessions<S> {
             assert_eq!(group.slots.is_some(), group.taken != 0, "an empty group has no slots");
             assert!(index >= self.free_from || group.taken == u64::MAX, "a free slot in front of the first free one");
             for (within, slot) in group.slots.iter().flat_map(|slots| slots.iter()).enumerate() {
-                assert_eq!(slot.is_some(), group.taken >> within & 1 == 1, "what is taken has a session");
+                assert_eq!(slot.is_some(), group.taken >> within & 1 == 1, "a slot is taken if it has a session");
             }
             count += group.taken.count_ones() as usize;
         }

@@ -1,7 +1,7 @@
 //! Cuts long work into slices of time, and serves others between two slices.
 //!
-//! With thousands of busy clients a turn takes tens of milliseconds, and a push from outside would wait as long for its answer.
-//! Requests that are served between slices have a budget of their own, so that neither side starves the other.
+//! With thousands of busy clients a turn takes tens of milliseconds, and a push from outside would wait as long for its
+//! answer. Requests that are served between slices have a budget of their own, so that neither side starves the other.
 
 use std::time::{Duration, Instant};
 
@@ -11,11 +11,12 @@ use super::io::Network;
 /// Length of a slice.
 const SLICE: Duration = Duration::from_millis(1);
 
-/// Slices of sending after which mail from other shards is taken, so that it does not wait for the whole flush. Taken more often,
-/// messages would go out alone that could have shared a send call a moment later.
+/// Slices of sending after which mail from other shards is taken, so that it does not wait for the whole flush. Taken
+/// more often, messages would go out alone that could have shared a send call a moment later.
 const SLICES_PER_MAIL: u32 = 4;
 
-/// Sessions served, or deliveries made, between two looks at the clock. Few in tests: a simulated node has a dozen sessions.
+/// Sessions served, or deliveries made, between two looks at the clock. Few in tests: a simulated node has a dozen
+/// sessions.
 const SESSIONS_PER_LOOK: u32 = if cfg!(test) { 2 } else { 16 };
 const DELIVERIES_PER_LOOK: usize = 512;
 
@@ -61,8 +62,8 @@ impl<N: Network> Shard<N> {
         slice.end = self.network.now() + SLICE;
     }
 
-    /// Called after each receiver of a broadcast: if the slice is over, serves clients, requests and mail within the turn's budget,
-    /// flushes for at most as long as a slice, and begins another.
+    /// Called after each receiver of a broadcast: if the slice is over, serves clients, requests and mail within the
+    /// turn's budget, flushes for at most as long as a slice, and begins another.
     ///
     /// A broadcast to thousands takes tens of milliseconds. Other messages do not wait for its end.
     pub(super) fn serve_during_fan_out(&mut self, slice: &mut Slice) {

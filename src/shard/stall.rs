@@ -1,9 +1,10 @@
 //! Stalled sessions: each has a message that waits for room in the mail to another shard.
 //!
-//! A message must be decoded before its destination is known. When the batch for that destination is full, the message stays
-//! with its session, counts as memory of the session, and the session is not read until the message was taken. Each
-//! destination has a queue of sessions; after each post messages are taken from it, the oldest first, so that a session that sends
-//! much does not overtake one that waits. Broadcasts have a queue of their own, since they need room at every destination.
+//! A message must be decoded before its destination is known. When the batch for that destination is full, the message
+//! stays with its session, counts as memory of the session, and the session is not read until the message was taken.
+//! Each destination has a queue of sessions; after each post messages are taken from it, the oldest first, so that a
+//! session that sends much does not overtake one that waits. Broadcasts have a queue of their own, since they need room
+//! at every destination.
 
 use std::collections::VecDeque;
 use std::time::Instant;
@@ -19,7 +20,8 @@ use crate::protocol::Message;
 /// Entries for which an empty queue keeps memory.
 const RETAINED_MAX: usize = 1024;
 
-/// Most stale entries that a queue keeps beside two for each session; an entry is stale when its session has ended or closed.
+/// Most stale entries that a queue keeps beside two for each session; an entry is stale when its session has ended or
+/// closed.
 const STALE_MAX: usize = 64;
 
 /// The queues of a shard.
@@ -89,13 +91,14 @@ impl<N: Network> Shard<N> {
         queue.push_back(key);
     }
 
-    /// Posts the gathered mail as of `now`, and then takes messages of stalled sessions; at least one broadcast, if there is room for
-    /// it, even when the turn's budget is spent.
+    /// Posts the gathered mail as of `now`, and then takes messages of stalled sessions; at least one broadcast, if
+    /// there is room for it, even when the turn's budget is spent.
     pub(super) fn post(&mut self, now: Instant) {
         self.post_and_take(now, 1);
     }
 
-    /// As [`Shard::post`], but during a flush: stalled broadcasts wait for the next turn once the budget is spent or a log is full.
+    /// As [`Shard::post`], but during a flush: stalled broadcasts wait for the next turn once the budget is spent or a
+    /// log is full.
     pub(super) fn post_mid_flush(&mut self, now: Instant) {
         self.post_and_take(now, 0);
     }
@@ -112,8 +115,8 @@ impl<N: Network> Shard<N> {
             }
             self.stalled.posted = posted;
             self.take_waiting(Stall::Broadcast, std::mem::take(&mut broadcasts_due));
-            // The messages that were just taken may be for a shard that has ended. Its arenas are back already, so that nothing would
-            // wake this shard to post them: post again.
+            // The messages that were just taken may be for a shard that has ended. Its arenas are back already, so that
+            // nothing would wake this shard to post them: post again.
             if !self.mailbox.can_post() {
                 break;
             }
@@ -121,7 +124,8 @@ impl<N: Network> Shard<N> {
         self.enforce_memory_max();
     }
 
-    /// Takes the messages of a queue, the oldest first, while there is room for them, and while there is budget for more than
+    /// Takes the messages of a queue, the oldest first, while there is room for them, and while there is budget for
+    /// more than
     /// `broadcasts_min` broadcasts.
     fn take_waiting(&mut self, stall: Stall, broadcasts_min: usize) {
         let mut taken = 0;
@@ -178,7 +182,8 @@ impl<N: Network> Shard<N> {
         assert_eq!(waiting, stalled, "each stalled session is in one queue, once");
     }
 
-    /// Returns how many stalled sessions are in a queue; asserts that there are none if there is room for their messages.
+    /// Returns how many stalled sessions are in a queue; asserts that there are none if there is room for their
+    /// messages.
     #[cfg(all(test, not(pombo_loom)))]
     fn check_queue(&mut self, stall: Stall, room: Room) -> usize {
         let queue = self.stalled.queue(stall).clone();

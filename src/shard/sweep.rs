@@ -60,7 +60,8 @@ impl Drain {
         (self.time_out / 200).clamp(Duration::from_millis(1), Duration::from_millis(50))
     }
 
-    /// Returns the slot below which every session should have been closed at `now`; after half of the time that is all of them.
+    /// Returns the slot below which every session should have been closed at `now`; after half of the time that is all
+    /// of them.
     fn due(&self, now: Instant) -> u32 {
         let half = self.time_out / 2;
         let elapsed = now.saturating_duration_since(self.since);
@@ -110,8 +111,8 @@ impl<N: Network> Shard<N> {
         })
     }
 
-    /// Polls until no more sockets are ready. Before a session is closed for its silence: its pong may have been received and not
-    /// read, if the process was paused or busy, and one poll returns only so many events.
+    /// Polls until no more sockets are ready. Before a session is closed for its silence: its pong may have been
+    /// received and not read, if the process was paused or busy, and one poll returns only so many events.
     fn poll_until_empty(&mut self) {
         // Bounded, since sockets may become ready as fast as they are noted.
         for _ in 0..2 + self.sessions.len() / READY_AT_LEAST {
@@ -138,7 +139,8 @@ impl<N: Network> Shard<N> {
         self.wheel.wake_at(key, session, at);
     }
 
-    /// Checks the deadlines of a session: closes it or sends a ping where one has passed, and sets the timer for the next.
+    /// Checks the deadlines of a session: closes it or sends a ping where one has passed, and sets the timer for the
+    /// next.
     fn check_deadlines(&mut self, key: SessionKey) {
         let (tick, settings) = (self.tick, self.settings.clone());
         let Some(session) = self.sessions.present(key) else { return };
@@ -156,8 +158,8 @@ impl<N: Network> Shard<N> {
         }
         if session.flags.is_stalled || session.flags.is_paused || session.unread.is_some() || session.flags.is_readable
         {
-            // The node did not read from it, so its silence does not count. This does not extend `message_timeout`: a stalled session
-            // is not in the middle of a message.
+            // The node did not read from it, so its silence does not count. This does not extend `message_timeout`: a
+            // stalled session is not in the middle of a message.
             session.heard = tick;
         }
         let is_paused = session.flags.is_paused;
@@ -173,7 +175,8 @@ impl<N: Network> Shard<N> {
                 self.stats.timeouts += 1;
                 return self.close(key, CloseReason::of(close::HEARTBEAT), Unsent::Drop);
             }
-            // No ping was sent in time, as after the machine was suspended: the peer gets one interval from now to answer.
+            // No ping was sent in time, as after the machine was suspended: the peer gets one interval from now to
+            // answer.
             session.heard = tick.before(settings.heartbeat_interval);
         }
         let ping_by = session.heard.after(settings.heartbeat_interval);
@@ -222,7 +225,8 @@ impl<N: Network> Shard<N> {
         // The gateway drops its end of the queue when no login is under way any more.
         let no_more = self.inlets.handovers.is_disconnected();
         if is_over {
-            // A last attempt to send. Messages that are left after it are counted as shed when their session is removed.
+            // A last attempt to send. Messages that are left after it are counted as shed when their session is
+            // removed.
             self.flush(self.now);
             self.linger_steps(self.lists.closing_len());
             while let Some(key) = self.sessions.next_key(0) {

@@ -1,9 +1,9 @@
 //! TLS on a socket of a shard: drives rustls's connection without blocking.
 //!
-//! The gateway makes the handshake. Then the socket moves here with rustls's connection, and with the bytes of either direction that
-//! rustls has buffered. The shard sees plaintext only. Plaintext is encrypted when it is sent, in full records, at most
-//! [`ENCRYPTED_MAX`] ahead of the socket; ciphertext that the socket refuses stays here until it has room. Received ciphertext
-//! lands in the caller's buffer, and the plaintext overwrites it.
+//! The gateway makes the handshake. Then the socket moves here with rustls's connection, and with the bytes of either
+//! direction that rustls has buffered. The shard sees plaintext only. Plaintext is encrypted when it is sent, in full
+//! records, at most [`ENCRYPTED_MAX`] ahead of the socket; ciphertext that the socket refuses stays here until it has
+//! room. Received ciphertext lands in the caller's buffer, and the plaintext overwrites it.
 
 use std::io::{self, IoSlice, Read, Write};
 use std::net::Shutdown;
@@ -11,7 +11,8 @@ use std::net::Shutdown;
 use rustix::net::{RecvFlags, SendFlags};
 use rustls::ServerConnection;
 
-/// Most plaintext that is encrypted ahead of the socket, in bytes: four full records. It bounds the ciphertext that waits here.
+/// Most plaintext that is encrypted ahead of the socket, in bytes: four full records. It bounds the ciphertext that
+/// waits here.
 const ENCRYPTED_MAX: usize = 64 << 10;
 
 /// Most room behind an incomplete message for one receive call, in bytes; bounded since it must be zeroed first.
@@ -22,11 +23,11 @@ const RECEIVED_ONTO: usize = 64 << 10;
 pub struct Tls {
     socket: mio::net::TcpStream,
     connection: ServerConnection,
-    /// The socket may have bytes that were not received: it was not called yet, or the last call filled its buffer, or the last
-    /// plaintext was returned without a call.
+    /// The socket may have bytes that were not received: it was not called yet, or the last call filled its buffer, or
+    /// the last plaintext was returned without a call.
     may_have_more: bool,
-    /// Whether our `close_notify` was sent. Input is discarded without being decrypted from then on: if rustls found a fault in it, it
-    /// would have to send an alert, and asserts that none follows the `close_notify`.
+    /// Whether our `close_notify` was sent. Input is discarded without being decrypted from then on: if rustls found a
+    /// fault in it, it would have to send an alert, and asserts that none follows the `close_notify`.
     is_finished: bool,
 }
 
@@ -47,8 +48,8 @@ impl Tls {
 
     /// Receives plaintext; 0 is the peer's `close_notify`, or the end of its stream without one.
     ///
-    /// The end without `close_notify` is no error here: WebSocket has its own close, and an incomplete message is discarded in any
-    /// case.
+    /// The end without `close_notify` is no error here: WebSocket has its own close, and an incomplete message is
+    /// discarded in any case.
     ///
     /// After [`Tls::finish`] it receives ciphertext, which the caller must discard.
     pub(super) fn receive(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
@@ -79,8 +80,8 @@ impl Tls {
             if length > 0 {
                 return Ok(length);
             }
-            // It was a part of a record, or a record without data. The loop goes on, since the end of the stream may be next, which the
-            // poller would not report again.
+            // It was a part of a record, or a record without data. The loop goes on, since the end of the stream may be
+            // next, which the poller would not report again.
         }
     }
 
@@ -96,8 +97,8 @@ impl Tls {
 
     /// Decrypts the first `received` bytes of `buffer` in place; returns the length of the plaintext.
     ///
-    /// Plaintext overwrites ciphertext that rustls has read already. Plaintext that has no room, because a part of its record had been
-    /// received before, stays in rustls: at most one record.
+    /// Plaintext overwrites ciphertext that rustls has read already. Plaintext that has no room, because a part of its
+    /// record had been received before, stays in rustls: at most one record.
     fn decrypt(&mut self, buffer: &mut [u8], received: usize) -> io::Result<usize> {
         let (mut taken, mut filled) = (0, 0);
         while taken < received {
@@ -112,7 +113,8 @@ impl Tls {
         }
         filled += self.read_left(&mut buffer[filled..])?;
         if self.connection.wants_write() {
-            // An answer of rustls's own, for example to a renegotiation. If the socket is full, the next send includes it.
+            // An answer of rustls's own, for example to a renegotiation. If the socket is full, the next send includes
+            // it.
             match self.push() {
                 Err(error) if !is_for_later(&error) => return Err(error),
                 _ => {}
@@ -131,7 +133,8 @@ impl Tls {
 
     /// Ends the stream to a peer that violates TLS, with rustls's alert.
     ///
-    /// The peer's input is read first: to close a socket with unread input would send an RST, which overtakes the alert.
+    /// The peer's input is read first: to close a socket with unread input would send an RST, which overtakes the
+    /// alert.
     fn refuse(&mut self, scratch: &mut [u8], error: io::Error) -> io::Error {
         if self.push().is_ok() {
             self.socket.shutdown(Shutdown::Write).ok();
@@ -174,7 +177,8 @@ impl Tls {
         !self.is_finished && (self.may_have_more || !self.connection.wants_read())
     }
 
-    /// Sends `close_notify`, and then the end of the stream; fails with `WouldBlock` while the socket has no room for them.
+    /// Sends `close_notify`, and then the end of the stream; fails with `WouldBlock` while the socket has no room for
+    /// them.
     pub(super) fn finish(&mut self) -> io::Result<()> {
         self.connection.send_close_notify();
         self.is_finished = true;
@@ -282,10 +286,10 @@ mod tests {
         }
     }
 
-    /// What a peer sent behind our `close_notify` was decrypted: a record that was forged ended a debug build by an assertion of
-    /// rustls's, which had no alert left to send.
+    /// Input behind our `close_notify` was decrypted: a forged record ended a debug build by an assertion of
+    /// rustls's, which must not send an alert then.
     #[test]
-    fn what_comes_behind_the_end_is_thrown_away_as_it_is() {
+    fn input_behind_the_end_is_discarded_without_being_decrypted() {
         let (_client, mut socket, mut tls) = pair();
         tls.finish().expect("there is room");
         let forged = [&[0x17, 3, 3, 0, 32][..], &[7; 32]].concat();
@@ -297,9 +301,10 @@ mod tests {
         assert_eq!(receive(&mut tls, &mut buffer), 0, "the end");
     }
 
-    /// Plaintext left over was given without asking the socket, whose event was forgotten then: it was never read again.
+    /// Plaintext left in rustls was returned without calling the socket, whose last event was forgotten then: the
+    /// socket was never read again.
     #[test]
-    fn after_what_was_left_over_the_socket_is_asked_again() {
+    fn after_plaintext_left_in_rustls_the_socket_is_called_again() {
         let (mut client, mut socket, mut tls) = pair();
         client.writer().write_all(&[7; 16 << 10]).expect("it fits");
         let mut record = Vec::new();

@@ -1,7 +1,7 @@
 //! The network of a running shard: mio's poller, TCP and Unix streams, and TLS over TCP.
 //!
-//! Bytes are received and sent with rustix, whose calls go straight to the kernel. The C library's `recv` and `send` are thread
-//! cancellation points, which costs 3 % of the CPU of a busy relay.
+//! Bytes are received and sent with rustix, whose calls go straight to the kernel. The C library's `recv` and `send`
+//! are thread cancellation points, which costs 3 % of the CPU of a busy relay.
 
 use std::io::{self, IoSlice};
 use std::net::Shutdown;

@@ -1,7 +1,7 @@
 //! The timers of a shard's sessions: a timing wheel (Varghese and Lauck, 1987).
 //!
-//! A session has one timer, for the earliest of its deadlines. An entry is never taken out early: if the session has another
-//! timer by the time it comes up, it is stale, and ignored. So receiving from a peer touches no timer.
+//! A session has one timer, for the earliest of its deadlines. An entry is never taken out early: if the session has
+//! another timer by the time it comes up, it is stale, and ignored. So receiving from a peer touches no timer.
 //!
 //! A bit for each slot is set while the slot has entries. A shard looks for the next deadline two or three times
 //! before each sleep, and finds it in a few words instead of up to a thousand lists.
@@ -54,8 +54,8 @@ impl Wheel {
         Tick(u32::try_from(ticks).unwrap_or(u32::MAX))
     }
 
-    /// Adds an entry for `session` at the tick `at`; returns the tick at which it comes up, which is earlier if `at` is beyond the
-    /// wheel.
+    /// Adds an entry for `session` at the tick `at`; returns the tick at which it comes up, which is earlier if `at` is
+    /// beyond the wheel.
     fn put(&mut self, at: Tick, session: SessionKey) -> Tick {
         let horizon = Tick(self.next.0 + SLOTS as u32 - 1);
         let at = at.clamp(self.next, horizon);
@@ -66,7 +66,8 @@ impl Wheel {
         at
     }
 
-    /// Makes sure that a session's timer comes up at the tick `at` or earlier; it adds an entry only if the timer is later now.
+    /// Makes sure that a session's timer comes up at the tick `at` or earlier; it adds an entry only if the timer is
+    /// later now.
     #[inline]
     pub(super) fn wake_at<S>(&mut self, key: SessionKey, session: &mut Session<S>, at: Tick) {
         if at < session.timer {
@@ -175,7 +176,7 @@ mod tests {
     }
 
     #[test]
-    fn what_lies_past_the_horizon_comes_up_early_to_be_put_back() {
+    fn deadlines_past_the_horizon_come_up_early_to_be_set_again() {
         let mut wheel = Wheel::new(Instant::now());
         assert_eq!(put(&mut wheel, 10_000, 1), Tick(SLOTS as u32 - 1));
         assert_eq!(due(&mut wheel, 2000), [1]);

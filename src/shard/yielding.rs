@@ -1,9 +1,9 @@
 //! Decides whether a shard that has nothing to do yields its core once before it sleeps.
 //!
-//! Where cores are shared, other threads are shards and clients that are about to bring work. A sleep costs them a wake,
-//! costs the shard two context switches, and makes its batches smaller. So the shard yields its core and polls once more, as long as
-//! that finds work. After a yield that found none, it skips the yield the next times, and more of them after each failure. It never
-//! polls more than once: a shard does not spin.
+//! Where cores are shared, other threads are shards and clients that are about to bring work. A sleep costs them a
+//! wake, costs the shard two context switches, and makes its batches smaller. So the shard yields its core and polls
+//! once more, as long as that finds work. After a yield that found none, it skips the yield the next times, and more of
+//! them after each failure. It never polls more than once: a shard does not spin.
 
 /// Most sleeps in a row without a yield.
 const SKIPS_MAX: u8 = 15;
@@ -42,7 +42,7 @@ mod tests {
     }
 
     #[test]
-    fn failures_make_it_rarer_and_one_success_brings_it_back() {
+    fn failures_make_yields_rarer_and_a_success_resets_that() {
         let mut yielding = Yielding::default();
         assert_eq!(skipped(&mut yielding), 0);
         for skips in [1, 3, 7, 15, 15] {

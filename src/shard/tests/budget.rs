@@ -1,4 +1,5 @@
-//! The shard's share of `memory_bytes_max`: what is counted, which sessions are closed, and that nothing stays counted for ever.
+//! The shard's share of `memory_bytes_max`: what is counted, which sessions are closed, and that nothing stays counted
+//! for ever.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -173,7 +174,8 @@ fn a_message_to_many_sessions_keeps_within_the_budget() {
     }
 }
 
-/// A broadcast to many shards counts once for each: sessions were closed for it that held little, which freed none of it.
+/// A broadcast to many shards counts once for each: sessions were closed for it that held little, which freed none of
+/// it.
 #[test]
 fn a_broadcast_to_many_shards_closes_no_session_that_holds_little() {
     let mut node = Node::new(8, part_of(4096 * KIB));
@@ -205,8 +207,8 @@ fn mail_that_was_read_closes_no_session() {
     assert_eq!(node.stats().memory_cuts, 0);
 }
 
-/// A broadcast and then a message to each of its receivers, in one turn: these were closed for bytes that their sockets would have
-/// taken.
+/// A broadcast and then a message to each of its receivers, in one turn: these were closed for bytes that their sockets
+/// would have taken.
 #[test]
 fn receivers_that_keep_up_are_not_closed_for_a_busy_turn() {
     let mut node = Node::new(1, part_of(4096 * KIB));
@@ -228,7 +230,8 @@ fn receivers_that_keep_up_are_not_closed_for_a_busy_turn() {
     assert_eq!(node.stats().memory_cuts, 0);
 }
 
-/// A broadcast with many exceptions first copies earlier broadcasts to the outbox of each, and checked the bound only after that.
+/// A broadcast with many exceptions first copies earlier broadcasts to the outbox of each, and checked the bound only
+/// after that.
 #[test]
 fn a_broadcast_with_many_exceptions_keeps_within_the_budget() {
     let mut node = Node::new(1, part_of(4096 * KIB));

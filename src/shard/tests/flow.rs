@@ -80,7 +80,7 @@ fn whatever_a_socket_takes_at_once_the_bytes_are_the_same() {
                 assert_eq!(alice.take().len(), 5);
             }
         }
-        assert_eq!(node.shards[0].outboxes.take().bytes(), 0, "what was sent is let go");
+        assert_eq!(node.shards[0].outboxes.take().bytes(), 0, "the memory of sent messages is freed");
     }
 }
 
@@ -175,7 +175,8 @@ fn a_reader_that_never_reads_does_not_hold_up_others() {
 /// One step of a node.
 #[derive(Clone, Debug)]
 enum Step {
-    /// A client sends to a client, itself perhaps, or to all if `to` is no client. After `split` bytes the shards run a round.
+    /// A client sends to a client, itself perhaps, or to all if `to` is no client. After `split` bytes the shards run a
+    /// round.
     Send { from: usize, to: usize, length: usize, split: usize },
     /// A client's socket takes this much more.
     Room { of: usize, bytes: usize },

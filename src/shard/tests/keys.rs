@@ -4,7 +4,8 @@ use super::frames::{TEXT, masked};
 use super::memory::{Client, Node, settings};
 use crate::config::{DuplicateLogin, SessionSettings};
 
-/// Length of a message that is longer than one read, so that its rest is received straight into the buffer of the message.
+/// Length of a message that is longer than one read, so that its rest is received straight into the buffer of the
+/// message.
 const LONG: usize = 300_000;
 
 /// Has `sender` send the beginning of a long message to `uid`; returns the message and the bytes that are left.
@@ -32,7 +33,7 @@ fn a_long_message_whose_receiver_left_meanwhile_reaches_nobody_else() {
     let carol = node.login("carol");
     alice.send_bytes(&rest);
     node.settle();
-    assert_eq!(carol.texts(), [""; 0], "what is for bob");
+    assert_eq!(carol.texts(), [""; 0], "bob's message");
     assert_eq!(node.stats().offline, 1);
 }
 

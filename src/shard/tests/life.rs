@@ -137,9 +137,9 @@ fn a_message_must_end_in_time() {
             node.pass(SECOND);
         }
     }
-    let [told] = &slow.take()[..] else { panic!("expected a close frame") };
-    assert_eq!(close_code(told), close::POLICY);
-    assert_eq!(&told.1[2..], b"message not finished within 10s");
+    let [frame] = &slow.take()[..] else { panic!("expected a close frame") };
+    assert_eq!(close_code(frame), close::POLICY);
+    assert_eq!(&frame.1[2..], b"message not finished within 10s");
     assert_eq!((steady.texts().len(), node.stats().timeouts), (2, 1));
 }
 
@@ -158,7 +158,8 @@ fn a_message_that_was_received_and_not_read_is_not_late() {
     assert_eq!(node.stats().timeouts, 0);
 }
 
-/// A client whose messages have no colon was closed after `message_timeout`, if each read ended inside the next message.
+/// A client whose messages have no colon was closed after `message_timeout`, if each read ended inside the next
+/// message.
 #[test]
 fn each_message_has_its_own_timeout_even_if_malformed() {
     let mut node = Node::new(1, SessionSettings { message_timeout: 10 * SECOND, ..settings() });
@@ -207,8 +208,8 @@ fn a_duplicate_login_is_rejected_or_shares() {
     let first = node.login("bob");
     let second = node.hand_over("bob", node.draw(), &masked(TEXT, b"bob:hi"));
     node.settle();
-    let told = second.take();
-    assert_eq!((told[0].0, close_code(&told[1])), (TEXT, close::UID_TAKEN));
+    let frames = second.take();
+    assert_eq!((frames[0].0, close_code(&frames[1])), (TEXT, close::UID_TAKEN));
     assert_eq!(first.take(), []);
 
     let share = SessionSettings { duplicate_login: DuplicateLogin::Share, uid_sessions_max: 2, ..settings() };
@@ -260,13 +261,13 @@ fn a_drain_is_spread_over_the_first_half_of_its_time() {
     let clients: Vec<_> = (0..100).map(|index| node.login(&format!("user{index}"))).collect();
     node.request(0, Request::Drain { time_out: 10 * SECOND });
     node.settle();
-    let told = |clients: &[super::memory::Client]| {
+    let closed = |clients: &[super::memory::Client]| {
         clients.iter().filter(|client| !client.wire.borrow().output.is_empty()).count()
     };
     for tenth in 1..10 {
         node.pass(SECOND / 2);
-        let told = told(&clients);
-        assert!(told.abs_diff(tenth * 10) <= 2, "{told} told after {tenth} tenths of the first half");
+        let closed = closed(&clients);
+        assert!(closed.abs_diff(tenth * 10) <= 2, "{closed} closed after {tenth} tenths of the first half");
     }
     node.pass(SECOND / 2 + LATE);
     for client in &clients {
@@ -310,5 +311,5 @@ fn requests_to_a_shard_that_ends_are_dropped_with_it() {
     node.request(0, Request::Stats { answer });
     let shard = &mut node.shards[0];
     assert_eq!(shard.abandon(), 0);
-    assert!(answered.is_disconnected() && answered.is_empty(), "nobody will answer");
+    assert!(answered.is_disconnected() && answered.is_empty(), "no answer will come");
 }

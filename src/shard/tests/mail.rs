@@ -170,7 +170,7 @@ fn mail_counts_for_the_memory_budget() {
     }
     assert!(node.shards[0].mailbox.memory() > 2 * MAIL, "a batch in flight, and one in hand");
     let (cuts, sessions) = (node.stats().memory_cuts, node.stats().sessions);
-    assert!(cuts > 0, "what waits has room in the budget, but not beside the mail");
+    assert!(cuts > 0, "stalled messages have room in the share, but not beside the mail");
     assert!(sessions > 20, "no more are cut than must be, {sessions} are left");
     node.settle();
     node.login(&node.uid_on(0, "carol")).send_frame(TEXT, b"all:still here");

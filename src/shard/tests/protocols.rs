@@ -143,7 +143,7 @@ fn slow_consumer_is_closed_with_its_protocol_s_code_and_counted_by_the_cause() {
         }
         bob.give_room(usize::MAX);
         node.settle();
-        assert_eq!(close_code(bob.take().last().expect("it is told")), json::SLOW_CONSUMER);
+        assert_eq!(close_code(bob.take().last().expect("a close frame")), json::SLOW_CONSUMER);
         let stats = node.stats();
         assert_eq!((stats.slow_consumers, stats.closes[counter_of(close::SLOW_CONSUMER)]), (1, 1));
         assert_eq!((stats.shed_newest, stats.shed_closed), (1, 2), "the message without room, and those that waited");

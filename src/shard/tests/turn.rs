@@ -111,7 +111,8 @@ fn a_read_full_of_broadcasts_starves_nobody() {
     assert_eq!(clients[3].take().len(), 6_500);
 }
 
-/// Ten connections with enough broadcasts for every turn kept a shard from taking mail and requests, a drain among them.
+/// Ten connections with enough broadcasts for every turn kept a shard from taking mail and requests, a drain among
+/// them.
 #[test]
 fn a_flood_from_its_own_clients_keeps_a_shard_from_neither_mail_nor_requests() {
     let mut node = Node::new(2, settings());
@@ -286,8 +287,8 @@ fn messages_to_alternating_receivers_reach_the_right_one() {
     }
 }
 
-/// The flush went on as long as blocked receivers became writable meanwhile: no session was read or adopted until all of them
-/// had everything.
+/// The flush went on as long as blocked receivers became writable meanwhile: no session was read or adopted until all
+/// of them had everything.
 #[test]
 fn receivers_that_drain_large_outboxes_hold_nobody_up() {
     const RECEIVERS: usize = 1000;
@@ -369,7 +370,8 @@ fn a_broadcast_with_exceptions_costs_the_budget_each_of_them() {
     assert!(left_out.iter().all(|client| client.take().is_empty()));
 }
 
-/// Memory of a peak was kept as long as one session stayed, and each broadcast walked all slots that had ever been used.
+/// Memory of a peak was kept as long as one session stayed, and each broadcast walked all slots that had ever been
+/// used.
 #[test]
 fn after_a_peak_memory_and_walks_shrink_with_the_sessions() {
     const PEAK: usize = 4000;

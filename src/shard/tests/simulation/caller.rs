@@ -79,7 +79,7 @@ impl Caller {
                 let (sender, answer) = flume::bounded(1);
                 let (hash, reason) = (hashes[uid], "kicked".into());
                 let kick = Request::Kick { hash, uid: UIDS[uid].into(), code: KICKED, reason, answer: sender };
-                let owner = hosts.iter().find(|host| host.owns(hash)).expect("somebody owns it");
+                let owner = hosts.iter().find(|host| host.owns(hash)).expect("a shard owns it");
                 self.note(owner, kick, Pending::Kick { answer, uid });
             }
             9 => {
@@ -215,7 +215,7 @@ impl Caller {
                 let Some(sessions) = taken(answer) else { return answer.is_disconnected() };
                 self.broadcasts += 1;
                 self.too_long += u64::from(*is_too_long);
-                assert!(sessions == 0 || !is_too_long, "nobody can take it");
+                assert!(sessions == 0 || !is_too_long, "it is too long for every outbox");
             }
             Pending::Kick { answer, uid } => {
                 let Some(sessions) = taken(answer) else { return answer.is_disconnected() };
@@ -252,7 +252,7 @@ impl Caller {
             let times = walk.seen.iter().filter(|seen| *seen == uid).count();
             assert_eq!(times, 1, "{} is on {times} pages", UIDS[*uid]);
         }
-        assert!(walk.seen.iter().all(|uid| walk.ever.contains(uid)), "a page has who was never there");
+        assert!(walk.seen.iter().all(|uid| walk.ever.contains(uid)), "a page has a uid that was never online");
         self.walks.remove(&host.index);
     }
 }

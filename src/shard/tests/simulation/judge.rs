@@ -50,7 +50,7 @@ impl World {
             let outbox = session.outbox.as_ref().map_or(0, |outbox| outbox.bytes());
             let begun = self.plan.encoded_max(settings.message_bytes_max);
             if !session.listed.is_dirty() && !session.listed.is_queued() {
-                assert_eq!(session.holdings(), session.held.get(), "what it holds was not looked up");
+                assert_eq!(session.holdings(), session.held.get(), "its memory was not accounted for");
             }
             if session.phase != Phase::Open {
                 continue;
@@ -66,8 +66,8 @@ impl World {
             assert!(found.len() <= sessions_max, "{} has {} sessions", UIDS[peer.uid], found.len());
         }
         assert_eq!((shard.registry.sessions(), shard.registry.len()), (open, online.len()), "registered, not alive");
-        assert_eq!(shard.memory.held(), held, "what all hold is what each holds");
-        assert_eq!(shard.memory.outbox_bytes(), accounted, "what waits in all outboxes is what waits in each");
+        assert_eq!(shard.memory.held(), held, "the memory of all sessions");
+        assert_eq!(shard.memory.outbox_bytes(), accounted, "the unsent bytes of all outboxes");
         let (all, part) = (held + shard.mailbox.memory(), settings.memory_bytes_max);
         let is_within = all <= part || held <= part / 8 || holders == 0;
         assert!(is_within, "{held} bytes are held, and {all} with the mail");
@@ -148,11 +148,11 @@ impl World {
         }
         for host in &mut self.hosts {
             let Some(shard) = &mut host.shard else { continue };
-            assert_eq!(shard.memory.held(), 0, "nothing is to be held");
+            assert_eq!(shard.memory.held(), 0, "no session holds memory");
             assert_eq!(shard.sessions.len(), shard.registry.sessions());
-            assert!(shard.stalled.len() == 0 && shard.mailbox.held() == 0, "mail waits for ever");
+            assert!(shard.stalled.len() == 0 && shard.mailbox.held() == 0, "mail or stalled sessions are left");
         }
-        assert_eq!(self.admission.count(), self.active.len(), "hosts on the node");
+        assert_eq!(self.admission.count(), self.active.len(), "connections of the node");
     }
 
     /// Sends messages to each session and to all, and asserts how many each session gets.
@@ -198,7 +198,7 @@ impl World {
             let peer = &mut self.peers[peer];
             peer.read(UIDS[peer.uid], &self.caller.exceptions);
         }
-        assert_eq!(self.admission.count(), 0, "hosts on the node");
+        assert_eq!(self.admission.count(), 0, "connections of the node");
     }
 
     /// Asserts that each message that was routed has arrived, or is counted with its outcome.
@@ -214,7 +214,7 @@ impl World {
         let sent = set_out.unicasts + set_out.broadcasts * self.plan.shards as u64 + caller.pushes + caller.broadcasts;
         let met = stats.offline + set_out.reached + stats.broadcasts + caller.too_long;
         assert_eq!(sent, met + stats.shed_shard_gone + unread, "messages to shards: {set_out:?}, {stats:?}");
-        assert_eq!(stats.broadcasts_sent, set_out.broadcasts, "broadcasts count once, whoever takes them");
+        assert_eq!(stats.broadcasts_sent, set_out.broadcasts, "each broadcast counts once");
         // Messages to sessions, the server's answers among them.
         let turned_away = stats.closes[counter_of(close::REPLACED)] - stats.replaced;
         let errors = stats.invalid + stats.forbidden_unicasts + stats.forbidden_broadcasts;
@@ -226,7 +226,7 @@ impl World {
         let received: u64 = self.peers.iter().map(|peer| peer.wire.borrow().received).sum();
         let taken: u64 = self.peers.iter().map(|peer| peer.wire.borrow().taken).sum();
         assert_eq!((stats.bytes_in, stats.bytes_out), (received, taken), "bytes");
-        assert!(stats.answers_dropped >= caller.dropped, "answers that nobody waited for");
+        assert!(stats.answers_dropped >= caller.dropped, "answers without a receiver");
         assert_eq!((stats.sessions, stats.uids, stats.memory_held, stats.panics), (0, 0, 0, 0));
         stats
     }
@@ -235,8 +235,8 @@ impl World {
     fn balance_closes(&self, stats: &Stats) {
         let closes = |code| stats.closes[counter_of(code)];
         let broken = closes(close::PROTOCOL_ERROR) + closes(close::NOT_UTF8) + closes(close::TOO_BIG);
-        let told = stats.closes.iter().sum::<u64>() + stats.closed_by_peer;
-        assert!(told <= stats.logins && stats.logins <= told + stats.lost, "sessions that ended: {stats:?}");
+        let closed = stats.closes.iter().sum::<u64>() + stats.closed_by_peer;
+        assert!(closed <= stats.logins && stats.logins <= closed + stats.lost, "sessions that ended: {stats:?}");
         assert_eq!(stats.violations, broken);
         assert_eq!(stats.slow_consumers, closes(close::SLOW_CONSUMER));
         assert_eq!(stats.memory_cuts, closes(close::MEMORY));

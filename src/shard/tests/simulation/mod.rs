@@ -1,10 +1,10 @@
 //! A simulation: whole shards on a simulated network and clock, with faults that follow from a seed.
 //!
-//! A run makes a node of one to three shards on one thread; only their sockets and their clock are not real. A seed decides
-//! bounds and policies, and then a thousand steps: a client sends, the network delivers a part of that,
-//! a shard runs a turn, a socket takes a few bytes, time jumps, a client vanishes, a caller kicks, asks, reloads, drains.
-//! After every turn the state of the shard is compared with its clients; a client checks every byte that it gets; at the
-//! end the counts must account for every message. See `docs/reliability.md`.
+//! A run makes a node of one to three shards on one thread; only their sockets and their clock are not real. A seed
+//! decides bounds and policies, and then a thousand steps: a client sends, the network delivers a part of that, a shard
+//! runs a turn, a socket takes a few bytes, time jumps, a client vanishes, a caller kicks, asks, reloads, drains. After
+//! every turn the state of the shard is compared with its clients; a client checks every byte that it gets; at the end
+//! the counts must account for every message. See `docs/reliability.md`.
 //!
 //! A failure prints its seed: `POMBO_SEED=17 cargo test --lib simulation` runs that seed again. `200..1000` runs
 //! several. Seeds that once failed are kept in `seeds.txt`, and run first.
@@ -90,7 +90,9 @@ fn run_all(seeds: impl Iterator<Item = u64>) -> Stats {
         match catch_unwind(AssertUnwindSafe(|| run(seed))) {
             Ok(stats) => sum.add(&stats),
             Err(_) => {
-                panic!("seed {seed} fails as told above; run it alone: POMBO_SEED={seed} cargo test --lib simulation")
+                panic!(
+                    "seed {seed} fails as printed above; run it alone: POMBO_SEED={seed} cargo test --lib simulation"
+                )
             }
         }
     }

@@ -1,8 +1,8 @@
 //! The simulated network: connections that behave as badly as real ones may.
 //!
-//! A socket may receive or send less than it could, at any byte, be interrupted, refuse, keep bytes that it took unsent (as
-//! TLS does), fail, or end one direction. Its events are edge-triggered, in any order, and some are spurious. It does
-//! nothing that no kernel does: an event is never missing.
+//! A socket may receive or send less than it could, at any byte, be interrupted, refuse, keep bytes that it took unsent
+//! (as TLS does), fail, or end one direction. Its events are edge-triggered, in any order, and some are spurious. It
+//! does nothing that no kernel does: an event is never missing.
 
 use std::cell::RefCell;
 use std::io::{self, IoSlice};

@@ -242,7 +242,7 @@ impl Peer {
                 }
             }
             PONG => {
-                let number = u32::from_be_bytes(payload.try_into().expect("a pong says what its ping said"));
+                let number = u32::from_be_bytes(payload.try_into().expect("a pong has the payload of its ping"));
                 assert!(number > self.answered && number <= self.pings, "{name} gets the pong {number}");
                 self.answered = number;
             }
@@ -276,7 +276,7 @@ impl Peer {
         match to {
             EVERYBODY => {}
             EVERYBODY_BUT => assert!(!exceptions[&number].contains(&self.uid), "{name} was left out of {number}"),
-            uid => assert_eq!(uid, self.uid, "{name} gets what is for another"),
+            uid => assert_eq!(uid, self.uid, "{name} got a message for another"),
         }
         let next = self.next.entry(sender).or_default();
         assert!(number >= *next, "{name} gets {number} of {sender} again, or after {}", *next - 1);

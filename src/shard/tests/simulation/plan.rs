@@ -13,12 +13,13 @@ use crate::protocol::Protocol;
 /// Length of the longest uid that logs in, and the bytes that a command and a frame add to a message.
 const AROUND_A_MESSAGE: usize = 64;
 
-/// How much longer than its message a frame of JSON may be: an escaped byte takes six, and a quarter of the filling is escaped.
+/// How much longer than its message a frame of JSON may be: an escaped byte takes six, and a quarter of the filling is
+/// escaped.
 const JSON_FACTOR: usize = 3;
 const JSON_EXTRA: usize = 200;
 
-/// From this length on the end of a message may be received straight into its buffer: that takes more than 64 KiB to come,
-/// and as much that came before.
+/// From this length on the end of a message may be received straight into its buffer: that takes more than 64 KiB to
+/// come, and as much that came before.
 pub(super) const LONG_FROM: usize = 140_000;
 
 pub(super) struct Plan {

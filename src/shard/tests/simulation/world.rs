@@ -281,8 +281,8 @@ impl World {
         }
     }
 
-    /// Delivers the beginning of a long message. Another client sends to the same receiver, which may fail, and a client logs in. Then
-    /// the rest is delivered. The network withholds the bytes of all others meanwhile.
+    /// Delivers the beginning of a long message. Another client sends to the same receiver, which may fail, and a
+    /// client logs in. Then the rest is delivered. The network withholds the bytes of all others meanwhile.
     fn swap_during_a_message(&mut self) {
         let Some(sender) = self.some_peer().filter(|&sender| self.peers[sender].has_delivered_all()) else { return };
         let receiver = self.random.usize(..self.plan.uids);
