@@ -1,12 +1,12 @@
-//! Attacks a node and measures what others notice: `cargo bench --bench attacks [-- NAME …]`.
+//! Attacks a node, and measures the effect on other clients: `cargo bench --bench attacks [-- NAME …]`.
 //!
 //! ```text
 //!   this process ──attacks──▶ pombo ◀── canaries, a process of their own
 //!        └───────── reads /proc ┘
 //! ```
-//! Prints a table, what each attack has seen, and a verdict; the exit code is 1 if something was missed. A node is
-//! started with two shards, short times, and else with default settings. `--against ADDRESS --seconds N` attacks a node
-//! that runs already, in rounds of a minute with a rest at its end: for `scripts/soak`.
+//! Prints a table, the findings of each attack, and a verdict; the exit code is 1 if an expectation was not met. The node has
+//! two shards, short time-outs, and otherwise the default settings. `--against ADDRESS --seconds N` attacks a node
+//! that runs already, in rounds of a minute with a pause at their end: for `scripts/soak`.
 
 #[allow(dead_code, reason = "the fast tests use the rest of it")]
 #[path = "attacks/mod.rs"]
@@ -30,10 +30,10 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use support::Authority;
 use tokio::sync::oneshot;
 
-/// What a node's private memory may be above what it was, when an attack is over.
+/// Most growth of a node's private memory from before an attack to after it.
 const SLACK: u64 = 32 << 20;
 
-/// What 99 of 100 messages between others may take, whatever happens.
+/// Longest latency of 99 of 100 messages between other clients, during any attack.
 const OTHERS_P99_MS: f64 = 50.0;
 
 /// How long the canaries write to each other before an attack begins, and when it is over.
@@ -85,7 +85,7 @@ fn attack(names: &[&str]) -> ExitCode {
     ExitCode::from(u8::from(!faults.is_empty()))
 }
 
-/// One attack, and what it came to.
+/// One attack, and its result.
 struct Row<'a> {
     attack: &'a Attack,
     notes: Notes,
@@ -132,7 +132,7 @@ impl<'a> Row<'a> {
         ]
     }
 
-    /// What was not as it should be.
+    /// The expectations that were not met.
     fn missed(&self, is_alive: bool, log: &str) -> Vec<String> {
         let mut missed = self.notes.faults.clone();
         let Course { before, peak, recovery, .. } = self.course;

@@ -1,5 +1,5 @@
-//! What a peak of connections leaves behind: CPU of a broadcast, and memory, for the few who stay after it, beside as many on
-//! a node that has had no peak.
+//! The lasting cost of a peak of connections: CPU of a broadcast, and memory, for the few connections that stay after it,
+//! compared with as many on a node that has had no peak.
 //!
 //! `cargo bench --bench peak [-- PEAK]` (18,000 unless told otherwise; 100 stay, spread evenly over the peak). Each is a
 //! `pombo serve` with one shard. CPU is its shard's; memory is the process's private memory when it has been quiet for some

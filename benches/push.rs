@@ -1,5 +1,5 @@
-//! What a push by another program costs, by each way in, beside a message from a client over WebSocket; and how long one
-//! takes while the shards are saturated by clients.
+//! The cost of a push by another program, through each interface, compared with a message from a client over WebSocket; and
+//! the time of a push while clients saturate the shards.
 //!
 //! `cargo bench --bench push [-- SECONDS]`. A `pombo serve` with one shard, 16 users, and for each a sender of its own that
 //! keeps 64 messages in flight (one, where the way in takes one at a time) and compares every byte that arrives. CPU is the

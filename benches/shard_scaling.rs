@@ -1,4 +1,4 @@
-//! What a delivered message costs a shard, and how that changes with the number of shards.
+//! The cost of a delivered message in a shard, and how it changes with the number of shards.
 //!
 //! Real shards on threads of their own, real turns, mailboxes, doorbells and wakes; only the sockets are
 //! memory (`support/memory.rs`). The figure is **thread CPU time per delivered message**, summed over the
@@ -7,7 +7,7 @@
 //! many shards as there are cores; more of them would measure the scheduler.
 //!
 //! Timed: polling (one `epoll_wait` per turn, a real sleep and one eventfd write per wake, with the kernel's
-//! part of both), decoding, routing, the mail, outboxes and the log, the flush up to the socket's door, the
+//! part of both), decoding, routing, the mail, outboxes and the log, the flush up to the call of the socket, the
 //! sweep. Not timed: the kernel's TCP, which in production is 75 to 95 % of the CPU per message; logging in;
 //! and the thread that drives this. Timed though it isn't the shard's: the stand-in itself, which copies a
 //! burst where `recv` would, and counts. The last table says what that comes to with an empty loop around it.
@@ -87,7 +87,7 @@ const WARM_UP: u8 = 0;
 const MEASURE: u8 = 1;
 const DONE: u8 = 2;
 
-/// What the driver and the shard threads tell each other.
+/// The state that the driver and the shard threads share.
 struct Course {
     /// Where the run is; written by the driver, looked at by each shard thread before every turn.
     phase: AtomicU8,
@@ -137,7 +137,7 @@ struct Row {
     stats: Stats,
 }
 
-/// The driver's way to one shard thread.
+/// Sends requests to one shard thread.
 struct Door {
     requests: flume::Sender<Request>,
     waker: ShardWaker,

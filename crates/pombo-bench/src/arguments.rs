@@ -1,4 +1,4 @@
-//! What can be asked for: the scenarios' arguments, and whether they make sense together.
+//! The arguments of the scenarios, and the checks of their combinations.
 
 use std::fs::OpenOptions;
 use std::net::ToSocketAddrs as _;

@@ -1,6 +1,6 @@
-//! One WebSocket client: its socket, how far it has come, and the bytes it could not send or not yet read.
+//! One WebSocket client: its socket, its phase, its unsent bytes, and the beginning of an incomplete frame.
 //!
-//! The generator owns it and tells it when the socket is ready; it never waits. An idle client holds no buffer.
+//! The generator owns it and calls it when the socket is ready; it never waits. An idle client holds no buffer.
 
 use std::fmt;
 use std::io::{self, Read, Write};
@@ -13,17 +13,17 @@ use socket2::{Domain, Protocol, SockAddr, Socket, Type};
 use super::secure::Secure;
 use super::wire::Violation;
 
-/// A key and the answer that RFC 6455, section 1.3, gives for it. Keys need not be random for the server's sake.
+/// The key of every upgrade, and its accept value: the example of RFC 6455, section 1.3. A server needs no random keys.
 const UPGRADE_KEY: &str = "dGhlIHNhbXBsZSBub25jZQ==";
 const UPGRADE_ACCEPT: &[u8] = b"s3pPLMBiTxaQ9kYGzzhZRbK+xOo=";
 
-/// A response head beyond this is not waited for.
+/// Longest response head.
 const RESPONSE_BYTES_MAX: usize = 16 * 1024;
 
 /// Unsent bytes beyond this, answers to pings included, end the connection.
 const UNSENT_BYTES_MAX: usize = 128 << 20;
 
-/// How far a client has come.
+/// The phase of a client.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Phase {
     /// TCP's handshake is under way.
@@ -34,28 +34,28 @@ pub(super) enum Phase {
     LoggingIn,
     /// Logged in.
     Open,
-    /// We have sent a close frame.
+    /// The client has sent a close frame.
     Closing,
-    /// The same, and we will be back.
+    /// The client has sent a close frame, and will connect again.
     Leaving,
-    /// The socket is of no more use.
+    /// The connection has ended.
     Ended,
 }
 
-/// How a connection came to its end.
+/// How a connection ended.
 #[derive(Debug)]
 pub(super) enum Ending {
-    /// With a close frame of the server's.
+    /// By a close frame of the server.
     Closed { code: Option<u16>, reason: String },
-    /// Without one.
+    /// By the server, without a close frame.
     EndOfFile,
-    /// By a fault of the transport.
+    /// By an error of the transport.
     Broken(io::Error),
-    /// By us, since the server broke the protocol.
+    /// By the client, because the server broke the protocol.
     Violation(Violation),
-    /// By us, since the upgrade failed.
+    /// By the client, because the upgrade failed.
     Refused(String),
-    /// By us, since the server does not read what it is sent.
+    /// By the client, because the server does not read.
     Unread,
 }
 
@@ -86,7 +86,7 @@ impl From<Violation> for Ending {
     }
 }
 
-/// What a read brought.
+/// The result of a read.
 pub(super) enum Received {
     /// So many bytes at the start of the buffer, kept ones included; `full` if there was no room for more.
     Bytes { filled: usize, full: bool },
@@ -94,12 +94,12 @@ pub(super) enum Received {
     Nothing,
 }
 
-/// What became of bytes that were sent.
+/// The result of a send.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Sent {
-    /// The kernel has them all.
+    /// The kernel took all bytes.
     All,
-    /// It refused some, which wait here: the caller asks the poller for writability.
+    /// The kernel refused some, which the client keeps: the caller must poll for writability.
     Blocked,
 }
 
@@ -111,7 +111,7 @@ pub(super) struct Client {
     pub(super) phase: Phase,
     /// Bytes that the kernel refused. While there are any, nothing new is written for this client.
     unsent: Vec<u8>,
-    /// The beginning of a frame whose rest has not come.
+    /// The beginning of an incomplete frame.
     partial: Vec<u8>,
     /// The fragments of an unfinished message, if any.
     pub(super) fragments: Option<Vec<u8>>,
@@ -154,7 +154,7 @@ impl Client {
         Ok(Self { socket, secure: None, phase, unsent: Vec::new(), partial: Vec::new(), fragments: None, started })
     }
 
-    /// Says whether TCP's handshake is over.
+    /// Returns whether the TCP handshake is over.
     ///
     /// # Errors
     /// Why the connection failed.
@@ -250,7 +250,7 @@ impl Client {
     }
 }
 
-/// The request that asks for the upgrade.
+/// Returns the upgrade request.
 pub(super) fn upgrade_request(authority: &str, path: &str) -> Vec<u8> {
     format!(
         "GET {path} HTTP/1.1\r\nHost: {authority}\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
@@ -259,7 +259,7 @@ pub(super) fn upgrade_request(authority: &str, path: &str) -> Vec<u8> {
     .into_bytes()
 }
 
-/// Finds the end of the response to the upgrade; `None` if it is not all there.
+/// Finds the end of the response to the upgrade; `None` if it is incomplete.
 ///
 /// # Errors
 /// What the server answered instead of the upgrade.

@@ -1,4 +1,4 @@
-//! A server inside of this process: only there can be told which shard owns a uid, since the hash has a secret key.
+//! A server inside of this process: only there is it known which shard owns a uid, because the hash has a secret key.
 //!
 //! Its threads are not the generator's, so the two are measured apart all the same.
 
@@ -10,7 +10,7 @@ use pombo::{Config, Handle, Listen, Server};
 use super::BenchError;
 use super::target::Target;
 
-/// Names tried for a connection until one is owned by the shard it should be: enough for hundreds of shards.
+/// Most names that are tried for a connection until the wanted shard owns one: enough for hundreds of shards.
 const ATTEMPTS_MAX: u32 = 100_000;
 
 /// Which shards own the two of a pair.

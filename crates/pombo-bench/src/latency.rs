@@ -1,4 +1,4 @@
-//! Latency: what it is recorded in, and what is told of it.
+//! Latency: its histogram, and the figures of a report.
 
 use hdrhistogram::Histogram;
 use serde::Serialize;

@@ -1,9 +1,9 @@
 //! The books: every message sent is owed to its receiver exactly once, and in order.
 //!
-//! The generator's thread owns them. They hold only what is in flight, so they are bounded by connections and windows,
-//! and nothing is allocated per message. A message that a younger one from the same sender has overtaken on the way to the same receiver is
-//! presumed lost: it frees its place in the window, so that a server which drops does not stop the run, and is counted
-//! when it turns up after all (out of order) or when the books are closed (lost).
+//! The generator's thread owns them. They hold only the messages in flight, so they are bounded by connections and windows,
+//! and nothing is allocated per message. A message that a younger one from the same sender to the same receiver has overtaken
+//! is presumed lost: it frees its place in the window, so that a server which drops messages does not stop the run. It is
+//! counted when it arrives after all (out of order), or when the books are closed (lost).
 
 use std::collections::{BTreeSet, VecDeque};
 use std::ops::Add;
@@ -13,26 +13,27 @@ use super::wire::{EVERYBODY, Stamp};
 /// Overtaken messages that are still waited for: per sender of unicasts, per run of broadcasts. Those beyond are lost.
 const OVERTAKEN_MAX: usize = 4096;
 
-/// What became of the messages of a run; whatever is not delivered is a fault.
+/// The outcomes of a run's messages; every message that is not delivered is a fault.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize)]
 pub struct Tally {
     /// Messages sent.
     pub sent: u64,
     /// Deliveries that are owed for them: one for a unicast, one a receiver for a broadcast.
     pub owed: u64,
-    /// Deliveries to the right connection, for the first time.
+    /// First deliveries to the right connection.
     pub delivered: u64,
     /// Deliveries owed that never came.
     pub lost: u64,
-    /// Deliveries of what had been delivered already.
+    /// Deliveries of a message that had been delivered already.
     pub duplicated: u64,
-    /// Deliveries to a connection they were not meant for.
+    /// Deliveries to a wrong connection.
     pub misdelivered: u64,
     /// Deliveries that came behind a younger message of the same sender to the same receiver; delivered all the same.
     pub reordered: u64,
-    /// Arrivals that are not what was sent: cut, changed, or not ours; error texts of the server among them.
+    /// Arrivals that differ from every message that was sent: cut, changed, or of another sender; also error texts of the
+    /// server.
     pub damaged: u64,
-    /// Connections that ended without being asked to.
+    /// Connections that ended unexpectedly.
     pub closed: u64,
 }
 
@@ -61,7 +62,7 @@ impl Add for Tally {
     }
 }
 
-/// What an arrival gives back to its sender.
+/// The result of an arrival, for its sender.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Receipt {
     /// Whether the message was the receiver's, and new.

@@ -4,7 +4,7 @@
 //! drawing. It runs where it is started, and touches the server through its sockets and, with `--pid`, through `/proc`.
 //!
 //! ```text
-//!   arguments ──▶ scenario                              arguments: what can be asked for
+//!   arguments ──▶ scenario                              arguments: the command line
 //!                    │  its traffic, its parameters
 //!                    ▼
 //!   process ◀────── run ──▶ generator ──▶ client ──▶ socket   run: from the first connection to the last, and when to
@@ -88,7 +88,7 @@ enum Command {
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum BenchError {
-    /// What is asked for makes no sense.
+    /// The arguments contradict each other.
     #[error("{0}")]
     Arguments(String),
     /// The server's process can't be read.
@@ -99,7 +99,7 @@ pub enum BenchError {
     Start {
         /// Its name.
         server: String,
-        /// What happened to it.
+        /// Why it did not.
         why: String,
     },
     /// The page can't be written.
@@ -127,7 +127,7 @@ pub enum BenchError {
     /// A connection ended before it was logged in.
     #[error("cannot log in as {uid}: the connection was {ending}")]
     Login {
-        /// Who wanted to log in.
+        /// The uid that wanted to log in.
         uid: String,
         /// How the connection ended.
         ending: String,
@@ -137,7 +137,7 @@ pub enum BenchError {
     Silent {
         /// The server's address.
         address: SocketAddr,
-        /// How long it was waited for.
+        /// How long the generator waited for it.
         patience: Duration,
         /// Connections that are logged in.
         logged_in: u32,
@@ -206,7 +206,7 @@ pub fn measure(args: &ScenarioArgs) -> Result<Report, BenchError> {
     measure_as(&args.common().server, args)
 }
 
-/// Does the same under a title for its progress, which is shown if the standard error is a terminal.
+/// As [`measure`], with a title for the progress bar, which is shown if standard error is a terminal.
 fn measure_as(title: &str, args: &ScenarioArgs) -> Result<Report, BenchError> {
     args.check()?;
     let progress = Progress::new(title);

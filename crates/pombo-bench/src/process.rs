@@ -1,7 +1,7 @@
 //! What a server under load costs, read from Linux's `/proc`: CPU, context switches, private memory.
 //!
-//! A server is a process and its children, since some fork workers. A reading takes a few system calls a thread, so it
-//! happens before and after what is timed, never during.
+//! A server is a process and its children, because some fork workers. A reading takes a few system calls per thread, so it
+//! is made before and after the measured time, never during it.
 
 use std::fs;
 use std::io;
@@ -18,7 +18,7 @@ const SETTLE_INTERVAL: Duration = Duration::from_millis(250);
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Process {
     pid: u32,
-    /// A thread whose CPU is not its: the generator's, beside a server in the same process.
+    /// A thread that is not counted: the generator's, if the server is in the same process.
     except: Option<u32>,
 }
 
@@ -36,7 +36,7 @@ pub enum ProcessError {
         /// What the kernel said.
         source: io::Error,
     },
-    /// Its text is not what the kernel's documentation says.
+    /// Its text differs from the kernel's documentation.
     #[error("cannot make sense of /proc/{pid}/{file}")]
     Format {
         /// The process asked for.
@@ -53,7 +53,7 @@ pub(super) struct Usage {
     user: Duration,
     /// System time, in whole ticks.
     system: Duration,
-    /// Time on a processor of the threads that live, to the nanosecond; zero where the kernel does not tell.
+    /// Time on a processor of the threads that live, to the nanosecond; zero where the kernel does not report it.
     exact: Duration,
     voluntary_switches: u64,
     involuntary_switches: u64,
@@ -80,7 +80,7 @@ impl Usage {
         let user = self.user.saturating_sub(before.user);
         let system = self.system.saturating_sub(before.system);
         let exact = self.exact.saturating_sub(before.exact);
-        // A thread that ended between the readings took its exact time along; the ticks still have it.
+        // The exact time of a thread that ended between the readings is lost; the ticks still include it.
         let cpu = if exact + 3 * TICK >= user + system { exact } else { user + system };
         let ticks = (user + system).as_secs_f64();
         Spent {
@@ -158,7 +158,7 @@ impl Process {
         Ok(usage)
     }
 
-    /// Reads the memory that is its own and its children's: what would come back if they ended.
+    /// Reads the private memory of the process and its children: the memory that would be free if they ended.
     pub(super) fn private_bytes(&self) -> Result<u64, ProcessError> {
         let mut bytes = 0;
         for pid in self.family()? {
@@ -234,8 +234,8 @@ pub(super) struct Schedule {
     pub(super) waiting: Duration,
 }
 
-/// Memory that the kernel keeps for sockets, of the whole machine: it does not tell whose. A server on this machine and
-/// the generator have one end of each connection each.
+/// The kernel's memory for sockets, on the whole machine: it is not known per process. If the server is on this machine,
+/// it includes both ends of each connection.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct KernelMemory {
     /// Its objects, sockets and their files among them: `Slab` of `/proc/meminfo`.
@@ -245,7 +245,7 @@ pub(super) struct KernelMemory {
     pub(super) tcp_bytes: u64,
 }
 
-/// Reads what the kernel keeps; `None` where it does not tell.
+/// Reads the kernel's memory for sockets; `None` where the kernel does not report it.
 pub(super) fn kernel_memory() -> Option<KernelMemory> {
     let meminfo = fs::read_to_string("/proc/meminfo").ok()?;
     let sockstat = fs::read_to_string("/proc/net/sockstat").ok()?;

@@ -1,7 +1,7 @@
-//! How a run goes while it goes: the rate over time, kept for the report, and a bar on a terminal.
+//! The progress of a run: the rate over time, kept for the report, and a bar on a terminal.
 //!
-//! The generator's thread asks it after each turn. It looks at the clock, and ten times a second it does more: what
-//! drawing costs the generator is too little to show in a latency, and nothing is drawn where there is no terminal.
+//! The generator's thread calls it after each turn. It reads the clock, and ten times a second it takes a sample and draws:
+//! drawing costs too little to show in a latency, and without a terminal nothing is drawn.
 
 use std::time::{Duration, Instant};
 
@@ -13,7 +13,7 @@ use super::numbers::whole;
 /// Shortest time between two looks.
 const INTERVAL: Duration = Duration::from_millis(100);
 
-/// Samples kept; once there are so many, each two become one.
+/// Most samples that are kept; when there are more, each two become one.
 const SAMPLES_MAX: usize = 600;
 
 /// Steps of the bar.

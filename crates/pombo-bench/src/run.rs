@@ -1,4 +1,4 @@
-//! The course of a run: connect, warm up, measure, drain, close; and what is read at each point.
+//! The course of a run: connect, warm up, measure, drain, close; and the readings at each point.
 //!
 //! It owns nothing longer than a run. All waiting happens in the generator's turns.
 
@@ -18,7 +18,7 @@ use super::traffic::Load;
 /// Time for connecting, settling and draining in a run that sets no deadline.
 const DEADLINE_SPARE: Duration = Duration::from_secs(120);
 
-/// Longest that memory is waited for to settle.
+/// Longest wait for memory to settle.
 const SETTLE_MAX: Duration = Duration::from_secs(5);
 
 /// After the last message that is owed, nothing more may come for this long.
@@ -27,10 +27,10 @@ const QUIET: Duration = Duration::from_millis(100);
 /// Longest time between two looks at the clock.
 const LOOK: Duration = Duration::from_millis(50);
 
-/// Share of the median latency from which on the generator's own lateness is taken for the bottleneck.
+/// If the generator's own lateness is at least this share of the median latency, the generator is the bottleneck.
 const LATE: f64 = 0.5;
 
-/// Share of the time from which on a thread is taken for the bottleneck.
+/// A thread that is busy for at least this share of the time is the bottleneck.
 const BOTTLENECK: f64 = 0.9;
 
 /// How long a load is put on.
@@ -103,7 +103,7 @@ impl Moment {
     /// Reads the clocks. A server that has ended by now has no usage; its connections tell the rest.
     fn now(process: Option<&Process>, generator: &Generator) -> Self {
         let usage = process.and_then(|process| process.usage().ok());
-        // To a server on another machine go segments of another size, and its own are not counted here.
+        // Segments to a server on another machine have another size, and that machine counts the server's own.
         let segments = generator.address().ip().is_loopback().then(process::data_segments).flatten();
         let own_segments = generator.segments;
         Self { at: Instant::now(), usage, own: process::own_schedule(), segments, own_segments }
@@ -115,7 +115,7 @@ impl Moment {
         let running = self.own.running.saturating_sub(before.own.running);
         let busy = running.as_secs_f64() / seconds;
         let waiting = self.own.waiting.saturating_sub(before.own.waiting).as_secs_f64() / seconds;
-        // If a thread of the server's is as busy, it is the server that can do no more.
+        // If a thread of the server is as busy, the server is the bottleneck.
         let server = self.server_cost(before).map_or(0.0, |spent| spent.busiest_thread.as_secs_f64() / seconds);
         let bottleneck = busy + waiting >= BOTTLENECK && server < BOTTLENECK;
         GeneratorCost { cpu_us: micros_per(running, count), busy, waiting, bottleneck }
@@ -125,7 +125,7 @@ impl Moment {
         Some(self.usage.as_ref()?.since(before.usage.as_ref()?))
     }
 
-    /// Segments that others on this machine have sent since `before`: the server's, if nobody else is busy.
+    /// Segments that other processes on this machine have sent since `before`: the server's, if no other program is busy.
     fn server_segments(&self, before: &Moment) -> Option<u64> {
         let all = self.segments?.checked_sub(before.segments?)?;
         all.checked_sub(self.own_segments - before.own_segments).filter(|segments| *segments > 0)
@@ -223,7 +223,7 @@ impl Run {
         let (delivered_before, receives_before) = (load.tally().delivered, self.generator.receives);
         load.resume(self.generator.now());
         if !length.warmup.is_zero() {
-            // Takes in what had to wait while the clocks were read: that is nobody's latency.
+            // Receives the messages that waited while the clocks were read: that time must not count as latency.
             self.generator.turn(&mut load, LOOK)?;
         }
         load.mark(length.messages);
@@ -254,7 +254,7 @@ impl Run {
         let mut generator = after.own_cost(&before, delivered);
         let latency = Latency::of(&outcome.latency);
         if let Some(late) = &late {
-            // It polls without sleep to keep its schedule, so being busy means nothing.
+            // The generator polls without sleep to keep its schedule, so it is always busy.
             generator.bottleneck = late.p50_us > latency.p50_us * LATE;
         }
         let seconds = after.seconds_since(&before);
@@ -341,12 +341,12 @@ impl Run {
         Some(soak)
     }
 
-    /// Whether a connection ended, or nothing has come for too long: it makes no sense to go on.
+    /// Returns whether the run must stop: a connection ended, or nothing has arrived for too long.
     fn is_broken(&self) -> bool {
         self.generator.lost.is_some() || since(&self.generator) > self.patience
     }
 
-    /// Waits for what is still in flight, and then for what nobody sent.
+    /// Waits for the messages in flight, and then a while for messages that were never sent.
     fn drain<L: Load>(&mut self, load: &mut L) -> Result<(), BenchError> {
         load.stop();
         while (load.in_flight() > 0 || self.generator.is_moving()) && since(&self.generator) <= self.patience {

@@ -1,4 +1,4 @@
-//! From arguments to a run: each scenario's traffic, and what is told of its parameters.
+//! Makes a run from the arguments: each scenario's traffic, and its parameters for the report.
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -18,7 +18,7 @@ use super::wire::{Addresses, Kind, Writer};
 /// Longest login reply or error text that is read.
 const REPLY_BYTES_MAX: usize = 64 * 1024;
 
-/// Messages on their way at a fixed rate: beyond, the server is hopelessly behind.
+/// Most messages in flight at a fixed rate: with more, the server is hopelessly behind.
 const IN_FLIGHT_MAX: u64 = 1 << 20;
 
 pub(super) fn connect(args: &ConnectArgs, target: Target, progress: Progress) -> Result<Report, BenchError> {

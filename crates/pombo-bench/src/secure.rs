@@ -1,4 +1,4 @@
-//! TLS under a load client: rustls's connection, driven without waiting.
+//! TLS of a load client: rustls's connection, driven without waiting.
 
 use std::io::{self, Read, Write};
 use std::path::Path;
@@ -11,7 +11,7 @@ use rustls::{ClientConfig, ClientConnection};
 
 use super::BenchError;
 
-/// Whom a server must prove to be: its name, and the roots that its certificate may come from.
+/// The identity that a server's certificate must prove: its name, and the trusted root certificates.
 #[derive(Clone, Debug)]
 pub(super) struct Identity {
     name: ServerName<'static>,
@@ -35,7 +35,7 @@ impl Secure {
     pub(super) fn new(identity: &Identity) -> io::Result<Self> {
         let connection = ClientConnection::new(Arc::clone(&identity.config), identity.name.clone());
         let mut connection = connection.map_err(io::Error::other)?;
-        // The client bounds what waits.
+        // The client itself bounds its unsent bytes.
         connection.set_buffer_limit(None);
         Ok(Self(connection))
     }
@@ -61,7 +61,7 @@ impl Secure {
             let was_handshaking = self.0.is_handshaking();
             let processed =
                 self.0.process_new_packets().map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error));
-            // Later only `write` and the client's `resume` send: they tell the generator when there is room again.
+            // After the handshake only `write` and the client's `resume` send: the generator then polls for writability.
             if was_handshaking || processed.is_err() {
                 self.push(socket)?;
             }

@@ -1,4 +1,4 @@
-//! What a soak writes down while it goes, and what that says about the server's memory and descriptors.
+//! The lines that a soak writes, and its verdict on the server's memory and descriptors.
 
 use std::time::{Duration, Instant};
 
@@ -10,7 +10,7 @@ use super::ledger::Tally;
 use super::numbers::{time, whole};
 use super::process::Process;
 
-/// Memory that grew less than this in all has not grown: buffers come and go.
+/// Growth of memory below this does not count: buffers come and go.
 const NOISE_BYTES: f64 = (1 << 20) as f64;
 
 /// Readings that a slope is made of: at least, and at most, spread over all of them.
@@ -205,8 +205,8 @@ struct Growth {
     seconds: f64,
 }
 
-/// The median of all slopes between two readings (Theil and Sen), so that a burst or two does not count. The first quarter
-/// of the readings is left out: a server grows into its load. None of too few readings.
+/// The median of all slopes between two readings (Theil and Sen), so that a few bursts do not count. The first quarter
+/// of the readings is left out: a server first grows into its load. `None` if there are too few readings.
 fn growth(readings: &[(f64, f64)]) -> Option<Growth> {
     let settled = &readings[readings.len() / 4..];
     if settled.len() < *READINGS.start() {

@@ -1,4 +1,4 @@
-//! Where the server is, and how clients name themselves and choose the address they come from.
+//! The server's address, and each client's uid and source address.
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
@@ -12,14 +12,14 @@ const CONNECTIONS_PER_SOURCE: u16 = 8_000;
 /// that is bound, and below those that it gives to others.
 const SOURCE_PORT: u16 = 20_000;
 
-/// Where the server is, and how clients name themselves.
+/// The server's address, and the uids of clients.
 #[derive(Clone, Debug)]
 pub(super) struct Target {
     pub(super) address: SocketAddr,
     /// The `Host` header.
     pub(super) authority: String,
     pub(super) path: String,
-    /// Whom the server must prove to be; `None` without TLS.
+    /// The identity that the server must prove; `None` without TLS.
     pub(super) secure: Option<Identity>,
     pub(super) uid_prefix: String,
     /// The first connections' uids, if they were chosen; all others have the prefix and their number.

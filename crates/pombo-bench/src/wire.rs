@@ -28,7 +28,7 @@ pub(super) mod opcode {
     pub(in super::super) const PONG: u8 = 0xa;
 }
 
-/// What a message says about itself, so that its receiver can account for it.
+/// The head of every payload: sender, receiver and number of the message, by which its receiver accounts for it.
 ///
 /// Written as 24 printable ASCII bytes without a colon (six bits a byte), so it is valid text and survives servers that
 /// cut a payload at a second colon.
@@ -40,7 +40,7 @@ pub(super) struct Stamp {
     pub(super) receiver: u32,
     /// Position among all messages of this sender, from 0; 36 bits.
     pub(super) number: u64,
-    /// Tells runs apart, so that a stray from another one is not taken for ours; 12 bits.
+    /// Number of the run, so that a stray message of another run is recognised; 12 bits.
     pub(super) run: u16,
     /// When it was due to be sent, in nanoseconds of the generator's clock; 48 bits, three days.
     pub(super) due: u64,
@@ -247,7 +247,7 @@ pub(super) struct Frame {
     pub(super) payload: Range<usize>,
 }
 
-/// What a server may not send.
+/// How a server can break the protocol.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub(super) enum Violation {
     #[error("a frame with reserved bits set ({0:#04x})")]
@@ -264,10 +264,10 @@ pub(super) enum Violation {
     Fragment,
 }
 
-/// Finds the frame that `bytes` begin with; `None` if it is not all there.
+/// Finds the frame that `bytes` begin with; `None` if it is incomplete.
 ///
 /// # Errors
-/// What the server did wrong, as soon as the head shows it; a payload may have `payload_max` bytes.
+/// A violation, as soon as the head shows it; a payload may have `payload_max` bytes.
 #[inline]
 pub(super) fn read_frame(bytes: &[u8], payload_max: usize) -> Result<Option<Frame>, Violation> {
     let &[first, second, ..] = bytes else { return Ok(None) };

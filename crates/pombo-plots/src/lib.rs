@@ -1,8 +1,8 @@
-//! What was measured as one HTML page, which needs nothing but itself: plots are SVG inside of it, there is no script, and
+//! Writes measurements as one self-contained HTML page: plots are inline SVG, there is no script, and
 //! nothing is fetched.
 //!
-//! It knows text, tables, lines and bars; what they mean is its callers' business, `cargo bench` among them. Axes and text
-//! are drawn in black on nothing, and the style turns black into the reader's own colour: so it suits dark and light.
+//! It offers text, tables, lines and bars; the callers, `cargo bench` among them, give them their meaning. Axes and text
+//! are drawn in black on a transparent ground, and the style turns black into the reader's text colour, for dark and light.
 
 use std::fmt::{self, Display, Write};
 use std::fs;
@@ -29,7 +29,7 @@ const COLOURS: [RGBColor; 6] = [
     RGBColor(213, 94, 0),
 ];
 
-/// Nothing may be loaded or run; this style alone may be applied, which a test compares with its hash.
+/// The content security policy: nothing may be loaded or run, and only the page's style applies; a test checks its hash.
 const CONTENT_SECURITY_POLICY: &str = "default-src 'none'; style-src 'sha256-yikCjMvtSIt+OYJEHq47Rp6phMXWCCx/mFErgViN/gI='; base-uri 'none'; form-action 'none'";
 
 const STYLE: &str = ":root{color-scheme:light dark}\
@@ -51,7 +51,7 @@ pub struct Page {
 /// A line of a plot.
 #[derive(Clone, Debug)]
 pub struct Line<'a> {
-    /// Stands in the legend, if there are several.
+    /// Its name in the legend, if there are several.
     pub name: &'a str,
     /// From left to right.
     pub points: Vec<(f64, f64)>,
@@ -60,17 +60,17 @@ pub struct Line<'a> {
 /// A bar of a plot.
 #[derive(Clone, Debug)]
 pub struct Bar<'a> {
-    /// Stands above it.
+    /// The text above it.
     pub name: &'a str,
-    /// What is stacked in it, in the order of the legend.
+    /// The stacked values, in the order of the legend.
     pub parts: [f64; 2],
-    /// Stands behind the name, such as the sum.
+    /// The text after the name, such as the sum.
     pub remark: String,
 }
 
-/// How the values of an axis lie and read.
+/// The scale and labels of an axis.
 pub struct Axis<'a> {
-    /// What it counts, with the unit.
+    /// Its title, with the unit.
     pub name: &'a str,
     /// Its marks, if it has marks of its own.
     pub marks: Option<&'a [f64]>,
@@ -111,7 +111,7 @@ impl Page {
         self.html.push_str("</ul>\n");
     }
 
-    /// Adds what is only opened by who wants it.
+    /// Adds a section that is collapsed at first.
     pub fn details(&mut self, summary: &str, text: &str) {
         self.add(format_args!(
             "<details><summary>{}</summary><pre>{}</pre></details>",
@@ -120,7 +120,7 @@ impl Page {
         ));
     }
 
-    /// Adds a table of names, and what belongs to each.
+    /// Adds a table of names and values.
     pub fn pairs<N: AsRef<str>, V: AsRef<str>>(&mut self, rows: impl IntoIterator<Item = (N, V)>) {
         self.html.push_str("<div class=\"wide\"><table>");
         for (name, value) in rows {
@@ -249,7 +249,7 @@ impl Page {
         if !legend.is_empty() {
             self.html.push_str("<div>");
             for (name, RGBColor(red, green, blue)) in legend.iter().zip(COLOURS.iter().cycle()) {
-                // A picture of its colour: a style of its own would need a policy of its own.
+                // The legend's colour is a small picture: an inline style would need an exception in the policy.
                 self.add(format_args!(
                     "<svg class=\"key\" width=\"14\" height=\"14\" viewBox=\"0 0 14 14\"><rect width=\"14\" height=\"14\" \
                      fill=\"#{red:02x}{green:02x}{blue:02x}\"/></svg><span class=\"key\">{}</span>",
@@ -327,7 +327,7 @@ impl Marked {
     }
 }
 
-/// Where the points of some lines lie.
+/// The ranges of the points of some lines.
 struct Bounds {
     left: f64,
     right: f64,

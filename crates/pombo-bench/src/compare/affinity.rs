@@ -1,4 +1,4 @@
-//! Which cores the calling thread runs on, and what it starts after that.
+//! The cores that the calling thread, and the threads and processes that it starts, may run on.
 
 use std::fmt;
 use std::str::FromStr;
@@ -68,7 +68,7 @@ pub(super) fn pin(cores: &Cores) -> Result<(), BenchError> {
     }
     sched_setaffinity(None, &set)
         .map_err(|error| BenchError::Arguments(format!("cannot run on core {cores}: {error}")))?;
-    // The kernel is content with one core of the set, and a comparison is not.
+    // The kernel accepts a set if it may use one of its cores; a comparison needs all of them.
     let got = allowed()?;
     if got == *cores {
         Ok(())

@@ -1,4 +1,4 @@
-//! A scenario of a comparison: the words it was asked for with, and how they become a run.
+//! A scenario of a comparison: its command line, and the run that this makes.
 
 use clap::Parser;
 

@@ -1,4 +1,4 @@
-//! Where a thread can't be kept on a core, nothing can be compared.
+//! In place of `affinity.rs` on systems that can't keep a thread on a core: there is no comparison.
 
 use std::convert::Infallible;
 use std::fmt;

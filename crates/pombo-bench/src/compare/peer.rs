@@ -1,8 +1,7 @@
 //! A server under comparison: its command line, its process, and the certainty of its end.
 //!
-//! Each server is the leader of a process group, so that what it starts ends with it, and a shell in between does no
-//! harm. A thread of its own waits for SIGINT, SIGTERM and SIGHUP, kills all groups, reaps their
-//! leaders and ends the process.
+//! Each server is the leader of a process group, so that its children end with it, even if a shell is in between. A separate
+//! thread waits for SIGINT, SIGTERM and SIGHUP; then it kills all groups, reaps their leaders and ends the process.
 
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::os::unix::process::CommandExt;
@@ -18,7 +17,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use super::super::BenchError;
 use super::affinity::{Cores, pin};
 
-/// What stands for the port in a command.
+/// The placeholder for the port in a command.
 const PORT: &str = "{port}";
 
 /// Time between two attempts to reach a server that starts.
@@ -57,7 +56,7 @@ impl Groups {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Kills every group as soon as this process is told to end.
+    /// Kills every group when a signal ends this process.
     fn end_with_us(&self) -> std::io::Result<()> {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_io().build()?;
         let groups = self.clone();
@@ -135,7 +134,7 @@ impl Launcher {
 
     fn spawn(&self, line: &str, address: SocketAddr) -> std::io::Result<Peer> {
         let mut command = Command::new("/bin/sh");
-        // What a server prints is kept apart from our results; what it complains about is for the user to see.
+        // A server's stdout is dropped, so that it doesn't mix with the results; its stderr is shown to the user.
         command.arg("-c").arg(line).stdin(Stdio::null()).stdout(Stdio::null()).process_group(0);
         let mut groups = self.groups.lock();
         let child = command.spawn()?;
@@ -170,7 +169,7 @@ impl Peer {
 impl Drop for Peer {
     fn drop(&mut self) {
         let group = Pid::from_child(&self.child);
-        // What the leader started may outlive it. Its number is free for others only once the whole group has gone.
+        // Children may outlive the leader. The group's number is not reused before the whole group has gone.
         let _ = kill_process_group(group, Signal::KILL);
         self.groups.lock().retain(|other| *other != group);
         let _ = self.child.wait();

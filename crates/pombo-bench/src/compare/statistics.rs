@@ -4,13 +4,13 @@ use serde::Serialize;
 
 use super::super::Report;
 
-/// Below this share of the baseline's deliveries a second, less CPU is no merit.
+/// With less than this share of the baseline's deliveries a second, lower CPU does not count.
 const RATE_MIN: f64 = 0.95;
 
-/// Beyond this multiple of the baseline's median latency, neither: waiting longer coalesces more.
+/// With more than this multiple of the baseline's median latency, it does not count either: waiting longer coalesces more.
 const LATENCY_MAX: f64 = 1.1;
 
-/// What counts of one run. In `connect` a login takes the place of a delivery.
+/// The figures of one run that are compared. In `connect` a login takes the place of a delivery.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
 pub(super) struct Figures {
     /// CPU of the server per delivery.
@@ -66,7 +66,7 @@ impl Figures {
     }
 }
 
-/// How values lie.
+/// The distribution of a figure over the rounds.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
 pub(super) struct Spread {
     pub(super) least: f64,

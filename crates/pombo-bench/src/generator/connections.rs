@@ -1,4 +1,4 @@
-//! How connections begin and end, and how one that left comes back.
+//! The begin and the end of connections, and the return of visitors.
 
 use std::mem;
 use std::time::{Duration, Instant};
@@ -12,7 +12,7 @@ use super::super::wire::{self, opcode};
 use super::Generator;
 use super::due::{Credit, Idle};
 
-/// Closings that make no progress for this long are not waited for.
+/// Longest wait for connections that close without progress.
 const CLOSING_PATIENCE: Duration = Duration::from_secs(2);
 
 impl Generator {
@@ -36,7 +36,7 @@ impl Generator {
         Ok(client)
     }
 
-    /// Lets those leave that shall, and those come back who have left.
+    /// Closes the connections of visitors that leave, and opens those of visitors that come back.
     #[cold]
     pub(super) fn change_over(&mut self) -> Result<(), BenchError> {
         for index in mem::take(&mut self.due.leaving) {
@@ -66,11 +66,11 @@ impl Generator {
         self.note(index, sent)
     }
 
-    /// Puts an end to a connection, and says whether the run can go on.
+    /// Ends a connection; fails if the run can't go on without it.
     #[cold]
     pub(super) fn end(&mut self, index: usize, ending: Ending) -> Result<(), BenchError> {
         let client = &mut self.clients[index];
-        // Nothing can be done about a socket that can't be deregistered or shut; it is closed with the generator.
+        // A socket that can't be deregistered or shut down is closed with the generator.
         let _ = self.poll.registry().deregister(&mut client.socket);
         let _ = client.socket.shutdown(std::net::Shutdown::Both);
         let uid = self.target.uid(index as u32);
@@ -101,7 +101,7 @@ impl Generator {
         }
     }
 
-    /// Counts a connection that is over and should not be.
+    /// Counts a connection that ended unexpectedly.
     pub(super) fn lose(&mut self, why: String) {
         self.lost.get_or_insert((why, 0)).1 += 1;
     }

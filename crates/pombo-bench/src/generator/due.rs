@@ -1,20 +1,19 @@
-//! Who may send how much and who shall leave, and the traffic that decides it.
+//! The clients that may send or must leave, and the trait of the traffic that decides this.
 
 use std::time::Duration;
 
-/// What is sent, and what is made of arrivals.
+/// Decides which messages are sent and when, and accounts for arrivals.
 pub(in super::super) trait Traffic {
-    /// Enters in `due` who may send by `now` without having received anything, and returns how long it is until somebody
-    /// may next.
+    /// Enters in `due` the clients that may send at `now` by a schedule; returns the time until the next one may.
     #[inline]
     fn look(&mut self, _now: u64, _due: &mut Due) -> Duration {
         Duration::MAX
     }
 
-    /// Accounts for a message that `receiver` got at `now`, and enters in `due` who may send because of it.
+    /// Accounts for a message that `receiver` got at `now`, and enters in `due` the client that may send because of it.
     fn arrived(&mut self, receiver: u32, payload: &[u8], now: u64, due: &mut Due);
 
-    /// Takes note that a connection which left is logged in again.
+    /// Notes that a visitor is logged in again.
     fn came_back(&mut self, _index: u32, _now: u64, _due: &mut Due) {}
 
     /// Appends to `out` up to `owed` frames of `sender`, which have been due since `since`.
@@ -30,19 +29,19 @@ impl Traffic for Idle {
     fn write(&mut self, _sender: u32, _owed: u32, _since: u64, _out: &mut Vec<u8>) {}
 }
 
-/// Who may send how much, and who shall leave.
+/// The clients that may send, with the number of messages, and the clients that must leave.
 pub(in super::super) struct Due {
-    /// Clients that something is due to; each once. Blocked clients are not on it.
+    /// Clients that may send; each once. Blocked clients are not on the list.
     pub(super) list: Vec<u32>,
     pub(super) credits: Vec<Credit>,
-    /// Clients that shall leave and come back, each once.
+    /// Clients that must leave and come back, each once.
     pub(super) leaving: Vec<u32>,
 }
 
 #[derive(Clone, Copy, Default)]
 pub(super) struct Credit {
     pub(super) messages: u32,
-    /// When the first of them fell due.
+    /// When the first of these messages fell due.
     pub(super) since: u64,
 }
 

@@ -1,8 +1,8 @@
 //! The event loop that drives every client: one thread, one poller, one buffer to read into and one to write from.
 //!
 //! A turn polls, reads each ready socket once (edge-triggered: a short read ends its turn), lets the traffic account
-//! for what arrived, and then sends each client everything that is due to it with one call. Nothing is allocated per
-//! message. What the messages are, and who may send when, is the [`Traffic`]'s business.
+//! for the messages that arrived, and then sends everything that a client may send with one call. Nothing is allocated per
+//! message. The [`Traffic`] decides the messages, and when each client may send.
 
 mod connections;
 mod due;
@@ -27,11 +27,11 @@ pub(super) use self::due::{Due, Idle, Traffic};
 /// Shortest read buffer.
 const SCRATCH_BYTES_MIN: usize = 256 * 1024;
 
-/// A poll may sleep this much longer than it should, since it counts in milliseconds: closer to its time, a schedule is
-/// kept by polling without sleep.
+/// A poll may sleep this much too long, because it counts in milliseconds: if a message is due within this time, the
+/// generator polls without sleep.
 const POLL_OVERSLEEP: Duration = Duration::from_millis(2);
 
-/// TCP's payload in a segment on loopback, whose packets have up to 64 KiB.
+/// TCP payload of a segment on loopback, whose packets have up to 64 KiB.
 const SEGMENT_BYTES: usize = 65_483;
 
 /// All clients, and the loop that serves them.
@@ -45,18 +45,18 @@ pub(super) struct Generator {
     upgrade_request: Vec<u8>,
     clients: Vec<Client>,
     due: Due,
-    /// What every socket is read into.
+    /// The buffer into which every socket is read.
     scratch: Vec<u8>,
-    /// What every send is written into.
+    /// The buffer from which every send is made.
     out: Vec<u8>,
     payload_max: usize,
     /// Clients that are neither logged in nor ended.
     pub(super) logging_in: u32,
-    /// All were logged in once: from here on a client that can't log in is lost like one whose connection ends.
+    /// All clients have been logged in: from now on a client that can't log in is lost, like one whose connection ends.
     pub(super) is_established: bool,
     /// Clients that have sent a close frame and wait for the server to end the connection.
     leaving: u32,
-    /// Clients whose connection is over and that shall be back.
+    /// Clients whose connection has ended and that will come back.
     returning: Vec<u32>,
     /// Clients that have ended.
     ended: u32,
@@ -68,7 +68,7 @@ pub(super) struct Generator {
     pub(super) login_latency: Histogram<u64>,
     /// Reads that brought something.
     pub(super) receives: u64,
-    /// TCP segments that what was sent takes on loopback.
+    /// TCP segments of all sends, on loopback.
     pub(super) segments: u64,
 }
 
@@ -120,7 +120,7 @@ impl Generator {
         self.target.address
     }
 
-    /// Whether somebody is on the way out or in.
+    /// Whether a client is leaving or coming back.
     pub(super) fn is_moving(&self) -> bool {
         self.logging_in > 0 || self.leaving > 0
     }
@@ -136,7 +136,7 @@ impl Generator {
         }
         // Zero capacity takes no memory; the events come back below.
         let mut events = mem::replace(&mut self.events, Events::with_capacity(0));
-        // Someone who may send already need not wait for anything.
+        // If a client may send already, the poll must not sleep.
         let wait = wait.min(traffic.look(self.now(), &mut self.due).saturating_sub(POLL_OVERSLEEP));
         let wait = if self.due.list.is_empty() { wait } else { Duration::ZERO };
         match self.poll.poll(&mut events, Some(wait)) {
@@ -196,7 +196,7 @@ impl Generator {
         }
     }
 
-    /// Takes in what was read, and returns how much of it; the rest is the beginning of a frame.
+    /// Handles the bytes that were read, and returns how many; the rest is the beginning of a frame.
     fn digest<T: Traffic>(&mut self, index: usize, filled: usize, traffic: &mut T) -> Result<usize, Ending> {
         let now = self.now();
         let mut at = 0;
@@ -221,7 +221,7 @@ impl Generator {
         Ok(at)
     }
 
-    /// Takes in a frame that is not just one more whole message.
+    /// Handles a frame that is not a complete data message.
     #[cold]
     fn take_other<T: Traffic>(
         &mut self,
@@ -234,8 +234,8 @@ impl Generator {
         let payload = &self.scratch[start + frame.payload.start..start + frame.payload.end];
         let client = &mut self.clients[index];
         match frame.opcode {
-            // The server ends the connection first (RFC 6455, section 7.1.1), so that TIME_WAIT is its, and no port of
-            // ours is lost to the next run.
+            // The server closes the TCP connection first (RFC 6455, section 7.1.1), so that TIME_WAIT is on its side, and
+            // the next run can use the generator's ports.
             opcode::CLOSE if matches!(client.phase, Phase::Closing | Phase::Leaving) => return Ok(()),
             opcode::CLOSE => return Err(client::read_close(payload)),
             opcode::PING => {

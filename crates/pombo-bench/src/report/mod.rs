@@ -1,7 +1,7 @@
-//! What a run found: the figures, and they as one JSON object.
+//! The report of a run: its figures, and their form as one JSON object.
 //!
-//! Times are in microseconds and sizes in bytes, named so. Nothing here measures. `text` writes them for people, `plots`
-//! on a page.
+//! Times are in microseconds and sizes in bytes; the names say so. Nothing here measures. `text` formats the figures for a
+//! terminal, `plots` for a page.
 
 pub(super) mod plots;
 mod text;
@@ -18,7 +18,7 @@ use super::progress::Sample;
 use super::soak::Soak;
 use super::traffic::Targets;
 
-/// What a run found.
+/// The report of a run.
 #[derive(Clone, Debug, Serialize)]
 #[non_exhaustive]
 pub struct Report {
@@ -28,12 +28,12 @@ pub struct Report {
     pub server: String,
     /// What was asked for.
     pub parameters: Parameters,
-    /// How the connections came in.
+    /// The logins.
     pub logins: Logins,
-    /// What became of the messages, warm-up included; none in `connect`.
+    /// The outcomes of the messages, warm-up included; none in `connect`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub tally: Option<Tally>,
-    /// What was measured of the messages, warm-up apart; none in `connect`.
+    /// The measurements of the messages, without the warm-up; none in `connect`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub messages: Option<Messages>,
     /// The server's cost, if its process is known.
@@ -41,7 +41,7 @@ pub struct Report {
     pub server_cost: Option<ServerCost>,
     /// The generator's own cost.
     pub generator: GeneratorCost,
-    /// What a soak wrote down; none of the others.
+    /// The lines of a soak; none in other scenarios.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub soak: Option<Soak>,
     /// Why the run failed, one sentence each; empty if it did not.
@@ -108,7 +108,7 @@ pub struct Logins {
     pub server_cpu_us: Option<Cpu>,
 }
 
-/// What was measured of the messages.
+/// The measurements of the messages.
 #[derive(Clone, Debug, Serialize)]
 pub struct Messages {
     /// How long it was measured.

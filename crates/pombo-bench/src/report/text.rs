@@ -1,4 +1,4 @@
-//! A report for people: rows of a name and what belongs to it.
+//! A report for a terminal: rows of a name and its figures.
 
 use std::fmt::{self, Write as _};
 

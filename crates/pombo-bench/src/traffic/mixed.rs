@@ -6,8 +6,8 @@
 //!   … idle          receive broadcasts; each is owed every one
 //!   … visitors      write once to themselves, leave, come back, and so on
 //! ```
-//! What is broadcast while a visitor comes or goes may or may not reach it. While it is there it must miss nothing: its
-//! broadcasts are numbered, so a gap is a loss.
+//! A broadcast that is sent while a visitor comes or goes may reach the visitor or not. While it is there it must miss none:
+//! the broadcasts are numbered, so a gap is a loss.
 
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -20,7 +20,7 @@ use super::super::wire::{EVERYBODY, Stamp};
 use super::schedule::Schedule;
 use super::{BROADCASTER, Broadcast, Load, Outcome, Unicast};
 
-/// Broadcasts on their way: beyond, the server is hopelessly behind.
+/// Most broadcasts in flight: with more, the server is hopelessly behind.
 const BROADCASTS_MAX: u64 = 1024;
 
 /// Connections that come and go.
@@ -82,7 +82,7 @@ impl Mixed {
         self.seen.len() as u32
     }
 
-    /// Sends away whose turn it is, unless its message is still to be written, or on its way.
+    /// Makes the next visitor leave, unless its message is not written yet, or in flight.
     fn send_away(&mut self, due: &mut Due) {
         let place = self.next_visitor;
         self.next_visitor = (place + 1) % self.visitors.len();

@@ -1,9 +1,9 @@
-//! What the clients say to each other: unicasts in a closed loop or at a fixed rate, broadcasts from one to all, or both.
+//! The messages between the clients: unicasts in a closed loop or at a fixed rate, broadcasts from one to all, or both.
 //!
-//! In a closed loop a receipt frees a place in its sender's window, and the message that takes the place is due from that
-//! moment, not from when the generator comes to write it: waiting in the generator or in a full socket counts as latency.
-//! At a fixed rate a message is due when its schedule says, whatever became of those before it: no omission is coordinated
-//! with a server that stalls.
+//! In a closed loop an arrival frees a place in its sender's window. The message that takes the place is due from that
+//! moment, not from when the generator writes it: waiting in the generator or in a full socket counts as latency.
+//! At a fixed rate a message is due at its time in the schedule, whether or not the messages before it have arrived, so
+//! there is no coordinated omission when a server stalls.
 
 mod broadcast;
 mod mixed;
@@ -31,7 +31,7 @@ pub(super) trait Load: Traffic {
     /// Fills every window, or begins the schedule.
     fn start(&mut self, now: u64, due: &mut Due);
 
-    /// Goes on after a pause of the generator's own, which is nobody's latency.
+    /// Goes on after a pause of the generator itself, which must not count as latency.
     fn resume(&mut self, _now: u64) {}
 
     /// How late the generator was to take up what its schedule said, if it has one.
@@ -74,7 +74,7 @@ pub(super) trait Load: Traffic {
     fn close(self) -> Outcome;
 }
 
-/// What a load comes to.
+/// The latencies of a load.
 pub(super) struct Outcome {
     pub(super) tally: Tally,
     /// Of each delivery since the mark; of unicasts only, if there are both.
@@ -85,7 +85,7 @@ pub(super) struct Outcome {
     pub(super) broadcasts: Option<Histogram<u64>>,
 }
 
-/// What the loads keep beside their books.
+/// The state that all loads have besides their books.
 struct Desk {
     writer: Writer,
     /// Of the laps before this one.

@@ -1,6 +1,6 @@
-//! Who sends to whom.
+//! Chooses the receiver of each message.
 
-/// Who sends to whom.
+/// The rule by which senders choose receivers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum, serde::Serialize)]
 #[serde(rename_all = "lowercase")]
 #[non_exhaustive]
