@@ -139,8 +139,8 @@ impl Connection {
             if next != Next::Lines {
                 return self.end().await;
             }
-            let gives_slot_back = has_lines && self.long_line.take().is_some();
-            if gives_slot_back || (self.lines.held() == 0 && self.room == READ_BYTES) {
+            let frees_permit = has_lines && self.long_line.take().is_some();
+            if frees_permit || (self.lines.held() == 0 && self.room == READ_BYTES) {
                 // A long line has been answered, or the connection may be idle for long: free the memory.
                 self.lines.shrink();
             }
@@ -153,9 +153,9 @@ impl Connection {
     /// A dropped future loses no input.
     async fn read(&mut self) -> io::Result<usize> {
         if self.lines.held() > READ_BYTES_MAX && self.long_line.is_none() {
-            let slots = Arc::clone(&self.long_lines);
-            let slot = slots.acquire_owned().await.expect("the semaphore is never closed");
-            self.long_line = Some((slot, Instant::now() + LONG_LINE_TIME));
+            let permits = Arc::clone(&self.long_lines);
+            let permit = permits.acquire_owned().await.expect("the semaphore is never closed");
+            self.long_line = Some((permit, Instant::now() + LONG_LINE_TIME));
         }
         self.lines.received().reserve(self.room);
         let mut stream = (&mut self.stream).take(self.room as u64);
