@@ -134,7 +134,9 @@ impl Control {
         let (serving, ending) = watch::channel(());
         let http = match http {
             Some(listener) => {
-                tokio::spawn(vital.task("control tokens", tokens::keep(self.settings.clone(), self.tokens.clone())));
+                tokio::spawn(
+                    vital.task("control tokens", tokens::watch_files(self.settings.clone(), self.tokens.clone())),
+                );
                 let serve = http::serve(self.clone(), listener.into_listener()?, ending.clone());
                 Some(tokio::spawn(vital.task("control", serve)))
             }

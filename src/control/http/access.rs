@@ -28,7 +28,7 @@ pub(super) async fn admit(State(api): State<Api>, mut request: Request, next: Ne
     let (name, response) = match caller(&api, &request, peer) {
         Ok(caller) => {
             let name = caller.name.clone();
-            spans::found(request.extensions(), name.as_deref());
+            spans::record_route(request.extensions(), name.as_deref());
             request.extensions_mut().insert(caller);
             (name, next.run(request).await)
         }
