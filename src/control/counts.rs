@@ -1,7 +1,6 @@
-//! What control counts itself: what became of pushes, how long they took, and why requests were not done.
+//! Control's own counts: outcomes and times of pushes, and the problems of requests.
 //!
-//! Counted on the thread of control alone, and read by the program around the node now and then: the lock is hardly ever
-//! waited for.
+//! Only the control thread counts, and the program around the node reads now and then, so the lock is hardly ever contended.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
@@ -11,19 +10,19 @@ use crate::dispatcher::{Broadcast, Dispatcher, Push, Unanswered};
 use crate::message::{Delivery, Kind};
 use crate::metrics::NodeCounts;
 
-/// Counts of all connections of control.
+/// The counts of all control connections; clones share them.
 #[derive(Clone, Default)]
 pub(crate) struct Counts(Arc<Mutex<Counted>>);
 
 #[derive(Default)]
 struct Counted {
     counts: NodeCounts,
-    /// How often each of [`Problem::ALL`] was the answer.
+    /// Number of answers with each of [`Problem::ALL`].
     problems: [u64; Problem::ALL.len()],
 }
 
 impl Counts {
-    /// Has a message delivered.
+    /// Pushes a message, and counts its outcome and time.
     pub(super) async fn push(&self, dispatcher: &Dispatcher, push: Push) -> Result<Delivery, Unanswered> {
         let begun = Instant::now();
         let delivery = dispatcher.push(push).await;
@@ -31,7 +30,7 @@ impl Counts {
         delivery
     }
 
-    /// Has messages delivered; they count as one wait.
+    /// Pushes messages, and counts their outcomes; their time counts once.
     pub(super) async fn push_all(
         &self,
         dispatcher: &Dispatcher,
@@ -46,7 +45,7 @@ impl Counts {
         deliveries
     }
 
-    /// Has a message delivered to everybody.
+    /// Broadcasts a message, and counts its time.
     pub(super) async fn broadcast(
         &self,
         dispatcher: &Dispatcher,
@@ -59,35 +58,35 @@ impl Counts {
         broadcast
     }
 
-    /// Counts messages that something was wrong with.
+    /// Counts messages that were refused before they reached a shard.
     pub(super) fn note_refused(&self, messages: usize) {
         self.lock().counts.pushes_refused += messages as u64;
     }
 
-    /// Counts lines of the text port that go nowhere.
+    /// Counts lines of the text port that were not pushed.
     pub(super) fn note_text_refused(&self, lines: usize) {
         self.lock().counts.text_refused += lines as u64;
     }
 
-    /// Counts a connection that was closed for another.
+    /// Counts a connection that was closed because another needed its slot.
     pub(super) fn note_evicted(&self) {
         self.lock().counts.gave_way += 1;
     }
 
-    /// Counts a request that was not done.
+    /// Counts a request that was answered with a problem.
     pub(super) fn note_problem(&self, problem: Problem) {
         let place = Problem::ALL.iter().position(|known| *known == problem);
         self.lock().problems[place.expect("every problem is in the table")] += 1;
     }
 
-    /// Returns all that no shard counts, with what `dispatcher` and the hook did.
+    /// Returns all counts that are not a shard's, with those of `dispatcher` and the hook.
     pub(crate) fn of_node(&self, dispatcher: &Dispatcher) -> NodeCounts {
         let mut counts = self.lock().counts;
         dispatcher.add_counts(&mut counts);
         counts
     }
 
-    /// Returns every problem, and how often it was the answer.
+    /// Returns the name of every problem, and the number of answers with it.
     pub(super) fn problems(&self) -> Vec<(&'static str, u64)> {
         let counts = self.lock().problems;
         Problem::ALL.iter().map(|problem| problem.name()).zip(counts).collect()

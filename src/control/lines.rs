@@ -1,18 +1,18 @@
-//! Lines out of bytes that come in pieces, cut anywhere: of a batch, and of the text port.
+//! Splits bytes that arrive in pieces into lines, for batches and for the text port.
 //!
-//! The lines are the same however the bytes are cut. Whoever takes them bounds what is held: no more than a line of the
-//! longest length, and one piece.
+//! The lines are the same wherever the pieces are cut. It holds at most one line of the longest length and one piece, if the
+//! caller takes all lines after each piece.
 
 use bytes::BytesMut;
 use memchr::memchr;
 
-/// What was received, and was not taken as lines yet.
+/// The input that was received and not taken as lines yet.
 #[derive(Debug, Default)]
 pub(super) struct Lines {
     received: BytesMut,
-    /// How many bytes of it are known to hold no line's end.
+    /// Number of its first bytes that hold no line end.
     searched: usize,
-    /// The line that is being received is too long, and is thrown away up to its end.
+    /// The line being received is too long, and is discarded up to its end.
     skips: bool,
 }
 
@@ -20,24 +20,24 @@ pub(super) struct Lines {
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Line {
     Whole(BytesMut),
-    /// It was longer than a line may be. The line behind it is next.
+    /// The line was too long, and is discarded.
     TooLong,
 }
 
 impl Lines {
-    /// Returns where further bytes are to be appended.
+    /// Returns the buffer to append input to.
     pub(super) fn received(&mut self) -> &mut BytesMut {
         &mut self.received
     }
 
-    /// Returns how many bytes are held.
+    /// Returns the number of bytes in the buffer.
     pub(super) fn held(&self) -> usize {
         self.received.len()
     }
 
     /// Takes the next line of up to `bytes_max` bytes; `None` until more is received.
     ///
-    /// A line that is too long is returned once, as soon as that shows. One carriage return at its end is not counted.
+    /// A line that is too long is returned once, as soon as it exceeds `bytes_max`. One carriage return at its end doesn't count.
     pub(super) fn next(&mut self, bytes_max: usize) -> Option<Line> {
         loop {
             let end = memchr(b'\n', &self.received[self.searched..]).map(|place| self.searched + place);
@@ -59,26 +59,26 @@ impl Lines {
                     return Some(Line::Whole(trimmed(line)));
                 }
                 (true, false) => return Some(Line::TooLong),
-                // It was returned before its end came.
+                // It was returned as too long before its end came.
                 (true, true) => {}
             }
         }
     }
 
-    /// Takes what follows the last line's end, as a line, when nothing more will come; `None` if there is nothing.
+    /// Takes the input behind the last line end as a line, at the end of all input; `None` if there is none.
     pub(super) fn rest(&mut self) -> Option<Line> {
         self.searched = 0;
         let rest = self.received.split();
         (!rest.is_empty()).then(|| Line::Whole(trimmed(rest)))
     }
 
-    /// Gives up the memory that is not needed for what is held.
+    /// Frees memory that the buffered input doesn't need.
     pub(super) fn shrink(&mut self) {
         self.received = BytesMut::from(&self.received[..]);
     }
 }
 
-/// Takes the carriage returns off a line's end.
+/// Removes the carriage returns at the end of a line.
 fn trimmed(mut line: BytesMut) -> BytesMut {
     let length = line.iter().rposition(|byte| *byte != b'\r').map_or(0, |last| last + 1);
     line.truncate(length);

@@ -1,7 +1,7 @@
-//! What other programs reach: pushes, queries and actions over HTTP, and pushes by lines of JSON.
+//! The interfaces for other programs: pushes, queries and actions over HTTP, and pushes as lines of JSON.
 //!
-//! Runs on a thread and a tokio runtime of its own, `pombo-control`, so that it answers while the shards are busy. It
-//! asks them through the [`Dispatcher`], like the program around the node does.
+//! Runs on a thread and a tokio runtime of its own, `pombo-control`, so that it answers while the shards are busy. It sends
+//! requests to the shards through the [`Dispatcher`], as the program around the node does.
 //!
 //! ```text
 //!   HTTP ─────▶ http ──┐
@@ -48,7 +48,7 @@ use crate::log_sink::LogSink;
 use crate::shard::Admission;
 use crate::vital::Vital;
 
-/// How long connections may take to end, once nobody is left to push to.
+/// Time for connections to end after the shards have ended.
 const END_TIME: Duration = Duration::from_secs(1);
 
 /// Listeners that are bound and not accepted on yet.
@@ -65,9 +65,9 @@ pub(crate) struct ControlListeners {
 pub(crate) struct Control {
     pub(crate) settings: watch::Receiver<Arc<ControlSettings>>,
     pub(crate) dispatcher: Dispatcher,
-    /// Who may use the HTTP API; nobody in it lets in everybody.
+    /// The tokens of the HTTP API; if the set is empty, requests need none.
     pub(crate) tokens: watch::Sender<Arc<TokenSet>>,
-    /// When the drain will be over, from its begin on.
+    /// End of the drain; `None` while the node doesn't drain.
     pub(crate) draining: watch::Receiver<Option<Instant>>,
     /// When the node started.
     pub(crate) started: Instant,
@@ -75,32 +75,32 @@ pub(crate) struct Control {
     pub(crate) open: watch::Sender<()>,
     /// Connections on the node.
     pub(crate) admission: Admission,
-    /// What was refused, by reason.
+    /// The gateway's refusals, by reason.
     pub(crate) refusals: Refusals,
     /// Listeners of the gateway that can't accept now.
     pub(crate) shortages: Shortages,
-    /// Where the program's log goes; nothing if the program doesn't say.
+    /// The sink of the program's log; `None` if the program gave none.
     pub(crate) log: Option<LogSink>,
-    /// What it counts itself.
+    /// Control's own counts.
     pub(crate) counts: Counts,
-    /// What the kernel tells of the process.
+    /// The kernel's figures of the process.
     pub(crate) process: Process,
     /// Descriptors held back for control's connections.
     pub(crate) reserve: Reserve,
-    /// What TLS handshakes are made by; nothing where TCP listeners speak plainly.
+    /// Configuration of TLS handshakes, the newest; `None` where TCP listeners have no TLS.
     pub(crate) tls: Option<watch::Receiver<Arc<rustls::ServerConfig>>>,
 }
 
 impl Control {
-    /// Returns the way to the shards, for an answer in time.
+    /// Returns a dispatcher whose answers come within `control_answer_timeout`.
     fn dispatcher_in_time(&self) -> Dispatcher {
         self.dispatcher.by(Instant::now() + self.settings.borrow().answer_timeout)
     }
 
-    /// Asks for what is counted, and writes it for Prometheus.
+    /// Collects all counts, and writes them for Prometheus.
     ///
     /// # Errors
-    /// When a shard has not answered: sums without its part would look like counters that began anew.
+    /// When a shard has not answered: sums without its counts would look like counters that were reset.
     async fn scrape(&self) -> Result<String, Unanswered> {
         let shards = self.dispatcher_in_time().stats().await.into_iter().collect::<Result<_, _>>()?;
         let refusals = Reason::ALL.iter().map(|reason| (reason.name(), self.refusals.count(*reason))).collect();
@@ -123,18 +123,20 @@ impl Control {
         Ok(scrape.text())
     }
 
-    /// Serves on all listeners until `served` is over, and then answers what was taken by then.
+    /// Serves on all listeners until `served` completes, and then answers the requests that were received by then.
     ///
     /// # Errors
     /// When a listener can't be moved to the runtime that this is called in.
     pub(crate) async fn run(self, listeners: ControlListeners, served: impl Future) -> io::Result<()> {
         let (open, vital) = (self.open.clone(), Vital::new(self.log.clone()));
         let ControlListeners { http, text } = listeners;
-        // Nothing is ever sent: the sender's drop is the sign to end.
+        // Nothing is ever sent: dropping the sender ends the accept loops.
         let (serving, ending) = watch::channel(());
         let http = match http {
             Some(listener) => {
-                tokio::spawn(vital.task("control tokens", tokens::keep(self.settings.clone(), self.tokens.clone())));
+                tokio::spawn(
+                    vital.task("control tokens", tokens::watch_files(self.settings.clone(), self.tokens.clone())),
+                );
                 let serve = http::serve(self.clone(), listener.into_listener()?, ending.clone());
                 Some(tokio::spawn(vital.task("control", serve)))
             }
@@ -150,7 +152,7 @@ impl Control {
         served.await;
         drop(serving);
         let ended = async {
-            // What comes from now on waits for the next node, where a service manager holds the socket.
+            // Later connections wait for the next node if a service manager holds the socket.
             for accepting in http.into_iter().chain(text) {
                 accepting.await.ok();
             }

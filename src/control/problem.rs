@@ -10,13 +10,13 @@ use utoipa::ToSchema;
 
 use crate::dispatcher::Unanswered;
 
-/// Why a request of another program was not done, or may not have been.
+/// Why a request of another program was not done, or is not known to be done.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Problem {
     /// A parameter, header or body that can't be understood.
     Malformed,
-    /// There are tokens, and the request has none of them.
+    /// The node has tokens, and the request has no valid one.
     Unauthorized,
     /// The token lacks the right.
     Forbidden,
@@ -36,7 +36,7 @@ pub enum Problem {
     MediaType,
     /// The body is compressed, or coded otherwise.
     ContentCoding,
-    /// Nobody can have this uid.
+    /// The uid is not valid.
     Uid,
     /// The message is no base64, or not there, or there twice.
     Message,
@@ -46,7 +46,7 @@ pub enum Problem {
     KeyReused,
     /// The node drains.
     Draining,
-    /// Other connections have all places, and their requests are being served.
+    /// All connection slots are taken by connections whose requests are being served.
     Busy,
     /// A shard had no room for the request.
     ShardBusy,
@@ -142,34 +142,34 @@ impl Problem {
         self.row().1
     }
 
-    /// Returns what is the same each time.
+    /// Returns the title, which is the same for all requests with this problem.
     pub const fn title(self) -> &'static str {
         self.row().2
     }
 
-    /// Adds what is special this time: what was wrong, and what was expected.
+    /// Makes a failure with this problem; `detail` says what was wrong with the request, and what was expected.
     pub(super) fn with_detail(self, detail: impl Into<String>) -> Failure {
         Failure { problem: self, detail: detail.into(), sessions: None, retry_after: None }
     }
 
-    /// Tells whether what was asked for may have been done all the same.
+    /// Tells whether the request may have been done although it has this problem.
     pub(super) const fn may_be_done(self) -> bool {
         matches!(self, Self::ShardSilent | Self::Incomplete)
     }
 }
 
-/// A problem as it is told.
+/// The failure of one request: a problem, with its details.
 #[derive(Clone, Debug)]
 pub(super) struct Failure {
     pub(super) problem: Problem,
     pub(super) detail: String,
-    /// How many sessions a broadcast is due to that not all shards took.
+    /// Number of sessions that get a broadcast which not all shards took.
     pub(super) sessions: Option<usize>,
-    /// After how many seconds it may be worth to try again.
+    /// Seconds after which the caller may try again.
     pub(super) retry_after: Option<u64>,
 }
 
-/// Most bytes of a problem that a shard's answer turns into, since its detail is one of a few sentences.
+/// Most bytes of a problem made of a shard's answer, whose detail is one of a few sentences.
 pub(super) const BYTES_MAX: usize = 1024;
 
 /// Problem details, as RFC 9457 has them.
@@ -222,7 +222,7 @@ impl From<Unanswered> for Failure {
     }
 }
 
-/// The node ends, and nothing was done.
+/// The failure of a request that came during the drain.
 pub(super) fn draining() -> Failure {
     Problem::Draining
         .with_detail("the node drains, nothing was done; try again later, here or elsewhere")
@@ -231,14 +231,14 @@ pub(super) fn draining() -> Failure {
 
 /// Adds the headers that go with a problem.
 pub(super) fn add_headers(response: &mut Response, problem: Problem, retry_after: Option<u64>) {
-    // For whoever counts them.
+    // The middleware that counts problems reads this extension.
     response.extensions_mut().insert(problem);
     let headers = response.headers_mut();
     if let Some(seconds) = retry_after {
         headers.insert(RETRY_AFTER, seconds.into());
     }
     match problem {
-        // Strangers hold no place.
+        // Close: an unauthenticated peer must not hold a slot.
         Problem::Unauthorized => {
             headers.insert(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
             headers.insert(CONNECTION, HeaderValue::from_static("close"));
@@ -246,7 +246,7 @@ pub(super) fn add_headers(response: &mut Response, problem: Problem, retry_after
         Problem::ForeignPage | Problem::Draining | Problem::Busy => {
             headers.insert(CONNECTION, HeaderValue::from_static("close"));
         }
-        // A proxy in front may disagree on where the next request begins.
+        // Close: a proxy in front may disagree on where the next request begins.
         Problem::TransferCoding => {
             headers.insert(CONNECTION, HeaderValue::from_static("close"));
         }

@@ -1,17 +1,17 @@
-//! The kernel's figures of the process, read through descriptors that are open since the start: without a free descriptor
-//! is when an operator needs to know how many are open.
+//! The kernel's figures of the process, read through descriptors that stay open from the start. So the number of open
+//! descriptors can be read even when no descriptor is free.
 //!
-//! On Linux, from `/proc`; elsewhere, and in a container without `/proc`, figures are absent.
+//! The figures come from `/proc` on Linux. Elsewhere, and in a container without `/proc`, they are absent.
 
 use std::sync::{Arc, Mutex, PoisonError};
 
 use crate::descriptors;
 
-/// What the kernel tells of the process; clones read through the same descriptors.
+/// Reads the figures; clones read through the same descriptors.
 #[derive(Clone, Default)]
 pub(crate) struct Process(Arc<Mutex<kernel::Files>>);
 
-/// What was found; what could not be read is absent.
+/// The figures; `None` for one that could not be read.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub(super) struct Figures {
     pub(super) cpu_seconds: Option<f64>,
@@ -25,12 +25,12 @@ pub(super) struct Figures {
 }
 
 impl Process {
-    /// Opens what the figures are read from.
+    /// Opens the files that the figures are read from.
     pub(crate) fn open() -> Self {
         Self(Arc::new(Mutex::new(kernel::Files::open())))
     }
 
-    /// Reads the figures; opens nothing.
+    /// Reads the figures; opens no file.
     pub(super) fn figures(&self) -> Figures {
         let mut figures = Figures { descriptors_max: descriptors::limit(), ..Figures::default() };
         self.0.lock().unwrap_or_else(PoisonError::into_inner).read(&mut figures);
@@ -121,7 +121,7 @@ mod kernel {
         text.lines().find_map(|line| line.strip_prefix("btime "))?.trim().parse().ok()
     }
 
-    /// Counts the entries of the folder but itself and the one above it.
+    /// Counts the entries of the directory, without `.` and `..`.
     fn count(folder: &mut Dir) -> Option<u64> {
         folder.rewind();
         let mut count = 0;

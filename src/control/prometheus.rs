@@ -1,6 +1,7 @@
-//! What the node counts, in the form that Prometheus scrapes: summed over the shards, but for what tells shards apart.
+//! Writes the node's counts as Prometheus metrics: sums over the shards, except for metrics that have a label for the shard.
 //!
-//! Nothing is kept for it. A scrape asks each shard, which answers amid its turn; the message path writes no shared line.
+//! Nothing is stored for it. A scrape asks each shard, which answers within its turn. So the message path writes to no cache
+//! line that threads share.
 
 use std::fmt;
 
@@ -13,38 +14,38 @@ use super::process::Figures;
 use crate::frame::close;
 use crate::metrics::{FAMILIES, FamilyKind, Histogram, Metric, NodeCounts, Stats};
 
-/// How the answer is marked.
+/// `Content-Type` of the answer.
 pub(super) const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
-/// Reads one of what a shard has counted.
+/// Reads one count of a shard.
 type Read<T> = fn(&Stats) -> T;
 
-/// What a scrape found.
+/// All that one scrape writes.
 #[derive(Debug, Default)]
 pub(super) struct Scrape {
-    /// What each shard has counted, in their order.
+    /// The counts of each shard, in order.
     pub(super) shards: Vec<Stats>,
-    /// What no shard counts.
+    /// The counts that are not a shard's.
     pub(super) own: NodeCounts,
     /// Connections open now, logged in or not, and their bound.
     pub(super) connections: u64,
     pub(super) connections_max: u64,
-    /// The bound of what sessions hold.
+    /// The bound of the memory of all sessions.
     pub(super) memory_bytes_max: u64,
-    /// What the kernel tells of the process.
+    /// The kernel's figures of the process.
     pub(super) process: Figures,
     /// Listeners that can't accept now.
     pub(super) starved_listeners: u64,
     /// Lines of the log that were dropped.
     pub(super) log_lines_dropped: u64,
-    /// Each problem of the API, and how often it was the answer.
+    /// Each problem of the API, and the number of answers with it.
     pub(super) problems: Vec<(&'static str, u64)>,
-    /// Each reason to refuse a connection before it is a session, and how often it was.
+    /// Each reason for refusing a connection before it is a session, and the number of such refusals.
     pub(super) refusals: Vec<(&'static str, u64)>,
 }
 
 impl Scrape {
-    /// Writes it all.
+    /// Writes all metrics as text.
     pub(super) fn text(self) -> String {
         let mut registry = Registry::default();
         registry.register_collector(Box::new(self));

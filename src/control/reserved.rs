@@ -1,6 +1,6 @@
-//! The stream of one connection of control, which leaves its descriptor to the reserve when it is dropped.
+//! The stream of one control connection. When it is dropped, its descriptor goes back to the reserve.
 //!
-//! Owned by the connection's task. Wherever the stream is dropped, in hyper or amid a TLS handshake, the gateway can't take its
+//! The connection's task owns it. Wherever it is dropped, in hyper or during a TLS handshake, the gateway can't take its
 //! descriptor.
 
 use std::io::{self, IoSlice};
@@ -37,7 +37,7 @@ impl Reserved {
 
 impl Drop for Reserved {
     fn drop(&mut self) {
-        // Taken off tokio's poller first: the descriptor goes on to exist.
+        // Deregistered from tokio's poller first, because the descriptor stays open.
         let ending: io::Result<OwnedFd> = match self.connection.take() {
             Some(Connection::Tcp(stream, _)) => stream.into_std().map(OwnedFd::from),
             Some(Connection::Unix(stream)) => stream.into_std().map(OwnedFd::from),
@@ -46,7 +46,7 @@ impl Drop for Reserved {
         if let Ok(ending) = ending {
             self.reserve.take_back(ending);
         }
-        // For spares that somebody else's descriptor was taken in place of.
+        // Refills the reserve if another descriptor was taken in place of a spare.
         self.reserve.fill();
     }
 }

@@ -4,9 +4,9 @@
 //!   {"uid":"alice","percent":"88%"}   ─▶   ok      a session took the line, as it is
 //!   {"uid":"nobody"}                  ─▶   fail
 //! ```
-//! A task for each connection, which stays as long as its client likes, and nobody else needs its place. The lines of one read go to the shards together,
-//! and their answers leave in one write; meanwhile nothing more is read, so who is behind with its answers, or sends
-//! faster than the shards take, is held up through TCP.
+//! Each connection is a task. It stays open until its client leaves or another connection needs its slot. The lines of one
+//! read go to the shards together, and their answers go out in one write. Nothing is read meanwhile, so TCP slows a client
+//! that doesn't read its answers, or sends faster than the shards work.
 
 mod line;
 
@@ -30,33 +30,33 @@ use crate::linger::linger;
 use crate::listener::Listener;
 use crate::message::{Delivery, Kind};
 
-/// Most connections at a time; for another, the one that waits longest for its client is closed.
+/// Most connections at a time; for another, the connection that has waited longest for its client is closed.
 const CONNECTIONS_MAX: usize = 1024;
 
-/// Room for one read: of a connection that is idle, and of one whose reads fill it.
+/// Bytes of one read: for an idle connection, and at most, for one whose reads fill their buffer.
 const READ_BYTES: usize = 4 << 10;
 const READ_BYTES_MAX: usize = 64 << 10;
 
-/// Most lines at a time that are longer than [`READ_BYTES_MAX`]; others wait, and are not read.
+/// Most lines longer than [`READ_BYTES_MAX`] that are received at a time. A connection with another one waits, and doesn't read.
 const LONG_LINES_MAX: usize = 32;
 
-/// Time that such a line may take to arrive, from when it has its place.
+/// Time for such a line to arrive, from when it has its permit.
 const LONG_LINE_TIME: Duration = Duration::from_secs(60);
 
-/// Time that a client may take to make room for its answers.
+/// Time for a client to take its answers.
 const ANSWER_TIME: Duration = Duration::from_secs(60);
 
-/// Time and bytes of input that a connection is given to end by itself, so that its client sees the last answer.
+/// Time, and bytes of input, until a client ends its sending after the last answer. Closing before could lose that answer.
 const END_TIME: Duration = Duration::from_secs(5);
 const END_BYTES_MAX: usize = 16 << 20;
 
-/// Answers on `listener` until the sender of `ending` is dropped, and then nobody new; who is there to the end of what was
-/// received.
+/// Serves connections on `listener` until the sender of `ending` is dropped. Then accepts no more, and answers the lines that
+/// were received.
 pub(super) async fn serve(control: Control, listener: Listener, ending: watch::Receiver<()>) {
     let long_lines = Arc::new(Semaphore::new(LONG_LINES_MAX));
     let (open, ended) = (control.open.clone(), ending.clone());
     let reserve = control.reserve.clone();
-    // Nobody probes this port.
+    // No probe slots: this port answers no probes.
     accept(
         listener,
         None,
@@ -85,24 +85,24 @@ pub(super) async fn serve(control: Control, listener: Listener, ending: watch::R
     .await;
 }
 
-/// One client, and what it has sent that is not answered.
+/// A connection, with the input that is not answered.
 struct Connection {
     control: Control,
     stream: Duplex,
     slot: Slot,
-    /// Tells by its sender's drop that the node ends.
+    /// Its sender is dropped when the node ends.
     ending: watch::Receiver<()>,
-    /// Received and not taken yet: the begin of a line, except between a read and [`gather`].
+    /// Input that was received. Between [`gather`] and the next read it is the begin of one line.
     lines: Lines,
-    /// Bytes that the next read may take; grows while reads fill it.
+    /// Bytes that the next read may take; grows while reads fill their buffer.
     room: usize,
-    /// Slots for long lines, of all connections.
+    /// Permits for long lines, shared by all connections.
     long_lines: Arc<Semaphore>,
-    /// The place that the line being received has, if it is long, and until when it has it.
+    /// The permit of the line being received, if it is long, and the deadline for its end.
     long_line: Option<(OwnedSemaphorePermit, Instant)>,
 }
 
-/// What follows the lines that were gathered.
+/// What follows the gathered lines.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Next {
     /// More lines.
@@ -114,9 +114,9 @@ enum Next {
 }
 
 impl Connection {
-    /// Answers every line until the client ends.
+    /// Answers every line until the client ends its sending.
     ///
-    /// What follows the last line's end is answered `fail` then, and goes nowhere: it may be half of a line.
+    /// Input behind the last line end is answered `fail` and not pushed, since it may be an incomplete line.
     async fn run(mut self) -> io::Result<()> {
         loop {
             let mut ending = self.ending.clone();
@@ -134,25 +134,28 @@ impl Connection {
             }
             let line_bytes_max = self.control.settings.borrow().push_bytes_max;
             let (gathered, next) = gather(&mut self.lines, line_bytes_max);
-            let has_lines = !gathered.asked.is_empty();
+            let has_lines = !gathered.has_push.is_empty();
             self.push(gathered, next).await?;
             if next != Next::Lines {
                 return self.end().await;
             }
-            let gives_slot_back = has_lines && self.long_line.take().is_some();
-            if gives_slot_back || (self.lines.held() == 0 && self.room == READ_BYTES) {
-                // Without the memory that the long line needed; or the next line may be long in coming.
+            let frees_permit = has_lines && self.long_line.take().is_some();
+            if frees_permit || (self.lines.held() == 0 && self.room == READ_BYTES) {
+                // A long line has been answered, or the connection may be idle for long: free the memory.
                 self.lines.shrink();
             }
         }
     }
 
-    /// Receives what is there, or waits; returns 0 at the client's end. Nothing is lost by dropping the future.
+    /// Receives input, or waits for it; returns 0 when the client has ended its sending.
+    ///
+    /// # Cancel safety
+    /// A dropped future loses no input.
     async fn read(&mut self) -> io::Result<usize> {
         if self.lines.held() > READ_BYTES_MAX && self.long_line.is_none() {
-            let slots = Arc::clone(&self.long_lines);
-            let slot = slots.acquire_owned().await.expect("the semaphore is never closed");
-            self.long_line = Some((slot, Instant::now() + LONG_LINE_TIME));
+            let permits = Arc::clone(&self.long_lines);
+            let permit = permits.acquire_owned().await.expect("the semaphore is never closed");
+            self.long_line = Some((permit, Instant::now() + LONG_LINE_TIME));
         }
         self.lines.received().reserve(self.room);
         let mut stream = (&mut self.stream).take(self.room as u64);
@@ -165,12 +168,12 @@ impl Connection {
         Ok(length)
     }
 
-    /// Has the lines delivered, and answers each.
+    /// Pushes the lines, and answers each.
     ///
     /// # Errors
-    /// When the answers are not read in time; or when it can't be told what became of a line, which no answer would say.
+    /// When the client doesn't take the answers in time; or when the outcome of a line is unknown, for which there is no answer.
     async fn push(&mut self, lines: Gathered, next: Next) -> io::Result<()> {
-        if lines.asked.is_empty() && next == Next::Lines {
+        if lines.has_push.is_empty() && next == Next::Lines {
             return Ok(());
         }
         self.slot.serves_request();
@@ -179,13 +182,13 @@ impl Connection {
             false => self.control.counts.push_all(&self.control.dispatcher_in_time(), lines.pushes).await,
         }
         .into_iter();
-        let refused = lines.asked.iter().filter(|is_asked| !**is_asked).count() + usize::from(next != Next::Lines);
+        let refused = lines.has_push.iter().filter(|has_push| !**has_push).count() + usize::from(next != Next::Lines);
         if refused > 0 {
             self.control.counts.note_text_refused(refused);
         }
-        let mut answers = Vec::with_capacity(lines.asked.len() * 4);
-        for is_asked in lines.asked {
-            let delivery = if is_asked { deliveries.next() } else { None };
+        let mut answers = Vec::with_capacity(lines.has_push.len() * 4);
+        for has_push in lines.has_push {
+            let delivery = if has_push { deliveries.next() } else { None };
             if delivery == Some(Err(Unanswered::Silent)) {
                 self.answer(&answers).await?;
                 return Err(io::Error::new(io::ErrorKind::TimedOut, "a shard has not answered"));
@@ -207,22 +210,22 @@ impl Connection {
         timeout(ANSWER_TIME, self.stream.write_all(answers)).await?
     }
 
-    /// Ends a connection whose client has more to say.
+    /// Ends a connection whose client may still be sending.
     async fn end(mut self) -> io::Result<()> {
         timeout(END_TIME, linger(&mut self.stream, END_BYTES_MAX)).await?
     }
 }
 
-/// Lines that were received together.
+/// The lines of one read.
 #[derive(Debug, Default)]
 struct Gathered {
-    /// For each whether a push stands for it; else it failed by itself.
-    asked: Vec<bool>,
-    /// What goes to the shards, in order.
+    /// For each line, whether it has a push; if not, it is answered `fail`.
+    has_push: Vec<bool>,
+    /// The pushes of the lines that have one, in order.
     pushes: Vec<Push>,
 }
 
-/// Takes the lines that were received; up to the first that is too long or of another protocol.
+/// Takes the lines that were received, up to the first that is too long or of another protocol.
 fn gather(lines: &mut Lines, line_bytes_max: usize) -> (Gathered, Next) {
     let mut gathered = Gathered::default();
     while let Some(line) = lines.next(line_bytes_max) {
@@ -231,9 +234,9 @@ fn gather(lines: &mut Lines, line_bytes_max: usize) -> (Gathered, Next) {
         if uid.is_none() && is_of_another_protocol(&line) {
             return (gathered, Next::Foreign);
         }
-        gathered.asked.push(uid.is_some());
+        gathered.has_push.push(uid.is_some());
         if let Some(uid) = uid {
-            // A copy, since the line shares the memory of all that was received with it.
+            // Copied: the line shares the memory of the whole receive buffer.
             gathered.pushes.push(Push { uid, kind: Kind::Text, payload: Bytes::copy_from_slice(&line) });
         }
     }
@@ -245,12 +248,12 @@ mod tests {
     use super::*;
 
     #[track_caller]
-    fn check(received: &str, asked: &[bool], payloads: &[&str], next: Next) {
+    fn check(received: &str, has_push: &[bool], payloads: &[&str], next: Next) {
         let mut lines = Lines::default();
         lines.received().extend_from_slice(received.as_bytes());
         let (lines, found) = gather(&mut lines, 20);
         let gathered: Vec<_> = lines.pushes.iter().map(|push| push.payload.to_vec()).collect();
-        assert_eq!((lines.asked.as_slice(), found), (asked, next), "{received:?}");
+        assert_eq!((lines.has_push.as_slice(), found), (has_push, next), "{received:?}");
         let expected: Vec<_> = payloads.iter().map(|payload| payload.as_bytes().to_vec()).collect();
         assert_eq!(gathered, expected, "{received:?}");
     }

@@ -1,7 +1,7 @@
 //! The tokens of other programs: from the settings and from a file, read again when either changes.
 //!
-//! Only their hashes are kept. A file that holds something else, at a change, leaves the tokens in force where they
-//! are, and that is logged.
+//! Only hashes of the tokens are in memory. If the file is not valid after a change, the old tokens stay in use, and an error
+//! is logged.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -19,7 +19,7 @@ use crate::watched_files::{Stamps, WatchedFiles};
 const FILE_BYTES_MAX: u64 = 1 << 20;
 const TOKENS_MAX: usize = 1000;
 
-/// Why the tokens can't be used; the operator's to mend. Holds nothing of a token.
+/// Why the tokens can't be used; the operator has to correct it. Never quotes a token.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum ControlTokensError {
@@ -28,7 +28,7 @@ pub enum ControlTokensError {
     Unreadable {
         /// The file.
         path: PathBuf,
-        /// What the operating system said.
+        /// The operating system's error.
         reason: String,
     },
     /// A line of the file is no token.
@@ -39,13 +39,13 @@ pub enum ControlTokensError {
         /// The line, from 1.
         line: usize,
     },
-    /// The file has no token: with it, everybody would be let in.
+    /// The file has no token. Using it would let everybody in.
     #[error("control_tokens_file {} has no token", path.display())]
     Empty {
         /// The file.
         path: PathBuf,
     },
-    /// Two programs have one name or one token.
+    /// Two tokens have the same name or the same secret.
     #[error("control token {name} stands there twice, by its name or by its secret")]
     Twice {
         /// The name of the second.
@@ -59,20 +59,20 @@ pub enum ControlTokensError {
     },
 }
 
-/// Who sent a request, and what it may do.
+/// The sender of a request, with its rights.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Caller {
-    /// The token's name; nobody's where there are no tokens.
+    /// The token's name; `None` on a node without tokens.
     pub(super) name: Option<Arc<str>>,
     pub(super) rights: ControlRights,
 }
 
-/// The tokens of one moment.
+/// All tokens, at one moment.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct TokenSet(Vec<(Digest, Caller)>);
 
 impl TokenSet {
-    /// Reads the tokens of the settings and of their file, which may be far away.
+    /// Reads the tokens of the settings and of their file. Blocks.
     ///
     /// # Errors
     /// See [`ControlTokensError`].
@@ -103,7 +103,7 @@ impl TokenSet {
         self.0.is_empty()
     }
 
-    /// Returns whose token this is; takes as long whether it is somebody's or not.
+    /// Returns the owner of a token, in a time that doesn't depend on whether there is one.
     pub(super) fn caller(&self, token: &str) -> Option<&Caller> {
         let sent = hash(token);
         let mut found = None;
@@ -120,10 +120,13 @@ fn hash(token: &str) -> Digest {
     digest::digest(&digest::SHA256, token.as_bytes())
 }
 
-/// Reads the tokens again whenever the settings or the file change; for ever.
+/// Reads the tokens again whenever the settings or the file change. Never returns.
 ///
-/// A change of the settings counts at once, and what it finds in the file with it.
-pub(super) async fn keep(mut settings: watch::Receiver<Arc<ControlSettings>>, in_force: watch::Sender<Arc<TokenSet>>) {
+/// A change of the settings has the file read at once, too.
+pub(super) async fn watch_files(
+    mut settings: watch::Receiver<Arc<ControlSettings>>,
+    in_force: watch::Sender<Arc<TokenSet>>,
+) {
     let mut watched = WatchedFiles::new(Stamps::default());
     loop {
         tokio::select! {
@@ -133,7 +136,7 @@ pub(super) async fn keep(mut settings: watch::Receiver<Arc<ControlSettings>>, in
         let now = Arc::clone(&settings.borrow_and_update());
         let paths = now.tokens_file.iter().cloned().collect();
         match watched.look(paths, move || TokenSet::load(&now)).await {
-            Ok(Some(Ok(tokens))) => take(&in_force, tokens),
+            Ok(Some(Ok(tokens))) => replace_if_changed(&in_force, tokens),
             Ok(None) => {}
             Ok(Some(Err(error))) => error!(error = %error, "control tokens not changed, the old ones stay"),
             Err(error) => error!(error = %error, "control tokens not changed, the old ones stay"),
@@ -141,7 +144,7 @@ pub(super) async fn keep(mut settings: watch::Receiver<Arc<ControlSettings>>, in
     }
 }
 
-fn take(in_force: &watch::Sender<Arc<TokenSet>>, tokens: TokenSet) {
+fn replace_if_changed(in_force: &watch::Sender<Arc<TokenSet>>, tokens: TokenSet) {
     let is_same = {
         let old = in_force.borrow();
         old.0.len() == tokens.0.len()

@@ -1,12 +1,12 @@
-//! Who has gone, and may come back before anybody is told.
+//! The uids that went offline and are within their grace period: if they return in time, no event is sent.
 //!
-//! Knows only those: a uid that is online, or that was told offline, is not in here. Does no I/O and reads no clock.
+//! Holds no others: neither uids that are online, nor those whose going was reported. Does no I/O and reads no clock.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::time::Instant;
 
-/// When a grace ends; the number tells those apart that end together.
+/// When a grace ends, and a number that makes the key unique.
 type Due = (Instant, u64);
 
 /// Uids within their grace.
@@ -14,7 +14,7 @@ type Due = (Instant, u64);
 pub(super) struct Grace {
     uids: HashMap<Arc<str>, Due>,
     by_due: BTreeMap<Due, Gone>,
-    /// Graces that were begun.
+    /// Number of graces that have begun.
     begun: u64,
 }
 
@@ -29,7 +29,7 @@ pub(super) struct Gone {
 impl Grace {
     /// Begins the grace of a uid that went at `at`, until `due`.
     ///
-    /// One that is in its grace already stays in that: that it came back between was lost.
+    /// A uid that is within its grace already keeps that one: the event of its return was lost.
     pub(super) fn begin(&mut self, uid: Box<str>, at: Instant, due: Instant) {
         if self.uids.contains_key(&*uid) {
             return;
@@ -41,13 +41,13 @@ impl Grace {
         self.by_due.insert(due, Gone { uid, at });
     }
 
-    /// Ends the grace of a uid that came back; says when it went, if it was in its grace.
+    /// Ends the grace of a uid that came back; returns when it went, or `None` if it was not within its grace.
     pub(super) fn end(&mut self, uid: &str) -> Option<Instant> {
         let due = self.uids.remove(uid)?;
         self.by_due.remove(&due).map(|gone| gone.at)
     }
 
-    /// Takes out a uid whose grace is over at `now`, or the one nearest to it when there are more than `most`.
+    /// Removes a uid whose grace is over at `now`; with more than `most` uids, the one whose grace ends first.
     pub(super) fn take_due(&mut self, now: Instant, most: usize) -> Option<Gone> {
         let first = self.by_due.first_entry()?;
         if first.key().0 > now && self.uids.len() <= most {
@@ -58,14 +58,14 @@ impl Grace {
         Some(gone)
     }
 
-    /// Takes out any uid.
+    /// Removes the uid whose grace ends first.
     pub(super) fn take(&mut self) -> Option<Gone> {
         let (_, gone) = self.by_due.pop_first()?;
         self.uids.remove(&gone.uid);
         Some(gone)
     }
 
-    /// Returns when the next grace will be over.
+    /// Returns when the next grace ends.
     pub(super) fn next_due(&self) -> Option<Instant> {
         self.by_due.first_key_value().map(|(due, _)| due.0)
     }

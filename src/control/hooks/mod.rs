@@ -1,15 +1,15 @@
-//! Tells a service which uids come online and go offline: in batches, signed, in order, again until it has them.
+//! The hook: sends a service the uids that come online and go offline, in signed batches, in order, each until it is taken.
 //!
 //! ```text
-//!   shards ── events ──▶ Desk: grace ─▶ queue ── batch ──▶ Poster ── POST ──▶ hook_url
+//!   shards ── events ──▶ EventPipeline: grace ─▶ queue ── batch ──▶ Poster ── POST ──▶ hook_url
 //!                                         ▲                  │
 //!                                         └──── failed ──────┘
 //! ```
-//! One task on the thread of control, with one batch under way at a time. It takes the shards' events while the service
-//! is slow, and its memory is bounded by `hook_queue_max`; what does not fit is lost, counted, and told in the next batch.
+//! One task on the control thread, which sends one batch at a time. It receives the shards' events even while the service is
+//! slow. `hook_queue_max` bounds its memory; events past it are lost, counted, and reported in the next batch.
 
-mod desk;
 mod grace;
+mod pipeline;
 mod post;
 mod queue;
 mod signature;
@@ -27,7 +27,7 @@ use tokio::task::yield_now;
 use tokio::time::sleep_until;
 use tracing::warn;
 
-use self::desk::{Desk, Now};
+use self::pipeline::{EventPipeline, Now};
 use self::post::Poster;
 use self::signature::Keys;
 pub(crate) use self::signature::SecretError;
@@ -35,16 +35,16 @@ use crate::config::{ControlSettings, HookSettings};
 use crate::presence::{self, Event, HookProgress, PresenceSender};
 use crate::roots::RootsError;
 
-/// How long the shards are not listened to after their events were taken, so that a storm does not cost a wake for each.
-const REST: Duration = Duration::from_millis(10);
+/// Pause between two receptions of events, so that a storm of events doesn't cost a wake for each.
+const INTAKE_PAUSE: Duration = Duration::from_millis(10);
 
-/// Most events taken at a time, before others on this thread have their turn.
+/// Most events received before the task yields to others on this thread.
 const INTAKE_MAX: usize = 1024;
 
-/// Longest time until the next look at what the shards have dropped, and at the settings.
+/// Longest time between two looks at the count of dropped events, and at the settings.
 const LOOK_INTERVAL: Duration = Duration::from_secs(1);
 
-/// Why the service can't be told anything; the operator's to mend.
+/// Why the hook can't start; the operator has to correct it.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum HookError {
     #[error(transparent)]
@@ -59,35 +59,35 @@ pub(crate) enum HookError {
 #[derive(Debug)]
 pub(crate) struct Hooks {
     events: flume::Receiver<Event>,
-    desk: Desk,
+    pipeline: EventPipeline,
     poster: Poster,
-    /// What the poster signs with.
+    /// The keys that sign batches; the poster has the receiver.
     keys: watch::Sender<Keys>,
     settings: HookSettings,
 }
 
-/// What the shards and those who read pages of uids need of the hook.
+/// The ends of the hook for the rest of the node: the shards send events, and the pages of uids read the progress.
 #[derive(Clone, Debug)]
 pub(crate) struct HookEnds {
     pub(crate) presence: PresenceSender,
     pub(crate) progress: Arc<HookProgress>,
 }
 
-/// An attempt under way; it brings the way to the service back.
+/// An attempt to send a batch; it returns the poster, and whether the service has taken the batch.
 type Attempt = Pin<Box<dyn Future<Output = (Poster, bool)> + Send>>;
 
-/// What taking events has come to.
+/// How the reception of events has ended.
 enum Intake {
-    /// There are none now.
+    /// The channel is empty.
     All,
-    /// There may be more.
+    /// The bound is reached; there may be more.
     Some,
-    /// There will be none: the shards have ended.
+    /// The shards have ended, and no more events will come.
     Ended,
 }
 
 impl Hooks {
-    /// Reads the secrets and whom to trust, and names the node.
+    /// Reads the secrets and the root certificates, and draws the node's name.
     ///
     /// # Errors
     /// See [`HookError`].
@@ -96,34 +96,34 @@ impl Hooks {
         let mut name = [0; 16];
         rand::fill(&mut name).map_err(|_| HookError::Random)?;
         let (presence, events, progress) = presence::channel(format!("{:032x}", u128::from_be_bytes(name)).into());
-        let desk = Desk::new(Arc::clone(&progress));
-        Ok((Self { events, desk, poster, keys, settings }, HookEnds { presence, progress }))
+        let pipeline = EventPipeline::new(Arc::clone(&progress));
+        Ok((Self { events, pipeline, poster, keys, settings }, HookEnds { presence, progress }))
     }
 
-    /// Tells the service until the shards have ended and all is told, or `hook_timeout` has passed since.
+    /// Sends events until the shards have ended and the service has all events, or until `hook_timeout` after the shards' end.
     pub(crate) async fn run(self, changes: watch::Receiver<Arc<ControlSettings>>) {
         let keys = self.keys.clone();
         tokio::select! {
-            () = signature::keep(keys) => {}
-            () = self.tell(changes) => {}
+            () = signature::watch(keys) => {}
+            () = self.run_pipeline(changes) => {}
         }
     }
 
-    async fn tell(self, mut changes: watch::Receiver<Arc<ControlSettings>>) {
-        let Self { events, mut desk, poster, mut settings, .. } = self;
+    async fn run_pipeline(self, mut changes: watch::Receiver<Arc<ControlSettings>>) {
+        let Self { events, mut pipeline, poster, mut settings, .. } = self;
         let (mut poster, mut attempt) = (Some(poster), None::<Attempt>);
         let mut end = None;
-        desk.start(Now::read(), &settings);
+        pipeline.start(Now::read(), &settings);
         loop {
             if changes.has_changed().unwrap_or(false) {
                 settings = changes.borrow_and_update().hooks.clone().unwrap_or(settings);
             }
             let now = Now::read();
-            desk.look(events.len());
-            let mut listen_at = now.instant + REST;
-            match take(&events, &mut desk, now, &settings) {
+            pipeline.note_dropped(events.len());
+            let mut listen_at = now.instant + INTAKE_PAUSE;
+            match take(&events, &mut pipeline, now, &settings) {
                 Intake::Ended if end.is_none() => {
-                    desk.stop(now, &settings);
+                    pipeline.stop(now, &settings);
                     end = Some(now.instant + settings.timeout);
                 }
                 Intake::Some => {
@@ -132,35 +132,36 @@ impl Hooks {
                 }
                 Intake::Ended | Intake::All => {}
             }
-            desk.settle(now, &settings);
+            pipeline.advance(now, &settings);
             if let Some(end) = end {
-                // There is nothing to wait for.
+                // No more events will come that the delay could gather.
                 settings.delay = Duration::ZERO;
-                if desk.queue.is_empty() {
+                if pipeline.queue.is_empty() {
                     return;
                 }
                 if end <= now.instant {
-                    let events = desk.queue.abandon();
+                    let events = pipeline.queue.abandon();
                     return warn!(events, "the service of hook_url was not told of the last events");
                 }
             }
             if poster.is_some()
-                && let Some(body) = desk.queue.next(now.instant, &settings)
+                && let Some(body) = pipeline.queue.next(now.instant, &settings)
             {
                 attempt = poster.take().map(|poster| begin(poster, body, settings.timeout));
             }
-            let look_at = desk.next_due(&settings).into_iter().chain(end).fold(now.instant + LOOK_INTERVAL, Ord::min);
+            let look_at =
+                pipeline.next_due(&settings).into_iter().chain(end).fold(now.instant + LOOK_INTERVAL, Ord::min);
             tokio::select! {
                 event = next(&events, listen_at), if end.is_none() => {
                     if let Some(event) = event {
-                        desk.take(event, Now::read(), &settings);
+                        pipeline.receive(event, Now::read(), &settings);
                     }
                 }
                 (returned, is_taken) = outcome(&mut attempt) => {
                     (poster, attempt) = (Some(returned), None);
                     if is_taken {
-                        desk.queue.delivered();
-                    } else if desk.queue.failed(Instant::now(), settings.retry_time) {
+                        pipeline.queue.delivered();
+                    } else if pipeline.queue.failed(Instant::now(), settings.retry_time) {
                         warn!("a batch for the service of hook_url was given up");
                     }
                 }
@@ -170,11 +171,11 @@ impl Hooks {
     }
 }
 
-/// Takes the events that are there, up to a bound.
-fn take(events: &flume::Receiver<Event>, desk: &mut Desk, now: Now, settings: &HookSettings) -> Intake {
+/// Receives the events in the channel, up to [`INTAKE_MAX`].
+fn take(events: &flume::Receiver<Event>, pipeline: &mut EventPipeline, now: Now, settings: &HookSettings) -> Intake {
     for _ in 0..INTAKE_MAX {
         match events.try_recv() {
-            Ok(event) => desk.take(event, now, settings),
+            Ok(event) => pipeline.receive(event, now, settings),
             Err(TryRecvError::Empty) => return Intake::All,
             Err(TryRecvError::Disconnected) => return Intake::Ended,
         }
@@ -182,7 +183,7 @@ fn take(events: &flume::Receiver<Event>, desk: &mut Desk, now: Now, settings: &H
     Intake::Some
 }
 
-/// Waits for an event, from `listen_at` on; `None` when there will be none.
+/// Waits until `listen_at`, then for an event; `None` when the shards have ended.
 async fn next(events: &flume::Receiver<Event>, listen_at: Instant) -> Option<Event> {
     sleep_until(listen_at.into()).await;
     events.recv_async().await.ok()
@@ -195,7 +196,7 @@ fn begin(mut poster: Poster, body: Bytes, time: Duration) -> Attempt {
     })
 }
 
-/// Waits for the end of the attempt under way; for ever if there is none.
+/// Waits for the end of the attempt; for ever if there is none.
 async fn outcome(attempt: &mut Option<Attempt>) -> (Poster, bool) {
     match attempt {
         Some(attempt) => attempt.await,

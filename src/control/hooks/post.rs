@@ -1,4 +1,4 @@
-//! One attempt to give a batch to the service: signed, posted, answered within its time.
+//! Sends a batch to the service: signs it, posts it, and waits for the answer within a time-out.
 
 use std::time::{Duration, Instant};
 
@@ -23,19 +23,19 @@ const ANSWER_BYTES_MAX: usize = 64 << 10;
 const SIGNATURE: &str = "pombo-signature";
 const USER_AGENT: &str = concat!("pombo/", env!("CARGO_PKG_VERSION"));
 
-/// The way to the service.
+/// The client of the service.
 #[derive(Debug)]
 pub(super) struct Poster {
     client: ServiceClient,
     uri: Uri,
-    /// The keys as they are now.
+    /// The keys that sign batches.
     keys: watch::Receiver<Keys>,
     complaints: Complaints,
     has_failed: bool,
 }
 
 impl Poster {
-    /// Makes the way to the service, and reads what it signs with; returns where the keys can be replaced, too.
+    /// Makes the client and reads the keys; also returns the sender that replaces the keys.
     pub(super) fn new(settings: &HookSettings) -> Result<(Self, watch::Sender<Keys>), HookError> {
         let client = service::client(Some(&settings.url), "hook_url_ca", settings.url_ca.as_deref(), 1)?;
         let keys = watch::Sender::new(Keys::load(settings)?);
@@ -44,7 +44,7 @@ impl Poster {
         Ok((poster, keys))
     }
 
-    /// Posts a batch; says whether the service has taken it. Takes no longer than `time`.
+    /// Posts a batch; returns whether the service has taken it, within `time`.
     pub(super) async fn post(&mut self, body: Bytes, time: Duration) -> bool {
         let span = debug_span!("hook", bytes = body.len(), trace_id = Empty, span_id = Empty, status = Empty);
         let context = trace::join(&span, None);
@@ -56,7 +56,7 @@ impl Poster {
                 self.has_failed = false;
             }
             Ok(()) => {}
-            Err(reason) => self.complain(reason, context),
+            Err(reason) => self.log_failure(reason, context),
         }
         outcome.is_ok()
     }
@@ -73,13 +73,13 @@ impl Poster {
         let response = self.client.request(request).await.map_err(|error| causes(&error))?;
         let status = response.status();
         Span::current().record("status", status.as_u16());
-        // Whatever it says; one that is too long costs a new connection next time.
+        // The body is read only so that the connection can be used again. If it is too long, the next batch needs a new one.
         Limited::new(response.into_body(), ANSWER_BYTES_MAX).collect().await.ok();
         if status.is_success() { Ok(()) } else { Err(format!("status {}", status.as_str())) }
     }
 
-    /// Logs what is wrong with the service, now and then.
-    fn complain(&mut self, reason: &str, context: TraceContext) {
+    /// Logs a failure, at a bounded rate.
+    fn log_failure(&mut self, reason: &str, context: TraceContext) {
         self.has_failed = true;
         if self.complaints.is_due(Instant::now()) {
             let trace_id = context.trace_id();

@@ -1,11 +1,11 @@
-//! Events that wait for the service: numbered, bounded, and cut into batches of which one is under way at a time.
+//! The queue of events for the service: it numbers them, is bounded, and cuts batches, of which one is being sent at a time.
 //!
 //! ```text
-//!   line_up ─▶ waiting, at most queue_max ─▶ batch ─▶ delivered
+//!   enqueue ─▶ waiting, at most queue_max ─▶ batch ─▶ delivered
 //!                 │ past it the oldest          ▲ │ failed: again, later
 //!                 ▼                             └─┤
 //!               lost ◀── given up ────────────────┘
-//!                 └──▶ told in the next batch
+//!                 └──▶ reported in the next batch
 //! ```
 //! Does no I/O and reads no clock.
 
@@ -26,46 +26,46 @@ const BATCH_BYTES_MAX: usize = 1 << 20;
 /// Bound of the wait after the first attempt that failed.
 const FIRST_RETRY: Duration = Duration::from_millis(200);
 
-/// What the service is told.
+/// An event for the service.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[serde(tag = "event", content = "uid", rename_all = "kebab-case")]
-pub(super) enum News {
+pub(super) enum HookEvent {
     NodeStarted,
     Online(Arc<str>),
     Offline(Arc<str>),
     NodeStopped,
 }
 
-/// An event as it waits, and as it is written.
+/// An event with its number and time, as it is written in a batch.
 #[derive(Debug, Serialize)]
-struct Line {
+struct QueuedEvent {
     sequence: u64,
     #[serde(flatten)]
-    news: News,
+    event: HookEvent,
     /// Milliseconds since 1970.
     at_ms: u64,
 }
 
-/// What waits for the service.
+/// The events that wait for the service.
 #[derive(Debug)]
 pub(super) struct Queue {
     progress: Arc<HookProgress>,
     sequence: u64,
-    waiting: VecDeque<Line>,
-    /// Since when something waits that no batch holds.
+    waiting: VecDeque<QueuedEvent>,
+    /// Since when an event or a loss waits that no batch holds; `None` if there is none.
     since: Option<Instant>,
-    /// Events that were lost since a batch said so that was delivered, or is under way.
+    /// Number of lost events that no batch has reported.
     lost: u64,
     batch: Option<Batch>,
     backoff: Backoff,
 }
 
-/// Some events on their way, the same until they are delivered or given up.
+/// The batch being sent; it stays the same until it is delivered or given up.
 #[derive(Debug)]
 struct Batch {
     body: Bytes,
     events: u64,
-    /// What it tells to be lost.
+    /// Number of lost events that it reports.
     lost: u64,
     /// When it was tried first.
     since: Instant,
@@ -79,10 +79,10 @@ impl Queue {
         Self { progress, sequence: 0, waiting: VecDeque::new(), since: None, lost: 0, batch: None, backoff }
     }
 
-    /// Numbers an event and lines it up; past `queue_max` the oldest is lost.
-    pub(super) fn line_up(&mut self, news: News, at_ms: u64, now: Instant, queue_max: usize) {
+    /// Numbers an event and enqueues it; past `queue_max` the oldest event is lost.
+    pub(super) fn enqueue(&mut self, event: HookEvent, at_ms: u64, now: Instant, queue_max: usize) {
         self.sequence += 1;
-        self.waiting.push_back(Line { sequence: self.sequence, news, at_ms });
+        self.waiting.push_back(QueuedEvent { sequence: self.sequence, event, at_ms });
         self.progress.set_sequence(self.sequence);
         self.since.get_or_insert(now);
         while self.waiting.len() > queue_max {
@@ -92,15 +92,16 @@ impl Queue {
         }
     }
 
-    /// Notes events that were lost, and counted, before they could be lined up.
-    pub(super) fn lose(&mut self, events: u64, now: Instant) {
+    /// Notes events that were lost before they could be enqueued; they are counted already.
+    pub(super) fn note_lost(&mut self, events: u64, now: Instant) {
         if events > 0 {
             self.lost += events;
             self.since.get_or_insert(now);
         }
     }
 
-    /// Returns the body to send now, if there is one; what became of it must be told before there is another.
+    /// Returns the body to send now, if there is one. The caller must report [`Self::delivered`] or [`Self::failed`] before the
+    /// next.
     pub(super) fn next(&mut self, now: Instant, settings: &HookSettings) -> Option<Bytes> {
         if self.batch.is_none() && self.since.is_some_and(|since| self.is_due(since, now, settings)) {
             self.batch = Some(self.cut(now, settings.batch_max));
@@ -110,7 +111,7 @@ impl Queue {
         Some(batch.body.clone())
     }
 
-    /// Returns when there will be something to send, unless that is being sent.
+    /// Returns when a batch is to be sent next; `None` if nothing waits, or the batch is being sent now.
     pub(super) fn next_due(&self, settings: &HookSettings) -> Option<Instant> {
         match &self.batch {
             Some(batch) => batch.at,
@@ -118,7 +119,7 @@ impl Queue {
         }
     }
 
-    /// The service has the batch.
+    /// Notes that the service has taken the batch.
     pub(super) fn delivered(&mut self) {
         if let Some(batch) = self.batch.take() {
             self.progress.add_delivered(batch.events);
@@ -126,7 +127,7 @@ impl Queue {
         self.backoff.reset();
     }
 
-    /// The attempt has failed; says whether the batch is given up.
+    /// Notes that the attempt has failed; returns whether the batch is given up.
     pub(super) fn failed(&mut self, now: Instant, retry_time: Duration) -> bool {
         self.progress.add_failure();
         let wait = self.backoff.next();
@@ -136,14 +137,14 @@ impl Queue {
         }
         let Some(batch) = is_over else { return false };
         self.progress.add_lost(batch.events);
-        self.lose(batch.events + batch.lost, now);
-        // The others have waited long enough, but not the service.
+        self.note_lost(batch.events + batch.lost, now);
+        // The events behind it have waited long enough; but the service gets its pause.
         self.since = Some(now + wait);
         true
     }
 
-    /// Has what waits tried at once, from now on: there will be nothing more.
-    pub(super) fn hurry(&mut self, now: Instant) {
+    /// Ends the waits between attempts, since no more events will come.
+    pub(super) fn retry_now(&mut self, now: Instant) {
         self.backoff.reset();
         if let Some(at) = self.batch.as_mut().and_then(|batch| batch.at.as_mut()) {
             *at = now;
@@ -155,7 +156,7 @@ impl Queue {
         self.batch.is_none() && self.since.is_none()
     }
 
-    /// Gives up all that waits; returns how many events that were.
+    /// Gives up all events that wait; returns their number.
     pub(super) fn abandon(&mut self) -> u64 {
         let events = self.waiting.len() as u64 + self.batch.take().map_or(0, |batch| batch.events);
         self.waiting.clear();
@@ -165,7 +166,7 @@ impl Queue {
     }
 
     fn is_due(&self, since: Instant, now: Instant, settings: &HookSettings) -> bool {
-        // Not before `since`, which a batch that was given up puts off.
+        // Not before `since`, which lies in the future after a batch was given up.
         since <= now && (since + settings.delay <= now || self.waiting.len() >= settings.batch_max)
     }
 
@@ -174,11 +175,11 @@ impl Queue {
         let mut body = format!(r#"{{"node":"{}","lost":{lost},"events":["#, self.progress.node()).into_bytes();
         let mut events = 0;
         while events < batch_max && body.len() < BATCH_BYTES_MAX {
-            let Some(line) = self.waiting.pop_front() else { break };
+            let Some(event) = self.waiting.pop_front() else { break };
             if events > 0 {
                 body.push(b',');
             }
-            serde_json::to_writer(&mut body, &line).expect("texts and numbers in a struct are JSON");
+            serde_json::to_writer(&mut body, &event).expect("texts and numbers in a struct are JSON");
             events += 1;
         }
         body.extend_from_slice(b"]}");
@@ -211,7 +212,7 @@ mod tests {
         let (_, _, progress) = presence::channel("n".into());
         let mut queue = Queue::new(Arc::clone(&progress));
         for uid in 1..=uids {
-            queue.line_up(News::Online(uid.to_string().into()), 7, now, settings().queue_max);
+            queue.enqueue(HookEvent::Online(uid.to_string().into()), 7, now, settings().queue_max);
         }
         (queue, progress)
     }
@@ -228,8 +229,8 @@ mod tests {
     fn a_batch_is_written_as_documented() {
         let now = Instant::now();
         let (mut queue, _) = queue(0, now);
-        queue.line_up(News::NodeStarted, 1, now, 9);
-        queue.line_up(News::Offline("a\"b".into()), 2, now, 9);
+        queue.enqueue(HookEvent::NodeStarted, 1, now, 9);
+        queue.enqueue(HookEvent::Offline("a\"b".into()), 2, now, 9);
         let body: Value = serde_json::from_slice(&queue.next(now, &settings()).expect("it is full")).expect("JSON");
         let events = json!([
             {"sequence": 1, "event": "node-started", "at_ms": 1},
@@ -274,7 +275,7 @@ mod tests {
         let (mut queue, progress) = queue(4, now);
         assert_eq!(next(&mut queue, now), Some((0, vec![1, 2])));
         for uid in 5..=7_u8 {
-            queue.line_up(News::Online(uid.to_string().into()), 7, now, settings().queue_max);
+            queue.enqueue(HookEvent::Online(uid.to_string().into()), 7, now, settings().queue_max);
         }
         assert_eq!(progress.counts(), [0, 1, 0], "the oldest that waited");
         assert!(queue.failed(now + SECOND, SECOND), "its time is over");
@@ -291,7 +292,7 @@ mod tests {
     fn a_loss_is_told_even_if_nothing_else_is() {
         let now = Instant::now();
         let (mut queue, _) = queue(0, now);
-        queue.lose(9, now);
+        queue.note_lost(9, now);
         assert_eq!(next(&mut queue, now + SECOND), Some((9, vec![])));
     }
 }

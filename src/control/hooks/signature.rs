@@ -1,4 +1,4 @@
-//! What a batch is signed with: one secret or several, read again when their file changes.
+//! The keys that sign batches: from one secret or several, whose file is read again when it changes.
 
 use std::fmt::Write as _;
 use std::future::pending;
@@ -16,7 +16,7 @@ use crate::watched_files::{Stamps, WatchedFiles};
 const FILE_BYTES_MAX: u64 = 64 << 10;
 const SECRETS_MAX: usize = 4;
 
-/// A file of secrets that can't be used.
+/// The file of secrets can't be used.
 #[derive(Debug, thiserror::Error)]
 #[error("cannot read hook_secret_file {}: {reason}", path.display())]
 pub(crate) struct SecretError {
@@ -24,52 +24,53 @@ pub(crate) struct SecretError {
     reason: String,
 }
 
-/// The keys as they are now.
+/// The keys in use.
 #[derive(Debug)]
 pub(super) struct Keys {
-    /// The one of the setting `hook_secret`.
-    own: Option<hmac::Key>,
+    /// The key of the setting `hook_secret`.
+    from_setting: Option<hmac::Key>,
     file: Option<PathBuf>,
-    of_file: Vec<hmac::Key>,
-    /// What the file held when it was read last, or what was wrong with it: the same is not parsed again.
-    read: Result<Vec<u8>, String>,
+    from_file: Vec<hmac::Key>,
+    /// The file's content when it was read last, or the error. The same content is not parsed again.
+    content: Result<Vec<u8>, String>,
 }
 
 impl Keys {
     /// Reads all secrets.
     ///
     /// # Errors
-    /// When the file can't be read, or holds something else.
+    /// When the file can't be read, or is malformed.
     pub(super) fn load(settings: &HookSettings) -> Result<Self, SecretError> {
-        let own = settings.secret.as_ref().map(|secret| key(secret.reveal().as_bytes()));
-        let mut keys = Self { own, file: settings.secret_file.clone(), of_file: Vec::new(), read: Ok(Vec::new()) };
+        let from_setting = settings.secret.as_ref().map(|secret| key(secret.reveal().as_bytes()));
+        let mut keys =
+            Self { from_setting, file: settings.secret_file.clone(), from_file: Vec::new(), content: Ok(Vec::new()) };
         if let Some(path) = &keys.file {
-            keys.read = read(path);
-            let parsed = keys.read.as_ref().map_err(String::clone).and_then(|bytes| parse(bytes));
-            keys.of_file = parsed.map_err(|reason| SecretError { path: path.clone(), reason })?;
+            keys.content = read(path);
+            let parsed = keys.content.as_ref().map_err(String::clone).and_then(|bytes| parse(bytes));
+            keys.from_file = parsed.map_err(|reason| SecretError { path: path.clone(), reason })?;
         }
         Ok(keys)
     }
 
-    /// Takes over what [`read`] found in the file, if it holds something else than before and is sound.
-    fn refresh(&mut self, read: Result<Vec<u8>, String>) {
-        if self.read == read {
+    /// Replaces the keys of the file by those in `content`, the result of [`read`], if it has changed and is valid.
+    fn refresh(&mut self, content: Result<Vec<u8>, String>) {
+        if self.content == content {
             return;
         }
-        match read.as_ref().map_err(String::clone).and_then(|bytes| parse(bytes)) {
+        match content.as_ref().map_err(String::clone).and_then(|bytes| parse(bytes)) {
             Ok(keys) => {
                 info!(secrets = keys.len(), "secrets of the hook changed");
-                self.of_file = keys;
+                self.from_file = keys;
             }
             Err(reason) => error!(reason, "secrets of the hook not changed, the old ones stay"),
         }
-        self.read = read;
+        self.content = content;
     }
 
     /// Signs a body at this second since 1970: `t=…,v1=…`, with a `v1` for each secret.
     pub(super) fn sign(&self, second: u64, body: &[u8]) -> String {
         let mut signature = format!("t={second}");
-        for key in self.own.iter().chain(&self.of_file) {
+        for key in self.from_setting.iter().chain(&self.from_file) {
             let mut context = hmac::Context::with_key(key);
             context.update(format!("{second}.").as_bytes());
             context.update(body);
@@ -82,8 +83,8 @@ impl Keys {
     }
 }
 
-/// Reads the file of secrets again whenever it changes; for ever.
-pub(super) async fn keep(keys: watch::Sender<Keys>) {
+/// Reads the file of secrets again whenever it changes. Never returns.
+pub(super) async fn watch(keys: watch::Sender<Keys>) {
     let Some(path) = keys.borrow().file.clone() else { return pending().await };
     let mut watched = WatchedFiles::new(Stamps::default());
     loop {
@@ -97,12 +98,12 @@ pub(super) async fn keep(keys: watch::Sender<Keys>) {
     }
 }
 
-/// Reads the file of secrets; blocks for as long as that takes.
+/// Reads the file of secrets. Blocks.
 fn read(path: &Path) -> Result<Vec<u8>, String> {
     bounded_file::read(path, FILE_BYTES_MAX).map_err(|error| error.to_string())
 }
 
-/// Takes each line as a secret; empty ones count for nothing, nor does a byte order mark in front of the first.
+/// Makes a key of each line. Skips empty lines, and a byte order mark at the start.
 fn parse(bytes: &[u8]) -> Result<Vec<hmac::Key>, String> {
     let lines = Secret::bare(bytes).split(|&byte| byte == b'\n').map(|line| line.strip_suffix(b"\r").unwrap_or(line));
     let secrets: Vec<&[u8]> = lines.filter(|line| !line.is_empty()).collect();
@@ -131,7 +132,8 @@ mod tests {
             assert_eq!(parse(text.as_bytes()).expect("secrets").len(), count);
         }
         let signed = |bytes: &[u8]| {
-            Keys { own: None, file: None, of_file: parse(bytes).expect("a secret"), read: Ok(Vec::new()) }.sign(1, b"")
+            Keys { from_setting: None, file: None, from_file: parse(bytes).expect("a secret"), content: Ok(Vec::new()) }
+                .sign(1, b"")
         };
         assert_eq!(signed(format!("\u{feff}{secret}\n").as_bytes()), signed(secret.as_bytes()));
         for bad in [String::new(), "\n".to_owned(), "x".repeat(31), "x".repeat(1025), format!("{secret}\n").repeat(5)] {
@@ -142,8 +144,8 @@ mod tests {
     #[test]
     fn a_file_that_is_not_sound_any_more_changes_nothing() {
         let (old, new) = ("o".repeat(32), "n".repeat(32));
-        let of_file = parse(old.as_bytes()).expect("a secret");
-        let mut keys = Keys { own: None, file: None, of_file, read: Ok(old.into_bytes()) };
+        let from_file = parse(old.as_bytes()).expect("a secret");
+        let mut keys = Keys { from_setting: None, file: None, from_file, content: Ok(old.into_bytes()) };
         let signed = keys.sign(1, b"");
         keys.refresh(Ok(b"short".to_vec()));
         keys.refresh(Err("it has gone".to_owned()));
@@ -155,7 +157,12 @@ mod tests {
     /// By `printf '1700000000.{}' | openssl dgst -sha256 -hmac "$(printf 'k%.0s' $(seq 32))"`.
     #[test]
     fn signs_as_others_do() {
-        let keys = |own: Option<hmac::Key>, of_file| Keys { own, file: None, of_file, read: Ok(Vec::new()) };
+        let keys = |from_setting: Option<hmac::Key>, from_file| Keys {
+            from_setting,
+            file: None,
+            from_file,
+            content: Ok(Vec::new()),
+        };
         let one = key("k".repeat(32).as_bytes());
         let expected = "0b3b35525c10b3757ffa78df69037021fc3168d8390a51a4fcb4a8d56a25b557";
         assert_eq!(keys(Some(one.clone()), vec![]).sign(1_700_000_000, b"{}"), format!("t=1700000000,v1={expected}"));

@@ -1,4 +1,4 @@
-//! Who may: tokens and their rights, and where there are none, no page of somebody's browser.
+//! Access control: checks a request's token and rights; on a node without tokens, refuses requests of foreign web pages.
 
 use std::net::{IpAddr, SocketAddr};
 use std::time::Instant;
@@ -16,11 +16,11 @@ use crate::config::ControlRights;
 use crate::control::problem::{self, Failure, Problem};
 use crate::control::tokens::{Caller, TokenSet};
 
-/// From where a connection came; nowhere over a Unix socket.
+/// The peer's address; `None` for a Unix socket.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Peer(pub(super) Option<SocketAddr>);
 
-/// Lets in who may come in, with who it is and what it may do as an extension of the request.
+/// Middleware: adds the caller with its rights to the request as an extension, or answers the request with its problem.
 pub(super) async fn admit(State(api): State<Api>, mut request: Request, next: Next) -> Response {
     let begun = Instant::now();
     let (method, path) = (request.method().clone(), request.uri().path().to_owned());
@@ -28,7 +28,7 @@ pub(super) async fn admit(State(api): State<Api>, mut request: Request, next: Ne
     let (name, response) = match caller(&api, &request, peer) {
         Ok(caller) => {
             let name = caller.name.clone();
-            spans::found(request.extensions(), name.as_deref());
+            spans::record_route(request.extensions(), name.as_deref());
             request.extensions_mut().insert(caller);
             (name, next.run(request).await)
         }
@@ -46,12 +46,12 @@ pub(super) async fn admit(State(api): State<Api>, mut request: Request, next: Ne
 }
 
 fn caller(api: &Api, request: &Request, peer: Peer) -> Result<Caller, Failure> {
-    // What is counted is told to the end.
+    // Metrics and stats are answered until the end of the drain.
     let is_refused = |path: &str| path.starts_with("/v1/") && path != "/v1/stats";
     if api.control.draining.borrow().is_some() && is_refused(request.uri().path()) {
         return Err(problem::draining());
     }
-    // The console holds no data; what it asks for comes by here.
+    // The console's page holds no data. The requests that it makes for data are checked here.
     if ["/", console::PATH].contains(&request.uri().path()) {
         return Ok(Caller { name: None, rights: ControlRights::default() });
     }
@@ -63,7 +63,7 @@ fn caller(api: &Api, request: &Request, peer: Peer) -> Result<Caller, Failure> {
     bearer(&tokens, request.headers())
 }
 
-/// Finds whose the token is that a request brings.
+/// Finds the owner of the token in a request.
 fn bearer(tokens: &TokenSet, headers: &HeaderMap) -> Result<Caller, Failure> {
     let mut sent = headers.get_all(AUTHORIZATION).iter();
     let (Some(only), None) = (sent.next(), sent.next()) else {
@@ -75,14 +75,14 @@ fn bearer(tokens: &TokenSet, headers: &HeaderMap) -> Result<Caller, Failure> {
     caller.cloned().ok_or_else(|| Problem::Unauthorized.with_detail("the token is nobody's, or is no Bearer token"))
 }
 
-/// Refuses what a web page may have sent by its visitor's browser, which can connect to this machine.
+/// Refuses a request that a web page may have sent from its visitor's browser, which can connect to this machine.
 ///
-/// A page tells its origin with whatever acts. One whose name was bound to this machine tells its own as the host
-/// (DNS rebinding), so that only names count that nobody else can bind.
+/// A browser adds the page's `Origin` to every request that changes something. With DNS rebinding, a page's own host name leads
+/// to this machine, and stands in `Host`. So `Host` must be a name that nobody else can bind.
 fn check_page(uri: &Uri, headers: &HeaderMap, peer: Peer) -> Result<(), Failure> {
     let hosts = || headers.get_all(HOST).iter().map(|host| host.to_str().unwrap_or_default());
     if let Some(foreign) = hosts().chain(uri.authority().map(Authority::as_str)).find(|host| !is_own_name(host)) {
-        // Nobody else has a way to a Unix socket, whatever name its clients make up.
+        // A browser can't connect to a Unix socket, so its clients may send any `Host`.
         if peer.0.is_some() {
             let name: String = foreign.chars().take(100).collect();
             return Err(Problem::ForeignPage.with_detail(format!(
@@ -102,7 +102,7 @@ fn check_page(uri: &Uri, headers: &HeaderMap, peer: Peer) -> Result<(), Failure>
     Ok(())
 }
 
-/// Tells whether a host, with or without a port, is an address or this machine's own name.
+/// Tells whether a host, with or without a port, is an address or `localhost`.
 fn is_own_name(host: &str) -> bool {
     let Ok(authority) = host.parse::<Authority>() else { return false };
     let name = authority.host();
@@ -110,7 +110,7 @@ fn is_own_name(host: &str) -> bool {
     !host.contains('@') && (name.eq_ignore_ascii_case("localhost") || bare.parse::<IpAddr>().is_ok())
 }
 
-/// What a token may be asked for.
+/// A right that a request can require of its token.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Right {
     Push,

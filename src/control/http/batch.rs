@@ -1,12 +1,13 @@
-//! A batch: a message a line, each answered by a line, in order, while more may still come.
+//! A batch: one message in each line of the request body, and one line of the response for each, in order, while lines still
+//! arrive.
 //!
 //! ```text
 //!   request body ──▶ Lines ──▶ up to a group of messages ──▶ shards
 //!                                                              │
 //!   response body ◀── a line for each ◀────────────────────────┘
 //! ```
-//! Nothing is read while a group is being pushed, or while its answers are not taken: so a batch holds a line and a
-//! group at most, and TCP holds its sender back.
+//! Nothing is read while a group is being pushed, or while the client doesn't take its answers. So a batch holds one line and
+//! one group at most, and TCP slows its sender.
 
 use axum::body::{Body, Bytes};
 use axum::extract::{Extension, Request, State};
@@ -31,7 +32,7 @@ use crate::dispatcher::Push;
 const GROUP_LINES_MAX: usize = 256;
 const GROUP_BYTES_MAX: usize = 1 << 20;
 
-/// What a batch is made of, and its answer.
+/// Media types of a batch; the first is that of the answer.
 const MEDIA_TYPES: [&str; 3] = ["application/x-ndjson", "application/ndjson", "application/jsonl"];
 
 /// Sends a message for each line, and answers each by a line, in order.
@@ -79,11 +80,11 @@ struct Batch {
     api: Api,
     body: Body,
     lines: Lines,
-    /// Most bytes of a line, all through the batch.
+    /// Most bytes of a line; the same until the end of the batch.
     line_bytes_max: usize,
     /// Nothing more is read.
     is_over: bool,
-    /// What was done, to be told however the batch ends.
+    /// Counts outcomes, and records them when the batch ends, however it ends.
     tally: Tally,
 }
 
@@ -105,7 +106,7 @@ impl Batch {
         }
     }
 
-    /// Takes in what comes next.
+    /// Receives the next piece of the body.
     async fn receive(&mut self) -> Result<(), Failure> {
         let time = self.api.settings().body_timeout;
         let mut draining = self.api.control.draining.clone();
@@ -124,7 +125,7 @@ impl Batch {
                 self.is_over = true;
                 Ok(())
             }
-            // Who sent it has gone.
+            // The client has gone.
             Ok(Some(Err(error))) => Err(Problem::Malformed.with_detail(format!("the body is cut: {error}"))),
             Err(_) => {
                 Err(Problem::BodyTimeout.with_detail(format!("no line came for {time:?}, and the batch is over")))
@@ -133,7 +134,7 @@ impl Batch {
     }
 }
 
-/// Pushes what is sound of the lines; returns the answer to each.
+/// Pushes the valid lines; returns the answers to all.
 async fn push(api: &Api, group: Vec<Line>, tally: &mut Tally) -> Bytes {
     let settings = api.settings();
     let read: Vec<Result<Push, (Option<String>, Failure)>> = group
@@ -163,7 +164,7 @@ async fn push(api: &Api, group: Vec<Line>, tally: &mut Tally) -> Bytes {
     answers(results())
 }
 
-/// Writes a line for each.
+/// Writes a line for each result.
 fn answers<'a>(answered: impl IntoIterator<Item = (Option<&'a str>, &'a PushResult)>) -> Bytes {
     let mut text = Vec::new();
     for (uid, answered) in answered {
@@ -173,7 +174,7 @@ fn answers<'a>(answered: impl IntoIterator<Item = (Option<&'a str>, &'a PushResu
     Bytes::from(text)
 }
 
-/// Takes the next lines of a batch, up to a group of them; without those that hold nothing.
+/// Takes the next lines of a batch, up to the bounds of a group; skips empty lines.
 fn group(lines: &mut Lines, bytes_max: usize, is_over: bool) -> Vec<Line> {
     let (mut group, mut bytes) = (Vec::new(), 0);
     while group.len() < GROUP_LINES_MAX && bytes < GROUP_BYTES_MAX {

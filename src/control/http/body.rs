@@ -1,4 +1,4 @@
-//! Bodies of requests: read within bounds, and what their type says of a message.
+//! Reads request bodies within bounds, and determines a message's kind from their type.
 
 use std::time::Duration;
 
@@ -12,7 +12,7 @@ use tokio::time::{Instant, timeout_at};
 use crate::control::problem::{Failure, Problem};
 use crate::message::Kind;
 
-/// Reads a body of up to `bytes_max` that comes within `time`.
+/// Reads a body of up to `bytes_max` bytes within `time`.
 pub(super) async fn read(
     headers: &HeaderMap,
     mut body: Body,
@@ -20,7 +20,7 @@ pub(super) async fn read(
     time: Duration,
 ) -> Result<Bytes, Failure> {
     let announced = headers.get(CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse::<u64>().ok());
-    // Who asks whether to go on (100-continue) isn't told to.
+    // Refused before the body is read, so that a client that expects 100-continue doesn't send it.
     if announced.is_some_and(|length| length > bytes_max as u64) {
         return Err(too_large(bytes_max));
     }
@@ -60,11 +60,11 @@ pub(super) fn is_awaited(headers: &HeaderMap) -> bool {
     headers.get_all(EXPECT).iter().any(|value| value.as_bytes().eq_ignore_ascii_case(b"100-continue"))
 }
 
-/// Which types of body are messages, for who sent another.
+/// The media types of messages, for the detail of a refusal.
 const MESSAGES: &str =
     "text/*, application/json or another type of JSON for a text, application/octet-stream for bytes";
 
-/// Tells how a message of the body's type goes on the wire.
+/// Returns the kind of message that a body of the request's type becomes.
 pub(super) fn kind(headers: &HeaderMap) -> Result<Kind, Failure> {
     let media = media_type(headers)
         .ok_or_else(|| Problem::MediaType.with_detail(format!("expected one header Content-Type: {MESSAGES}")))?;
@@ -86,7 +86,7 @@ pub(super) fn kind(headers: &HeaderMap) -> Result<Kind, Failure> {
     }
 }
 
-/// Refuses a body that is not of one of these types.
+/// Refuses a body of another type than `types`.
 pub(super) fn require(headers: &HeaderMap, types: &[&str]) -> Result<(), Failure> {
     let essence = media_type(headers).map(|media| media.split(';').next().unwrap_or_default().trim());
     let is_taken = essence.is_some_and(|essence| types.iter().any(|taken| taken.eq_ignore_ascii_case(essence)));
@@ -114,7 +114,7 @@ fn is_utf8(parameters: &str) -> bool {
     })
 }
 
-/// Refuses a text that is none.
+/// Refuses a text message that is not UTF-8.
 pub(super) fn check(kind: Kind, message: &[u8]) -> Result<(), Failure> {
     if kind == Kind::Text && simdutf8::basic::from_utf8(message).is_err() {
         let expected = "the message is not UTF-8, expected a text, or application/octet-stream";

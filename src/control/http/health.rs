@@ -1,6 +1,6 @@
-//! What supervisors and balancers ask: whether the node lives, and whether it takes connections.
+//! The probes of supervisors and load balancers: whether the node is alive, and whether it accepts connections.
 //!
-//! Both are answered without a token, in a line of text: who asks learns what is wrong, and nothing about users.
+//! Both need no token and answer with a line of text. It says what is wrong, and nothing about users.
 
 use std::time::Duration;
 
@@ -13,7 +13,7 @@ use tokio::time::Instant;
 use super::Api;
 use crate::dispatcher::Unanswered;
 
-/// How long every shard has for its answer; `docs/operations.md` gives probes a second more.
+/// Time for each shard to answer. The time-outs for probes in `docs/operations.md` are one second longer.
 const ANSWER_TIME: Duration = Duration::from_secs(2);
 
 /// Tells whether the node lives: it answers, and so does each of its shards.

@@ -1,11 +1,12 @@
-//! `Idempotency-Key`: a request that comes again with its key is not done again, but answered as it was
+//! `Idempotency-Key`: a request that comes again with the same key is not done again; it gets the stored answer
 //! (draft-ietf-httpapi-idempotency-key-header).
 //!
 //! The length of an answer is known only after the request was done, and then the answer must be kept. So a request reserves
 //! room for its longest possible answer before it is done, and gives the rest back afterwards.
 //!
-//! Kept is the answer of what was done, or may have been. What was certainly not done is not kept: to try that again is
-//! what the key is for. A request with a key goes on when its connection ends, since the answer is for who comes again.
+//! The answer is stored if the request was done or may have been done. The answer to a request that was certainly not done is
+//! not stored, because the client uses the key to try again. A request with a key continues when its connection ends, since
+//! the client may come again for the answer.
 
 use std::collections::{HashMap, VecDeque};
 use std::future::Future;
@@ -28,7 +29,7 @@ use crate::control::tokens::Caller;
 /// The header with the key.
 pub(super) const KEY: HeaderName = HeaderName::from_static("idempotency-key");
 
-/// Says that an answer was given before.
+/// Marks a stored answer.
 const REPLAYED: HeaderName = HeaderName::from_static("idempotency-replayed");
 
 /// Longest key, in bytes.
@@ -41,15 +42,15 @@ const ENTRY_BYTES: usize = 512;
 /// Most slots of a table for each entry; a table doubles when it grows.
 const SPARE_TIMES: usize = 3;
 
-/// Entries that a table may keep slots for although they are gone.
+/// Removed entries that a table may still keep slots for.
 const SPARE_ENTRIES: usize = 64;
 
-/// What a request is, so that another with the same key is told apart.
+/// A digest of a request, to notice another request with the same key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Fingerprint([u8; digest::SHA256_OUTPUT_LEN]);
 
 impl Fingerprint {
-    /// Takes it of a request with a key; for others it costs nothing.
+    /// Computes the fingerprint of a request with a key; `None` for a request without one.
     pub(super) fn of(parts: &Parts, body: &[u8]) -> Option<Self> {
         if !parts.headers.contains_key(KEY) {
             return None;
@@ -58,7 +59,7 @@ impl Fingerprint {
         let media_type = parts.headers.get(CONTENT_TYPE).map_or(&b""[..], HeaderValue::as_bytes);
         let target = parts.uri.path_and_query().map_or("", |target| target.as_str());
         for part in [parts.method.as_str().as_bytes(), target.as_bytes(), media_type, body] {
-            // With its length, so that no two requests look alike.
+            // With its length, so that the parts can't shift between each other.
             context.update(&(part.len() as u64).to_be_bytes());
             context.update(part);
         }
@@ -80,7 +81,7 @@ pub(super) struct Keyed {
     pub(super) body_bytes_max: usize,
 }
 
-/// Whose key it is: two programs may choose the same.
+/// The caller's name and its key: two callers may choose the same key.
 type Name = (Option<Arc<str>>, Box<str>);
 
 /// Answers by their keys.
@@ -106,16 +107,16 @@ struct Entry {
     bytes: usize,
 }
 
-/// What is known of a key.
+/// The state of a key when a request with it arrives.
 #[derive(Debug)]
 enum Known {
-    /// Nothing; the caller is to do the request.
+    /// The key is new, and the caller must do the request.
     New,
-    /// The answer.
+    /// The request was answered before.
     Answered(Reply),
 }
 
-/// Does `act`, unless the request has a key whose answer is known.
+/// Runs `act`, unless the request has a key with a stored answer.
 pub(super) async fn once(
     api: &Api,
     caller: &Caller,
@@ -153,7 +154,7 @@ pub(super) async fn once(
     }
 }
 
-/// A request that is being done; its answer is kept, or its key given free, when this goes.
+/// A request that is being done. Dropping it stores the answer, or frees the key if there is none.
 struct Pending {
     answers: Arc<Answers>,
     name: Name,
@@ -182,7 +183,7 @@ fn key(headers: &HeaderMap) -> Result<Option<Box<str>>, Failure> {
     if is_sound && keys.next().is_none() { Ok(Some(bare.into())) } else { Err(refused()) }
 }
 
-/// Refuses a key where nothing is kept for one.
+/// Refuses a key on a request whose answer can't be stored.
 pub(super) fn refuse(headers: &HeaderMap) -> Result<(), Failure> {
     match headers.contains_key(KEY) {
         true => Err(Problem::Malformed.with_detail("a batch can't be done once by its Idempotency-Key, leave it out")),
@@ -235,7 +236,7 @@ impl Answers {
         Ok(Known::New)
     }
 
-    /// Keeps the answer of a request that was begun, or gives its key free.
+    /// Stores the answer of a request that was begun, or frees its key.
     fn end(&self, name: &Name, reply: Option<Reply>) {
         let mut kept = self.lock();
         let Kept { entries, bytes, ages } = &mut *kept;

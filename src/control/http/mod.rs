@@ -1,9 +1,8 @@
-//! The HTTP API, under `/v1`: pushes, questions, actions, each answered with the truth; beside it metrics, health, and the
-//! console, a page that uses it.
+//! The HTTP API under `/v1`: pushes, queries, actions. Beside it metrics, health, and the console, a page that uses the API.
 //!
-//! Every connection is a task on the control thread, with one request at a time. Requests that act wait for the shards by
-//! a deadline, and tell what is not known after it. Nothing here blocks. Probes have places of their own, so that they are
-//! answered while other connections hold all the rest.
+//! Every connection is a task on the control thread, with one request at a time. A request that acts waits for the shards until
+//! a deadline; then its answer names the parts whose outcome is unknown. Nothing here blocks. Probes have slots of their own,
+//! so they are answered while other connections hold all ordinary slots.
 
 mod access;
 mod batch;
@@ -55,21 +54,21 @@ use crate::dispatcher::Dispatcher;
 use crate::linger::linger;
 use crate::listener::Listener;
 
-/// Most bytes of a request's head; what is longer is answered 431.
+/// Most bytes of a request's head; a longer one is answered with 431.
 const HEAD_BYTES_MAX: usize = 64 << 10;
 
-/// How long, and for how many bytes, input is still read behind the last answer: unread, it would turn the end of the
-/// connection into a reset, and the answer might be lost.
+/// Time and bytes for which input is discarded after the last answer. Closing with unread input would reset the connection,
+/// and the answer could be lost.
 const LINGER_TIME: Duration = Duration::from_secs(2);
 const LINGER_BYTES_MAX: usize = 16 << 20;
 
 /// Slots that are kept for probes; docs/operations.md names the number.
 const PROBE_SLOTS: usize = 16;
 
-/// How long a connection stays open without a request when the node drains.
+/// How long a connection without a request stays open after a drain has begun.
 const SILENT_PEER_GRACE: Duration = Duration::from_millis(100);
 
-/// What every request needs.
+/// The state that every request's handler gets.
 #[derive(Clone)]
 struct Api {
     control: Control,
@@ -77,23 +76,23 @@ struct Api {
 }
 
 impl Api {
-    /// Returns the settings that hold now.
+    /// Returns the current settings.
     fn settings(&self) -> Arc<ControlSettings> {
         Arc::clone(&self.control.settings.borrow())
     }
 
-    /// Returns the way to the shards, for an answer in time.
+    /// Returns a dispatcher whose answers come within `control_answer_timeout`.
     fn dispatcher(&self) -> Dispatcher {
         self.control.dispatcher_in_time()
     }
 
-    /// Returns how long the JSON of a message may be: base64 takes 4 bytes for 3, and text its escapes.
+    /// Returns the longest JSON of a message: base64 takes 4 bytes for 3, and text may have escapes.
     fn line_bytes_max(&self) -> usize {
         self.control.settings.borrow().push_bytes_max.saturating_mul(2).saturating_add(4096)
     }
 }
 
-/// Answers on `listener` until the sender of `ending` is dropped; then nobody new.
+/// Serves connections on `listener` until the sender of `ending` is dropped; then accepts no more.
 pub(super) async fn serve(control: Control, listener: Listener, ending: watch::Receiver<()>) {
     let api = Api { control: control.clone(), answers: Arc::default() };
     let service = TowerToHyperService::new(routes(api));
@@ -111,7 +110,7 @@ pub(super) async fn serve(control: Control, listener: Listener, ending: watch::R
     .await;
 }
 
-/// Answers one request, and notes for its connection's place what it waits for.
+/// Answers one request, and notes in its connection's slot when it waits for the client.
 async fn answer(
     mut request: hyper::Request<Incoming>,
     service: TowerToHyperService<Router>,
@@ -147,7 +146,7 @@ where
         .serve_connection(TokioIo::new(Box::pin(stream)), service);
     let served = tokio::select! {
         served = poll_fn(|context| connection.poll_without_shutdown(context)) => served,
-        () = drains(control.draining.clone()) => {
+        () = drain_begun(control.draining.clone()) => {
             std::pin::Pin::new(&mut connection).graceful_shutdown();
             poll_fn(|context| connection.poll_without_shutdown(context)).await
         }
@@ -155,17 +154,17 @@ where
     match served {
         Ok(()) => {
             let mut stream = connection.into_parts().io.into_inner();
-            // However it ends, it is over.
+            // The connection is closed either way.
             timeout(LINGER_TIME, linger(&mut stream, LINGER_BYTES_MAX)).await.ok();
         }
         Err(error) => debug!(error = %error, "control connection lost"),
     }
 }
 
-/// Waits until a drain begins, and a moment longer: a request may be on its way, and would find the connection closed.
+/// Waits until a drain begins, and [`SILENT_PEER_GRACE`] longer: a request may be on its way, and closing would lose it.
 ///
-/// One that had begun when the connection came in closes it by its answer.
-async fn drains(mut draining: watch::Receiver<Option<Instant>>) {
+/// Never returns for a connection that was accepted during the drain: the answer to its first request closes it.
+async fn drain_begun(mut draining: watch::Receiver<Option<Instant>>) {
     let has_begun = draining.borrow().is_some();
     if has_begun || draining.wait_for(Option::is_some).await.is_err() {
         pending::<()>().await;
@@ -193,7 +192,7 @@ fn routes(api: Api) -> Router {
         .method_not_allowed_fallback(method_not_allowed)
         .layer(middleware::from_fn(slot::acquire))
         .layer(middleware::from_fn_with_state(api.clone(), access::admit))
-        // Behind the layer, so that anybody may ask.
+        // Outside of the access layer: probes need no token.
         .route("/healthz", get(health::live).fallback(method_not_allowed))
         .route("/readyz", get(health::ready).fallback(method_not_allowed))
         .layer(middleware::from_fn_with_state(api.clone(), request::check))

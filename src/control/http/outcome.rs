@@ -72,10 +72,10 @@ impl<'a> From<&'a Failure> for Became<'a> {
     }
 }
 
-/// What became of a message, or why it was not sent.
+/// The outcome of a push, or why there is none.
 pub(super) type PushResult = Result<Delivery, Failure>;
 
-/// Shows what became of a message.
+/// Makes the JSON form of a push's result.
 pub(super) fn outcome<'a>(uid: Option<&'a str>, answered: &'a PushResult) -> Outcome<'a> {
     let became = match answered {
         Ok(delivery) => (*delivery).into(),
@@ -84,7 +84,7 @@ pub(super) fn outcome<'a>(uid: Option<&'a str>, answered: &'a PushResult) -> Out
     Outcome { uid, became }
 }
 
-/// Returns the answer to a sound message that is longest in JSON, without the uid.
+/// Returns the result of a valid message that is longest in JSON, without the uid.
 pub(super) fn longest() -> &'static PushResult {
     static LONGEST: LazyLock<PushResult> = LazyLock::new(|| {
         let delivered = [Ok(Delivery::Delivered { sessions: usize::MAX }), Ok(Delivery::Offline)];
@@ -130,7 +130,7 @@ pub(super) struct List<'a> {
     pub(super) base64: Option<Cow<'a, str>>,
 }
 
-/// Takes the message out of the two ways to write it.
+/// Reads a message from `text` or `base64`, of which exactly one must be present.
 pub(super) fn message(
     text: Option<Cow<'_, str>>,
     base64: Option<Cow<'_, str>>,
@@ -155,13 +155,13 @@ pub(super) fn message(
     Ok((kind, Bytes::from(message)))
 }
 
-/// Refuses a uid that nobody can have.
+/// Refuses a uid that is not valid.
 pub(super) fn check_uid(uid: &str, settings: &ControlSettings) -> Result<(), Failure> {
     let checked = Uid::check(uid.as_bytes(), settings.uid_bytes_max);
     checked.map(|_| ()).map_err(|error| Problem::Uid.with_detail(error.to_string()))
 }
 
-/// Reads a line of a batch.
+/// Parses a line of a batch; an error comes with the uid, if the line has one.
 pub(super) fn push_of(line: &[u8], settings: &ControlSettings) -> Result<Push, (Option<String>, Failure)> {
     let line: BatchMessage<'_> = serde_json::from_slice(line).map_err(|error| {
         let form = "expected {\"uid\": …, \"text\": …} or {\"uid\": …, \"base64\": …}";
@@ -186,7 +186,7 @@ mod tests {
     use super::*;
     use crate::config::Config;
 
-    /// A message as it is pushed, or whose it was and what is wrong with it.
+    /// A push's uid, kind and payload; or the uid of a refused line, and the name of its problem.
     type Read<'a> = Result<(&'a str, Kind, &'a [u8]), (Option<&'a str>, &'a str)>;
 
     #[track_caller]

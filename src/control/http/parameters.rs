@@ -1,4 +1,4 @@
-//! What stands in the path and the query of a request.
+//! Reads the path and the query of a request.
 
 use axum::extract::rejection::{PathRejection, QueryRejection};
 use axum::extract::{Path, Query};

@@ -1,4 +1,4 @@
-//! A finished answer: what is sent, and what is kept for an `Idempotency-Key`.
+//! A complete answer, as it is sent, and as it is stored for an `Idempotency-Key`.
 
 use std::io;
 
@@ -11,22 +11,22 @@ use serde::Serialize;
 
 use crate::control::problem::{self, Failure, Problem};
 
-/// An answer whose body is all there; a clone shares it.
+/// An answer with its whole body in memory; clones share the body.
 #[derive(Clone, Debug)]
 pub(super) struct Reply {
     pub(super) status: StatusCode,
     pub(super) content_type: HeaderValue,
     pub(super) body: Bytes,
-    /// Why the request was not done, if it was not.
+    /// Why the request was not done; `None` if it was.
     pub(super) problem: Option<Problem>,
     pub(super) retry_after: Option<u64>,
 }
 
 impl Reply {
-    /// A request that was done.
+    /// Makes the answer to a request that was done.
     pub(super) fn json(value: &impl Serialize) -> Self {
         let mut body = serde_json::to_vec(value).expect("texts and numbers are JSON");
-        // For people at a terminal.
+        // For readers at a terminal.
         body.push(b'\n');
         let content_type = HeaderValue::from_static("application/json");
         Self { status: StatusCode::OK, content_type, body: Bytes::from(body), problem: None, retry_after: None }

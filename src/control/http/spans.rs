@@ -1,4 +1,4 @@
-//! Spans around requests and pushes, so that a push can be followed from the program that sent it into log and traces.
+//! Spans around requests and pushes: they connect a push in the sender's trace with the node's log and traces.
 //!
 //! ```text
 //!   request {method, route, trace_id, span_id, parent, token, status}
@@ -6,8 +6,8 @@
 //!        push_list {uids, bytes}, batch {}: and a count for each outcome
 //!        broadcast {bytes, except, outcome, sessions, reason}
 //! ```
-//! All are of the level `debug`: where neither the log nor an export wants that, nothing is made. What became of each uid of
-//! a list or a batch is an event of the level `trace`.
+//! All spans have the level `debug`; if neither the log nor an export takes that level, none is made. The outcome for each uid
+//! of a list or a batch is an event of the level `trace`.
 
 use std::future::Future;
 
@@ -24,7 +24,7 @@ use crate::control::problem::Failure;
 use crate::message::Delivery;
 use crate::trace;
 
-/// Makes the span of a request, in the trace that its sender tells.
+/// Makes the span of a request, in the trace of its `traceparent`.
 pub(super) fn request(request: &Request<Incoming>) -> Span {
     let span = debug_span!(
         "request",
@@ -42,7 +42,7 @@ pub(super) fn request(request: &Request<Incoming>) -> Span {
     span
 }
 
-/// Answers a request in its span.
+/// Runs a request's handler in its span, and records the status.
 pub(super) async fn answer<E>(span: Span, answer: impl Future<Output = Result<Response, E>>) -> Result<Response, E> {
     let answered = answer.instrument(span.clone()).await;
     if let Ok(response) = &answered {
@@ -51,8 +51,8 @@ pub(super) async fn answer<E>(span: Span, answer: impl Future<Output = Result<Re
     answered
 }
 
-/// Tells of the request that is answered what is known once it has found its way.
-pub(super) fn found(request: &Extensions, token: Option<&str>) {
+/// Records the route and the token's name in the span of the request.
+pub(super) fn record_route(request: &Extensions, token: Option<&str>) {
     let span = Span::current();
     if span.is_disabled() {
         return;
@@ -94,7 +94,7 @@ pub(super) fn batch() -> Span {
     debug_span!("batch", delivered = Empty, offline = Empty, shed = Empty, refused = Empty, unknown = Empty)
 }
 
-/// What became of a message: the word for it, how many sessions have it, and why not more.
+/// Returns the fields of a message's outcome: its name, the number of sessions that have it, and the reason if none has.
 fn outcome_fields(answered: &PushResult) -> (&'static str, Option<usize>, Option<&'static str>) {
     match answered {
         Ok(Delivery::Delivered { sessions }) => ("delivered", Some(*sessions), None),
@@ -119,7 +119,7 @@ fn record(span: &Span, outcome: &'static str, sessions: Option<usize>, reason: O
     span.in_scope(|| debug!("pushed"));
 }
 
-/// Tells in the span of a push what became of it.
+/// Records the outcome of a push in its span.
 pub(super) fn pushed(span: &Span, answered: &PushResult) {
     if span.is_disabled() {
         return;
@@ -128,7 +128,7 @@ pub(super) fn pushed(span: &Span, answered: &PushResult) {
     record(span, outcome, sessions, reason);
 }
 
-/// Tells in the span of a broadcast what became of it.
+/// Records the outcome of a broadcast in its span.
 pub(super) fn broadcasted(span: &Span, due: &Result<usize, Failure>) {
     if span.is_disabled() {
         return;
@@ -140,10 +140,10 @@ pub(super) fn broadcasted(span: &Span, due: &Result<usize, Failure>) {
     record(span, outcome, sessions, reason);
 }
 
-/// What can become of a message.
+/// The names of the outcomes.
 const OUTCOMES: [&str; 5] = ["delivered", "offline", "shed", "refused", "unknown"];
 
-/// How many of many messages became what; told in their span when this goes.
+/// Counts the outcomes of many messages, and records the counts in their span when it is dropped.
 #[derive(Debug)]
 pub(super) struct Tally {
     span: Span,
@@ -155,12 +155,12 @@ impl Tally {
         Self { span, counts: [0; OUTCOMES.len()] }
     }
 
-    /// The span around all of them.
+    /// Returns the span around all messages.
     pub(super) fn span(&self) -> &Span {
         &self.span
     }
 
-    /// Counts messages, and tells of each.
+    /// Counts messages, and traces the outcome of each.
     pub(super) fn count<'a>(&mut self, answered: impl IntoIterator<Item = (Option<&'a str>, &'a PushResult)>) {
         if self.span.is_disabled() {
             return;

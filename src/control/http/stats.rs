@@ -1,6 +1,6 @@
-//! Everything that each shard counts, as JSON, for whoever watches the node: the console, `pombo top`.
+//! All counts of each shard as JSON, for the console and `pombo top`.
 //!
-//! Totals since the start and what is there now; who asks twice has the rates. Nothing is kept for it.
+//! Totals since the start, and current numbers. Callers compute rates from two answers. Nothing is stored for it.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -22,7 +22,7 @@ use crate::frame::close;
 use crate::gateway::Reason;
 use crate::metrics::{Histogram, NodeCounts, Stats};
 
-/// How long a shard is waited for, unless `control_answer_timeout` is shorter: who watches asks again soon.
+/// Time for each shard to answer, unless `control_answer_timeout` is shorter. A caller that watches asks again soon.
 const ANSWER_TIME: Duration = Duration::from_secs(1);
 
 /// What a node and each of its shards have counted.

@@ -9,10 +9,10 @@ use serde_json::value::RawValue;
 /// Most objects and arrays inside one another: `json_decode` takes a depth of 512, and counts the innermost value, too.
 const DEPTH_MAX: usize = 511;
 
-/// Finds whom a line is for; `None` when it is no JSON object, or its `uid` is neither a text nor a number.
+/// Finds the receiver of a line; `None` if the line is no JSON object, or its `uid` is neither a text nor a number.
 ///
-/// Of several `uid` the last counts, and only those of the outermost object. A number is taken as it is written: `7` is
-/// the uid `7`, and `1.5`, `1e3` and numbers of any length are not rounded; `-0` is the integer 0.
+/// Only `uid` members of the outermost object count, and of several the last. A number keeps its written form: `7` is the uid
+/// `7`, and `1.5`, `1e3` and numbers of any length are not rounded; `-0` is the integer 0.
 pub(super) fn receiver(line: &[u8]) -> Option<Box<str>> {
     let line = simdutf8::basic::from_utf8(line).ok()?;
     let Line { uid } = serde_json::from_str(line).ok()?;
@@ -28,13 +28,13 @@ pub(super) fn receiver(line: &[u8]) -> Option<Box<str>> {
     }
 }
 
-/// Tells whether a line that names nobody is one that another protocol begins with: the head of a request of HTTP, or a
-/// byte that begins no text, as in TLS.
+/// Tells whether a line without a receiver belongs to another protocol: to the head of an HTTP request, or, if it begins with
+/// a control character, to a binary protocol such as TLS.
 ///
-/// No line that begins with a brace is one, whatever it holds: no method and no name of a header begins so.
+/// A line that begins with a brace never does: no HTTP method and no header name begins with one.
 ///
-/// A web page can have its visitor's browser send such a thing to any port of the visitor's machine, with lines of the
-/// page's own behind it: by a form, or by a name of the page's that leads to the port and a TLS ticket.
+/// This is a defence. A web page can have its visitor's browser connect to any port of the visitor's machine and send lines
+/// of the page's choice behind such a head: by a form, or by a host name that leads to the port together with a TLS ticket.
 pub(super) fn is_of_another_protocol(line: &[u8]) -> bool {
     if line.trim_ascii_start().first() == Some(&b'{') {
         return false;
@@ -48,8 +48,8 @@ pub(super) fn is_of_another_protocol(line: &[u8]) -> bool {
     begins_no_text || is_request() || is_host()
 }
 
-/// Tells whether `json_decode` takes what serde_json has taken: not more than [`DEPTH_MAX`] deep, and without half of a
-/// surrogate pair, which serde_json passes over where it keeps no text.
+/// Tells whether `json_decode` accepts a text that serde_json has accepted: it is at most [`DEPTH_MAX`] deep, and has no half of
+/// a surrogate pair, which serde_json does not check in texts that it skips.
 fn is_taken_by_php(json: &[u8]) -> bool {
     let (mut depth, mut is_in_text, mut rest) = (0, false, json);
     while let [byte, behind @ ..] = rest {
@@ -73,7 +73,7 @@ fn is_taken_by_php(json: &[u8]) -> bool {
     true
 }
 
-/// Returns what follows an escape, whose backslash stands before `escape`; `None` behind half of a surrogate pair.
+/// Returns the rest behind an escape, whose backslash comes before `escape`; `None` if it is half of a surrogate pair.
 fn behind_escape(escape: &[u8]) -> Option<&[u8]> {
     let unit = |digits: &[u8]| u16::from_str_radix(str::from_utf8(digits).ok()?, 16).ok();
     let (first, rest) = escape.split_first()?;
@@ -91,12 +91,12 @@ fn behind_escape(escape: &[u8]) -> Option<&[u8]> {
     }
 }
 
-/// What of a line matters; serde's own structs would refuse a second `uid`.
+/// The `uid` of a line. Written by hand, since a derived `Deserialize` would refuse a second `uid`.
 struct Line<'a> {
     uid: Option<&'a RawValue>,
 }
 
-/// A key of it, compared without being kept.
+/// A key of the object, compared without an allocation.
 #[derive(serde::Deserialize)]
 #[serde(field_identifier, rename_all = "lowercase")]
 enum Key {

@@ -1,4 +1,4 @@
-//! What becomes of the shards' events: who is within the grace, and what is lined up for the service.
+//! The way of an event from a shard to a batch: through the grace period of uids that went offline, then into the queue.
 //!
 //! Does no I/O and reads no clock: events and times in, batches out.
 
@@ -6,12 +6,12 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::grace::{Gone, Grace};
-use super::queue::{News, Queue};
+use super::queue::{HookEvent, Queue};
 use crate::clock;
 use crate::config::HookSettings;
 use crate::presence::{Change, Event, HookProgress};
 
-/// The time on both clocks.
+/// The current time on the monotonic clock and on the wall clock.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Now {
     pub(super) instant: Instant,
@@ -31,24 +31,24 @@ impl Now {
     }
 }
 
-/// Takes events, and has batches to send.
+/// Turns the shards' events into batches for the service.
 #[derive(Debug)]
-pub(super) struct Desk {
+pub(super) struct EventPipeline {
     progress: Arc<HookProgress>,
     grace: Grace,
     pub(super) queue: Queue,
     dropped: Dropped,
 }
 
-/// Events that the shards had no room for, and that the service was not told of yet.
+/// Events that the shards dropped because their channel was full, and that are not reported to the service yet.
 #[derive(Debug, Default)]
 struct Dropped {
     events: u64,
-    /// How many older events have not been taken yet.
+    /// Number of events that were sent before the drops, and have not been received yet.
     behind: usize,
 }
 
-impl Desk {
+impl EventPipeline {
     pub(super) fn new(progress: Arc<HookProgress>) -> Self {
         Self {
             queue: Queue::new(Arc::clone(&progress)),
@@ -58,76 +58,78 @@ impl Desk {
         }
     }
 
-    /// Lines up that the node has started.
+    /// Enqueues the event that the node has started.
     pub(super) fn start(&mut self, now: Now, settings: &HookSettings) {
-        self.line_up(News::NodeStarted, now.instant, now, settings);
+        self.enqueue(HookEvent::NodeStarted, now.instant, now, settings);
     }
 
-    /// Takes an event of a shard.
-    pub(super) fn take(&mut self, event: Event, now: Now, settings: &HookSettings) {
+    /// Receives an event of a shard.
+    pub(super) fn receive(&mut self, event: Event, now: Now, settings: &HookSettings) {
         self.dropped.behind = self.dropped.behind.saturating_sub(1);
         let Event { uid, change, at } = event;
         match change {
             Change::Offline => self.grace.begin(uid, at, at + settings.grace),
             Change::Online => {
                 let gone = self.grace.end(&uid);
-                // Back in time, so that nobody was told. But who read a page meanwhile may have missed it.
+                // A uid that returned within its grace needs no event, except if a page of uids was read while it was away:
+                // the page's reader may have missed it.
                 if gone.is_none() || self.progress.has_reader_since(gone, now.instant) {
-                    self.line_up(News::Online(uid.into()), at, now, settings);
+                    self.enqueue(HookEvent::Online(uid.into()), at, now, settings);
                 }
             }
             Change::Moved => {
                 if self.progress.has_reader_since(None, now.instant) {
-                    self.line_up(News::Online(uid.into()), at, now, settings);
+                    self.enqueue(HookEvent::Online(uid.into()), at, now, settings);
                 }
             }
         }
     }
 
-    /// Notes what the shards have dropped; `behind` tells how many events they had told before and wait to be taken.
-    pub(super) fn look(&mut self, behind: usize) {
-        // One after the other: the next would put this off.
+    /// Notes the events that the shards have dropped; `behind` is the number of events in the channel, which are older.
+    pub(super) fn note_dropped(&mut self, behind: usize) {
+        // Later drops wait until these are reported, or they would postpone the report again and again.
         if self.dropped.events == 0 {
             self.dropped = Dropped { events: self.progress.take_dropped(), behind };
         }
     }
 
-    /// Lines up who is offline by now.
-    pub(super) fn settle(&mut self, now: Now, settings: &HookSettings) {
+    /// Enqueues an event for each uid whose grace is over, and reports dropped events once the older ones are received.
+    pub(super) fn advance(&mut self, now: Now, settings: &HookSettings) {
         while let Some(Gone { uid, at }) = self.grace.take_due(now.instant, settings.queue_max) {
-            self.line_up(News::Offline(uid), at, now, settings);
+            self.enqueue(HookEvent::Offline(uid), at, now, settings);
         }
         if self.dropped.events > 0 && self.dropped.behind == 0 {
-            // Any of those may be back. All are told offline before the service hears of the loss: what it reads then is
-            // newer than that, and nothing that is wrong comes behind it.
+            // A dropped event may have been the return of any uid within its grace. So all graces end, and those uids are
+            // reported offline before the loss. The service reads the pages of uids because of the loss: they are newer, and
+            // no wrong event follows them.
             self.end_graces(now, settings);
             let Dropped { events, .. } = std::mem::take(&mut self.dropped);
-            self.queue.lose(events, now.instant);
+            self.queue.note_lost(events, now.instant);
         }
     }
 
-    /// Lines up that everybody has gone and the node stops; no grace lasts longer.
+    /// Ends all graces, enqueues the event that the node stops, and has everything sent at once.
     pub(super) fn stop(&mut self, now: Now, settings: &HookSettings) {
-        self.look(0);
-        self.queue.lose(std::mem::take(&mut self.dropped).events, now.instant);
+        self.note_dropped(0);
+        self.queue.note_lost(std::mem::take(&mut self.dropped).events, now.instant);
         self.end_graces(now, settings);
-        self.line_up(News::NodeStopped, now.instant, now, settings);
-        self.queue.hurry(now.instant);
+        self.enqueue(HookEvent::NodeStopped, now.instant, now, settings);
+        self.queue.retry_now(now.instant);
     }
 
-    /// Returns when there will be something to do, unless an event comes or a batch is being sent.
+    /// Returns the time of the next work, if no event arrives and no attempt ends before.
     pub(super) fn next_due(&self, settings: &HookSettings) -> Option<Instant> {
         self.grace.next_due().into_iter().chain(self.queue.next_due(settings)).min()
     }
 
     fn end_graces(&mut self, now: Now, settings: &HookSettings) {
         while let Some(Gone { uid, at }) = self.grace.take() {
-            self.line_up(News::Offline(uid), at, now, settings);
+            self.enqueue(HookEvent::Offline(uid), at, now, settings);
         }
     }
 
-    fn line_up(&mut self, news: News, at: Instant, now: Now, settings: &HookSettings) {
-        self.queue.line_up(news, now.ms_of(at), now.instant, settings.queue_max);
+    fn enqueue(&mut self, event: HookEvent, at: Instant, now: Now, settings: &HookSettings) {
+        self.queue.enqueue(event, now.ms_of(at), now.instant, settings.queue_max);
     }
 }
 
@@ -144,38 +146,38 @@ mod tests {
 
     const GRACE: Duration = Duration::from_millis(50);
 
-    /// A node of some uids, its desk, and a service that believes what it is told.
+    /// A node with some uids, its pipeline, and a service that keeps a set of online uids by the events.
     struct World {
-        desk: Desk,
+        pipeline: EventPipeline,
         progress: Arc<HookProgress>,
         settings: HookSettings,
         now: Now,
-        /// What the shards have told and nobody has taken.
+        /// Events that the shards have sent and the pipeline has not received.
         told: VecDeque<Event>,
-        /// Has no room for any event, and counts them.
+        /// A sender whose channel takes no event: it counts drops.
         full: PresenceSender,
         online: BTreeSet<u8>,
-        /// Those who stand on the second page of uids.
+        /// The uids on the second page of uids.
         moved: BTreeSet<u8>,
         believed: BTreeSet<u8>,
-        /// The highest number that the service has heeded.
+        /// The highest sequence number that the service has applied.
         sequence: u64,
-        /// What the service has put aside, while it does.
+        /// Batches that the service has put aside while it reads the pages; `None` otherwise.
         aside: Option<Vec<Value>>,
         lost: u64,
     }
 
     #[derive(Clone, Copy, Debug)]
     enum Step {
-        /// A uid comes or goes, and stands on the other page.
+        /// A uid comes or goes, and changes its page.
         Toggle(u8),
-        /// The same, and the shard has no room to tell it.
+        /// The same, but the shard drops the event.
         Drop(u8),
-        /// Another of its sessions is its oldest.
+        /// Another session of a uid becomes its oldest.
         Move(u8),
-        /// The desk takes some of what was told, some milliseconds later.
+        /// The pipeline receives some of the events, some milliseconds later.
         Take(usize, u8),
-        /// A batch is sent; the service heeds it, and says so or fails to.
+        /// A batch is sent; the service applies it, and its answer arrives or is lost.
         Send(bool),
     }
 
@@ -190,7 +192,7 @@ mod tests {
                 ..Config::default()
             };
             Self {
-                desk: Desk::new(Arc::clone(&progress)),
+                pipeline: EventPipeline::new(Arc::clone(&progress)),
                 progress,
                 settings: config.hook_settings().expect("there is an address"),
                 now: Now { instant: Instant::now(), wall: Duration::from_secs(1) },
@@ -248,25 +250,25 @@ mod tests {
         fn take(&mut self, most: usize, later: Duration) {
             self.now.instant += later;
             self.now.wall += later;
-            self.desk.look(self.told.len());
+            self.pipeline.note_dropped(self.told.len());
             for _ in 0..most {
                 let Some(event) = self.told.pop_front() else { break };
-                self.desk.take(event, self.now, &self.settings);
+                self.pipeline.receive(event, self.now, &self.settings);
             }
-            self.desk.settle(self.now, &self.settings);
+            self.pipeline.advance(self.now, &self.settings);
         }
 
         fn send(&mut self, is_taken: bool) {
-            let Some(body) = self.desk.queue.next(self.now.instant, &self.settings) else { return };
-            self.heed(&serde_json::from_slice(&body).expect("JSON"));
+            let Some(body) = self.pipeline.queue.next(self.now.instant, &self.settings) else { return };
+            self.apply(&serde_json::from_slice(&body).expect("JSON"));
             if is_taken {
-                self.desk.queue.delivered();
+                self.pipeline.queue.delivered();
             } else {
-                self.desk.queue.failed(self.now.instant, Duration::from_secs(1));
+                self.pipeline.queue.failed(self.now.instant, Duration::from_secs(1));
             }
         }
 
-        fn heed(&mut self, body: &Value) {
+        fn apply(&mut self, body: &Value) {
             if let Some(aside) = &mut self.aside {
                 return aside.push(body.clone());
             }
@@ -293,16 +295,16 @@ mod tests {
             (as_of.sequence, on_page.collect())
         }
 
-        /// Whether the desk has a loss to tell, now or when it looks again.
+        /// Whether the pipeline has a loss to tell, now or when it looks again.
         fn knows_of_loss(&mut self) -> bool {
-            self.desk.look(self.told.len());
-            self.desk.dropped.events > 0
+            self.pipeline.note_dropped(self.told.len());
+            self.pipeline.dropped.events > 0
         }
 
         /// Takes and delivers what waits.
-        fn quiet(&mut self) {
+        fn deliver_all(&mut self) {
             self.take(usize::MAX, Duration::from_secs(40));
-            while !self.desk.queue.is_empty() || self.desk.grace.next_due().is_some() {
+            while !self.pipeline.queue.is_empty() || self.pipeline.grace.next_due().is_some() {
                 self.take(usize::MAX, Duration::from_secs(40));
                 self.send(true);
             }
@@ -336,7 +338,7 @@ mod tests {
         fn the_service_believes_the_truth_when_all_is_quiet(steps in steps()) {
             let mut world = World::new(1000);
             steps.into_iter().for_each(|step| world.step(step));
-            world.quiet();
+            world.deliver_all();
             prop_assert_eq!(&world.believed, &world.online);
             prop_assert_eq!((world.lost, world.progress.counts()[1]), (0, 0));
         }
@@ -346,7 +348,7 @@ mod tests {
         fn what_is_lost_is_told(steps in steps_with_loss()) {
             let mut world = World::new(4);
             steps.into_iter().for_each(|step| world.step(step));
-            world.quiet();
+            world.deliver_all();
             let [delivered, lost, _] = world.progress.counts();
             let (_, as_of) = world.progress.read_page();
             let dropped = lost + delivered - as_of.sequence;
@@ -363,7 +365,7 @@ mod tests {
                 world.step(Step::Toggle(1));
                 world.step(Step::Take(9, gap));
             }
-            world.quiet();
+            world.deliver_all();
             let expected = if world.online.is_empty() { 2 } else { 1 };
             prop_assert_eq!(world.sequence, expected);
         }
@@ -373,7 +375,7 @@ mod tests {
         fn pages_put_right_what_was_lost(before in steps_with_loss(), amid in steps(), after in steps()) {
             let mut world = World::new(4);
             before.into_iter().for_each(|step| world.step(step));
-            // It reads them when it is told of the loss, which is when the desk has come to it.
+            // It reads them when it is told of the loss, which is when the pipeline has come to it.
             world.settings.queue_max = 1000;
             while world.knows_of_loss() {
                 world.take(1, Duration::ZERO);
@@ -384,10 +386,10 @@ mod tests {
             listed.extend(world.page(true).1);
             (world.believed, world.sequence) = (listed, sequence);
             for body in world.aside.take().unwrap_or_default() {
-                world.heed(&body);
+                world.apply(&body);
             }
             after.into_iter().for_each(|step| world.step(step));
-            world.quiet();
+            world.deliver_all();
             prop_assert_eq!(&world.believed, &world.online);
         }
     }
