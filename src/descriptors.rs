@@ -26,7 +26,7 @@ pub fn raise_limit() -> Option<u64> {
     limit()
 }
 
-/// Makes the kernel enlarge the process's descriptor table for `count` open files, up to the limit and [`ROOM_MAX`].
+/// Makes the kernel enlarge the process's descriptor table for `count` open files, up to the limit and `ROOM_MAX`.
 ///
 /// The kernel doubles a full table. In a process with threads it then waits until no core uses the old table any more
 /// (`expand_fdtable` in Linux's fs/file.c): that takes 10 to 25 ms at 256, 512, 1,024 … connections, in which none is
