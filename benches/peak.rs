@@ -3,7 +3,7 @@
 //!
 //! `cargo bench --bench peak [-- PEAK]` (18,000 unless told otherwise; 100 stay, spread evenly over the peak). Each is a
 //! `pombo serve` with one shard. CPU is its shard's; memory is the process's private memory when it has been quiet for some
-//! seconds. Rounds take turns, and medians are told. Needs room for PEAK and some more open files in each of two processes.
+//! seconds. Rounds take turns, and medians are printed. Needs room for PEAK and some more open files in each of two processes.
 
 #![allow(clippy::print_stdout, reason = "a benchmark talks to whoever runs it")]
 
@@ -17,7 +17,7 @@ use std::time::Duration;
 const STAY: usize = 100;
 const BROADCASTS: usize = 500;
 const ROUNDS: usize = 5;
-/// How long a node is left alone before its memory is read: what a storm used is given back within a second or two.
+/// Pause before a node's memory is read: it gives back the memory of a storm within a second or two.
 const QUIET: Duration = Duration::from_secs(6);
 
 /// A running node, which ends with the benchmark.
@@ -88,7 +88,7 @@ fn client_frame(payload: &[u8]) -> Vec<u8> {
     [&[0x81, 0x80 | payload.len() as u8, 0, 0, 0, 0], payload].concat()
 }
 
-/// Reads until what has come ends with `mark`.
+/// Reads until the received bytes end with `mark`.
 fn read_until(stream: &mut TcpStream, mark: &[u8]) {
     let (mut got, mut buffer) = (Vec::new(), [0; 4096]);
     while !got.ends_with(mark) {

@@ -3,7 +3,7 @@
 //!
 //! `cargo bench --bench push [-- SECONDS]`. A `pombo serve` with one shard, 16 users, and for each a sender of its own that
 //! keeps 64 messages in flight (one, where the way in takes one at a time) and compares every byte that arrives. CPU is the
-//! server's, by its threads; the ways take turns, and medians are told.
+//! server's, by its threads; the ways take turns, and medians are printed.
 
 #![allow(clippy::print_stdout, reason = "a benchmark talks to whoever runs it")]
 
@@ -113,7 +113,7 @@ fn read_until(stream: &mut TcpStream, mark: &[u8], times: usize) {
     }
 }
 
-/// A way in: what a sender writes at a time, what it reads then, and what the user gets.
+/// An interface for pushes: the bytes that a sender writes, the answer that it reads, and the bytes that the user gets.
 struct Way {
     name: &'static str,
     address: fn(&Node) -> String,

@@ -53,7 +53,7 @@ use self::memory::{MemoryNetwork, Script, Tag, burst, tag};
 /// Time within which every message sent must have arrived, and every question must be answered.
 const PATIENCE: Duration = Duration::from_secs(20);
 
-/// Who writes to whom.
+/// The pattern of senders and receivers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Path {
     UnicastSame,
@@ -392,7 +392,7 @@ fn thread_cpu() -> Duration {
     Duration::try_from(time).expect("CPU time is not negative")
 }
 
-/// Asks every shard what it has counted; panics when one doesn't answer.
+/// Reads the counts of every shard; panics when one doesn't answer.
 fn ask(doors: &[Door]) -> Stats {
     let mut sum = Stats::default();
     for door in doors {
