@@ -359,7 +359,7 @@ fn nothing_locks_on_the_way_of_a_message() {
             if source.room() == Some("shard") && receives && !is_test && source.path != "src/shard/inlet.rs" {
                 breach(
                     number,
-                    "a shard receives from a queue with a lock: only shard/inlet.rs does, when its flag for external work was raised",
+                    "a shard receives from a queue with a lock: only shard/inlet.rs does, after an entry was announced",
                 );
             }
         }

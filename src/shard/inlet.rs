@@ -77,7 +77,7 @@ impl<T> Inlet<T> {
     }
 
     /// Whether the queue is empty, and every sender is gone. It locks the queue: for a drain only.
-    pub(super) fn is_disconnected(&self) -> bool {
+    pub(super) fn is_exhausted(&self) -> bool {
         self.queue.is_disconnected() && self.queue.is_empty()
     }
 

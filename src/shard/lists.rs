@@ -147,13 +147,13 @@ impl WorkLists {
     }
 
     /// Returns the memory of the lists, in bytes.
-    #[cfg(test)]
+    #[cfg(all(test, not(pombo_loom)))]
     pub(super) fn table_bytes(&self) -> usize {
         [&self.run, &self.dirty, &self.closing].map(|list| list.capacity() * size_of::<SessionKey>()).iter().sum()
     }
 
     /// Asserts that each session with work to do is on the list for it.
-    #[cfg(test)]
+    #[cfg(all(test, not(pombo_loom)))]
     pub(super) fn check<S>(&self, sessions: &Sessions<S>) {
         let on = |list: &VecDeque<SessionKey>| list.iter().copied().collect::<std::collections::HashSet<_>>();
         let (run, dirty, closing) = (on(&self.run), on(&self.dirty), on(&self.closing));

@@ -223,7 +223,7 @@ impl<N: Network> Shard<N> {
         }
         let is_empty = self.sessions.len() == 0;
         // The gateway drops its end of the queue when no login is under way any more.
-        let no_more = self.inlets.handovers.is_disconnected();
+        let no_more = self.inlets.handovers.is_exhausted();
         if is_over {
             // A last attempt to send. Messages that are left after it are counted as shed when their session is
             // removed.
