@@ -1,6 +1,6 @@
 //! Splits bytes that arrive in pieces into lines, for batches and for the text port.
 //!
-//! The lines are the same wherever the pieces are cut. It holds at most one line of the longest length and one piece, if the
+//! The lines are the same wherever the pieces are cut. A [`Lines`] holds at most one line of the longest length and one piece, if the
 //! caller takes all lines after each piece.
 
 use bytes::BytesMut;

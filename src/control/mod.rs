@@ -71,7 +71,7 @@ pub(crate) struct Control {
     pub(crate) draining: watch::Receiver<Option<Instant>>,
     /// When the node started.
     pub(crate) started: Instant,
-    /// Subscribed to by each connection that is open; nothing is ever sent.
+    /// Each open connection holds a receiver; nothing is ever sent. `closed` completes when the last connection has ended.
     pub(crate) open: watch::Sender<()>,
     /// Connections on the node.
     pub(crate) admission: Admission,
@@ -123,7 +123,8 @@ impl Control {
         Ok(scrape.text())
     }
 
-    /// Serves on all listeners until `served` completes, and then answers the requests that were received by then.
+    /// Serves on all listeners until `served` completes: the gateway and all shards have ended. Then answers the requests that
+    /// were received by then, for at most [`END_TIME`].
     ///
     /// # Errors
     /// When a listener can't be moved to the runtime that this is called in.

@@ -1,7 +1,7 @@
-//! The page that an ordinary GET on the WebSocket port answers: one embedded file and its headers.
+//! The page that answers an ordinary GET on the WebSocket port: one embedded file and its headers.
 //!
 //! Everything is constant: nothing of a request ever gets into the answer. The policy allows exactly
-//! the style and the script of the file, by their hashes, and connections to where the page came
+//! the style and the script of the file, by their hashes, inline pictures, and connections to where the page came
 //! from (`'self'` covers `ws:` and `wss:` to the same host and port: CSP level 3, section 6.7.2.8), so
 //! whatever a message may hold, a browser would run none of it. The page itself puts text in as text.
 

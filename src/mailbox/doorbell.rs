@@ -89,7 +89,7 @@ impl Doorbell {
         self.has_external_work() && self.external_work.swap(0, Ordering::Acquire) != 0
     }
 
-    /// Raises the flag. The sleeper must then look at all its queues once more, and may sleep only if all are empty.
+    /// Sets the state to asleep. The sleeper must then look at all its queues once more, and may sleep only if all are empty.
     pub(crate) fn park(&self, sleep: Sleep) {
         let state = match sleep {
             Sleep::UntilWork => ASLEEP,
@@ -100,9 +100,9 @@ impl Doorbell {
         fence(Fence::Sleep);
     }
 
-    /// Lowers the flag. A producer that lowered it before wakes the poller needlessly.
+    /// Sets the state to awake. If a producer has done so already, its wake of the poller is superfluous.
     pub(crate) fn unpark(&self) {
-        // Relaxed: a producer that still sees the flag raised wakes once too often, which is harmless.
+        // Relaxed: a producer that still sees the shard asleep wakes once too often, which is harmless.
         self.state.store(AWAKE, Ordering::Relaxed);
     }
 

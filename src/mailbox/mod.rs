@@ -180,7 +180,7 @@ impl ShardWaker {
 /// flight, and one in hand.
 pub fn wire(wakers: &[ShardWaker], bytes_max: usize) -> Vec<Mailbox> {
     let count = wakers.len();
-    // All emptied arenas of a shard together keep about two MiB, however many shards there are.
+    // All emptied arenas of a shard together, two for each destination, keep up to four MiB, however many shards there are.
     let retained_max = (2 << 20) / count;
     let inboxes: Vec<_> = wakers.iter().map(|_| ring::bounded(count)).collect();
     let returns: Vec<_> = wakers.iter().map(|_| ring::bounded(count)).collect();
@@ -394,7 +394,7 @@ impl Mailbox {
         self.reading.is_some() || !self.peers[self.shard].taken.is_empty()
     }
 
-    /// Says whether there are messages to read, or a batch in hand that could be posted.
+    /// Says whether there are messages to read, or an arena came back while messages are in hand.
     pub(crate) fn has_work(&self) -> bool {
         self.has_unread() || (self.in_hand > 0 && !self.returns.is_empty())
     }

@@ -276,7 +276,8 @@ impl<N: Network> Shard<N> {
     }
 
     /// Applies the setting `slow_consumer` to an open session whose socket takes nothing and whose outbox may have no
-    /// room for a frame of `length` bytes. This is the one place where a slow consumer is closed, or loses messages.
+    /// room for a frame of `length` bytes. This is the one place where a slow consumer is closed with
+    /// 4008, or loses messages; `memory.rs` closes with 4009 over the memory budget.
     ///
     /// # Errors
     /// When the frame has no room; it is counted as shed already. Under [`SlowConsumer::Disconnect`] the session

@@ -15,25 +15,25 @@ pub trait Socket {
     /// Receives into `buffer`; 0 is the end of the peer's stream.
     ///
     /// # Errors
-    /// As the socket's.
+    /// Those of the socket.
     fn receive(&mut self, buffer: &mut [u8]) -> io::Result<usize>;
 
     /// Receives behind the content of `buffer`, into its spare capacity, which isn't empty.
     ///
     /// # Errors
-    /// As the socket's.
+    /// Those of the socket.
     fn receive_onto(&mut self, buffer: &mut Vec<u8>) -> io::Result<usize>;
 
-    /// Sends as much of `pieces` as the socket takes, in one call; without pieces, the bytes that are unsent inside.
+    /// Sends as much of `pieces` as the socket takes, in one call; without pieces, bytes that it took earlier and still holds (TLS).
     ///
     /// # Errors
-    /// As the socket's.
+    /// Those of the socket.
     fn send(&mut self, pieces: &[IoSlice<'_>]) -> io::Result<usize>;
 
     /// Ends the stream to the peer (a FIN); receiving goes on.
     ///
     /// # Errors
-    /// As the socket's; [`io::ErrorKind::WouldBlock`] if the socket has no room for it: call it again when it has.
+    /// Those of the socket; [`io::ErrorKind::WouldBlock`] if the socket has no room for it: call it again when it has.
     fn finish(&mut self) -> io::Result<()>;
 
     /// Whether more bytes may be received at once, although the last call did not fill its buffer.

@@ -3,11 +3,11 @@
 //! ```text
 //!        hand-overs   requests    mail from other shards
 //!             └──────────┼──────────┘
-//!   ┌────────────────────▼───────────────────────────────────────────────┐
-//!   │ turn: poll → receive, decode, route; requests; mail → hand-overs   │
-//!   │       → post mail → flush, one send per socket → sweep             │
-//!   │ registry uid → sessions     sessions     log of the turn's broadcasts │
-//!   └────────────────────┬───────────────────────────────────────────────┘
+//!   ┌────────────────────▼───────────────────────────────────────────────────┐
+//!   │ turn: poll → receive, decode, route; requests; mail → hand-overs       │
+//!   │       → post mail → flush, one send per socket → linger steps → sweep  │
+//!   │ registry uid → sessions     sessions     log of the turn's broadcasts  │
+//!   └────────────────────┬───────────────────────────────────────────────────┘
 //!                        └──▶ mail to other shards
 //! ```
 //! Only this thread touches the state of a shard. Shared with other threads are the rings of the mailbox, which have no
@@ -147,7 +147,7 @@ pub enum Turn {
 
 /// Everything that a shard is made from, besides its network.
 ///
-/// A thread that sends into one of the channels must ring the shard's [`crate::mailbox::ShardWaker`] afterwards.
+/// A thread that sends into one of the channels must call [`crate::mailbox::ShardWaker::wake`] afterwards.
 pub struct Parts<S> {
     /// Index among the node's shards, from 0; the same as that of its mailbox in [`crate::mailbox::wire`].
     pub index: usize,

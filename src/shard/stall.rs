@@ -124,9 +124,8 @@ impl<N: Network> Shard<N> {
         self.enforce_memory_max();
     }
 
-    /// Takes the messages of a queue, the oldest first, while there is room for them, and while there is budget for
-    /// more than
-    /// `broadcasts_min` broadcasts.
+    /// Takes the messages of a queue, the oldest first, while there is room for them. When the budget is spent or a log is
+    /// full, it takes broadcasts only until it has taken `broadcasts_min`.
     fn take_waiting(&mut self, stall: Stall, broadcasts_min: usize) {
         let mut taken = 0;
         while let Some(&key) = self.stalled.queue(stall).front() {

@@ -122,7 +122,7 @@ impl<N: Network> Shard<N> {
         }
     }
 
-    /// Logs how many messages were shed since the last line, at most one line a second.
+    /// Logs how many messages were shed since the last line, at most one line a second; `slow_consumers` counts from the start.
     fn log_shed(&mut self) {
         let Stats { shed_newest, shed_oldest, shed_closed, slow_consumers, .. } = self.stats;
         let shed = shed_newest + shed_oldest + shed_closed;

@@ -1,6 +1,6 @@
 //! The network of a running shard: mio's poller, TCP and Unix streams, and TLS over TCP.
 //!
-//! Bytes are received and sent with rustix, whose calls go straight to the kernel. The C library's `recv` and `send`
+//! Bytes are received and sent with rustix, whose calls go straight to the kernel on Linux. The C library's `recv` and `send`
 //! are thread cancellation points, which costs 3 % of the CPU of a busy relay.
 
 use std::io::{self, IoSlice};
@@ -176,7 +176,7 @@ impl Network for Poller {
     }
 
     fn remove(&mut self, socket: &mut Stream) {
-        // Fails only for a socket that isn't registered; and to close it would deregister it anyway.
+        // Fails only for a socket that isn't registered; and closing it deregisters it anyway.
         self.registry().deregister(socket.source()).ok();
     }
 }

@@ -370,19 +370,19 @@ mod tests {
             prop_assert_eq!(world.sequence, expected);
         }
 
-        /// With events lost everywhere, pages read one after the other put it right, whatever happens amid that.
+        /// With events lost everywhere, pages read one after the other correct it, whatever happens between them.
         #[test]
-        fn pages_put_right_what_was_lost(before in steps_with_loss(), amid in steps(), after in steps()) {
+        fn pages_put_right_what_was_lost(before in steps_with_loss(), between in steps(), after in steps()) {
             let mut world = World::new(4);
             before.into_iter().for_each(|step| world.step(step));
-            // It reads them when it is told of the loss, which is when the pipeline has come to it.
+            // The service reads the pages when it learns of the loss, which is when the pipeline has reached it.
             world.settings.queue_max = 1000;
             while world.knows_of_loss() {
                 world.take(1, Duration::ZERO);
             }
             let (sequence, mut listed) = world.page(false);
             world.aside = Some(Vec::new());
-            amid.into_iter().for_each(|step| world.step(step));
+            between.into_iter().for_each(|step| world.step(step));
             listed.extend(world.page(true).1);
             (world.believed, world.sequence) = (listed, sequence);
             for body in world.aside.take().unwrap_or_default() {

@@ -48,7 +48,7 @@ pub(super) enum Became<'a> {
         /// Why.
         problem: Details<'a>,
     },
-    /// It may have been sent, or may be yet.
+    /// It may have been sent, or may still be sent.
     Unknown {
         /// Why that can't be told.
         problem: Details<'a>,

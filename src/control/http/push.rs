@@ -157,7 +157,7 @@ pub(super) async fn broadcast(
     let settings = api.settings();
     let except = Parameters::read(pairs, &["except"])?.all("except");
     check_count(except.len(), settings.push_uids_max)?;
-    // One that nobody can have is a slip, and the message would reach whom it was not meant for.
+    // A uid that nobody can have is a mistake of the caller: the message would reach a user who should not get it.
     except.iter().try_for_each(|uid| outcome::check_uid(uid, &settings))?;
     let (parts, body) = request.into_parts();
     let kind = body::kind(&parts.headers)?;

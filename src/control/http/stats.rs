@@ -30,7 +30,7 @@ const ANSWER_TIME: Duration = Duration::from_secs(1);
 pub(super) struct NodeStats {
     /// The node's clock, in milliseconds since 1970.
     at_ms: u64,
-    /// Since the node started. All counts began then: a smaller one than before tells of a restart.
+    /// Since the node started. All counts began then: a smaller value than before means that the node restarted.
     uptime_ms: u64,
     /// Version that runs.
     version: &'static str,
@@ -57,7 +57,7 @@ pub(super) struct NodeStats {
 enum NodeState {
     /// It lets clients in.
     Serving,
-    /// It lets nobody in, and closes who is there.
+    /// It lets nobody in, and closes all sessions.
     Draining,
 }
 
@@ -78,7 +78,7 @@ struct ShardCounts {
     /// Each plain count, by the name that docs/metrics.md has beside it.
     #[schema(value_type = BTreeMap<String, u64>)]
     counts: BTreeMap<&'static str, u64>,
-    /// Sessions closed, by close code, those that were; `other` has the codes that are not pombo's.
+    /// Sessions closed, by close code, without codes that have no count yet; `other` has the codes that are not pombo's.
     closes: BTreeMap<String, u64>,
     /// How long turns took, without the wait in front of each.
     turn_time: Durations,
@@ -91,7 +91,7 @@ struct ShardCounts {
 struct Durations {
     /// Upper bounds, in nanoseconds.
     bounds_ns: Vec<u64>,
-    /// How many took up to each bound and longer than the one before; one more place has those beyond all.
+    /// One count per bucket: over the previous bound, up to this one; the last bucket is above all bounds.
     counts: Vec<u64>,
     /// The sum of all, in nanoseconds.
     sum_ns: u64,

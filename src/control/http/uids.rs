@@ -1,4 +1,4 @@
-//! Who is online, and closing the sessions of one.
+//! The uids that are online, closing the sessions of a uid, and the totals of the node.
 
 use axum::extract::{Extension, Request, State};
 use axum::response::Response;
@@ -24,7 +24,7 @@ use crate::presence::AsOf;
 const PAGE: usize = 100;
 const PAGE_MAX: usize = 1000;
 
-/// What sessions are told that are closed without a code of the caller's choice.
+/// Close code and reason of a kick whose caller gives none.
 const CLOSE_CODE: u16 = 1008;
 const CLOSE_REASON: &str = "closed by the operator";
 
@@ -86,7 +86,7 @@ pub(super) struct Counts {
     uids: u64,
     /// Connections that logged in, since the start.
     logins: u64,
-    /// Messages accepted into the outbox of a session, by a push or a unicast, since the start.
+    /// Deliveries of messages to a uid since the start: one for each session whose outbox took the message.
     delivered: u64,
     /// Messages to a uid that nobody was logged in under, since the start.
     offline: u64,
@@ -130,15 +130,15 @@ pub(super) struct Page {
     uids: Vec<String>,
     /// The cursor of the next page; none when this is the last.
     next: Option<String>,
-    /// Which events of the hook it holds already; absent without `hook_url`.
+    /// The last event of the hook that the page includes; absent without `hook_url`.
     #[serde(skip_serializing_if = "Option::is_none")]
     as_of: Option<Point>,
 }
 
-/// A point in the events that a hook tells.
+/// A position in the sequence of the hook's events.
 #[derive(Debug, Serialize, ToSchema)]
 pub(super) struct Point {
-    /// The node's name, which each batch of events bears.
+    /// The node's name, which each batch of events has.
     node: String,
     /// Events with a higher number than that of the first page apply after all pages.
     sequence: u64,
@@ -152,7 +152,7 @@ pub(super) struct Point {
     path = "/v1/uids",
     tag = "query",
     params(("cursor" = Option<String>, Query, description = "The `next` of the page before; without it, the first page"),
-           ("limit" = Option<usize>, Query, description = "Most uids on the page, 100 unless failure otherwise",
+           ("limit" = Option<usize>, Query, description = "Most uids on the page, 100 by default",
             minimum = 1, maximum = 1000)),
     responses((status = 200, description = "A page of uids", body = Page)),
 )]
@@ -190,7 +190,7 @@ pub(super) struct Closed {
     path = "/v1/uids/{uid}",
     tag = "admin",
     params(("uid" = String, Path, description = "Who, percent-encoded", min_length = 1),
-           ("code" = Option<u16>, Query, description = "The close code that its clients see: 1008, or one of your own from 3000 to 4999",
+           ("code" = Option<u16>, Query, description = "The close code that its clients see: 1008 by default; 3000 to 4999 are free for your own",
             minimum = 1000, maximum = 4999),
            ("reason" = Option<String>, Query, description = "The reason beside it, up to 123 bytes", max_length = 123),
            ("Idempotency-Key" = Option<String>, Header, description = "Names this request, so that it is done once")),
@@ -230,7 +230,7 @@ pub(super) async fn close(
     idempotency::once(&api, &caller, &parts.headers, keyed, act).await
 }
 
-/// Shows a cursor as a text that means nothing to anybody else.
+/// Writes a cursor as text, whose form is no part of the API.
 fn encode(Cursor { shard, place }: Cursor) -> String {
     let mut bytes = [0; 8];
     bytes[..4].copy_from_slice(&u32::try_from(shard).expect("there are few shards").to_be_bytes());

@@ -6,11 +6,11 @@ use super::super::generator::{Due, Traffic};
 use super::super::latency::latency_histogram;
 use super::super::ledger::{BroadcastLedger, Receipt, Tally};
 use super::super::wire::{Addresses, EVERYBODY, Stamp, Writer};
-use super::{BROADCASTER, Desk, Load, Outcome};
+use super::{BROADCASTER, Load, LoadState, Outcome};
 
 /// Broadcasts from one connection to all.
 pub(in super::super) struct Broadcast {
-    pub(super) desk: Desk,
+    pub(super) state: LoadState,
     pub(super) ledger: BroadcastLedger,
     addresses: Addresses,
     window: u32,
@@ -21,7 +21,7 @@ impl Broadcast {
     /// Prepares `window` broadcasts in flight to all `connections`, the sender among them.
     pub(in super::super) fn new(connections: u32, window: u32, writer: Writer) -> Self {
         Self {
-            desk: Desk::new(writer),
+            state: LoadState::new(writer),
             ledger: BroadcastLedger::new(connections, window, BROADCASTER),
             addresses: Addresses::new(["all"]),
             window,
@@ -31,10 +31,10 @@ impl Broadcast {
 
     /// Appends one broadcast, due since `since`, to `out`, unless the last was sent; its sender has sent so many unicasts.
     pub(super) fn send(&mut self, sender: u32, since: u64, unicasts_before: u64, out: &mut Vec<u8>) {
-        if self.desk.remaining > 0 {
-            self.desk.remaining -= 1;
+        if self.state.remaining > 0 {
+            self.state.remaining -= 1;
             let number = self.ledger.depart(since, unicasts_before);
-            self.desk.writer.write(out, self.addresses.of(0), sender, EVERYBODY, number, since);
+            self.state.writer.write(out, self.addresses.of(0), sender, EVERYBODY, number, since);
         }
     }
 
@@ -46,7 +46,7 @@ impl Broadcast {
             to_last.saturating_record(now.saturating_sub(complete.due));
         });
         if receipt.delivered {
-            self.desk.lap.saturating_record(now.saturating_sub(stamp.due));
+            self.state.lap.saturating_record(now.saturating_sub(stamp.due));
         }
         receipt
     }
@@ -55,13 +55,13 @@ impl Broadcast {
 impl Traffic for Broadcast {
     #[inline]
     fn arrived(&mut self, receiver: u32, payload: &[u8], now: u64, due: &mut Due) {
-        let Some(stamp) = self.desk.writer.read(payload) else {
-            self.desk.note_stray(payload);
+        let Some(stamp) = self.state.writer.read(payload) else {
+            self.state.note_stray(payload);
             self.ledger.tally.damaged += 1;
             return;
         };
         let receipt = self.take(receiver, &stamp, now);
-        if receipt.freed > 0 && self.desk.remaining > 0 {
+        if receipt.freed > 0 && self.state.remaining > 0 {
             due.owe(BROADCASTER, receipt.freed, now);
         }
     }
@@ -79,16 +79,16 @@ impl Load for Broadcast {
     }
 
     fn mark(&mut self, messages: Option<u64>) {
-        self.desk.mark(messages);
+        self.state.mark(messages);
         self.to_last.reset();
     }
 
     fn lap(&mut self) -> Histogram<u64> {
-        self.desk.lap()
+        self.state.lap()
     }
 
     fn stop(&mut self) {
-        self.desk.remaining = 0;
+        self.state.remaining = 0;
     }
 
     fn in_flight(&self) -> u64 {
@@ -96,7 +96,7 @@ impl Load for Broadcast {
     }
 
     fn is_exhausted(&self) -> bool {
-        self.desk.remaining == 0
+        self.state.remaining == 0
     }
 
     fn tally(&self) -> Tally {
@@ -104,13 +104,13 @@ impl Load for Broadcast {
     }
 
     fn stray(&self) -> Option<&str> {
-        self.desk.stray.as_deref()
+        self.state.stray.as_deref()
     }
 
     fn close(self) -> Outcome {
         Outcome {
             tally: self.ledger.close(),
-            latency: self.desk.close(),
+            latency: self.state.close(),
             to_last: Some(self.to_last),
             broadcasts: None,
         }

@@ -2,7 +2,7 @@
 //! and go.
 //!
 //! ```text
-//!   0 … active      unicasts on and on; 0 broadcasts as well, at a fixed rate
+//!   0 … active      unicasts on and on; connection 0 also broadcasts, at a fixed rate
 //!   … idle          receive broadcasts; each is owed every one
 //!   … visitors      write once to themselves, leave, come back, and so on
 //! ```
@@ -42,9 +42,9 @@ pub(in super::super) struct Mixed {
     owed: VecDeque<u64>,
     /// Per connection that stays: what it has seen of the broadcaster.
     seen: Vec<Seen>,
-    /// Those behind the ones that stay.
+    /// The visitors; their indices follow those of the connections that stay.
     visitors: Vec<Visitor>,
-    /// Whose turn to leave it is.
+    /// The visitor that leaves next.
     next_visitor: usize,
     /// Time between two leavings, and when the next is due.
     interval: u64,
@@ -56,7 +56,8 @@ pub(in super::super) struct Mixed {
 }
 
 impl Mixed {
-    /// Adds `broadcasts` a second to all of `broadcast`'s connections, and `visits` behind them, to `unicast`.
+    /// Combines the unicasts of `unicast` with `broadcasts` messages a second to everybody, and with visitors, whose indices
+    /// follow those of the connections that stay.
     pub(in super::super) fn new(unicast: Unicast, broadcast: Broadcast, broadcasts: u32, visits: Visits) -> Self {
         let interval = visits.stay.as_nanos() as u64 / u64::from(visits.visitors.max(1));
         Self {
@@ -75,7 +76,7 @@ impl Mixed {
     }
 
     fn is_stopped(&self) -> bool {
-        self.unicast.desk.remaining == 0
+        self.unicast.state.remaining == 0
     }
 
     fn first_visitor(&self) -> u32 {
@@ -138,7 +139,7 @@ impl Traffic for Mixed {
 
     #[inline]
     fn arrived(&mut self, receiver: u32, payload: &[u8], now: u64, due: &mut Due) {
-        let Some(stamp) = self.unicast.desk.writer.read(payload) else { return self.unicast.refuse(payload) };
+        let Some(stamp) = self.unicast.state.writer.read(payload) else { return self.unicast.refuse(payload) };
         if stamp.receiver == EVERYBODY {
             return self.take_broadcast(receiver, &stamp, now);
         }
@@ -247,20 +248,20 @@ impl Load for Mixed {
 /// How far a connection has seen the broadcaster's unicasts and broadcasts, which must arrive in the order sent.
 #[derive(Clone, Copy, Debug, Default)]
 struct Seen {
-    /// The broadcaster's unicasts up to here, to whomever.
+    /// One more than the highest number of a unicast from the broadcaster that arrived here.
     unicasts: u64,
-    /// How many unicasts the broadcaster had sent before the youngest broadcast that was seen.
+    /// How many unicasts the broadcaster had sent before the latest broadcast that was seen.
     unicasts_before: u64,
 }
 
 impl Seen {
-    /// Enters the unicast with this number; says whether a younger broadcast has overtaken it.
+    /// Enters the unicast with this number; says whether a later broadcast has overtaken it.
     fn unicast(&mut self, number: u64) -> bool {
         self.unicasts = self.unicasts.max(number + 1);
         self.unicasts_before > number
     }
 
-    /// Enters a broadcast that was sent behind so many unicasts; says whether a younger unicast has overtaken it.
+    /// Enters a broadcast that was sent behind so many unicasts; says whether a later unicast has overtaken it.
     fn broadcast(&mut self, unicasts_before: u64) -> bool {
         self.unicasts_before = self.unicasts_before.max(unicasts_before);
         self.unicasts > unicasts_before

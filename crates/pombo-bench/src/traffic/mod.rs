@@ -59,7 +59,7 @@ pub(super) trait Load: Traffic {
     /// Whether the last message was sent.
     fn is_exhausted(&self) -> bool;
 
-    /// The books so far.
+    /// The counts so far.
     fn tally(&self) -> Tally;
 
     /// How often a connection came back.
@@ -70,11 +70,11 @@ pub(super) trait Load: Traffic {
     /// The first arrival that was not one of ours, if any.
     fn stray(&self) -> Option<&str>;
 
-    /// Closes the books.
+    /// Ends the load; returns its counts and latencies.
     fn close(self) -> Outcome;
 }
 
-/// The latencies of a load.
+/// The counts and latencies of a load.
 pub(super) struct Outcome {
     pub(super) tally: Tally,
     /// Of each delivery since the mark; of unicasts only, if there are both.
@@ -85,8 +85,8 @@ pub(super) struct Outcome {
     pub(super) broadcasts: Option<Histogram<u64>>,
 }
 
-/// The state that all loads have besides their books.
-struct Desk {
+/// The state that all loads have besides their ledger.
+struct LoadState {
     writer: Writer,
     /// Of the laps before this one.
     latency: Histogram<u64>,
@@ -97,7 +97,7 @@ struct Desk {
     stray: Option<String>,
 }
 
-impl Desk {
+impl LoadState {
     fn new(writer: Writer) -> Self {
         Self { writer, latency: latency_histogram(), lap: latency_histogram(), remaining: u64::MAX, stray: None }
     }

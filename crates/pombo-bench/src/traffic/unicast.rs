@@ -1,4 +1,4 @@
-//! Every connection keeps a window of messages in flight, or all of them together keep to a schedule.
+//! The active connections each keep a window of messages in flight, or together follow a schedule.
 
 use std::time::Duration;
 
@@ -9,15 +9,15 @@ use super::super::ledger::{Receipt, Tally, UnicastLedger};
 use super::super::wire::{Addresses, Stamp, Writer};
 use super::schedule::Schedule;
 use super::targets::Chooser;
-use super::{Desk, Load, Outcome, Targets};
+use super::{Load, LoadState, Outcome, Targets};
 
 /// Unicasts between connections.
 pub(in super::super) struct Unicast {
-    pub(super) desk: Desk,
+    pub(super) state: LoadState,
     pub(super) ledger: UnicastLedger,
     /// In place of windows.
     schedule: Option<Schedule>,
-    /// Messages on their way at a fixed rate.
+    /// At a fixed rate: while more messages than this are in flight, no more are sent.
     in_flight_max: u64,
     addresses: Addresses,
     chooser: Chooser,
@@ -38,7 +38,7 @@ impl Unicast {
         writer: Writer,
     ) -> Self {
         Self {
-            desk: Desk::new(writer),
+            state: LoadState::new(writer),
             ledger: UnicastLedger::new(connections, window, addresses.count()),
             schedule: None,
             in_flight_max: u64::MAX,
@@ -50,34 +50,34 @@ impl Unicast {
     }
 
     pub(in super::super) fn writer(&self) -> &Writer {
-        &self.desk.writer
+        &self.state.writer
     }
 
-    /// Sends `rate` messages a second in place of the windows, the connections taking turns; no more than
-    /// `in_flight_max` are on their way.
+    /// Sends `rate` messages a second in place of the windows, the connections taking turns. While more than `in_flight_max`
+    /// are in flight, it sends nothing; it may exceed that by the messages that are due at once.
     pub(in super::super) fn with_rate(mut self, rate: u32, in_flight_max: u64) -> Self {
         self.schedule = Some(Schedule::new(rate));
         self.in_flight_max = in_flight_max;
         self
     }
 
-    /// Enters an arrival whose stamp is read.
+    /// Records a message that arrived, by its stamp.
     #[inline]
     pub(super) fn take(&mut self, receiver: u32, stamp: &Stamp, now: u64, due: &mut Due) -> Receipt {
         let receipt = self.ledger.arrive(receiver, stamp);
         if receipt.delivered {
-            self.desk.lap.saturating_record(now.saturating_sub(stamp.due));
+            self.state.lap.saturating_record(now.saturating_sub(stamp.due));
         }
-        if receipt.freed > 0 && self.desk.remaining > 0 && self.schedule.is_none() && stamp.sender < self.connections {
+        if receipt.freed > 0 && self.state.remaining > 0 && self.schedule.is_none() && stamp.sender < self.connections {
             due.owe(stamp.sender, receipt.freed, now);
         }
         receipt
     }
 
-    /// Enters an arrival that is none of ours.
+    /// Records an arrival that this generator did not send.
     #[cold]
     pub(super) fn refuse(&mut self, payload: &[u8]) {
-        self.desk.note_stray(payload);
+        self.state.note_stray(payload);
         self.ledger.tally.damaged += 1;
     }
 }
@@ -86,7 +86,7 @@ impl Traffic for Unicast {
     #[inline]
     fn look(&mut self, now: u64, due: &mut Due) -> Duration {
         let Some(schedule) = &mut self.schedule else { return Duration::MAX };
-        if self.desk.remaining == 0 || self.ledger.in_flight() > self.in_flight_max {
+        if self.state.remaining == 0 || self.ledger.in_flight() > self.in_flight_max {
             return Duration::MAX;
         }
         while let Some((place, since)) = schedule.take(now) {
@@ -97,7 +97,7 @@ impl Traffic for Unicast {
 
     #[inline]
     fn arrived(&mut self, receiver: u32, payload: &[u8], now: u64, due: &mut Due) {
-        match self.desk.writer.read(payload) {
+        match self.state.writer.read(payload) {
             Some(stamp) => {
                 self.take(receiver, &stamp, now, due);
             }
@@ -107,8 +107,8 @@ impl Traffic for Unicast {
 
     #[inline]
     fn write(&mut self, sender: u32, owed: u32, since: u64, out: &mut Vec<u8>) {
-        let messages = u64::from(owed).min(self.desk.remaining);
-        self.desk.remaining -= messages;
+        let messages = u64::from(owed).min(self.state.remaining);
+        self.state.remaining -= messages;
         for _ in 0..messages {
             let receiver = self.chooser.receiver(sender, self.ledger.next(sender));
             let number = self.ledger.depart(sender, receiver);
@@ -119,7 +119,7 @@ impl Traffic for Unicast {
                 }
                 _ => since,
             };
-            self.desk.writer.write(out, self.addresses.of(receiver), sender, receiver, number, since);
+            self.state.writer.write(out, self.addresses.of(receiver), sender, receiver, number, since);
         }
     }
 }
@@ -150,18 +150,18 @@ impl Load for Unicast {
     }
 
     fn mark(&mut self, messages: Option<u64>) {
-        self.desk.mark(messages);
+        self.state.mark(messages);
         if let Some(schedule) = &mut self.schedule {
             schedule.lateness.reset();
         }
     }
 
     fn lap(&mut self) -> Histogram<u64> {
-        self.desk.lap()
+        self.state.lap()
     }
 
     fn stop(&mut self) {
-        self.desk.remaining = 0;
+        self.state.remaining = 0;
     }
 
     fn in_flight(&self) -> u64 {
@@ -169,7 +169,7 @@ impl Load for Unicast {
     }
 
     fn is_exhausted(&self) -> bool {
-        self.desk.remaining == 0
+        self.state.remaining == 0
     }
 
     fn tally(&self) -> Tally {
@@ -177,10 +177,10 @@ impl Load for Unicast {
     }
 
     fn stray(&self) -> Option<&str> {
-        self.desk.stray.as_deref()
+        self.state.stray.as_deref()
     }
 
     fn close(self) -> Outcome {
-        Outcome { tally: self.ledger.close(), latency: self.desk.close(), to_last: None, broadcasts: None }
+        Outcome { tally: self.ledger.close(), latency: self.state.close(), to_last: None, broadcasts: None }
     }
 }
