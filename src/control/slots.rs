@@ -389,7 +389,7 @@ mod tests {
         timeout(WAIT_MIN * 3, slots.enter()).await.is_err()
     }
 
-    #[tokio::test]
+    #[tokio::test(start_paused = true)]
     async fn who_waited_longest_gives_way_and_nobody_else() {
         let slots = Slots::new(2, 1, Counts::default());
         let mut taken = Vec::new();
@@ -412,7 +412,7 @@ mod tests {
         }
     }
 
-    #[tokio::test]
+    #[tokio::test(start_paused = true)]
     async fn who_is_served_stays() {
         let slots = Slots::new(1, 1, Counts::default());
         let [first, second] = [slots.enter().await, slots.enter().await];
@@ -429,7 +429,7 @@ mod tests {
         is_cut(&second, false);
     }
 
-    #[tokio::test]
+    #[tokio::test(start_paused = true)]
     async fn request_in_a_probe_place_waits_for_an_ordinary_one() {
         let slots = Slots::new(1, 2, Counts::default());
         let [ordinary, probe, other] = [slots.enter().await, slots.enter().await, slots.enter().await];
@@ -451,7 +451,7 @@ mod tests {
         drop((newcomer, probe, other));
     }
 
-    #[tokio::test]
+    #[tokio::test(start_paused = true)]
     async fn longest_waiting_request_is_refused_for_a_newcomer() {
         let slots = Slots::new(1, 1, Counts::default());
         let [ordinary, probe] = [slots.enter().await, slots.enter().await];

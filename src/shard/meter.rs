@@ -63,13 +63,17 @@ impl Meter {
         })
     }
 
-    /// Takes the tokens of received bytes.
-    pub(super) fn received(&mut self, bytes: usize) {
+    /// Takes the tokens of bytes that were received at `now`.
+    pub(super) fn received(&mut self, bytes: usize, settings: &SessionSettings, now: Tick) {
+        // First the tokens up to now: added later, they would go on top of a full bucket.
+        self.refill(settings, now);
         self.bytes.spend(bytes as u64);
     }
 
-    /// Takes the tokens of decoded messages.
-    pub(super) fn decoded(&mut self, messages: u64) {
+    /// Takes the tokens of messages that were decoded at `now`.
+    pub(super) fn decoded(&mut self, messages: u64, settings: &SessionSettings, now: Tick) {
+        // As in `received`.
+        self.refill(settings, now);
         self.messages.spend(messages);
     }
 
@@ -129,9 +133,23 @@ mod tests {
     fn check(limit: usize, spent: u64, ticks: u32) {
         let settings = settings(Some(limit), None);
         let mut meter = Meter::new(&settings, Tick(7)).expect("a rate is limited");
-        meter.decoded(spent);
+        meter.decoded(spent, &settings, Tick(7));
         assert_eq!(meter.refill(&settings, Tick(7)), Tick(7 + ticks), "{spent} at {limit} a second");
         assert_eq!(meter.refill(&settings, Tick(7 + ticks)), Tick(7 + ticks), "then there is a token");
+    }
+
+    /// Regression: a session that was idle for a second had two seconds' worth of tokens. They were taken from the full
+    /// bucket first, and those of the idle second added then.
+    #[test]
+    fn idle_time_adds_nothing_to_full_buckets() {
+        let settings = settings(Some(100), Some(1000));
+        for (messages, bytes) in [(100, 0), (0, 1000)] {
+            let mut meter = Meter::new(&settings, Tick(7)).expect("a rate is limited");
+            let later = Tick(7 + TICKS as u32);
+            meter.received(bytes, &settings, later);
+            meter.decoded(messages, &settings, later);
+            assert_eq!(meter.refill(&settings, later), Tick(later.0 + 1), "{messages} messages, {bytes} bytes");
+        }
     }
 
     #[test]
@@ -152,7 +170,7 @@ mod tests {
         meter.refill(&settings, Tick(u32::MAX));
         assert_eq!((meter.messages.0, meter.bytes.0), (10 * TICKS, 1000 * TICKS));
         assert_eq!(meter.messages_left(), 10);
-        meter.received(usize::MAX);
+        meter.received(usize::MAX, &settings, Tick(u32::MAX));
         assert_eq!(meter.refill(&settings, Tick(u32::MAX)), Tick(u32::MAX), "no later tick exists");
         assert!(Meter::new(&self::settings(None, None), Tick(0)).is_none());
     }

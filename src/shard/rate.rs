@@ -31,7 +31,7 @@ impl<N: Network> Shard<N> {
         // One of its messages may have closed or ended it.
         let Some(session) = self.sessions.get(key) else { return };
         let Some(meter) = &mut session.meter else { return };
-        meter.decoded(messages);
+        meter.decoded(messages, &self.settings, self.tick);
         let ready = meter.refill(&self.settings, self.tick);
         if ready > self.tick {
             meter.over(self.tick);

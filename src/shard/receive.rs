@@ -160,7 +160,7 @@ impl<N: Network> Shard<N> {
                     length == space || session.flags.is_read_closed || session.socket.has_unread();
                 self.stats.bytes_in += length as u64;
                 if let Some(meter) = &mut session.meter {
-                    meter.received(length);
+                    meter.received(length, &self.settings, tick);
                 }
                 Some(length)
             }
