@@ -59,7 +59,11 @@ pub(super) async fn accept<F: Future<Output = ()> + Send + 'static>(
                 Some(Some(accepted)) => accepted,
                 // The client has left.
                 Some(None) => continue,
-                None => Err(error),
+                // Control's own connections hold all of the reserve.
+                None => {
+                    slots.evict_for_descriptor();
+                    Err(error)
+                }
             },
             Ok(connection) => Ok(connection),
         };

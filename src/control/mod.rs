@@ -39,6 +39,7 @@ pub(crate) use self::tokens::TokenSet;
 pub(crate) use self::counts::Counts;
 pub(crate) use self::hooks::{HookEnds, HookError, Hooks};
 pub(crate) use self::process::Process;
+pub(crate) use self::slots::Occupants;
 use crate::config::ControlSettings;
 use crate::descriptors::Reserve;
 use crate::dispatcher::{Dispatcher, Unanswered};
@@ -85,6 +86,8 @@ pub(crate) struct Control {
     pub(crate) counts: Counts,
     /// The kernel's figures of the process.
     pub(crate) process: Process,
+    /// Control's own connections.
+    pub(crate) occupants: Occupants,
     /// Descriptors held back for control's connections.
     pub(crate) reserve: Reserve,
     /// Configuration of TLS handshakes, the newest; `None` where TCP listeners have no TLS.

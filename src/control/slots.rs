@@ -9,6 +9,9 @@
 //! that waits for an ordinary slot is refused when a new connection needs its probe slot, the longest waiting first. So
 //! clients can keep each other out for a moment, and probes not at all.
 //!
+//! When no descriptor is free for a new connection, the connection that has waited longest at any of the control listeners is
+//! evicted, even if slots are free.
+//!
 //! All of this runs on the control thread, so the lock is never contended.
 
 use std::collections::HashMap;
@@ -30,27 +33,70 @@ const WAIT_MIN: Duration = Duration::from_millis(100);
 /// Pause between two searches for a connection to evict.
 const LOOK_AGAIN: Duration = Duration::from_millis(10);
 
-/// The slots of one listener; clones share them.
+/// The connections in the slots of all control listeners; clones share them.
 #[derive(Clone)]
-pub(super) struct Slots(Arc<Inner>);
-
-struct Inner {
-    ordinary: Arc<Semaphore>,
-    probe: Arc<Semaphore>,
-    ordinary_max: usize,
-    taken: Mutex<Taken>,
+pub(crate) struct Occupants {
+    taken: Arc<Mutex<Taken>>,
     counts: Counts,
 }
 
 #[derive(Default)]
 struct Taken {
-    /// Number of the next occupant; no two have the same.
+    /// Number of the next listener or occupant; no two have the same.
     next: u64,
     slots: HashMap<u64, Occupant>,
 }
 
+impl Taken {
+    fn next_number(&mut self) -> u64 {
+        self.next += 1;
+        self.next
+    }
+
+    /// Evicts the occupant that has waited longest of those that `may_go`; refuses its request if that waits for an ordinary
+    /// slot.
+    ///
+    /// Does nothing while another such eviction is in progress.
+    fn evict_longest_waiting(&mut self, may_go: impl Fn(&Occupant) -> bool) {
+        let now = Instant::now();
+        let mut longest: Option<(Instant, &mut Occupant)> = None;
+        for occupant in self.slots.values_mut().filter(|occupant| may_go(occupant)) {
+            match occupant.activity.since() {
+                None if matches!(occupant.activity, Activity::Evicted(_)) => return,
+                Some(since) if longest.as_ref().is_none_or(|(earliest, _)| since < *earliest) => {
+                    longest = Some((since, occupant));
+                }
+                _ => {}
+            }
+        }
+        let Some((since, occupant)) = longest else { return };
+        if now.saturating_duration_since(since) < WAIT_MIN {
+            return;
+        }
+        let notified =
+            if matches!(occupant.activity, Activity::AwaitsSlot(_)) { &occupant.refused } else { &occupant.cut };
+        notified.notify_one();
+        occupant.activity = Activity::Evicted(since);
+    }
+}
+
+/// The slots of one listener; clones share them.
+#[derive(Clone)]
+pub(super) struct Slots(Arc<Inner>);
+
+struct Inner {
+    /// Number of the listener.
+    listener: u64,
+    ordinary: Arc<Semaphore>,
+    probe: Arc<Semaphore>,
+    ordinary_max: usize,
+    occupants: Occupants,
+}
+
 /// A connection that has a slot.
 struct Occupant {
+    /// Number of its listener.
+    listener: u64,
     class: Class,
     /// Frees the slot when it is dropped.
     _permit: OwnedSemaphorePermit,
@@ -100,13 +146,30 @@ pub(super) struct RequestRefused {
     pub(super) ordinary_max: usize,
 }
 
-impl Slots {
-    /// Makes as many ordinary slots, and as many that only probes are served in.
-    ///
+impl Occupants {
     /// Evicted connections are counted in `counts`.
-    pub(super) fn new(ordinary_max: usize, probe_max: usize, counts: Counts) -> Self {
+    pub(crate) fn new(counts: Counts) -> Self {
+        Self { taken: Arc::default(), counts }
+    }
+
+    /// Evicts the connection that has waited longest at any listener.
+    ///
+    /// Its descriptor is free, or in the reserve, soon after. Does nothing while another eviction is in progress.
+    pub(super) fn evict_for_descriptor(&self) {
+        self.lock().evict_longest_waiting(|_| true);
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Taken> {
+        self.taken.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Slots {
+    /// Makes as many ordinary slots, and as many that only probes are served in. The connections in them are of `occupants`.
+    pub(super) fn new(ordinary_max: usize, probe_max: usize, occupants: Occupants) -> Self {
         let (ordinary, probe) = (Arc::new(Semaphore::new(ordinary_max)), Arc::new(Semaphore::new(probe_max)));
-        Self(Arc::new(Inner { ordinary, probe, ordinary_max, taken: Mutex::default(), counts }))
+        let listener = occupants.lock().next_number();
+        Self(Arc::new(Inner { listener, ordinary, probe, ordinary_max, occupants }))
     }
 
     /// Takes a slot for a new connection. If none is free, waits until another connection is evicted.
@@ -132,6 +195,11 @@ impl Slots {
         }
     }
 
+    /// As [`Occupants::evict_for_descriptor`].
+    pub(super) fn evict_for_descriptor(&self) {
+        self.0.occupants.evict_for_descriptor();
+    }
+
     /// Waits for an ordinary slot, which a connection that waits for its client gives up.
     async fn ordinary_permit(&self) -> OwnedSemaphorePermit {
         loop {
@@ -146,36 +214,17 @@ impl Slots {
         }
     }
 
-    /// Evicts the connection that has waited longest in a slot whose class `is_right`; refuses its request if that waits for
-    /// an ordinary slot.
-    ///
-    /// Does nothing while another such eviction is in progress.
+    /// Evicts this listener's connection that has waited longest in a slot whose class `is_right`.
     fn evict_longest_waiting(&self, is_right: impl Fn(Class) -> bool) {
-        let mut taken = self.lock();
-        let now = Instant::now();
-        let mut longest: Option<(Instant, &mut Occupant)> = None;
-        for occupant in taken.slots.values_mut().filter(|occupant| is_right(occupant.class)) {
-            match occupant.activity.since() {
-                None if matches!(occupant.activity, Activity::Evicted(_)) => return,
-                Some(since) if longest.as_ref().is_none_or(|(earliest, _)| since < *earliest) => {
-                    longest = Some((since, occupant));
-                }
-                _ => {}
-            }
-        }
-        let Some((since, occupant)) = longest else { return };
-        if now.saturating_duration_since(since) < WAIT_MIN {
-            return;
-        }
-        let told = if matches!(occupant.activity, Activity::AwaitsSlot(_)) { &occupant.refused } else { &occupant.cut };
-        told.notify_one();
-        occupant.activity = Activity::Evicted(since);
+        let listener = self.0.listener;
+        self.lock().evict_longest_waiting(|occupant| occupant.listener == listener && is_right(occupant.class));
     }
 
     fn slot(&self, class: Class, permit: OwnedSemaphorePermit) -> Slot {
         let (cut, refused) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
         let activity = Activity::AwaitsRequest(Instant::now());
         let occupant = Occupant {
+            listener: self.0.listener,
             class,
             _permit: permit,
             activity,
@@ -184,15 +233,14 @@ impl Slots {
             refused: Arc::clone(&refused),
         };
         let mut taken = self.lock();
-        let number = taken.next;
-        taken.next += 1;
+        let number = taken.next_number();
         taken.slots.insert(number, occupant);
         drop(taken);
         Slot(Arc::new(Entry { slots: self.clone(), number, cut, refused }))
     }
 
     fn lock(&self) -> MutexGuard<'_, Taken> {
-        self.0.taken.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.occupants.lock()
     }
 }
 
@@ -223,7 +271,7 @@ impl Slot {
     /// Waits until the connection is evicted, and counts it.
     pub(super) async fn evicted(&self) {
         self.0.cut.notified().await;
-        self.0.slots.0.counts.note_evicted();
+        self.0.slots.0.occupants.counts.note_evicted();
     }
 
     /// Notes that the head of a request is complete, and that the request is served from now on.
@@ -391,7 +439,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn who_waited_longest_gives_way_and_nobody_else() {
-        let slots = Slots::new(2, 1, Counts::default());
+        let slots = Slots::new(2, 1, Occupants::new(Counts::default()));
         let mut taken = Vec::new();
         for _ in 0..3 {
             taken.push(slots.enter().await);
@@ -413,8 +461,24 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
+    async fn connection_of_another_listener_is_evicted_only_for_a_descriptor() {
+        let occupants = Occupants::new(Counts::default());
+        let [text, http] = [(); 2].map(|()| Slots::new(2, 0, occupants.clone()));
+        let lines = text.enter().await;
+        pass(WAIT_MIN).await;
+        let [first, second] = [http.enter().await, http.enter().await];
+        pass(WAIT_MIN).await;
+        assert!(has_no_room(&http).await);
+        is_cut(&lines, false);
+        is_cut(&first, true);
+        drop((first, second));
+        occupants.evict_for_descriptor();
+        is_cut(&lines, true);
+    }
+
+    #[tokio::test(start_paused = true)]
     async fn who_is_served_stays() {
-        let slots = Slots::new(1, 1, Counts::default());
+        let slots = Slots::new(1, 1, Occupants::new(Counts::default()));
         let [first, second] = [slots.enter().await, slots.enter().await];
         first.begins_request();
         second.begins_request();
@@ -431,7 +495,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn request_in_a_probe_place_waits_for_an_ordinary_one() {
-        let slots = Slots::new(1, 2, Counts::default());
+        let slots = Slots::new(1, 2, Occupants::new(Counts::default()));
         let [ordinary, probe, other] = [slots.enter().await, slots.enter().await, slots.enter().await];
         ordinary.begins_request();
         assert_eq!(ordinary.enter_ordinary().await, Ok(()));
@@ -453,7 +517,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn longest_waiting_request_is_refused_for_a_newcomer() {
-        let slots = Slots::new(1, 1, Counts::default());
+        let slots = Slots::new(1, 1, Occupants::new(Counts::default()));
         let [ordinary, probe] = [slots.enter().await, slots.enter().await];
         ordinary.begins_request();
         probe.begins_request();

@@ -60,7 +60,7 @@ pub(super) async fn serve(control: Control, listener: Listener, ending: watch::R
     accept(
         listener,
         None,
-        Slots::new(CONNECTIONS_MAX, 0, control.counts.clone()),
+        Slots::new(CONNECTIONS_MAX, 0, control.occupants.clone()),
         reserve,
         &open,
         ending,

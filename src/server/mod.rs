@@ -19,7 +19,7 @@ use crate::clock;
 pub use crate::clock::ClockError;
 use crate::config::{Config, ControlSettings, Faults, GatewaySettings, Listen, SlowConsumer};
 use crate::control::{
-    Control, ControlListeners, ControlTokensError, Counts, HookEnds, HookError, Hooks, Process, TokenSet,
+    Control, ControlListeners, ControlTokensError, Counts, HookEnds, HookError, Hooks, Occupants, Process, TokenSet,
 };
 use crate::descriptors::{self, Reserve};
 use crate::dispatcher::{Dispatcher, RequestSender};
@@ -300,6 +300,7 @@ impl Server {
             shortages,
             log,
             counts: counts.clone(),
+            occupants: Occupants::new(counts.clone()),
             process: Process::open(),
             reserve,
             tls,

@@ -96,7 +96,7 @@ impl Api {
 pub(super) async fn serve(control: Control, listener: Listener, ending: watch::Receiver<()>) {
     let api = Api { control: control.clone(), answers: Arc::default() };
     let service = TowerToHyperService::new(routes(api));
-    let slots = Slots::new(control.settings.borrow().connections_max, PROBE_SLOTS, control.counts.clone());
+    let slots = Slots::new(control.settings.borrow().connections_max, PROBE_SLOTS, control.occupants.clone());
     let (tls, open, reserve) = (control.tls.clone(), control.open.clone(), control.reserve.clone());
     accept(listener, tls, slots, reserve, &open, ending, move |stream, peer, slot| {
         let (service, control) = (service.clone(), control.clone());
