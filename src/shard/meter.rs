@@ -98,7 +98,8 @@ impl Meter {
         self.over_since = self.over_since.min(now);
     }
 
-    /// Notes that everything received was decoded within the limit: the session is no longer over it.
+    /// Notes that the session is no longer over its limit: everything received was decoded, or could not be for a reason that
+    /// is not the client's.
     pub(super) fn caught_up(&mut self) {
         self.over_since = Tick::NEVER;
     }

@@ -36,8 +36,10 @@ impl<N: Network> Shard<N> {
         if ready > self.tick {
             meter.over(self.tick);
             let closed_at = meter.closed_at(&self.settings);
-            session.flags.is_paused = true;
-            self.stats.rate_pauses += 1;
+            // It may be paused already: the tokens of a message that stalled are taken when the mail takes the message.
+            if !std::mem::replace(&mut session.flags.is_paused, true) {
+                self.stats.rate_pauses += 1;
+            }
             self.wake_at(key, ready.min(closed_at));
         } else if is_all && !session.flags.is_readable {
             meter.caught_up();

@@ -202,6 +202,12 @@ impl<N: Network> Shard<N> {
             unread.stalled = None;
         }
         session.unread.take_if(|unread| unread.at == unread.bytes.len());
+        // The stall was not the client's fault: time in which it could not send does not use up its patience.
+        if !session.flags.is_paused
+            && let Some(meter) = &mut session.meter
+        {
+            meter.caught_up();
+        }
         let (is_all, has_input) = (session.unread.is_none(), session.has_input());
         self.charge(key, 1, is_all);
         if has_input {

@@ -210,6 +210,60 @@ fn a_session_that_stays_over_its_rate_is_closed() {
     }
 }
 
+/// A node with a session on its first shard whose next message to the second shard stalls, and the uid of a receiver there.
+fn node_with_full_mail(settings: SessionSettings) -> (Node, Client, Client) {
+    let mut node = Node::with_mailboxes(2, settings, 1024);
+    let [filler, bob] = ["filler", "bob"].map(|name| node.login(&node.uid_on(0, name)));
+    let receiver = node.login(&node.uid_on(1, "receiver"));
+    // One batch is in flight, the other is full.
+    for _ in 0..2 {
+        filler.send(&format!("{}:{}", receiver.uid, "x".repeat(2000)));
+        (0..4).for_each(|_| node.turn(0));
+    }
+    (node, bob, receiver)
+}
+
+/// Regression: the time of a stall counted, so that a session over its rate was closed at the first pause after it.
+#[test]
+fn a_stall_does_not_use_up_the_patience() {
+    let patience = 5 * SECOND;
+    let (mut node, bob, receiver) = node_with_full_mail(SessionSettings {
+        rate_patience: patience,
+        heartbeat_interval: 3600 * SECOND,
+        ..limited(Some(10), None)
+    });
+    (0..10).for_each(|_| bob.send(&format!("{}:x", bob.uid)));
+    bob.send(&format!("{}:stalls", receiver.uid));
+    (0..25).for_each(|_| bob.send(&format!("{}:x", bob.uid)));
+    let moment = SECOND / 50;
+    while node.stats().mail_stalls == 0 {
+        node.jump(moment);
+        node.turn(0);
+    }
+    assert_eq!(node.stats().rate_pauses, 1, "it was over its rate before");
+    for _ in 0..500 {
+        node.jump(moment);
+        node.turn(0);
+    }
+    // Over its rate again, for less than its patience.
+    node.pass(3 * SECOND);
+    assert_eq!(node.stats().rate_limited, 0);
+    assert_eq!(bob.texts().len(), 10 + 25);
+    assert_eq!(receiver.texts().len(), 3);
+}
+
+/// Regression: a session that was paused while its message stalled counted as paused again.
+#[test]
+fn a_pause_amid_a_stall_counts_once() {
+    let (mut node, bob, receiver) = node_with_full_mail(limited(None, Some(6000)));
+    bob.send(&format!("{}:{}", receiver.uid, "x".repeat(8000)));
+    (0..4).for_each(|_| node.turn(0));
+    assert_eq!((node.stats().mail_stalls, node.stats().rate_pauses), (1, 1));
+    node.settle();
+    assert_eq!(receiver.texts().len(), 3);
+    assert_eq!(node.stats().rate_pauses, 1);
+}
+
 #[test]
 fn control_frames_and_fragments_count_for_the_rate() {
     for frame in [masked(PING, b""), masked(PONG, b""), masked(0x00, b"")] {
