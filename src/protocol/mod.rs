@@ -32,6 +32,9 @@ pub enum Login {
 }
 
 /// The rules of one protocol; each implementor is a row of [`Protocol`]'s table.
+///
+/// None of its functions may panic, whatever it is given. A panic in [`Rules::parse`] closes the session with 1011; one in
+/// another function ends the shard.
 pub trait Rules {
     /// Subprotocol that chooses this protocol (RFC 6455, section 1.9); `None` if there is none.
     const SUBPROTOCOL: Option<&'static str>;

@@ -190,23 +190,36 @@ impl<N: Network> Shard<N> {
     }
 
     /// Makes an outbox ready to take a frame of `length` bytes: moves broadcasts that are due before the frame into the
-    /// outbox, and then frees room.
+    /// outbox, and then frees room, by sending, and if the socket refuses, by the slow-consumer policy.
     ///
     /// # Errors
     /// When there is no room for the frame; it is counted as shed already.
     #[inline(never)]
     fn ensure_room(&mut self, key: SessionKey, length: usize) -> Result<(), Shed> {
+        let bytes_max = self.settings.outbox_bytes_max;
+        if length > bytes_max {
+            // Sending makes no room for it.
+            return self.apply_slow_consumer(key, length);
+        }
         let slow_consumers = self.stats.slow_consumers;
         let Some(session) = self.sessions.present(key) else { return Err(Shed::Lost) };
-        if self.logs.has_due(session) && !self.catch_up(key) {
+        let mut is_open = !self.logs.has_due(session) || self.catch_up(key);
+        if is_open {
+            let Some(session) = self.sessions.present(key) else { return Err(Shed::Lost) };
+            let held = session.outbox.as_ref().map_or(0, |outbox| outbox.bytes());
+            if held + length <= bytes_max {
+                return Ok(());
+            }
+            self.flush_session(key);
+            is_open = self.is_open(key);
+        }
+        if !is_open {
+            // It was closed as a slow consumer, or its connection has failed.
             self.stats.shed_closed += 1;
-            // The session closed in `catch_up`: as a slow consumer, or because its connection failed.
             let was_slow = self.stats.slow_consumers > slow_consumers;
             return Err(if was_slow { Shed::OutboxFull } else { Shed::Lost });
         }
-        let Some(session) = self.sessions.present(key) else { return Err(Shed::Lost) };
-        let held = session.outbox.as_ref().map_or(0, |outbox| outbox.bytes());
-        if held + length <= self.settings.outbox_bytes_max { Ok(()) } else { self.flush_for_room(key, length) }
+        self.apply_slow_consumer(key, length)
     }
 
     /// Calls `write` with the session's outbox, a new one from the pool if it has none; then accounts for the appended
@@ -256,23 +269,6 @@ impl<N: Network> Shard<N> {
         append_to(session, key, &mut self.outboxes, &mut self.lists, &mut self.memory, |outbox| {
             log.runs(from, to, |run| outbox.append_run(run));
         });
-    }
-
-    /// Frees room for a frame of `length` bytes in an outbox: by sending, and if the socket refuses, by the
-    /// slow-consumer policy.
-    ///
-    /// # Errors
-    /// When there is no room even so; the frame is counted as shed already.
-    pub(super) fn flush_for_room(&mut self, key: SessionKey, length: usize) -> Result<(), Shed> {
-        let slow_consumers = self.stats.slow_consumers;
-        self.flush_session(key);
-        // The flush may have closed it as a slow consumer, or found its connection failed.
-        if !self.is_open(key) {
-            self.stats.shed_closed += 1;
-            let was_slow = self.stats.slow_consumers > slow_consumers;
-            return Err(if was_slow { Shed::OutboxFull } else { Shed::Lost });
-        }
-        self.apply_slow_consumer(key, length)
     }
 
     /// Applies the setting `slow_consumer` to an open session whose socket takes nothing and whose outbox may have no

@@ -217,7 +217,7 @@ impl<N: Network> Shard<N> {
             // If decoding stalled, `stall` has made the `Unread` already.
             session.unread.get_or_insert_default().bytes = rest.to_vec();
         }
-        if stop != StopReason::Stalled && (session.has_input()) {
+        if stop != StopReason::Stalled && session.has_input() {
             self.enqueue(key);
         }
     }

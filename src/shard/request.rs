@@ -14,8 +14,7 @@ use super::close::{CloseReason, Unsent};
 use super::io::Network;
 use super::sweep::Drain;
 use crate::config::SessionSettings;
-use crate::frame::HEADER_BYTES_MAX;
-use crate::message::{Delivery, Kind, Payload, Shed};
+use crate::message::{Delivery, Kind, Payload};
 use crate::metrics::Stats;
 use crate::peer::Peer;
 use crate::protocol::Message;
@@ -188,27 +187,16 @@ impl<N: Network> Shard<N> {
     }
 
     fn take_push(&mut self, Push { hash, uid, kind, payload }: Push) -> Delivery {
-        let is_offline = self.registry.find(hash, uid.as_bytes()).is_empty();
-        if is_offline || self.fits_an_outbox(&payload) {
-            let mut message = Message::new(kind, Payload::Shared(payload));
-            let (delivery, cost) = self.deliver(hash, uid.as_bytes(), &mut message);
-            self.budget.spend(cost);
-            self.enforce_memory_max();
-            return delivery;
-        }
-        self.budget.spend(Cost { deliveries: 1, bytes: payload.len() });
-        self.stats.shed_newest += 1;
-        Delivery::Shed(Shed::TooLong)
+        let mut message = Message::new(kind, Payload::Shared(payload));
+        let (delivery, cost) = self.deliver(hash, uid.as_bytes(), &mut message);
+        self.budget.spend(cost);
+        self.enforce_memory_max();
+        delivery
     }
 
     fn take_broadcast(&mut self, kind: Kind, payload: Bytes, except: &[(UidHash, Box<str>)]) -> usize {
         let bytes = payload.len();
-        let sessions = if self.fits_an_outbox(&payload) {
-            self.broadcast_except(Message::new(kind, Payload::Shared(payload)), except)
-        } else {
-            self.stats.shed_newest += 1;
-            0
-        };
+        let sessions = self.broadcast_except(Message::new(kind, Payload::Shared(payload)), except);
         self.budget.spend(Cost { deliveries: 1 + sessions + except.len(), bytes });
         self.enforce_memory_max();
         sessions
@@ -248,14 +236,6 @@ impl<N: Network> Shard<N> {
         if rates(&old) != rates(&self.settings) {
             self.reset_meters();
         }
-    }
-
-    /// Whether an empty outbox has room for a message. A longer one is its sender's fault: no receiver is closed for
-    /// it.
-    ///
-    /// Messages of clients always fit, since `message_bytes_max` is smaller than `outbox_bytes_max`.
-    fn fits_an_outbox(&self, payload: &[u8]) -> bool {
-        HEADER_BYTES_MAX + payload.len() <= self.settings.outbox_bytes_max
     }
 
     /// Sends an answer without waiting; one whose receiver has gone is counted.

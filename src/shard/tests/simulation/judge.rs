@@ -212,7 +212,7 @@ impl World {
         let set_out = tally::take();
         // Messages to shards.
         let sent = set_out.unicasts + set_out.broadcasts * self.plan.shards as u64 + caller.pushes + caller.broadcasts;
-        let met = stats.offline + set_out.reached + stats.broadcasts + caller.too_long;
+        let met = stats.offline + set_out.reached + stats.broadcasts;
         assert_eq!(sent, met + stats.shed_shard_gone + unread, "messages to shards: {set_out:?}, {stats:?}");
         assert_eq!(stats.broadcasts_sent, set_out.broadcasts, "each broadcast counts once");
         // Messages to sessions, the server's answers among them.
@@ -220,7 +220,7 @@ impl World {
         let errors = stats.invalid + stats.forbidden_unicasts + stats.forbidden_broadcasts;
         let due = set_out.tried + stats.broadcast_deliveries + stats.logins - turned_away + errors;
         let arrived: u64 = self.peers.iter().map(|peer| peer.arrived).sum();
-        let shed = stats.shed_newest - caller.too_long + stats.shed_oldest + stats.shed_closed;
+        let shed = stats.shed_newest + stats.shed_oldest + stats.shed_closed;
         assert_eq!(due, arrived + shed, "messages to sessions: {arrived} arrived, {set_out:?}, {stats:?}");
         self.balance_closes(&stats);
         let received: u64 = self.peers.iter().map(|peer| peer.wire.borrow().received).sum();
