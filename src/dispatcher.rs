@@ -339,12 +339,12 @@ pub(crate) fn check_close(code: u16, reason: &str) -> Result<(), KickError> {
 struct PushChunk {
     /// Index of each message among all that the caller gave.
     indices: Vec<usize>,
-    pushes: Vec<shard::Push>,
+    pushes: Vec<shard::HashedPush>,
     bytes: usize,
 }
 
 impl PushChunk {
-    fn add(&mut self, index: usize, push: shard::Push) {
+    fn add(&mut self, index: usize, push: shard::HashedPush) {
         self.indices.push(index);
         self.bytes += push.payload.len();
         self.pushes.push(push);
@@ -355,8 +355,8 @@ impl PushChunk {
     }
 }
 
-fn with_hash(Push { uid, kind, payload }: Push, hash: UidHash) -> shard::Push {
-    shard::Push { hash, uid, kind: sendable_kind(kind, &payload), payload }
+fn with_hash(Push { uid, kind, payload }: Push, hash: UidHash) -> shard::HashedPush {
+    shard::HashedPush { hash, uid, kind: sendable_kind(kind, &payload), payload }
 }
 
 /// Returns [`Kind::Binary`] for a text payload that is not UTF-8: text on the wire must be (RFC 6455, section 5.6).

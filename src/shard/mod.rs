@@ -65,7 +65,7 @@ use tracing::info;
 pub use handover::{Admission, Handover, LoginNumber, LoginNumbers, Permit, Share};
 #[cfg(test)]
 pub(crate) use receive::PANIC_PAYLOAD;
-pub use request::{Push, Request, SessionInfo, UidPage};
+pub use request::{HashedPush, Request, SessionInfo, UidPage};
 pub use sessions::SessionKey;
 pub use tls::Tls;
 pub use transport::{Poller, Stream};

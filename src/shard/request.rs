@@ -35,7 +35,7 @@ pub enum Request {
     /// Delivers each message to its uid, which this shard owns; in order.
     Push {
         /// The messages; the caller bounds how many.
-        pushes: Vec<Push>,
+        pushes: Vec<HashedPush>,
         /// Receives the outcome of each, in the same order.
         answer: flume::Sender<Vec<Delivery>>,
     },
@@ -98,7 +98,7 @@ pub enum Request {
 
 /// One message of [`Request::Push`].
 #[derive(Clone, Debug)]
-pub struct Push {
+pub struct HashedPush {
     /// The uid's hash under the node's key.
     pub hash: UidHash,
     /// The recipient.
@@ -186,7 +186,7 @@ impl<N: Network> Shard<N> {
         sessions.len()
     }
 
-    fn take_push(&mut self, Push { hash, uid, kind, payload }: Push) -> Delivery {
+    fn take_push(&mut self, HashedPush { hash, uid, kind, payload }: HashedPush) -> Delivery {
         let mut message = Message::new(kind, Payload::Shared(payload));
         let (delivery, cost) = self.deliver(hash, uid.as_bytes(), &mut message);
         self.budget.spend(cost);

@@ -11,7 +11,7 @@ use super::memory::{Client, Node, settings};
 use crate::config::{DuplicateLogin, SessionSettings, SlowConsumer};
 use crate::frame::{HEADER_BYTES_MAX, close};
 use crate::message::Kind;
-use crate::shard::{Push, Request, tally};
+use crate::shard::{HashedPush, Request, tally};
 
 const KIB: usize = 1 << 10;
 
@@ -216,7 +216,7 @@ fn receivers_that_keep_up_are_not_closed_for_a_busy_turn() {
     let payload = Bytes::from(vec![b'x'; 500 * KIB]);
     let (answer, _answered) = flume::bounded(1);
     node.request(0, Request::Broadcast { kind: Kind::Text, payload, except: Vec::new(), answer });
-    let push = |user: &Client| Push {
+    let push = |user: &Client| HashedPush {
         hash: node.hasher.hash(user.uid.as_bytes()),
         uid: user.uid.as_str().into(),
         kind: Kind::Text,

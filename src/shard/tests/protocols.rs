@@ -6,7 +6,7 @@ use crate::config::{DuplicateLogin, SessionSettings, SlowConsumer};
 use crate::frame::close;
 use crate::message::{Delivery, Kind, Shed};
 use crate::protocol::{Protocol, json};
-use crate::shard::{Push, Request};
+use crate::shard::{HashedPush, Request};
 
 /// The settings, with a reply to logins.
 fn polite() -> SessionSettings {
@@ -78,7 +78,7 @@ fn uid_may_have_sessions_of_both() {
     let (again, _) = node.login_as(Protocol::Json, "bob");
     let (answer_sender, answer) = flume::bounded(1);
     let hash = node.hasher.hash(b"bob");
-    let push = Push { hash, uid: "bob".into(), kind: Kind::Text, payload: "hi".into() };
+    let push = HashedPush { hash, uid: "bob".into(), kind: Kind::Text, payload: "hi".into() };
     node.request(0, Request::Push { pushes: vec![push], answer: answer_sender });
     node.settle();
     assert_eq!(answer.recv().expect("it is answered"), [Delivery::Delivered { sessions: 3 }]);
@@ -203,7 +203,8 @@ fn message_too_long_in_one_encoding_is_shed_there_alone() {
         assert_eq!((stats.broadcast_deliveries, stats.delivered), (4, 0));
 
         let (answer_sender, answer) = flume::bounded(1);
-        let push = Push { hash: node.hasher.hash(b"bob"), uid: "bob".into(), kind: Kind::Text, payload: text.into() };
+        let push =
+            HashedPush { hash: node.hasher.hash(b"bob"), uid: "bob".into(), kind: Kind::Text, payload: text.into() };
         node.request(0, Request::Push { pushes: vec![push], answer: answer_sender });
         node.settle();
         assert_eq!(answer.recv().expect("it is answered"), [Delivery::Shed(Shed::TooLong)]);

@@ -10,7 +10,7 @@ use crate::config::{DuplicateLogin, SessionSettings};
 use crate::frame::close;
 use crate::message::{Delivery, Kind};
 use crate::shard::budget::{CONNECTION_DELIVERIES, TURN_BYTES, TURN_DELIVERIES};
-use crate::shard::{PANIC_PAYLOAD, Push, Request, SessionKey};
+use crate::shard::{HashedPush, PANIC_PAYLOAD, Request, SessionKey};
 
 #[test]
 fn everything_due_to_a_socket_goes_out_in_one_send() {
@@ -145,7 +145,8 @@ fn requests_are_answered_during_a_long_turn() {
     // Enough turns for requests to be first, second and third in order.
     for _ in 0..6 {
         let (answer, answered) = flume::bounded(1);
-        let bob = Push { hash: node.hasher.hash(b"bob"), uid: "bob".into(), kind: Kind::Text, payload: Bytes::new() };
+        let bob =
+            HashedPush { hash: node.hasher.hash(b"bob"), uid: "bob".into(), kind: Kind::Text, payload: Bytes::new() };
         node.request(0, Request::Push { pushes: vec![bob], answer });
         node.turn(0);
         assert_eq!(answered.try_recv(), Ok(vec![Delivery::Offline]));
@@ -203,7 +204,7 @@ fn pushes_and_broadcasts_from_outside_are_answered() {
     let hash = node.hasher.hash(b"bob");
     let (answer, pushed) = flume::bounded(1);
     let pushes = ["bob", "eve"]
-        .map(|uid| Push { hash, uid: uid.into(), kind: Kind::Text, payload: Bytes::from_static(b"hi") })
+        .map(|uid| HashedPush { hash, uid: uid.into(), kind: Kind::Text, payload: Bytes::from_static(b"hi") })
         .into();
     node.request(0, Request::Push { pushes, answer });
     let (answer, broadcast) = flume::bounded(1);
@@ -342,7 +343,7 @@ fn a_message_costs_one_delivery_for_each_session_it_reaches() {
     spent(&mut node, "by mail");
     let (answer, answered) = flume::bounded(1);
     let hash = node.hasher.hash(bob.as_bytes());
-    let push = Push { hash, uid: bob.as_str().into(), kind: Kind::Text, payload: Bytes::from_static(b"hello") };
+    let push = HashedPush { hash, uid: bob.as_str().into(), kind: Kind::Text, payload: Bytes::from_static(b"hello") };
     node.request(0, Request::Push { pushes: vec![push], answer });
     node.turn(0);
     // The request itself costs one delivery.

@@ -14,7 +14,7 @@ use crate::frame::close;
 use crate::message::{Delivery, Kind, Shed};
 use crate::metrics::Stats;
 use crate::shard::io::SessionKey;
-use crate::shard::{Push, Request, SessionInfo, UidPage};
+use crate::shard::{HashedPush, Request, SessionInfo, UidPage};
 use crate::uid::UidHash;
 
 /// The close code of every kick.
@@ -125,7 +125,7 @@ impl Caller {
                 let length = if too_long { plan.settings.outbox_bytes_max } else { plan.length(random) };
                 let kind = if random.bool() { Kind::Text } else { Kind::Binary };
                 let (payload, name) = (self.message(uid, length), UIDS[uid].into());
-                pushes.push(Push { hash: hashes[uid], uid: name, kind, payload });
+                pushes.push(HashedPush { hash: hashes[uid], uid: name, kind, payload });
                 is_too_long.push(too_long);
             }
         }
@@ -153,7 +153,7 @@ impl Caller {
 
     /// Pushes one message to each of `uids`, which the shard owns.
     pub(super) fn push_to_each(&mut self, host: &Host, uids: &[usize], hashes: &[UidHash]) {
-        let pushes = uids.iter().map(|&uid| Push {
+        let pushes = uids.iter().map(|&uid| HashedPush {
             hash: hashes[uid],
             uid: UIDS[uid].into(),
             kind: Kind::Text,
