@@ -59,7 +59,7 @@ fn attack(names: &[&str]) -> ExitCode {
     let seed = seed();
     let authority = Authority::new();
     let (mut plain, mut secure) = (Node::start(None), Node::start(Some(&authority)));
-    say(&format!("seed {seed}, set ATTACK_SEED to have it again; MiB unless told otherwise"));
+    say(&format!("seed {seed}, set ATTACK_SEED to have it again; MiB unless another unit is named"));
     say(&Row::HEAD.join(" | "));
     let mut faults = Vec::new();
     let chosen = |attack: &&Attack| names.is_empty() || names.iter().any(|name| attack.name.contains(name));
@@ -153,7 +153,7 @@ impl<'a> Row<'a> {
             missed.push("the node has ended".to_owned());
         }
         if log.contains("panicked") {
-            missed.push("the node's log tells of a panic".to_owned());
+            missed.push("the node's log shows a panic".to_owned());
         }
         missed.iter().map(|fault| format!("{}: {fault}", self.attack.name)).collect()
     }
@@ -177,7 +177,7 @@ impl Canaries {
     fn stop(mut self) -> Findings {
         drop(self.0.stdin.take());
         let output = self.0.wait_with_output().expect("the child is ours");
-        serde_json::from_slice(&output.stdout).expect("the canaries tell what they have found")
+        serde_json::from_slice(&output.stdout).expect("the canaries report what they have found")
     }
 }
 
@@ -194,7 +194,7 @@ fn canaries(listen: &str) -> ExitCode {
     ExitCode::SUCCESS
 }
 
-/// Attacks a node that runs already, as long as told: those whose messages nobody else hears.
+/// Attacks a node that runs already, as long as the arguments say: those whose messages reach nobody else.
 fn against(address: &str, seconds: &str) -> ExitCode {
     let address: SocketAddr = address.parse().expect("an address, such as 127.0.0.1:1234");
     let end = Instant::now() + Duration::from_secs(seconds.parse().expect("seconds"));

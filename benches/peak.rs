@@ -1,7 +1,7 @@
 //! The lasting cost of a peak of connections: CPU of a broadcast, and memory, for the few connections that stay after it,
 //! compared with as many on a node that has had no peak.
 //!
-//! `cargo bench --bench peak [-- PEAK]` (18,000 unless told otherwise; 100 stay, spread evenly over the peak). Each is a
+//! `cargo bench --bench peak [-- PEAK]` (default 18,000; 100 stay, spread evenly over the peak). Each is a
 //! `pombo serve` with one shard. CPU is its shard's; memory is the process's private memory when it has been quiet for some
 //! seconds. Rounds take turns, and medians are printed. Needs room for PEAK and some more open files in each of two processes.
 

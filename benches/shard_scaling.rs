@@ -2,7 +2,7 @@
 //!
 //! Real shards on threads of their own, real turns, mailboxes, doorbells and wakes; only the sockets are
 //! memory (`support/memory.rs`). The figure is **thread CPU time per delivered message**, summed over the
-//! shard threads: it doesn't depend on how many cores there are, so more shards than cores still tell
+//! shard threads: it doesn't depend on how many cores there are, so more shards than cores still show
 //! whether a shard's work grows with the number of its peers. Wall-clock rates are printed only for as
 //! many shards as there are cores; more of them would measure the scheduler.
 //!

@@ -153,8 +153,11 @@ mod tests {
     #[test]
     fn room_is_made_within_the_bounds() {
         let room = || {
-            let status = fs::read_to_string("/proc/self/status").expect("the kernel tells about its processes");
-            let size = status.lines().find_map(|line| line.strip_prefix("FDSize:")).expect("it tells of descriptors");
+            let status = fs::read_to_string("/proc/self/status").expect("the kernel describes its processes");
+            let size = status
+                .lines()
+                .find_map(|line| line.strip_prefix("FDSize:"))
+                .expect("it has the size of the descriptor table");
             size.trim().parse::<usize>().expect("a number")
         };
         make_room(0);

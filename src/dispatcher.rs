@@ -254,7 +254,7 @@ impl Dispatcher {
         }
     }
 
-    /// Tells every shard to close its sessions and end.
+    /// Makes every shard close its sessions and end.
     pub(crate) async fn drain(&self, time_out: std::time::Duration) {
         for sender in self.senders.iter() {
             sender.requests.send_async(Request::Drain { time_out }).await.ok();

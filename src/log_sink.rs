@@ -157,7 +157,7 @@ impl<W: Write> Writer<W> {
     fn run(&mut self, entries: &Receiver<Entry>) {
         self.counts.thread.get_or_init(|| thread::current().id());
         for entry in entries {
-            // Dropping a `Settle` entry tells its sender that the lines before it are done.
+            // Dropping a `Settle` entry signals its sender that the lines before it are written.
             let Entry::Line(line) = entry else { continue };
             let written = write_whole(&mut self.stream, &line);
             self.counts.release(line.len());

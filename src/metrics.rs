@@ -73,7 +73,7 @@ counts! {
         /// How long batches of mail waited, from their post to the poll before they were taken.
         mail_wait: Histogram,
     }
-    /// Sessions logged in now.
+    /// Open sessions now: connections that have logged in.
     gauge sessions => "pombo_sessions";
     /// Uids with at least one session now.
     gauge uids => "pombo_uids";
@@ -85,13 +85,13 @@ counts! {
     counter refused => "pombo_logins" { outcome = "refused" };
     /// Messages accepted into the outbox of one session, by unicast.
     counter delivered => "pombo_deliveries" { kind = "unicast" };
-    /// Unicasts to a uid that nobody was logged in under.
+    /// Unicasts to a uid without a session.
     counter offline => "pombo_offline";
-    /// Broadcasts of clients, once each: in the sender's shard.
+    /// Broadcasts sent by clients; each counts once, in the sender's shard.
     counter broadcasts_sent => "pombo_broadcasts" { sender = "client" };
-    /// Broadcasts that a shard took for its sessions, whoever sent them: once for each shard.
+    /// Broadcasts received by a shard, from any sender; each counts once per shard.
     counter broadcasts => "pombo_broadcasts_taken";
-    /// Messages due to sessions by broadcasts.
+    /// Messages that broadcasts are to deliver: one per broadcast and session.
     counter broadcast_deliveries => "pombo_deliveries" { kind = "broadcast" };
     /// Data messages without a colon, answered with an error.
     counter invalid => "pombo_client_errors" { reason = "invalid" };
@@ -99,13 +99,13 @@ counts! {
     counter forbidden_unicasts => "pombo_client_errors" { reason = "forbidden-unicast" };
     /// Messages to everybody whose sender lacks the right broadcast, answered with an error.
     counter forbidden_broadcasts => "pombo_client_errors" { reason = "forbidden-broadcast" };
-    /// Messages not taken because an outbox had no room for them, or because their frame is longer than any outbox.
+    /// Messages dropped because the receiver's outbox was full, or because their frame is longer than an outbox may be.
     counter shed_newest => "pombo_shed" { reason = "newest" };
-    /// Messages taken and dropped again to make room, under `drop-oldest`.
+    /// Messages dropped from an outbox to make room for newer ones, under `drop-oldest`.
     counter shed_oldest => "pombo_shed" { reason = "oldest" };
-    /// Messages taken and dropped because their session was closed or lost before they were sent.
+    /// Messages dropped from the outbox of a session that was closed or whose connection failed.
     counter shed_closed => "pombo_shed" { reason = "closed" };
-    /// Messages in hand for a shard that had ended.
+    /// Messages dropped because their destination shard had ended.
     counter shed_shard_gone => "pombo_shed" { reason = "shard-gone" };
     /// Sessions closed because their outbox was full.
     counter slow_consumers => "pombo_slow_consumers";
@@ -113,51 +113,51 @@ counts! {
     counter violations => "pombo_violations";
     /// Sessions closed for silence or for a message not finished in time.
     counter timeouts => "pombo_timeouts";
-    /// Times that a session was not read for a while, as it was over its rate.
+    /// Pauses in reading a session, because it exceeded its rate.
     counter rate_pauses => "pombo_rate_pauses";
     /// Sessions closed because they stayed over their rate.
     counter rate_limited => "pombo_rate_limited";
     /// Sessions closed because the shard's part of the memory budget was used up and they held most of it.
     counter memory_cuts => "pombo_memory_cuts";
-    /// Bytes of memory that sessions hold now: parts of messages, and what waits to be decoded or sent.
+    /// Bytes of memory that sessions hold now: incomplete messages, input to decode, and frames to send.
     gauge memory_held => "pombo_memory_held_bytes";
-    /// Bytes that wait in outboxes now, since their sockets took no more.
+    /// Bytes in outboxes now that the sockets have not accepted yet.
     gauge outbox_bytes => "pombo_outbox_bytes";
-    /// Sessions closed because their credential's time was over.
+    /// Sessions closed because their credential expired.
     counter expired => "pombo_expired";
-    /// Sessions ended by a panic in the per-session part.
+    /// Sessions closed because handling one of their messages panicked.
     counter panics => "pombo_panics";
-    /// Sessions closed because somebody asked for it.
+    /// Sessions closed at a program's request.
     counter kicked => "pombo_kicked";
-    /// Answers to a caller who had gone.
+    /// Answers to requests whose caller no longer waited.
     counter answers_dropped => "pombo_answers_dropped";
     /// Batches of mail posted to other shards.
     counter mail_batches => "pombo_mail_batches";
-    /// Messages taken out of mail from other shards.
+    /// Messages received from other shards.
     counter mail_letters => "pombo_mail_letters";
     /// Frames received.
     counter frames_in => "pombo_frames_received";
-    /// Frames put on their way to sessions: messages, answers, control frames; what was dropped again is counted as shed.
+    /// Frames queued to be sent: messages, answers, control frames. Those dropped later are counted as shed, too.
     counter frames_out => "pombo_frames_queued";
     /// Bytes received, frame headers included.
     counter bytes_in => "pombo_received_bytes";
     /// Bytes sent, frame headers included.
     counter bytes_out => "pombo_sent_bytes";
-    /// Send calls.
+    /// Send system calls.
     counter sends => "pombo_sends";
-    /// Send calls whose socket took less than was offered.
+    /// Send system calls that accepted less than was offered.
     counter sends_refused => "pombo_sends_refused";
-    /// Passes of the loop.
+    /// Turns of the event loop.
     counter turns => "pombo_turns";
-    /// Sessions that their peer closed, by a close frame or by the end of what it sends.
+    /// Sessions closed by the client: by a close frame, or by the end of its stream.
     counter closed_by_peer => "pombo_closed_by_peer";
-    /// Sessions whose connection failed.
+    /// Sessions ended by a failed connection.
     counter lost => "pombo_lost";
-    /// Bytes of mail in hand for other shards now.
+    /// Bytes of mail to other shards that is not posted yet.
     gauge mail_bytes => "pombo_mail_bytes";
-    /// Times that a session waited for room in the mail to another shard.
+    /// Times that a session was not read because the mail to another shard was full.
     counter mail_stalls => "pombo_mail_stalls";
-    /// Batches of mail that wait to be taken now.
+    /// Batches of mail in mailboxes now.
     gauge mailbox_batches => "pombo_mailbox_batches";
 }
 
@@ -169,25 +169,25 @@ counts! {
     }
     /// Broadcasts of other programs, and of the program around the node, once each.
     counter broadcasts_pushed => "pombo_broadcasts" { sender = "program" };
-    /// Events that the service of the hook has taken.
+    /// Events that the service of the hook has accepted.
     counter hook_events => "pombo_hook_events" { outcome = "delivered" };
-    /// Events that the service of the hook is not told, since they were too many or too old.
+    /// Events dropped before the service of the hook accepted them: too many waited, or they were too old.
     counter hook_lost => "pombo_hook_events" { outcome = "lost" };
-    /// Attempts to give a batch to the service of the hook that failed.
+    /// Requests to the service of the hook that failed.
     counter hook_failures => "pombo_hook_failures";
-    /// Messages of other programs, to one uid each, that a session took.
+    /// Pushes, to one uid each, that at least one session accepted.
     counter pushes_delivered => "pombo_pushes" { outcome = "delivered" };
-    /// Messages of other programs to a uid that nobody was logged in under.
+    /// Pushes to a uid without a session.
     counter pushes_offline => "pombo_pushes" { outcome = "offline" };
-    /// Messages of other programs that no session had room for.
+    /// Pushes that no session had room for.
     counter pushes_shed => "pombo_pushes" { outcome = "shed" };
-    /// Messages of other programs that were not sent: something was wrong with them, or a shard had no time.
+    /// Pushes that were refused: they were invalid, or the shard was too busy.
     counter pushes_refused => "pombo_pushes" { outcome = "refused" };
-    /// Messages of other programs that a shard has not answered in time: they may have been sent.
+    /// Pushes that the shard did not answer in time: they may have been delivered.
     counter pushes_unknown => "pombo_pushes" { outcome = "unknown" };
-    /// Connections of control and of the text port closed because they waited longest for their client and another needed the place.
+    /// Connections of control and of the text port that were closed because they had waited longest for their client, and another connection needed the slot or the descriptor.
     counter gave_way => "pombo_control_gave_way";
-    /// Lines of the text port that name no receiver, are too long, or are of another protocol.
+    /// Lines of the text port that were refused: without a receiver, too long, or of another protocol.
     counter text_refused => "pombo_text_refused";
 }
 

@@ -14,8 +14,8 @@ use std::net::{IpAddr, SocketAddr};
 ///
 /// let mapped: SocketAddr = "[::ffff:192.0.2.1]:443".parse()?;
 /// assert_eq!(Peer::from(mapped).to_string(), "192.0.2.1:443");
-/// let told: IpAddr = "2001:db8::1".parse()?;
-/// assert_eq!(Peer::from(told).to_string(), "2001:db8::1");
+/// let address: IpAddr = "2001:db8::1".parse()?;
+/// assert_eq!(Peer::from(address).to_string(), "2001:db8::1");
 /// # Ok::<(), std::net::AddrParseError>(())
 /// ```
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]

@@ -189,7 +189,7 @@ fn refusals_are_those_of_the_code() {
             let told = format!("http {} or close {} {}", row[1], row[2], code(&row[3]));
             (name, told)
         }))
-        .chain(named(&["reason", "not told when"]).map(|(name, _)| (name, "not".to_owned())))
+        .chain(named(&["reason", "no answer when"]).map(|(name, _)| (name, "not".to_owned())))
         .collect();
     written.sort_unstable();
     let told = |reason: &Reason| match reason.answer() {

@@ -37,7 +37,7 @@ fn table() -> String {
     format!(
         "\nEach shard has these counts; the node has their sum:\n\n{HEAD}{shards}\n\
          These counts belong to the node and to no shard:\n\n{HEAD}{node}\n\
-         Prometheus also gets these:\n\n| for Prometheus | kind | what it tells |\n| --- | --- | --- |\n{families}\n"
+         Prometheus also gets these:\n\n| for Prometheus | kind | meaning |\n| --- | --- | --- |\n{families}\n"
     )
 }
 

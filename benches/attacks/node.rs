@@ -39,7 +39,7 @@ impl Node {
         let folder = tempfile::tempdir().expect("a folder for the log");
         let log = File::create(folder.path().join("log")).expect("the folder is writable");
         let mut command = Command::new(env!("CARGO_BIN_EXE_pombo"));
-        // Canaries over TLS would tell more of their own ciphers than of the node.
+        // Canaries over TLS would measure their own ciphers more than the node.
         let socket = Listen::Unix(folder.path().join("canaries"));
         let listen = format!("127.0.0.1:0,{socket}");
         command.args(["serve", "--page=off", "--control=off", "--listen"]).arg(listen).args(TIMES);

@@ -131,7 +131,7 @@ impl Peer {
                 Ok(0) => return last,
                 Ok(_) if Instant::now() < end => {}
                 Err(error) if !matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut) => {
-                    // A close frame that came in front of it has told all there is.
+                    // A close frame that came in front of it has said everything.
                     return if last == End::Silence { End::Reset } else { last };
                 }
                 _ => return End::Never,

@@ -26,7 +26,7 @@ pub(crate) struct Vitals {
     pub(crate) pss: u64,
     /// Memory that is the process's alone: what would come back if it ended.
     pub(crate) private: u64,
-    /// What TCP holds in the kernel's buffers; of the whole machine, since the kernel does not tell whose it is.
+    /// What TCP holds in the kernel's buffers; of the whole machine, since the kernel does not say which process it belongs to.
     pub(crate) kernel: u64,
     pub(crate) descriptors: u64,
     pub(crate) cpu: Duration,

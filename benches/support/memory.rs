@@ -30,7 +30,7 @@ pub(crate) type Tag = [u8; 8];
 pub(crate) struct MemoryNetwork {
     poller: Poller,
     shared: Rc<Shared>,
-    /// What the poller tells; always empty, as no socket is in it.
+    /// What the poller reports; always empty, as no socket is in it.
     none: Vec<Readiness>,
 }
 
@@ -148,7 +148,7 @@ impl MemorySocket {
         self.credit >= self.script.burst_after && !self.script.burst.is_empty()
     }
 
-    /// Tells the poller if the client may send.
+    /// Reports to the poller whether the client may send.
     fn list(&mut self) {
         if let Some(session) = self.session
             && !self.is_listed

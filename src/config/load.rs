@@ -358,7 +358,7 @@ mod tests {
             &[("POMBO_MESSAGE_BYTES_MAX", "4MiB")],
             &["outbox_bytes_max = 2MiB (the default): expected message_bytes_max + 14 = 4194318 or more"],
         );
-        // Whether the outbox is large enough can't be told while the message's bound is unknown.
+        // Without a valid bound of messages, the outbox can't be compared with it.
         check_variables(
             &[("POMBO_OUTBOX_BYTES_MAX", "1000"), ("POMBO_MESSAGE_BYTES_MAX", "x")],
             &["message_bytes_max = x (from POMBO_MESSAGE_BYTES_MAX): expected a size of 1 to 1GiB"],

@@ -152,7 +152,7 @@ impl Problem {
         Failure { problem: self, detail: detail.into(), sessions: None, retry_after: None }
     }
 
-    /// Tells whether the request may have been done although it has this problem.
+    /// Returns whether the request may have been done although it has this problem.
     pub(super) const fn may_be_done(self) -> bool {
         matches!(self, Self::ShardSilent | Self::Incomplete)
     }

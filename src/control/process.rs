@@ -178,7 +178,7 @@ mod tests {
         let memory = black_box(vec![1_u8; 128 << 20]);
         let after = process.figures();
         let grown = |read: fn(&Figures) -> Option<u64>| {
-            read(&after).expect("it is told") as i64 - read(&before).expect("it is told") as i64
+            read(&after).expect("the kernel reports it") as i64 - read(&before).expect("the kernel reports it") as i64
         };
         assert!((150..450).contains(&grown(|figures| figures.open_descriptors)), "{before:?} {after:?}");
         assert!(grown(|figures| figures.resident_bytes) > 64 << 20, "{before:?} {after:?}");

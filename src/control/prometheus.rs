@@ -171,7 +171,8 @@ fn encode_process(encoder: &mut DescriptorEncoder<'_>, figures: &Figures) -> fmt
 
 /// Begins one of [`FAMILIES`].
 fn describe<'s>(encoder: &'s mut DescriptorEncoder<'_>, name: &'static str) -> Result<MetricEncoder<'s>, fmt::Error> {
-    let family = FAMILIES.iter().find(|family| family.name == name).expect("what is told is in the table");
+    let family =
+        FAMILIES.iter().find(|family| family.name == name).expect("every family that is written is in the table");
     let kind = match family.kind {
         FamilyKind::Counter => MetricType::Counter,
         FamilyKind::Gauge => MetricType::Gauge,
@@ -181,9 +182,9 @@ fn describe<'s>(encoder: &'s mut DescriptorEncoder<'_>, name: &'static str) -> R
     encoder.encode_descriptor(family.name, family.help, None, kind)
 }
 
-fn histogram(encoder: &mut MetricEncoder<'_>, told: &Histogram) -> fmt::Result {
-    let sum = told.sum_ns as f64 / 1e9;
-    encoder.encode_histogram::<NoLabelSet>(sum, told.count(), &buckets(told), None)
+fn histogram(encoder: &mut MetricEncoder<'_>, histogram: &Histogram) -> fmt::Result {
+    let sum = histogram.sum_ns as f64 / 1e9;
+    encoder.encode_histogram::<NoLabelSet>(sum, histogram.count(), &buckets(histogram), None)
 }
 
 fn counter(
@@ -208,7 +209,7 @@ impl Count {
         Self { family, label, help, is_gauge, value: read(counts) }
     }
 
-    /// A family of several counts is told by its own sentence.
+    /// A family of several counts has a help text of its own.
     fn help(&self) -> &'static str {
         const FAMILIES: &[(&str, &str)] = &[
             ("pombo_logins", "Logins that reached a shard, by outcome"),
@@ -272,7 +273,7 @@ mod tests {
             "# TYPE pombo_sessions gauge",
             "# EOF",
         ] {
-            assert!(text.lines().any(|told| told == line), "{line} is missing in\n{text}");
+            assert!(text.lines().any(|found| found == line), "{line} is missing in\n{text}");
         }
         let families = Stats::ALL.iter().map(|metric| metric.family);
         for family in families.chain(NodeCounts::ALL.iter().map(|metric| metric.family)) {

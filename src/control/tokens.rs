@@ -98,7 +98,7 @@ impl TokenSet {
         Ok(set)
     }
 
-    /// Tells whether requests need no token.
+    /// Returns whether requests need no token.
     pub(super) fn is_empty(&self) -> bool {
         self.0.is_empty()
     }

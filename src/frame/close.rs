@@ -1,7 +1,7 @@
 //! Close codes by name: those of RFC 6455, section 7.4.1, that pombo sends, and pombo's own.
 //!
-//! The range 4000 to 4999 is for private use (RFC 6455, section 7.4.2). A code tells the client what
-//! to do next; the reason beside it tells a person why. Flat data, no state.
+//! The range 4000 to 4999 is for private use (RFC 6455, section 7.4.2). A code says to the client what
+//! to do next; the reason beside it says to a person why. Flat data, no state.
 
 /// Both sides are done.
 pub const NORMAL: u16 = 1000;

@@ -133,7 +133,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Exchange<S> {
         poll_fn(|context| self.connection.poll_without_shutdown(context)).await
     }
 
-    /// Tells whether `respond` was called; the answer may not have been sent yet.
+    /// Returns whether `respond` was called; the answer may not have been sent yet.
     pub(super) fn is_answered(&self) -> bool {
         *self.stage.borrow() == Stage::Answered
     }

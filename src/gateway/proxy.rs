@@ -19,7 +19,7 @@ const SIGNATURE: &[u8; 12] = b"\r\n\r\n\0\r\nQUIT\n";
 /// Start of a header of version 1 (section 2.1).
 const LINE_START: &[u8; 6] = b"PROXY ";
 
-/// Bytes that tell the versions apart; the shortest header of either version is longer.
+/// Bytes that distinguish the versions; the shortest header of either version is longer.
 const FRONT_BYTES: usize = SIGNATURE.len();
 
 /// Longest header of version 1, with its end of line.

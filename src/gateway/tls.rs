@@ -18,7 +18,7 @@ use crate::shard::{Stream, Tls};
 /// Makes the handshake by `deadline`. A connection that has sent nothing by the time `draining` completes is ended.
 ///
 /// # Errors
-/// When the handshake fails, which an alert or an HTTP status has told the client; or when the connection is lost.
+/// When the handshake fails, of which an alert or an HTTP status has informed the client; or when the connection is lost.
 pub(super) async fn handshake(
     mut stream: TcpStream,
     config: Arc<ServerConfig>,

@@ -185,7 +185,7 @@ impl<N: Network> Shard<N> {
     /// Handles the result of a receive call straight into the buffer of a message.
     fn note_direct_receive(&mut self, key: SessionKey, received: io::Result<usize>, space: usize) {
         let Some(length) = self.note_received(key, received, space) else {
-            // Unless the session has ended, its reader must be told that the direct read is over before it is used
+            // Unless the session has ended, its reader must know that the direct read is over before it is used
             // again.
             if let Some(session) = self.sessions.get(key) {
                 session.reader.direct_done(usize::MAX).ok();

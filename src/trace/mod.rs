@@ -191,8 +191,8 @@ mod tests {
         assert_ne!((root.trace_id, root.span_id), (other.trace_id, other.span_id));
         for context in [child, root] {
             let TraceContext { trace_id, span_id, is_sampled } = context;
-            let told = RemoteParent::read(context.traceparent().as_bytes());
-            assert_eq!(told, Some(RemoteParent { trace_id, span_id, is_sampled }));
+            let parent = RemoteParent::read(context.traceparent().as_bytes());
+            assert_eq!(parent, Some(RemoteParent { trace_id, span_id, is_sampled }));
         }
     }
 }

@@ -112,7 +112,7 @@ pub(super) fn tls(field: &Field, notes: &mut Notes) {
     let count = field.scale.noise;
     let dialled = Peer::many(count, |_| Peer::dial(field.address)).expect("the node accepts");
     let record = |random: &mut Random| {
-        // A handshake's head, so that it is not told from its first byte.
+        // A handshake's head, so that its first byte does not give it away.
         let body = random.bytes(BYTES_MAX);
         [&[0x16, 3, 1], &(body.len() as u16).to_be_bytes()[..], &body].concat()
     };

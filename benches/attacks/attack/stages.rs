@@ -82,7 +82,7 @@ pub(super) fn mute(field: &Field, notes: &mut Notes) {
         let upgraded = ends(upgraded, |peer| peer.end_within(LOGIN + LATE));
         (dialled.join().expect("the node ends them"), upgraded)
     });
-    // Who has said nothing at all is told nothing.
+    // A peer that has sent nothing gets no answer.
     notes.ends("never asked", &dialled, &[End::Silence]);
     notes.ends("never logged in", &upgraded, &[End::Close(1008)]);
 }

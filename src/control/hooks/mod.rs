@@ -141,7 +141,7 @@ impl Hooks {
                 }
                 if end <= now.instant {
                     let events = pipeline.queue.abandon();
-                    return warn!(events, "the service of hook_url was not told of the last events");
+                    return warn!(events, "the last events did not reach the service of hook_url");
                 }
             }
             if poster.is_some()

@@ -153,7 +153,7 @@ mod tests {
         settings: HookSettings,
         now: Now,
         /// Events that the shards have sent and the pipeline has not received.
-        told: VecDeque<Event>,
+        pending: VecDeque<Event>,
         /// A sender whose channel takes no event: it counts drops.
         full: PresenceSender,
         online: BTreeSet<u8>,
@@ -196,7 +196,7 @@ mod tests {
                 progress,
                 settings: config.hook_settings().expect("there is an address"),
                 now: Now { instant: Instant::now(), wall: Duration::from_secs(1) },
-                told: VecDeque::new(),
+                pending: VecDeque::new(),
                 full,
                 online: BTreeSet::new(),
                 moved: BTreeSet::new(),
@@ -211,7 +211,7 @@ mod tests {
             match step {
                 Step::Toggle(uid) => {
                     let event = self.toggle(uid);
-                    self.told.push_back(event);
+                    self.pending.push_back(event);
                 }
                 Step::Drop(uid) => {
                     // The receiver has gone: no event is taken.
@@ -220,7 +220,7 @@ mod tests {
                 }
                 Step::Move(uid) if self.online.contains(&uid) => {
                     self.relocate(uid);
-                    self.told.push_back(self.event(uid, Change::Moved));
+                    self.pending.push_back(self.event(uid, Change::Moved));
                 }
                 Step::Move(_) => {}
                 Step::Take(most, ms) => self.take(most, Duration::from_millis(ms.into())),
@@ -250,9 +250,9 @@ mod tests {
         fn take(&mut self, most: usize, later: Duration) {
             self.now.instant += later;
             self.now.wall += later;
-            self.pipeline.note_dropped(self.told.len());
+            self.pipeline.note_dropped(self.pending.len());
             for _ in 0..most {
-                let Some(event) = self.told.pop_front() else { break };
+                let Some(event) = self.pending.pop_front() else { break };
                 self.pipeline.receive(event, self.now, &self.settings);
             }
             self.pipeline.advance(self.now, &self.settings);
@@ -295,9 +295,9 @@ mod tests {
             (as_of.sequence, on_page.collect())
         }
 
-        /// Whether the pipeline has a loss to tell, now or when it looks again.
+        /// Whether the pipeline has a loss to report, now or when it looks again.
         fn knows_of_loss(&mut self) -> bool {
-            self.pipeline.note_dropped(self.told.len());
+            self.pipeline.note_dropped(self.pending.len());
             self.pipeline.dropped.events > 0
         }
 
@@ -343,16 +343,16 @@ mod tests {
             prop_assert_eq!((world.lost, world.progress.counts()[1]), (0, 0));
         }
 
-        /// Every event is delivered, or counted as lost and told to be.
+        /// Every event is delivered, or counted as lost and reported as lost.
         #[test]
-        fn what_is_lost_is_told(steps in steps_with_loss()) {
+        fn what_is_lost_is_reported(steps in steps_with_loss()) {
             let mut world = World::new(4);
             steps.into_iter().for_each(|step| world.step(step));
             world.deliver_all();
             let [delivered, lost, _] = world.progress.counts();
             let (_, as_of) = world.progress.read_page();
             let dropped = lost + delivered - as_of.sequence;
-            prop_assert!(world.lost >= lost, "told {}, lost {}", world.lost, lost);
+            prop_assert!(world.lost >= lost, "reported {}, lost {}", world.lost, lost);
             prop_assert!(lost >= dropped);
         }
 

@@ -151,7 +151,7 @@ impl Queue {
         }
     }
 
-    /// Tells whether nothing waits.
+    /// Returns whether nothing waits.
     pub(super) fn is_empty(&self) -> bool {
         self.batch.is_none() && self.since.is_none()
     }

@@ -102,7 +102,7 @@ fn check_page(uri: &Uri, headers: &HeaderMap, peer: Peer) -> Result<(), Failure>
     Ok(())
 }
 
-/// Tells whether a host, with or without a port, is an address or `localhost`.
+/// Returns whether a host, with or without a port, is an address or `localhost`.
 fn is_own_name(host: &str) -> bool {
     let Ok(authority) = host.parse::<Authority>() else { return false };
     let name = authority.host();

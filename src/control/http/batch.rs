@@ -43,9 +43,9 @@ const MEDIA_TYPES: [&str; 3] = ["application/x-ndjson", "application/ndjson", "a
     post,
     path = "/v1/batch",
     tag = "push",
-    request_body(description = "An object a line, as JSON without line ends inside", content(
+    request_body(description = "One JSON object per line, without line ends inside", content(
         (super::outcome::BatchMessage = "application/x-ndjson"))),
-    responses((status = 200, description = "What became of each, a line each", body = Outcome,
+    responses((status = 200, description = "The outcome of each message, one line each", body = Outcome,
                content_type = "application/x-ndjson")),
 )]
 pub(super) async fn batch(

@@ -55,7 +55,7 @@ fn too_large(bytes_max: usize) -> Failure {
     Problem::TooLarge.with_detail(format!("expected a body of at most {bytes_max} bytes"))
 }
 
-/// Tells whether the client waits for `100 Continue` before it sends the body; hyper sends that at the first read of the body.
+/// Returns whether the client waits for `100 Continue` before it sends the body; hyper sends that at the first read of the body.
 pub(super) fn is_awaited(headers: &HeaderMap) -> bool {
     headers.get_all(EXPECT).iter().any(|value| value.as_bytes().eq_ignore_ascii_case(b"100-continue"))
 }

@@ -16,13 +16,13 @@ use crate::dispatcher::Unanswered;
 /// Time for each shard to answer. The time-outs for probes in `docs/operations.md` are one second longer.
 const ANSWER_TIME: Duration = Duration::from_secs(2);
 
-/// Tells whether the node lives: it answers, and so does each of its shards.
+/// Liveness: 200 if the node and each of its shards answer.
 ///
 /// A shard that has drained has nothing left to do, and counts as alive. What fails here for long does not come back by
 /// itself.
 #[utoipa::path(get, path = "/healthz", tag = "health", responses(
-    (status = 200, description = "It lives", body = String, content_type = "text/plain"),
-    (status = 503, description = "Shards do not answer", body = String, content_type = "text/plain")))]
+    (status = 200, description = "The node is alive", body = String, content_type = "text/plain"),
+    (status = 503, description = "Some shards do not answer; the text names them", body = String, content_type = "text/plain")))]
 pub(super) async fn live(State(api): State<Api>) -> Response {
     let answers = api.control.dispatcher.by(Instant::now() + ANSWER_TIME).stats().await;
     let dead = |answer: &Result<_, Unanswered>| matches!(answer, Err(Unanswered::Busy | Unanswered::Silent));
@@ -30,12 +30,12 @@ pub(super) async fn live(State(api): State<Api>) -> Response {
     respond(silent.map(|(shard, _)| format!("shard {shard} did not answer within {ANSWER_TIME:?}")).collect())
 }
 
-/// Tells whether the node takes connections.
+/// Readiness: 200 if the node accepts connections.
 ///
 /// It does not while it drains, without free descriptors, and with all its connections; the last two pass by themselves.
 #[utoipa::path(get, path = "/readyz", tag = "health", responses(
-    (status = 200, description = "It takes connections", body = String, content_type = "text/plain"),
-    (status = 503, description = "It takes none, and why", body = String, content_type = "text/plain")))]
+    (status = 200, description = "The node accepts connections", body = String, content_type = "text/plain"),
+    (status = 503, description = "The node accepts no connections; the text says why", body = String, content_type = "text/plain")))]
 pub(super) async fn ready(State(api): State<Api>) -> Response {
     let control = &api.control;
     let (connections, connections_max) = (control.admission.count(), api.settings().node_connections_max);

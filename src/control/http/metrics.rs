@@ -17,7 +17,7 @@ use crate::control::tokens::Caller;
 /// `Content-Type` of the older format.
 const PLAIN_CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
 
-/// Tells what the node counts.
+/// Returns the node's metrics.
 pub(super) async fn metrics(
     State(api): State<Api>,
     Extension(caller): Extension<Caller>,
@@ -32,7 +32,7 @@ pub(super) async fn metrics(
     Ok(([(CONTENT_TYPE, content_type), (VARY, "accept")], text))
 }
 
-/// Tells whether `Accept` names OpenMetrics 1.0.0, and plain text with no higher quality.
+/// Returns whether `Accept` names OpenMetrics 1.0.0, and plain text with no higher quality.
 ///
 /// Any other `Accept` (another version, `*/*`, none) gets plain text, which every scraper reads.
 fn asks_for_openmetrics(headers: &HeaderMap) -> bool {

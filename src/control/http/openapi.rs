@@ -23,7 +23,7 @@ use crate::control::problem::Details;
     tags((name = "push", description = "Sending messages; the right `push`"),
          (name = "query", description = "Asking who is online; the right `query`"),
          (name = "admin", description = "Closing sessions; the right `admin`"),
-         (name = "health", description = "What balancers and supervisors ask; without a token")),
+         (name = "health", description = "Probes for load balancers and supervisors; without a token")),
     modifiers(&Shared),
 )]
 struct Api;
@@ -44,7 +44,7 @@ impl Modify for Shared {
             for operation in operations.into_iter().flatten() {
                 match path.starts_with("/v1/") {
                     true => add_problems(operation),
-                    // Probes bring no token, and are told in a line what is wrong.
+                    // Probes bring no token, and get a line of text that says what is wrong.
                     false => operation.security = Some(Vec::new()),
                 }
             }

@@ -1,4 +1,4 @@
-//! Messages in JSON, and what became of each.
+//! Messages in JSON, and the outcome of each.
 
 use std::borrow::Cow;
 use std::sync::LazyLock;
@@ -15,17 +15,17 @@ use crate::dispatcher::{Push, Unanswered};
 use crate::message::{Delivery, Kind, Shed};
 use crate::uid::Uid;
 
-/// What became of a message to one uid.
+/// The outcome of a message to one uid.
 #[derive(Debug, Serialize, ToSchema)]
 pub(super) struct Outcome<'a> {
-    /// Whom it is for; nobody when that can't be told.
+    /// The receiver's uid; `null` if the line could not be read that far.
     #[schema(value_type = Option<String>)]
     pub(super) uid: Option<&'a str>,
     #[serde(flatten)]
     pub(super) became: Became<'a>,
 }
 
-/// What became of a message.
+/// The outcome of a message.
 #[derive(Debug, Serialize, ToSchema)]
 #[serde(tag = "outcome", rename_all = "kebab-case")]
 pub(super) enum Became<'a> {
@@ -37,20 +37,20 @@ pub(super) enum Became<'a> {
     },
     /// Nobody with this uid is logged in.
     Offline,
-    /// Sessions are there, and none took it.
+    /// The uid has sessions, and none accepted it.
     Shed {
-        /// Why.
+        /// The reason.
         #[schema(example = "outbox-full")]
         reason: &'static str,
     },
-    /// It was not sent, and nobody has it.
+    /// It was not sent.
     Refused {
-        /// Why.
+        /// The reason.
         problem: Details<'a>,
     },
     /// It may have been sent, or may still be sent.
     Unknown {
-        /// Why that can't be told.
+        /// The reason why the outcome is unknown.
         problem: Details<'a>,
     },
 }
@@ -101,7 +101,7 @@ pub(super) fn longest() -> &'static PushResult {
 #[serde(deny_unknown_fields)]
 #[schema(as = Line)]
 pub(super) struct BatchMessage<'a> {
-    /// Whom it is for.
+    /// The receiver's uid.
     #[serde(borrow)]
     pub(super) uid: Cow<'a, str>,
     /// The message, to go out as text; this or `base64`.
@@ -118,7 +118,7 @@ pub(super) struct BatchMessage<'a> {
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct List<'a> {
-    /// Whom it is for; one that stands there twice gets it twice.
+    /// The receivers' uids; a uid that is listed twice receives the message twice.
     pub(super) uids: Vec<String>,
     /// The message, to go out as text; this or `base64`.
     #[serde(borrow, default)]

@@ -22,11 +22,11 @@ use crate::dispatcher::{Broadcast, Push, Unanswered};
     post,
     path = "/v1/push/{uid}",
     tag = "push",
-    params(("uid" = String, Path, description = "Whom it is for, percent-encoded", min_length = 1),
-           ("Idempotency-Key" = Option<String>, Header, description = "Names this request, so that it is done once")),
+    params(("uid" = String, Path, description = "The receiver's uid, percent-encoded", min_length = 1),
+           ("Idempotency-Key" = Option<String>, Header, description = "Key of this request: a repeated request with the same key is not executed again")),
     request_body(description = "The message", content(
         (String = "text/plain"), (serde_json::Value = "application/json"), (Vec<u8> = "application/octet-stream"))),
-    responses((status = 200, description = "What became of it", body = Outcome)),
+    responses((status = 200, description = "Its outcome", body = Outcome)),
 )]
 pub(super) async fn one(
     State(api): State<Api>,
@@ -75,9 +75,9 @@ pub(super) struct Outcomes<'a> {
     post,
     path = "/v1/push",
     tag = "push",
-    params(("Idempotency-Key" = Option<String>, Header, description = "Names this request, so that it is done once")),
+    params(("Idempotency-Key" = Option<String>, Header, description = "Key of this request: a repeated request with the same key is not executed again")),
     request_body(description = "The message and its receivers", content((List = "application/json"))),
-    responses((status = 200, description = "What became of it, for each uid", body = Outcomes)),
+    responses((status = 200, description = "Its outcome for each uid", body = Outcomes)),
 )]
 pub(super) async fn list(
     State(api): State<Api>,
@@ -142,10 +142,10 @@ pub(super) struct Due {
     path = "/v1/broadcast",
     tag = "push",
     params(("except" = Option<Vec<String>>, Query, description = "Uids that are left out; may be repeated"),
-           ("Idempotency-Key" = Option<String>, Header, description = "Names this request, so that it is done once")),
+           ("Idempotency-Key" = Option<String>, Header, description = "Key of this request: a repeated request with the same key is not executed again")),
     request_body(description = "The message", content(
         (String = "text/plain"), (serde_json::Value = "application/json"), (Vec<u8> = "application/octet-stream"))),
-    responses((status = 200, description = "How many sessions it is due to", body = Due)),
+    responses((status = 200, description = "The number of sessions that it is to be delivered to", body = Due)),
 )]
 pub(super) async fn broadcast(
     State(api): State<Api>,

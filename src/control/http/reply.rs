@@ -45,7 +45,7 @@ impl Reply {
         Self { body: Bytes::copy_from_slice(&self.body), ..self.clone() }
     }
 
-    /// Tells whether the request was done, or may have been: then it must not be done again.
+    /// Returns whether the request was executed, or may have been: then it must not be executed again.
     pub(super) fn may_be_done(&self) -> bool {
         self.problem.is_none_or(Problem::may_be_done)
     }

@@ -128,7 +128,7 @@ impl From<Result<Stats, Unanswered>> for ShardStats {
     }
 }
 
-/// Tells what each shard counts.
+/// Returns the counts of each shard.
 ///
 /// It is answered during a drain, too.
 #[utoipa::path(get, path = "/v1/stats", tag = "query",

@@ -49,12 +49,12 @@ pub(super) struct Session {
     address: Option<String>,
 }
 
-/// Tells whether a uid is online, and its sessions.
+/// Returns whether a uid is online, and its sessions.
 #[utoipa::path(
     get,
     path = "/v1/uids/{uid}",
     tag = "query",
-    params(("uid" = String, Path, description = "Who, percent-encoded", min_length = 1)),
+    params(("uid" = String, Path, description = "The uid, percent-encoded", min_length = 1)),
     responses((status = 200, description = "Whether it is online", body = Online)),
 )]
 pub(super) async fn sessions(
@@ -96,7 +96,7 @@ pub(super) struct Counts {
     broadcast_deliveries: u64,
 }
 
-/// Tells what the node counts.
+/// Returns the node's counts.
 #[utoipa::path(get, path = "/v1/counts", tag = "query",
     responses((status = 200, description = "The counts", body = Counts)))]
 pub(super) async fn counts(
@@ -144,7 +144,7 @@ pub(super) struct Point {
     sequence: u64,
 }
 
-/// Tells who is online, page by page.
+/// Lists the uids that are online, page by page.
 ///
 /// A uid whose oldest session stays the same from the first page to the last is on exactly one of them.
 #[utoipa::path(
@@ -189,11 +189,11 @@ pub(super) struct Closed {
     delete,
     path = "/v1/uids/{uid}",
     tag = "admin",
-    params(("uid" = String, Path, description = "Who, percent-encoded", min_length = 1),
+    params(("uid" = String, Path, description = "The uid, percent-encoded", min_length = 1),
            ("code" = Option<u16>, Query, description = "The close code that its clients see: 1008 by default; 3000 to 4999 are free for your own",
             minimum = 1000, maximum = 4999),
            ("reason" = Option<String>, Query, description = "The reason beside it, up to 123 bytes", max_length = 123),
-           ("Idempotency-Key" = Option<String>, Header, description = "Names this request, so that it is done once")),
+           ("Idempotency-Key" = Option<String>, Header, description = "Key of this request: a repeated request with the same key is not executed again")),
     responses((status = 200, description = "How many sessions were closed", body = Closed)),
 )]
 pub(super) async fn close(

@@ -28,7 +28,7 @@ pub(super) fn receiver(line: &[u8]) -> Option<Box<str>> {
     }
 }
 
-/// Tells whether a line without a receiver belongs to another protocol: to the head of an HTTP request, or, if it begins with
+/// Returns whether a line without a receiver belongs to another protocol: to the head of an HTTP request, or, if it begins with
 /// a control character, to a binary protocol such as TLS.
 ///
 /// A line that begins with a brace never does: no HTTP method and no header name begins with one.
@@ -48,7 +48,7 @@ pub(super) fn is_of_another_protocol(line: &[u8]) -> bool {
     begins_no_text || is_request() || is_host()
 }
 
-/// Tells whether `json_decode` accepts a text that serde_json has accepted: it is at most [`DEPTH_MAX`] deep, and has no half of
+/// Returns whether `json_decode` accepts a text that serde_json has accepted: it is at most [`DEPTH_MAX`] deep, and has no half of
 /// a surrogate pair, which serde_json does not check in texts that it skips.
 fn is_taken_by_php(json: &[u8]) -> bool {
     let (mut depth, mut is_in_text, mut rest) = (0, false, json);

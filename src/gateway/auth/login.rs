@@ -39,7 +39,7 @@ pub(crate) enum Authentication {
 }
 
 impl LoginService {
-    /// Tells whether the node runs without authentication: a client's uid is then taken from its first message, unchecked.
+    /// Returns whether the node runs without authentication: a client's uid is then taken from its first message, unchecked.
     pub(crate) fn is_unauthenticated(&self) -> bool {
         self.authenticator.is_disabled()
     }

@@ -109,17 +109,17 @@ impl Authenticator {
         Ok(Self { method })
     }
 
-    /// Tells whether there is no authentication: the first message is the uid.
+    /// Returns whether there is no authentication: the first message is the uid.
     pub(crate) fn is_disabled(&self) -> bool {
         matches!(self.method, Method::None)
     }
 
-    /// Tells whether checking a credential also needs the facts of its request.
+    /// Returns whether checking a credential also needs the facts of its request.
     pub(crate) fn needs_facts(&self) -> bool {
         matches!(self.method, Method::Http(_))
     }
 
-    /// Tells whether tokens are checked with keys, which may change.
+    /// Returns whether tokens are checked with keys, which may change.
     pub(crate) fn has_keys(&self) -> bool {
         matches!(self.method, Method::Jwt(_))
     }
@@ -200,7 +200,7 @@ mod tests {
         let at = |seconds| Some(SystemTime::UNIX_EPOCH + Duration::from_secs_f64(seconds));
         assert_eq!(seconds(&json!(0)), at(0.0));
         assert_eq!(seconds(&json!(1.5)), at(1.5));
-        assert!(seconds(&json!(1e18)) > at(4e9), "too far to tell is late");
+        assert!(seconds(&json!(1e18)) > at(4e9), "a time beyond all clocks is late");
         for no_time in [json!(-1), json!("1"), json!(null), json!([1]), json!(1e300)] {
             assert_eq!(seconds(&no_time), None, "{no_time}");
         }

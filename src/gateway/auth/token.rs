@@ -95,7 +95,7 @@ fn claims(claims: &Map<String, Value>, settings: &AuthSettings) -> Result<Claims
     Ok(Claims { uid: uid.to_owned(), rights, expires: Some(expires) })
 }
 
-/// Tells whether the claim is `audience`, or a list that contains it (RFC 7519, section 4.1.3).
+/// Returns whether the claim is `audience`, or a list that contains it (RFC 7519, section 4.1.3).
 fn is_for(claimed: &Value, audience: &str) -> bool {
     match claimed {
         Value::Array(several) => several.iter().any(|one| one.as_str() == Some(audience)),
