@@ -74,6 +74,14 @@ impl Traffic for Broadcast {
 }
 
 impl Load for Broadcast {
+    fn state(&self) -> &LoadState {
+        &self.state
+    }
+
+    fn state_mut(&mut self) -> &mut LoadState {
+        &mut self.state
+    }
+
     fn start(&mut self, now: u64, due: &mut Due) {
         due.owe(BROADCASTER, self.window, now);
     }
@@ -83,28 +91,12 @@ impl Load for Broadcast {
         self.to_last.reset();
     }
 
-    fn lap(&mut self) -> Histogram<u64> {
-        self.state.lap()
-    }
-
-    fn stop(&mut self) {
-        self.state.remaining = 0;
-    }
-
     fn in_flight(&self) -> u64 {
         self.ledger.in_flight()
     }
 
-    fn is_exhausted(&self) -> bool {
-        self.state.remaining == 0
-    }
-
     fn tally(&self) -> Tally {
         self.ledger.tally
-    }
-
-    fn stray(&self) -> Option<&str> {
-        self.state.stray.as_deref()
     }
 
     fn close(self) -> Outcome {

@@ -18,7 +18,7 @@ use super::super::generator::{Due, Traffic};
 use super::super::ledger::{Tally, Visitor};
 use super::super::wire::{EVERYBODY, Stamp};
 use super::schedule::Schedule;
-use super::{BROADCASTER, Broadcast, Load, Outcome, Unicast};
+use super::{BROADCASTER, Broadcast, Load, LoadState, Outcome, Unicast};
 
 /// Most broadcasts in flight: with more, the server is hopelessly behind.
 const BROADCASTS_MAX: u64 = 1024;
@@ -172,6 +172,14 @@ impl Traffic for Mixed {
 }
 
 impl Load for Mixed {
+    fn state(&self) -> &LoadState {
+        self.unicast.state()
+    }
+
+    fn state_mut(&mut self) -> &mut LoadState {
+        self.unicast.state_mut()
+    }
+
     fn start(&mut self, now: u64, due: &mut Due) {
         self.unicast.start(now, due);
         if let Some(schedule) = &mut self.schedule {
@@ -205,10 +213,6 @@ impl Load for Mixed {
         self.broadcast.mark(None);
     }
 
-    fn lap(&mut self) -> Histogram<u64> {
-        self.unicast.lap()
-    }
-
     fn stop(&mut self) {
         self.unicast.stop();
         self.broadcast.stop();
@@ -218,16 +222,8 @@ impl Load for Mixed {
         self.unicast.in_flight() + self.broadcast.in_flight()
     }
 
-    fn is_exhausted(&self) -> bool {
-        self.is_stopped()
-    }
-
     fn tally(&self) -> Tally {
         self.unicast.tally() + self.broadcast.tally() + self.tally
-    }
-
-    fn stray(&self) -> Option<&str> {
-        self.unicast.stray()
     }
 
     fn visits(&self) -> u64 {

@@ -28,6 +28,12 @@ const BROADCASTER: u32 = 0;
 
 /// Traffic that can be started, measured, stopped, and accounted for.
 pub(super) trait Load: Traffic {
+    /// The state that it shares with all loads.
+    fn state(&self) -> &LoadState;
+
+    /// The same, to change.
+    fn state_mut(&mut self) -> &mut LoadState;
+
     /// Fills every window, or begins the schedule.
     fn start(&mut self, now: u64, due: &mut Due);
 
@@ -45,19 +51,27 @@ pub(super) trait Load: Traffic {
     }
 
     /// Begins what is measured: forgets latencies so far, and sends no more than `messages` from here on.
-    fn mark(&mut self, messages: Option<u64>);
+    fn mark(&mut self, messages: Option<u64>) {
+        self.state_mut().mark(messages);
+    }
 
     /// Ends a part of what is measured, and returns the latency of the deliveries in it.
-    fn lap(&mut self) -> Histogram<u64>;
+    fn lap(&mut self) -> Histogram<u64> {
+        self.state_mut().lap()
+    }
 
     /// Sends no more.
-    fn stop(&mut self);
+    fn stop(&mut self) {
+        self.state_mut().remaining = 0;
+    }
 
     /// Messages on their way.
     fn in_flight(&self) -> u64;
 
     /// Whether the last message was sent.
-    fn is_exhausted(&self) -> bool;
+    fn is_exhausted(&self) -> bool {
+        self.state().remaining == 0
+    }
 
     /// The counts so far.
     fn tally(&self) -> Tally;
@@ -68,7 +82,9 @@ pub(super) trait Load: Traffic {
     }
 
     /// The first arrival that was not one of ours, if any.
-    fn stray(&self) -> Option<&str>;
+    fn stray(&self) -> Option<&str> {
+        self.state().stray.as_deref()
+    }
 
     /// Ends the load; returns its counts and latencies.
     fn close(self) -> Outcome;
@@ -86,7 +102,7 @@ pub(super) struct Outcome {
 }
 
 /// The state that all loads have besides their ledger.
-struct LoadState {
+pub(super) struct LoadState {
     writer: Writer,
     /// Of the laps before this one.
     latency: Histogram<u64>,
