@@ -16,7 +16,7 @@ fi
 # The token goes by standard input: arguments are seen by everybody on the machine.
 answer=$(
     { [ -z "${POMBO_CONTROL_TOKEN:-}" ] || printf 'header = "Authorization: Bearer %s"\n' "$POMBO_CONTROL_TOKEN"; } |
-        curl --config - --silent --show-error --fail-with-body --max-time 5 \
+        curl --config - --silent --show-error --max-time 5 \
             --header 'Content-Type: text/plain; charset=utf-8' --data-raw "$2" \
             "${POMBO_URL:-http://127.0.0.1:1235}/v1/push/$1"
 ) || { echo "not pushed: $answer" >&2; exit 1; }
@@ -25,5 +25,6 @@ case $answer in
 *'"outcome":"delivered"'*) echo delivered ;;
 *'"outcome":"offline"'*) echo offline; exit 3 ;;
 *'"outcome":"shed"'*) echo shed; exit 4 ;;
-*) echo "not understood: $answer" >&2; exit 1 ;;
+# A problem, which says what it is, or no answer of a node.
+*) echo "not pushed: $answer" >&2; exit 1 ;;
 esac

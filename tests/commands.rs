@@ -239,6 +239,21 @@ fn less(arguments: &str) -> String {
     words.collect::<Vec<_>>().join(" ")
 }
 
+#[test]
+fn every_curl_takes_what_a_document_gives_it() {
+    let mut count = 0;
+    for (document, block) in blocks() {
+        for line in lines(&block).iter().filter(|line| line.contains("curl ")) {
+            count += 1;
+            // Of curl 7.82 and 7.76; Debian 11 has 7.74, and Ubuntu 22.04 has 7.81.
+            for young in ["--json", "--fail-with-body"] {
+                assert!(!line.contains(young), "{document}: {line}: older curls do not know {young}");
+            }
+        }
+    }
+    assert!(count >= 8, "{count} commands with curl were found");
+}
+
 /// Every block of `sh`, with its document.
 fn blocks() -> Vec<(String, String)> {
     let mut documents = vec!["README.md".to_owned(), "fuzz/README.md".to_owned(), "benches/peers/README.md".to_owned()];

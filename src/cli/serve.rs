@@ -398,7 +398,9 @@ fn invite(control: Option<&Listen>, config: &Config) -> String {
     };
     let has_tokens = !config.control_tokens.is_empty() || config.control_tokens_file.is_some();
     let token = if has_tokens { "--oauth2-bearer TOKEN " } else { "" };
-    format!("push from other programs on {place}: curl {socket}{token}--json '\"hi\"' {base}/v1/push/alice\n{console}")
+    // No `--json`, which needs curl 7.82 and sends the quotes of a JSON text as part of the message.
+    let message = "-H 'Content-Type: text/plain' -d hi";
+    format!("push from other programs on {place}: curl {socket}{token}{message} {base}/v1/push/alice\n{console}")
 }
 
 fn url(scheme: &str, listen: &Listen) -> String {
@@ -468,7 +470,7 @@ mod tests {
             "127.0.0.1:1235",
             |_| {},
             "push from other programs on http://127.0.0.1:1235: \
-             curl --json '\"hi\"' http://127.0.0.1:1235/v1/push/alice\n\
+             curl -H 'Content-Type: text/plain' -d hi http://127.0.0.1:1235/v1/push/alice\n\
              watch the node: open http://127.0.0.1:1235/ in a browser",
         );
         check(
@@ -478,21 +480,21 @@ mod tests {
                 config.control_tokens_file = Some("tokens".into());
             },
             "push from other programs on https://0.0.0.0:1: \
-             curl --oauth2-bearer TOKEN --json '\"hi\"' https://127.0.0.1:1/v1/push/alice\n\
+             curl --oauth2-bearer TOKEN -H 'Content-Type: text/plain' -d hi https://127.0.0.1:1/v1/push/alice\n\
              watch the node: open https://127.0.0.1:1/ in a browser",
         );
         check(
             "unix:/x",
             |_| {},
             "push from other programs on unix:/x: \
-             curl --unix-socket /x --json '\"hi\"' http://localhost/v1/push/alice",
+             curl --unix-socket /x -H 'Content-Type: text/plain' -d hi http://localhost/v1/push/alice",
         );
         #[cfg(target_os = "linux")]
         check(
             "unix:@x",
             |_| {},
             "push from other programs on unix:@x: \
-             curl --abstract-unix-socket x --json '\"hi\"' http://localhost/v1/push/alice",
+             curl --abstract-unix-socket x -H 'Content-Type: text/plain' -d hi http://localhost/v1/push/alice",
         );
     }
 
