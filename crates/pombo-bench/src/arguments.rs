@@ -12,7 +12,7 @@ use pombo::descriptors;
 use super::BenchError;
 use super::inside::Placement;
 use super::secure::Identity;
-use super::target::Target;
+use super::target::{Target, fresh_prefix};
 use super::traffic::Targets;
 use super::wire::{CONNECTIONS_MAX, STAMP_BYTES};
 
@@ -139,9 +139,9 @@ pub(super) struct CommonArgs {
     /// Connections under way at the same time while logging in
     #[arg(long, value_name = "N", default_value_t = 256, value_parser = clap::value_parser!(u32).range(1..))]
     pub(super) connecting: u32,
-    /// Uids are this and a number
-    #[arg(long, default_value = "u")]
-    pub(super) prefix: String,
+    /// Uids are this and a number [default: one that is new each time, such as bench-k3f9x2-]
+    #[arg(long)]
+    pub(super) prefix: Option<String>,
     /// Process of the server: report its CPU time and memory, its children's included
     #[arg(long)]
     pub(super) pid: Option<u32>,
@@ -336,8 +336,9 @@ impl ScenarioArgs {
                  use fewer connections, a smaller --window or a smaller --size"
             )));
         }
-        let prefix = &self.common().prefix;
-        if prefix.len() > 200 || prefix.contains(':') {
+        if let Some(prefix) = &self.common().prefix
+            && (prefix.len() > 200 || prefix.contains(':'))
+        {
             return Err(BenchError::Arguments(format!(
                 "--prefix is {prefix:?}, expected at most 200 bytes without a colon"
             )));
@@ -375,7 +376,7 @@ impl CommonArgs {
             authority: authority.to_owned(),
             path: path.to_owned(),
             secure,
-            uid_prefix: self.prefix.clone(),
+            uid_prefix: self.prefix.clone().unwrap_or_else(fresh_prefix),
             uids: Vec::new(),
             is_inside: false,
         })

@@ -56,6 +56,7 @@ pub(super) struct Run {
     process: Option<Process>,
     logins: Logins,
     login_cost: GeneratorCost,
+    uid_prefix: String,
     /// Before the first connection, and with all logged in, at the end of what they are held idle for.
     memory: Option<[Memory; 2]>,
     /// From before the first connection to the last login.
@@ -150,7 +151,7 @@ impl Run {
             Some(pid) => Some(Process::open(pid)?),
             None => target.is_inside.then(Process::around_this_thread).transpose()?,
         };
-        let address = target.address;
+        let (address, uid_prefix) = (target.address, target.uid_prefix.clone());
         let deadline = args.deadline.unwrap_or(length + DEADLINE_SPARE);
         let mut generator =
             Generator::new(target, connections, payload_max, deadline).map_err(|source| BenchError::Poll { source })?;
@@ -186,6 +187,7 @@ impl Run {
             process,
             logins,
             login_cost: after.own_cost(&before, connections.into()),
+            uid_prefix,
             memory: memory_before.zip(memory_idle).map(|(before, idle)| [before, idle]),
             login_switches: (spent.voluntary_switches, spent.involuntary_switches),
             progress,
@@ -413,8 +415,19 @@ impl Run {
         if let Some(tally) = tally.as_ref().filter(|tally| tally.faults() > 0) {
             self.failures.push(tally.faults_text());
         }
-        let (logins, server, failures) = (self.logins, self.server, self.failures);
-        Ok(Report { scenario, server, parameters, logins, tally, messages, server_cost, generator, soak, failures })
+        Ok(Report {
+            scenario,
+            server: self.server,
+            uid_prefix: self.uid_prefix,
+            parameters,
+            logins: self.logins,
+            tally,
+            messages,
+            server_cost,
+            generator,
+            soak,
+            failures: self.failures,
+        })
     }
 }
 

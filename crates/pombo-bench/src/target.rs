@@ -1,5 +1,6 @@
 //! The server's address, and each client's uid and source address.
 
+use std::hash::{BuildHasher as _, RandomState};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
 use super::secure::Identity;
@@ -21,6 +22,7 @@ pub(super) struct Target {
     pub(super) path: String,
     /// The identity that the server must prove; `None` without TLS.
     pub(super) secure: Option<Identity>,
+    /// What the uids of this run begin with.
     pub(super) uid_prefix: String,
     /// The first connections' uids, if they were chosen; all others have the prefix and their number.
     pub(super) uids: Vec<String>,
@@ -43,9 +45,30 @@ impl Target {
     }
 }
 
+/// A prefix for uids that no other run has, and no user: a login under a uid that is in use would end that user's session.
+pub(super) fn fresh_prefix() -> String {
+    const LETTERS: &[u8; 36] = b"abcdefghijklmnopqrstuvwxyz0123456789";
+    // The keys of a `RandomState` are random in each process, and differ within one.
+    let mut random = RandomState::new().hash_one(std::process::id());
+    let letters = (0..6).map(|_| {
+        let letter = LETTERS[(random % 36) as usize];
+        random /= 36;
+        char::from(letter)
+    });
+    format!("bench-{}-", letters.collect::<String>())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn fresh_prefixes_differ() {
+        let (one, other) = (fresh_prefix(), fresh_prefix());
+        assert_ne!(one, other);
+        let random = one.strip_prefix("bench-").and_then(|rest| rest.strip_suffix('-')).expect("a name between dashes");
+        assert!(random.len() == 6 && random.bytes().all(|byte| byte.is_ascii_alphanumeric()), "{one}");
+    }
 
     #[track_caller]
     fn check_source(address: &str, index: u32, expected: Option<&str>) {

@@ -65,9 +65,13 @@ type Users = Arc<Mutex<HashMap<String, Outbox>>>;
 
 /// Serves on a port of its own until the test's process ends.
 fn server(conduct: Conduct) -> SocketAddr {
+    server_of(conduct, Users::default())
+}
+
+/// The same, with a map of users that the test looks into.
+fn server_of(conduct: Conduct, users: Users) -> SocketAddr {
     let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
     let address = listener.local_addr().expect("it is bound");
-    let users = Users::default();
     thread::spawn(move || {
         for stream in listener.incoming().take(CLIENTS_MAX) {
             let users = users.clone();
@@ -237,6 +241,29 @@ fn a_sound_server_passes() {
     check(Conduct::Behave, BROADCAST, sent(100, 400, 400));
 }
 
+/// A second run logged in under the uids of the first, and ended its connections.
+#[test]
+fn runs_at_the_same_time_have_uids_of_their_own() {
+    let users = Users::default();
+    let address = server_of(Conduct::Behave, users.clone());
+    let first = thread::spawn(move || bench(address, "unicast -c 4 --rate 400 --seconds 1 --warmup 0"));
+    let patience = Instant::now() + Duration::from_secs(30);
+    while users.lock().expect("sound").len() < 4 && Instant::now() < patience {
+        thread::sleep(Duration::from_millis(5));
+    }
+    let second = bench(address, UNICAST).expect("it ends");
+    let first = first.join().expect("it does not panic").expect("it ends");
+    for report in [&first, &second] {
+        assert!(report.is_sound(), "{report}");
+        assert!(report.uid_prefix.starts_with("bench-"), "{report}");
+        assert!(report.to_string().contains(&format!("{} and a number", report.uid_prefix)), "{report}");
+    }
+    assert_ne!(first.uid_prefix, second.uid_prefix);
+    assert_eq!(users.lock().expect("sound").len(), 8);
+    assert_eq!(bench(address, "connect -c 1 --prefix mine").expect("it ends").uid_prefix, "mine");
+    assert!(users.lock().expect("sound").contains_key("mine0"));
+}
+
 #[test]
 fn sizes_and_kinds_pass() {
     for rest in ["--size 24", "--size 119", "--size 130 --binary", "--size 70000 --text", "--size 70000 --binary"] {
@@ -351,7 +378,7 @@ fn a_server_that_stops_delivering_fails_the_run() {
 
 #[test]
 fn a_connection_that_is_closed_fails_the_run() {
-    let report = bench(server(Conduct::Close), ALONE).expect("it ends");
+    let report = bench(server(Conduct::Close), &format!("{ALONE} --prefix u")).expect("it ends");
     let tally = report.tally.as_ref().expect("messages were sent");
     assert_eq!((tally.closed, tally.delivered), (1, 9), "{report}");
     assert_eq!(report.failures[0], "the connection of u0 was closed with code 4008, \"too slow\"");
@@ -579,7 +606,8 @@ fn servers_that_do_not_let_in_are_reported() {
     let error = bench(gone, "connect -c 3").expect_err("nobody listens");
     assert_eq!(error.to_string(), format!("cannot connect to {gone}: connection refused"));
 
-    let error = bench(mute("HTTP/1.1 503 Service Unavailable\r\n\r\n"), "connect -c 1").expect_err("refused");
+    let refusing = mute("HTTP/1.1 503 Service Unavailable\r\n\r\n");
+    let error = bench(refusing, "connect -c 1 --prefix u").expect_err("refused");
     let expected = "cannot log in as u0: the connection was refused the upgrade: HTTP/1.1 503 Service Unavailable";
     assert_eq!(error.to_string(), expected);
 

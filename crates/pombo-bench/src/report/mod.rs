@@ -26,6 +26,8 @@ pub struct Report {
     pub scenario: &'static str,
     /// The server's address.
     pub server: String,
+    /// What the uids of the connections began with.
+    pub uid_prefix: String,
     /// What was asked for.
     pub parameters: Parameters,
     /// The logins.

@@ -18,6 +18,7 @@ impl Report {
         let mut table = Table::default();
         table.row("scenario", self.scenario_text());
         table.row("server", self.server.clone());
+        table.row("uids", format!("{} and a number", self.uid_prefix));
         let logins = &self.logins;
         let rate = format!(
             "{} in {:.2} s, {} a second",
