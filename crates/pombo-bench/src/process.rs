@@ -11,6 +11,10 @@ use std::time::{Duration, Instant};
 /// Ticks a second of `utime` and `stime`: the kernel's USER_HZ, 100 on every Linux that Rust runs on.
 const TICK: Duration = Duration::from_millis(10);
 
+/// Fewest ticks by which CPU time is split into user space and kernel, of which each must have one: with ten, a tick is a
+/// tenth of the whole.
+const SPLIT_TICKS_MIN: u32 = 10;
+
 /// Readings of memory count as settled when two of them, this far apart, differ by less than a thousandth.
 const SETTLE_INTERVAL: Duration = Duration::from_millis(250);
 
@@ -66,8 +70,8 @@ pub(super) struct Usage {
 pub(super) struct Spent {
     /// User and system time.
     pub(super) cpu: Duration,
-    /// Part of `cpu` in user space: the split is by ticks.
-    pub(super) user_share: f64,
+    /// Part of `cpu` in user space: the split is by ticks. None if there were too few to tell.
+    pub(super) user_share: Option<f64>,
     pub(super) voluntary_switches: u64,
     pub(super) involuntary_switches: u64,
     /// Time that its busiest thread ran, or was ready to.
@@ -82,10 +86,10 @@ impl Usage {
         let exact = self.exact.saturating_sub(before.exact);
         // The exact time of a thread that ended between the readings is lost; the ticks still include it.
         let cpu = if exact + 3 * TICK >= user + system { exact } else { user + system };
-        let ticks = (user + system).as_secs_f64();
+        let is_split = user >= TICK && system >= TICK && user + system >= TICK * SPLIT_TICKS_MIN;
         Spent {
             cpu,
-            user_share: if ticks > 0.0 { user.as_secs_f64() / ticks } else { 0.0 },
+            user_share: is_split.then(|| user.as_secs_f64() / (user + system).as_secs_f64()),
             voluntary_switches: self.voluntary_switches.saturating_sub(before.voluntary_switches),
             involuntary_switches: self.involuntary_switches.saturating_sub(before.involuntary_switches),
             busiest_thread: self.busiest_thread_since(before),
@@ -401,7 +405,7 @@ mod tests {
     }
 
     #[track_caller]
-    fn check_spent(user: u64, system: u64, exact: u64, expected: (u64, f64)) {
+    fn check_spent(user: u64, system: u64, exact: u64, expected: (u64, Option<f64>)) {
         let millis = Duration::from_millis;
         let before = Usage { user: millis(10), system: millis(20), exact: millis(31), ..Usage::default() };
         let after =
@@ -412,10 +416,18 @@ mod tests {
 
     #[test]
     fn spent() {
-        check_spent(100, 300, 402, (402, 0.25));
-        check_spent(0, 0, 4, (4, 0.0));
-        check_spent(100, 300, 0, (400, 0.25));
-        check_spent(100, 300, 200, (400, 0.25));
+        check_spent(100, 300, 402, (402, Some(0.25)));
+        check_spent(0, 0, 4, (4, None));
+        check_spent(100, 300, 0, (400, Some(0.25)));
+        check_spent(100, 300, 200, (400, Some(0.25)));
+    }
+
+    #[test]
+    fn a_split_needs_ticks_of_both() {
+        check_spent(50, 50, 100, (100, Some(0.5)));
+        check_spent(50, 40, 90, (90, None));
+        check_spent(0, 400, 400, (400, None));
+        check_spent(400, 0, 400, (400, None));
     }
 
     #[test]

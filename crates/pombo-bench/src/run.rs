@@ -30,6 +30,10 @@ const LOOK: Duration = Duration::from_millis(50);
 /// If the generator's own lateness is at least this share of the median latency, the generator is the bottleneck.
 const LATE: f64 = 0.5;
 
+/// Fewest connections of which memory is told per connection: with fewer, what the server takes by itself, a pool or the
+/// allocator's next page, outweighs theirs.
+const MEMORY_CONNECTIONS_MIN: u32 = 1000;
+
 /// A thread that is busy for at least this share of the time is the bottleneck.
 const BOTTLENECK: f64 = 0.9;
 
@@ -52,11 +56,11 @@ impl Length {
 pub(super) struct Run {
     generator: Generator,
     server: String,
+    uid_prefix: String,
     patience: Duration,
     process: Option<Process>,
     logins: Logins,
     login_cost: GeneratorCost,
-    uid_prefix: String,
     /// Before the first connection, and with all logged in, at the end of what they are held idle for.
     memory: Option<[Memory; 2]>,
     /// From before the first connection to the last login.
@@ -183,11 +187,11 @@ impl Run {
         Ok(Self {
             generator,
             server: address.to_string(),
+            uid_prefix,
             patience: args.patience,
             process,
             logins,
             login_cost: after.own_cost(&before, connections.into()),
-            uid_prefix,
             memory: memory_before.zip(memory_idle).map(|(before, idle)| [before, idle]),
             login_switches: (spent.voluntary_switches, spent.involuntary_switches),
             progress,
@@ -373,8 +377,10 @@ impl Run {
     }
 
     fn cost_of_connections(&self, [before, idle]: [Memory; 2], switches: (u64, u64)) -> ServerCost {
-        let each = |before: u64, idle: u64| (idle as f64 - before as f64) / f64::from(self.generator.connections());
-        let kernel = before.kernel.zip(idle.kernel);
+        let connections = self.generator.connections();
+        let each = |before: u64, idle: u64| (idle as f64 - before as f64) / f64::from(connections);
+        let are_enough = connections >= MEMORY_CONNECTIONS_MIN;
+        let kernel = before.kernel.zip(idle.kernel).filter(|_| are_enough);
         ServerCost {
             cpu_per_delivery: None,
             cores: None,
@@ -382,7 +388,7 @@ impl Run {
             involuntary_switches: switches.1,
             private_bytes_before: before.private_bytes,
             private_bytes_idle: idle.private_bytes,
-            private_bytes_per_connection: each(before.private_bytes, idle.private_bytes),
+            private_bytes_per_connection: are_enough.then(|| each(before.private_bytes, idle.private_bytes)),
             kernel_slab_bytes_per_connection: kernel.map(|(before, idle)| each(before.slab_bytes, idle.slab_bytes)),
             kernel_tcp_bytes_per_connection: kernel.map(|(before, idle)| each(before.tcp_bytes, idle.tcp_bytes)),
             private_bytes_after: None,

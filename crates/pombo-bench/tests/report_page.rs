@@ -27,6 +27,23 @@ fn bench(arguments: &[&str], page: &Path) {
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
 }
 
+/// Text and shapes of a plot that reach beyond its edge, and text that other text covers.
+const CLIPPED: &str = "[...document.querySelectorAll('svg.plot')].flatMap(plot => {
+    const frame = plot.getBoundingClientRect();
+    const name = plot.getAttribute('aria-label') + ': ';
+    const beyond = [...plot.querySelectorAll('text, rect, polyline')].filter(shape => {
+        const box = shape.getBoundingClientRect();
+        return box.left < frame.left - 1 || box.right > frame.right + 1
+            || box.top < frame.top - 1 || box.bottom > frame.bottom + 1;
+    });
+    const texts = [...plot.querySelectorAll('text')].map(text => [text, text.getBoundingClientRect()]);
+    const covered = texts.filter(([one, box], index) => texts.slice(0, index).some(([other, under]) =>
+        Math.min(box.right, under.right) - Math.max(box.left, under.left) > 1
+        && Math.min(box.bottom, under.bottom) - Math.max(box.top, under.top) > 4));
+    return [...beyond.map(shape => name + 'beyond: ' + (shape.textContent.trim() || shape.outerHTML.slice(0, 80))),
+        ...covered.map(([text]) => name + 'covered: ' + text.textContent.trim())];
+})";
+
 /// Looks at a page that has so many plots.
 async fn look(browser: &Browser, page: &Path, plots: usize) {
     let tab = browser.open(&format!("file://{}", page.display())).await;
@@ -37,6 +54,7 @@ async fn look(browser: &Browser, page: &Path, plots: usize) {
         && plot.querySelectorAll('text').length > 2
         && plot.getBoundingClientRect().width > 200 && plot.getBoundingClientRect().height > 50)";
     assert_eq!(tab.evaluate(drawn).await, json!(true));
+    assert_eq!(tab.evaluate(CLIPPED).await, json!([]), "these do not fit into their plot");
     assert_eq!(tab.evaluate("performance.getEntriesByType('resource').length").await, json!(0), "nothing is fetched");
     let light = colours(&tab, "light").await;
     let dark = colours(&tab, "dark").await;
@@ -90,7 +108,8 @@ async fn a_comparison_as_a_page() {
     let server = |name: &str| {
         format!("{name}=exec '{}' --control off --listen 127.0.0.1:{{port}} --shards 1 2> /dev/null", pombo.display())
     };
-    let (one, two) = (server("one"), server("two"));
+    // A long name stands above its bar like a short one.
+    let (one, two) = (server("one"), server(&"the-second-server".repeat(5)));
     let servers = ["compare", "--server", &one, "--server", &two, "--rounds", "2", "--seconds", "0.3"];
     let scenarios = ["--scenario", "unicast -c 4 -w 2", "--scenario", "connect -c 10"];
     bench(&[&servers[..], &scenarios[..]].concat(), &page);

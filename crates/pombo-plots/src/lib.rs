@@ -15,9 +15,13 @@ use plotters::prelude::*;
 /// Size of a plot of lines. Text stays legible when a phone shows it at two thirds.
 const SIZE: (u32, u32) = (640, 340);
 
-/// Height of a bar and its gap, and of what is around all of them.
-const BAR: u32 = 44;
-const BAR_MARGIN: u32 = 48;
+/// Height of a bar with its gap, of each line of text above it, and of what is below all of them.
+const BAR: u32 = 22;
+const BAR_LINE: u32 = 22;
+const BAR_MARGIN: u32 = 40;
+
+/// Letters of the text above a bar that fit beside each other, even in a wide font.
+const BAR_COLUMNS: usize = 54;
 
 /// Colours that differ for the colour-blind too (Okabe and Ito), on dark and on light.
 const COLOURS: [RGBColor; 6] = [
@@ -63,7 +67,7 @@ pub struct Bar<'a> {
     /// The text above it.
     pub name: &'a str,
     /// The stacked values, in the order of the legend.
-    pub parts: [f64; 2],
+    pub parts: Vec<f64>,
     /// The text after the name, such as the sum.
     pub remark: String,
 }
@@ -177,7 +181,9 @@ impl Page {
             let area = SVGBackend::with_string(&mut svg, SIZE).into_drawing_area();
             let mut chart = ChartBuilder::on(&area)
                 .margin_top(12)
-                .margin_right(24)
+                // Half of the last mark's text is beyond its axis, and the turned title of the other stands on the edge.
+                .margin_right(44)
+                .margin_left(8)
                 .x_label_area_size(48)
                 .y_label_area_size(88)
                 .build_cartesian_2d(Marked { range: horizontal, marks: x.marks.map(<[f64]>::to_vec) }, vertical)?;
@@ -203,21 +209,23 @@ impl Page {
     }
 
     /// Adds a plot of bars; nothing if all of them are empty.
-    pub fn bars(&mut self, caption: &str, parts: [&str; 2], bars: &[Bar<'_>]) {
+    pub fn bars(&mut self, caption: &str, parts: &[&str], bars: &[Bar<'_>]) {
         let most = bars.iter().map(|bar| bar.parts.iter().sum::<f64>()).fold(0.0, f64::max);
         if most <= 0.0 {
             return;
         }
         let mut svg = String::new();
-        let count = bars.len() as u32;
+        let texts: Vec<_> =
+            bars.iter().map(|bar| wrapped(&format!("{}: {}", bar.name, bar.remark), BAR_COLUMNS)).collect();
+        let height: u32 = texts.iter().map(|lines| BAR + BAR_LINE * lines.len() as u32).sum();
         let drawn = (|| {
-            let size = (SIZE.0, BAR_MARGIN + BAR * count);
+            let size = (SIZE.0, BAR_MARGIN + height);
             let area = SVGBackend::with_string(&mut svg, size).into_drawing_area();
             let mut chart = ChartBuilder::on(&area)
                 .margin_right(24)
                 .margin_left(16)
                 .x_label_area_size(32)
-                .build_cartesian_2d(0.0..most * 1.02, 0.0..f64::from(count))?;
+                .build_cartesian_2d(0.0..most * 1.02, 0.0..f64::from(height))?;
             chart
                 .configure_mesh()
                 .disable_y_mesh()
@@ -225,19 +233,24 @@ impl Page {
                 .disable_y_axis()
                 .label_style(("sans-serif", 17))
                 .draw()?;
-            for (bar, top) in bars.iter().zip((1..=count).rev().map(f64::from)) {
+            let mut top = f64::from(height);
+            for (bar, lines) in bars.iter().zip(&texts) {
+                for line in lines {
+                    let place = (most * 0.005, top - 2.0);
+                    chart.draw_series([Text::new(line.clone(), place, ("sans-serif", 18).into_font())])?;
+                    top -= f64::from(BAR_LINE);
+                }
                 let mut from = 0.0;
-                for (part, colour) in bar.parts.iter().zip(COLOURS) {
-                    let corners = [(from, top - 0.88), (from + part, top - 0.5)];
+                for (part, colour) in bar.parts.iter().zip(COLOURS).filter(|(part, _)| **part > 0.0) {
+                    let corners = [(from, top - 17.0), (from + part, top)];
                     chart.draw_series([Rectangle::new(corners, colour.filled())])?;
                     from += part;
                 }
-                let text = format!("{}: {}", bar.name, bar.remark);
-                chart.draw_series([Text::new(text, (most * 0.005, top - 0.06), ("sans-serif", 18).into_font())])?;
+                top -= f64::from(BAR);
             }
             area.present()
         })();
-        self.embed(caption, &parts, drawn, &svg);
+        self.embed(caption, parts, drawn, &svg);
     }
 
     /// Puts a plot in, with its legend; one that could not be drawn says why.
@@ -285,6 +298,25 @@ pub fn quantity(number: f64) -> String {
         1e3.. => format!("{} k", short(number / 1e3)),
         _ => short(number),
     }
+}
+
+/// Cuts a text into lines of at most so many letters, between words where it can.
+fn wrapped(text: &str, columns: usize) -> Vec<String> {
+    let mut lines = vec![String::new()];
+    for word in text.split(' ') {
+        let letters: Vec<char> = word.chars().collect();
+        for (index, piece) in letters.chunks(columns).enumerate() {
+            let line = lines.last_mut().expect("there is a first line");
+            let gap = usize::from(!line.is_empty());
+            if line.is_empty() || index == 0 && line.chars().count() + gap + piece.len() <= columns {
+                line.extend([" "].repeat(gap));
+                line.extend(piece);
+            } else {
+                lines.push(piece.iter().collect());
+            }
+        }
+    }
+    lines
 }
 
 /// Up to two places, but no zeros at the end.
@@ -406,7 +438,7 @@ mod tests {
         page.figures(&[name], [vec![name, name]]);
         page.lines(name, &[line(), line()], &AXIS, &AXIS);
         page.lines_of_all_sizes(name, &[line(), line()], &AXIS, &AXIS);
-        page.bars(name, [name, name], &[Bar { name, parts: [1.0, 2.0], remark: name.into() }]);
+        page.bars(name, &[name, name], &[Bar { name, parts: vec![1.0, 2.0], remark: name.into() }]);
         assert!(!page.html.contains("<script>"), "{}", page.html);
         assert_eq!(plots(&page), 3, "{}", page.html);
     }
@@ -435,9 +467,23 @@ mod tests {
     #[test]
     fn empty_bars_are_not_drawn() {
         let mut page = Page::new("");
-        page.bars("", ["a", "b"], &[]);
-        page.bars("", ["a", "b"], &[Bar { name: "x", parts: [0.0, 0.0], remark: String::new() }]);
+        page.bars("", &["a", "b"], &[]);
+        page.bars("", &["a", "b"], &[Bar { name: "x", parts: vec![0.0, 0.0], remark: String::new() }]);
         assert_eq!(plots(&page), 0, "{}", page.html);
+    }
+
+    #[track_caller]
+    fn check_wrapped(text: &str, expected: &[&str]) {
+        assert_eq!(wrapped(text, 5), expected, "{text:?}");
+    }
+
+    #[test]
+    fn text_above_a_bar_is_wrapped() {
+        check_wrapped("", &[""]);
+        check_wrapped("a b c", &["a b c"]);
+        check_wrapped("µµ µµ µ", &["µµ µµ", "µ"]);
+        check_wrapped("abcdef", &["abcde", "f"]);
+        check_wrapped("x abcdefghijkl y", &["x", "abcde", "fghij", "kl y"]);
     }
 
     #[test]

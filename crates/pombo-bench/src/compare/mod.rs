@@ -225,6 +225,8 @@ impl CompareArgs {
         let texts = if self.scenarios.is_empty() { defaults.collect() } else { self.scenarios.clone() };
         let times = ["--seconds".to_owned(), self.seconds.as_secs_f64().to_string()];
         let warmup = ["--warmup".to_owned(), self.warmup.as_secs_f64().to_string()];
+        // The same in each round, since its length is part of the cost; the servers have no other users.
+        let prefix = ["--prefix".to_owned(), "u".to_owned()];
         texts
             .into_iter()
             .map(|text| {
@@ -232,7 +234,7 @@ impl CompareArgs {
                     Some((scenario, name)) => (scenario.to_owned(), self.place_of(name.trim(), "against")?),
                     None => (text, baseline),
                 };
-                let mut defaults = Vec::new();
+                let mut defaults = prefix.to_vec();
                 if !text.starts_with("connect") {
                     defaults.extend(warmup.clone());
                     // They exclude each other.

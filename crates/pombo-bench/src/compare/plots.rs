@@ -2,7 +2,7 @@
 
 use pombo_plots::{Bar, Line, Page};
 
-use super::super::numbers::{time, whole};
+use super::super::Cpu;
 use super::super::report::plots;
 use super::{Column, Comparison, Curves, Row};
 
@@ -22,7 +22,7 @@ impl Comparison {
         page.pairs(self.servers.iter().map(|server| (&server.name, &server.command)));
         page.text(
             "Figures are medians of the rounds. Ratios are taken within each round, so that noise which lasts longer than a \
-             round cancels out. A ratio counts only where the rate is at least 0.95 times and the median latency at most 1.1 \
+             round cancels out: a median of ratios need not be the ratio of the medians that the bars show. A ratio counts only where the rate is at least 0.95 times and the median latency at most 1.1 \
              times that of the server it is compared with: who waits longer coalesces more.",
         );
         for row in &self.rows {
@@ -41,7 +41,10 @@ impl Row {
             if logins { &LOGINS } else { &TRAFFIC },
             self.columns.iter().filter_map(|column| column.cells(logins)),
         );
-        page.list(self.columns.iter().flat_map(|column| column.sentences(&self.baseline)));
+        page.list(self.columns.iter().flat_map(|column| {
+            let sentences = self.sentences(column);
+            sentences.into_iter().map(|sentence| format!("{} {sentence}", column.server))
+        }));
         let bars: Vec<_> = self.columns.iter().filter_map(|column| column.bar(&self.baseline)).collect();
         let of = if logins { "login" } else { "delivery" };
         plots::cpu(page, of, &bars);
@@ -58,30 +61,8 @@ impl Row {
 impl Column {
     fn cells(&self, logins: bool) -> Option<Vec<String>> {
         let at = self.median.as_ref()?;
-        let last = if logins {
-            whole(at.bytes_per_connection.max(0.0).round() as u64)
-        } else {
-            at.per_segment.map_or_else(|| "–".to_owned(), |count| format!("{count:.1}"))
-        };
-        let cpu = [at.cpu_us, at.user_us, at.system_us].map(|us| format!("{us:.3}"));
-        let mut cells = vec![self.server.clone()];
-        cells.extend(cpu);
-        cells.extend([whole(at.per_second as u64), time(at.p50_us), time(at.p99_us), last]);
-        Some(cells)
-    }
-
-    /// What there is to say beside the figures.
-    fn sentences(&self, baseline: &str) -> Vec<String> {
-        let mut sentences: Vec<String> = self.verdict.iter().map(|verdict| verdict.text(baseline)).collect();
-        if self.bottlenecks > 0 {
-            sentences.push(format!(
-                "the generator was the bottleneck in {} of {} rounds",
-                self.bottlenecks,
-                self.rounds.len()
-            ));
-        }
-        sentences.extend(self.failures.iter().map(|failure| format!("FAILED {failure}")));
-        sentences.into_iter().map(|sentence| format!("{} {sentence}", self.server)).collect()
+        let name = self.server.clone();
+        Some(std::iter::once(name).chain(at.cells(logins)).collect())
     }
 
     fn bar(&self, baseline: &str) -> Option<Bar<'_>> {
@@ -94,6 +75,7 @@ impl Column {
                 remark += ", does not count";
             }
         }
-        Some(Bar { name: &self.server, parts: [at.user_us, at.system_us], remark })
+        let spent = Cpu { user_us: at.user_us, system_us: at.system_us, total_us: at.cpu_us };
+        Some(Bar { name: &self.server, parts: plots::cpu_parts(&spent), remark })
     }
 }

@@ -15,10 +15,10 @@ const LATENCY_MAX: f64 = 1.1;
 pub(super) struct Figures {
     /// CPU of the server per delivery.
     pub(super) cpu_us: f64,
-    /// Part of it in user space.
-    pub(super) user_us: f64,
-    /// Part of it in the kernel.
-    pub(super) system_us: f64,
+    /// Part of it in user space; none if the kernel's ticks could not tell.
+    pub(super) user_us: Option<f64>,
+    /// Part of it in the kernel; none where `user_us` is none.
+    pub(super) system_us: Option<f64>,
     /// Deliveries a second.
     pub(super) per_second: f64,
     /// Median latency.
@@ -27,8 +27,8 @@ pub(super) struct Figures {
     pub(super) p99_us: f64,
     /// Deliveries per segment that the server sent; none in `connect`, or where the kernel does not tell.
     pub(super) per_segment: Option<f64>,
-    /// Private memory of the server per connection.
-    pub(super) bytes_per_connection: f64,
+    /// Private memory of the server per connection; none of too few connections.
+    pub(super) bytes_per_connection: Option<f64>,
 }
 
 impl Figures {
@@ -36,7 +36,7 @@ impl Figures {
         let cost = report.server_cost.as_ref();
         let cpu = cost.and_then(|cost| cost.cpu_per_delivery).or(report.logins.server_cpu_us);
         let (cpu_us, user_us, system_us) =
-            cpu.map_or((0.0, 0.0, 0.0), |cpu| (cpu.total_us, cpu.user_us, cpu.system_us));
+            cpu.map_or((0.0, None, None), |cpu| (cpu.total_us, cpu.user_us, cpu.system_us));
         let latency = report.messages.as_ref().map_or(&report.logins.latency, |messages| &messages.latency);
         Self {
             cpu_us,
@@ -46,22 +46,25 @@ impl Figures {
             p50_us: latency.p50_us,
             p99_us: latency.p99_us,
             per_segment: report.messages.as_ref().and_then(|messages| messages.delivered_per_segment),
-            bytes_per_connection: cost.map_or(0.0, |cost| cost.private_bytes_per_connection),
+            bytes_per_connection: cost.and_then(|cost| cost.private_bytes_per_connection),
         }
     }
 
     /// The median of each figure for itself; none of no rounds.
     pub(super) fn median(rounds: &[Option<Figures>]) -> Option<Self> {
         let of = |figure: fn(&Figures) -> f64| Spread::of(rounds.iter().flatten().map(figure)).map(|at| at.median);
+        let of_known = |figure: fn(&Figures) -> Option<f64>| {
+            Spread::of(rounds.iter().flatten().filter_map(figure)).map(|at| at.median)
+        };
         Some(Self {
             cpu_us: of(|round| round.cpu_us)?,
-            user_us: of(|round| round.user_us)?,
-            system_us: of(|round| round.system_us)?,
+            user_us: of_known(|round| round.user_us),
+            system_us: of_known(|round| round.system_us),
             per_second: of(|round| round.per_second)?,
             p50_us: of(|round| round.p50_us)?,
             p99_us: of(|round| round.p99_us)?,
-            per_segment: Spread::of(rounds.iter().flatten().filter_map(|round| round.per_segment)).map(|at| at.median),
-            bytes_per_connection: of(|round| round.bytes_per_connection)?,
+            per_segment: of_known(|round| round.per_segment),
+            bytes_per_connection: of_known(|round| round.bytes_per_connection),
         })
     }
 }
@@ -124,10 +127,22 @@ impl Verdict {
             cpu: ratio(|round| round.cpu_us)?,
             per_second,
             p50,
-            bytes_per_connection: ratio(|round| round.bytes_per_connection).filter(|_| logins),
+            // No figure is no number, which makes no part of a spread.
+            bytes_per_connection: ratio(|round| round.bytes_per_connection.unwrap_or(f64::NAN)).filter(|_| logins),
             counts: logins || (per_second.median >= RATE_MIN && p50.median <= LATENCY_MAX),
         })
     }
+}
+
+/// The ratio of two medians of CPU, if a reader of the bars would take it for another result than `pairs`, the median of the
+/// ratios within rounds: it lies on the other side of 1, or is more than a twentieth away.
+pub(super) fn contradiction(ours: &Figures, theirs: &Figures, pairs: &Spread) -> Option<f64> {
+    let bars = ours.cpu_us / theirs.cpu_us;
+    // As they are shown: to two places.
+    let [bars_shown, pairs_shown] = [bars, pairs.median].map(|ratio| (ratio * 100.0).round());
+    let are_opposed = (bars_shown - 100.0) * (pairs_shown - 100.0) < 0.0;
+    let are_apart = (bars / pairs.median - 1.0).abs() > 0.05;
+    (bars.is_finite() && (are_opposed || are_apart)).then_some(bars)
 }
 
 #[cfg(test)]
@@ -152,7 +167,7 @@ mod tests {
     }
 
     fn round(cpu_us: f64, per_second: f64, p50_us: f64) -> Option<Figures> {
-        let (user_us, system_us) = (cpu_us / 4.0, cpu_us * 0.75);
+        let (user_us, system_us) = (Some(cpu_us / 4.0), Some(cpu_us * 0.75));
         Some(Figures {
             cpu_us,
             user_us,
@@ -161,7 +176,7 @@ mod tests {
             p50_us,
             p99_us: 0.0,
             per_segment: Some(1.0),
-            bytes_per_connection: 8.0,
+            bytes_per_connection: Some(8.0),
         })
     }
 
@@ -183,5 +198,41 @@ mod tests {
         check_verdict(&[round(1.0, 50.0, 20.0), None], true, Some(([0.5, 0.5, 2.0], true)));
         check_verdict(&[None, None, round(1.0, 100.0, 10.0)], false, None);
         check_verdict(&[], false, None);
+    }
+
+    #[test]
+    fn figures_that_a_round_does_not_have_are_left_out() {
+        let unknown =
+            |figures: Figures| Figures { user_us: None, system_us: None, bytes_per_connection: None, ..figures };
+        let known = round(2.0, 100.0, 10.0);
+        let median = Figures::median(&[known, known.map(unknown)]).expect("rounds");
+        assert_eq!((median.user_us, median.bytes_per_connection), (Some(0.5), Some(8.0)));
+        let rounds = [known.map(unknown)];
+        let median = Figures::median(&rounds).expect("a round");
+        assert_eq!((median.user_us, median.system_us, median.bytes_per_connection), (None, None, None));
+        let verdict = Verdict::of(&rounds, &[known], true).expect("a pair");
+        assert_eq!((verdict.cpu.median, verdict.bytes_per_connection), (1.0, None));
+    }
+
+    /// Compares rounds of CPU with those of the baseline: the ratio of the bars, if it contradicts that of the pairs.
+    #[track_caller]
+    fn check_contradiction(ours: &[f64], theirs: &[f64], expected: Option<f64>) {
+        let [ours, theirs] = [ours, theirs].map(|all| all.iter().map(|us| round(*us, 1.0, 1.0)).collect::<Vec<_>>());
+        let verdict = Verdict::of(&ours, &theirs, false).expect("pairs");
+        let [ours, theirs] = [ours, theirs].map(|rounds| Figures::median(&rounds).expect("rounds"));
+        assert_eq!(contradiction(&ours, &theirs, &verdict.cpu), expected);
+    }
+
+    #[test]
+    fn bars_that_contradict_the_pairs() {
+        check_contradiction(&[1.0, 2.0, 3.0], &[1.0, 2.0, 3.0], None);
+        check_contradiction(&[1.5, 1.5, 1.5], &[1.0, 1.0, 1.0], None);
+        // Less in two of three pairs, and the greater median.
+        check_contradiction(&[1.0, 2.25, 9.0], &[2.0, 1.0, 10.0], Some(1.125));
+        // On the same side of 1, and far from each other.
+        check_contradiction(&[1.5, 4.0, 30.0], &[1.0, 2.0, 10.0], None);
+        check_contradiction(&[3.0, 4.0, 30.0], &[1.0, 2.0, 10.0], Some(2.0));
+        // Nobody sees the difference.
+        check_contradiction(&[1.001, 1.0, 0.999], &[1.0, 1.0, 1.0], None);
     }
 }

@@ -3,7 +3,7 @@
 use std::fmt;
 
 use super::super::numbers::{time, whole};
-use super::statistics::{Spread, Verdict};
+use super::statistics::{Figures, Spread, Verdict, contradiction};
 use super::{Column, Comparison, Row};
 
 impl fmt::Display for Comparison {
@@ -36,46 +36,71 @@ impl Row {
             "", "CPU µs", "user", "system", "p50", "p99"
         )?;
         for column in &self.columns {
-            column.write(f, width, logins, &self.baseline)?;
+            column.write(f, width, logins)?;
+            for sentence in self.sentences(column) {
+                writeln!(f, "  {:width$}  {sentence}", "")?;
+            }
         }
         Ok(())
+    }
+
+    /// The sentences about a column that stand beside its figures.
+    pub(super) fn sentences(&self, column: &Column) -> Vec<String> {
+        let mut sentences: Vec<String> = Vec::new();
+        if let Some(verdict) = &column.verdict {
+            sentences.push(verdict.text(&self.baseline));
+            sentences.extend(self.explanation(column, verdict));
+        }
+        let rounds = column.rounds.len();
+        if column.bottlenecks > 0 {
+            let bottlenecks = column.bottlenecks;
+            sentences.push(format!("the generator was the bottleneck in {bottlenecks} of {rounds} rounds"));
+        }
+        sentences.extend(column.failures.iter().map(|failure| format!("FAILED {failure}")));
+        sentences
+    }
+
+    /// Why the medians of two servers may be in another ratio than the rounds, where they are.
+    fn explanation(&self, column: &Column, verdict: &Verdict) -> Option<String> {
+        let baseline = self.columns.iter().find(|other| other.server == self.baseline)?;
+        let bars = contradiction(column.median.as_ref()?, baseline.median.as_ref()?, &verdict.cpu)?;
+        Some(format!(
+            "the medians above are in the ratio {bars:.2}, the rounds in {:.2}: go by the rounds. A median mixes rounds of a \
+             fast and of a slow machine; a ratio is of two runs next to each other",
+            verdict.cpu.median
+        ))
     }
 }
 
 impl Column {
-    fn write(&self, f: &mut fmt::Formatter<'_>, width: usize, logins: bool, baseline: &str) -> fmt::Result {
+    fn write(&self, f: &mut fmt::Formatter<'_>, width: usize, logins: bool) -> fmt::Result {
         let name = &self.server;
-        match &self.median {
-            Some(at) => {
-                let last = if logins {
-                    whole(at.bytes_per_connection.max(0.0).round() as u64)
-                } else {
-                    at.per_segment.map_or_else(|| "–".to_owned(), |count| format!("{count:.1}"))
-                };
-                let (rate, p50, p99) = (whole(at.per_second as u64), time(at.p50_us), time(at.p99_us));
-                let (cpu, user, system) = (at.cpu_us, at.user_us, at.system_us);
-                writeln!(
-                    f,
-                    "  {name:width$}  {cpu:>9.3} {user:>8.3} {system:>8.3} {rate:>13} {p50:>10} {p99:>10} {last:>10}"
-                )?;
-            }
-            None => writeln!(f, "  {name:width$}  no sound round")?,
-        }
-        if let Some(verdict) = &self.verdict {
-            writeln!(f, "  {:width$}  {}", "", verdict.text(baseline))?;
-        }
-        if self.bottlenecks > 0 {
-            let rounds = self.rounds.len();
-            writeln!(
-                f,
-                "  {:width$}  the generator was the bottleneck in {} of {rounds} rounds",
-                "", self.bottlenecks
-            )?;
-        }
-        for failure in &self.failures {
-            writeln!(f, "  {:width$}  FAILED {failure}", "")?;
-        }
-        Ok(())
+        let Some(at) = &self.median else { return writeln!(f, "  {name:width$}  no sound round") };
+        let [cpu, user, system, rate, p50, p99, last] = at.cells(logins);
+        writeln!(f, "  {name:width$}  {cpu:>9} {user:>8} {system:>8} {rate:>13} {p50:>10} {p99:>10} {last:>10}")
+    }
+}
+
+impl Figures {
+    /// CPU, the part of it in user space and in the kernel, the rate, p50 and p99, and bytes per connection or deliveries per
+    /// send: as text, with a dash for what is not known.
+    pub(super) fn cells(&self, logins: bool) -> [String; 7] {
+        let known = |figure: Option<f64>, text: fn(f64) -> String| figure.map_or_else(|| "–".to_owned(), text);
+        let micros = |us: f64| format!("{us:.3}");
+        let last = if logins {
+            known(self.bytes_per_connection, |bytes| whole(bytes.max(0.0).round() as u64))
+        } else {
+            known(self.per_segment, |count| format!("{count:.1}"))
+        };
+        [
+            micros(self.cpu_us),
+            known(self.user_us, micros),
+            known(self.system_us, micros),
+            whole(self.per_second as u64),
+            time(self.p50_us),
+            time(self.p99_us),
+            last,
+        ]
     }
 }
 

@@ -149,10 +149,12 @@ pub struct Messages {
 /// CPU time, in microseconds per something.
 #[derive(Clone, Copy, Debug, Serialize)]
 pub struct Cpu {
-    /// In user space; the split from the kernel's 10 ms ticks.
-    pub user_us: f64,
-    /// In the kernel.
-    pub system_us: f64,
+    /// In user space, by the kernel's 10 ms ticks; none of a time that is too short for ticks to tell.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub user_us: Option<f64>,
+    /// In the kernel; none where `user_us` is none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub system_us: Option<f64>,
     /// Both, to the nanosecond.
     pub total_us: f64,
 }
@@ -174,10 +176,12 @@ pub struct ServerCost {
     pub private_bytes_before: u64,
     /// Private memory with all logged in and idle.
     pub private_bytes_idle: u64,
-    /// The difference, per connection.
-    pub private_bytes_per_connection: f64,
+    /// The difference, per connection; none of less than 1,000 connections, where the fixed part outweighs theirs.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub private_bytes_per_connection: Option<f64>,
     /// What the kernel's objects grew by from before the first connection until all were idle, on the whole machine and
-    /// with both ends if the server is on it, per connection; none where the kernel does not tell.
+    /// with both ends if the server is on it, per connection; none where the kernel does not tell, and of
+    /// less than 1,000 connections.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub kernel_slab_bytes_per_connection: Option<f64>,
     /// The same for TCP's buffers, part of which lies in those objects.
@@ -204,7 +208,11 @@ pub struct GeneratorCost {
 impl Cpu {
     pub(super) fn per(spent: &Spent, count: u64) -> Self {
         let total_us = micros_per(spent.cpu, count);
-        Self { user_us: total_us * spent.user_share, system_us: total_us * (1.0 - spent.user_share), total_us }
+        Self {
+            user_us: spent.user_share.map(|share| total_us * share),
+            system_us: spent.user_share.map(|share| total_us * (1.0 - share)),
+            total_us,
+        }
     }
 }
 
@@ -231,9 +239,11 @@ mod tests {
 
     #[test]
     fn costs_per_message() {
-        let spent = Spent { cpu: Duration::from_micros(800), user_share: 0.25, ..Spent::default() };
+        let spent = Spent { cpu: Duration::from_micros(800), user_share: Some(0.25), ..Spent::default() };
         let cpu = Cpu::per(&spent, 400);
-        assert_eq!((cpu.user_us, cpu.system_us, cpu.total_us), (0.5, 1.5, 2.0));
+        assert_eq!((cpu.user_us, cpu.system_us, cpu.total_us), (Some(0.5), Some(1.5), 2.0));
+        let cpu = Cpu::per(&Spent { user_share: None, ..spent }, 400);
+        assert_eq!((cpu.user_us, cpu.system_us, cpu.total_us), (None, None, 2.0));
         assert_eq!(Cpu::per(&spent, 0).total_us, 0.0);
     }
 }

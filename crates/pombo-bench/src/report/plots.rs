@@ -19,9 +19,9 @@ impl Report {
         let delivery = self.server_cost.as_ref().and_then(|cost| cost.cpu_per_delivery);
         let spent =
             delivery.map(|spent| ("delivery", spent)).or(self.logins.server_cpu_us.map(|spent| ("login", spent)));
-        if let Some((of, Cpu { user_us, system_us, total_us })) = spent {
-            let remark = format!("{total_us:.3} µs");
-            cpu(&mut page, of, &[Bar { name: "server", parts: [user_us, system_us], remark }]);
+        if let Some((of, spent)) = spent {
+            let remark = format!("{:.3} µs", spent.total_us);
+            cpu(&mut page, of, &[Bar { name: "server", parts: cpu_parts(&spent), remark }]);
         }
         if let Some(soak) = &self.soak {
             soak.plot(&mut page);
@@ -91,7 +91,17 @@ pub(in super::super) fn rate(page: &mut Page, lines: &[Line<'_>]) {
     page.lines("Throughput in the course of time", lines, &SECONDS, &y);
 }
 
+/// The parts of a bar of [`cpu`]: user space, kernel, and the whole where the two are not told apart.
+pub(in super::super) fn cpu_parts(spent: &Cpu) -> Vec<f64> {
+    match spent.user_us.zip(spent.system_us) {
+        Some((user, system)) => vec![user, system],
+        None => vec![0.0, 0.0, spent.total_us],
+    }
+}
+
 /// Plots CPU time, what is spent in user space and in the kernel apart.
 pub(in super::super) fn cpu(page: &mut Page, of: &str, bars: &[Bar<'_>]) {
-    page.bars(&format!("CPU of the server per {of}, µs"), ["user space", "kernel"], bars);
+    let names = ["user space", "kernel", "both, too short to tell apart"];
+    let parts = bars.iter().map(|bar| bar.parts.len()).max().unwrap_or(0);
+    page.bars(&format!("CPU of the server per {of}, µs"), &names[..parts], bars);
 }

@@ -148,12 +148,11 @@ impl ServerCost {
         let switches =
             format!("{} voluntary, {} involuntary", whole(self.voluntary_switches), whole(self.involuntary_switches));
         table.row("context switches", switches);
-        let memory = format!(
-            "{} bytes a connection: {} KiB before, {} KiB idle",
-            whole(self.private_bytes_per_connection.max(0.0).round() as u64),
-            whole(self.private_bytes_before / 1024),
-            whole(self.private_bytes_idle / 1024)
-        );
+        let mut memory = self
+            .private_bytes_per_connection
+            .map_or_else(String::new, |bytes| format!("{} bytes a connection: ", whole(bytes.max(0.0).round() as u64)));
+        let [before, idle] = [self.private_bytes_before, self.private_bytes_idle].map(|bytes| whole(bytes / 1024));
+        let _ = write!(memory, "{before} KiB before, {idle} KiB idle");
         table.row("private memory", memory);
         if let Some((slab, tcp)) = self.kernel_slab_bytes_per_connection.zip(self.kernel_tcp_bytes_per_connection) {
             let memory = format!(
@@ -217,6 +216,10 @@ impl Table {
 
     fn cpu(&mut self, name: &'static str, cpu: &Cpu) {
         let Cpu { user_us, system_us, total_us } = cpu;
-        self.row(name, format!("{total_us:.3} µs: user {user_us:.3}, system {system_us:.3}"));
+        let mut text = format!("{total_us:.3} µs");
+        if let Some((user, system)) = user_us.zip(*system_us) {
+            let _ = write!(text, ": user {user:.3}, system {system:.3}");
+        }
+        self.row(name, text);
     }
 }
