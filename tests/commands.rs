@@ -79,8 +79,12 @@ impl Desk {
         let (desk, authority) = (Self { folder: tempfile::tempdir().expect("a folder"), address }, Authority::new());
         let path = |name: &str| desk.folder.path().join(name);
         symlink(env!("CARGO_BIN_EXE_pombo"), path("pombo")).expect("the folder is writable");
-        fs::create_dir_all(path("target/dist")).expect("the folder is writable");
-        symlink(env!("CARGO_BIN_EXE_pombo"), path("target/dist/pombo")).expect("the folder is writable");
+        for profile in ["dist", "release"] {
+            let folder = path("target").join(profile);
+            fs::create_dir_all(&folder).expect("the folder is writable");
+            symlink(env!("CARGO_BIN_EXE_pombo"), folder.join("pombo")).expect("the folder is writable");
+        }
+        symlink(Path::new(ROOT).join("benches"), path("benches")).expect("the folder is writable");
         fs::write(path("picture.svg"), "<svg/>").expect("the folder is writable");
         // What is piped into pombo there.
         desk.program("make", "echo building; echo built >&2");
@@ -132,11 +136,6 @@ impl Desk {
     #[track_caller]
     fn run(&self, commands: &[String]) {
         let lines: Vec<String> = commands.iter().map(|command| self.changed(command)).collect();
-        if lines.iter().any(|line| line.contains("./floor")) {
-            let mut cc = self.shell("cc -O2 -o floor \"$SOURCE\"");
-            let made = cc.env("SOURCE", Path::new(ROOT).join("benches/peers/floor/floor.c")).status();
-            assert!(made.expect("there is a shell").success(), "a C compiler makes the floor");
-        }
         let mut servers: Vec<Server> = Vec::new();
         let is_shown = lines.iter().any(|line| is_server(line));
         if !is_shown {
