@@ -238,6 +238,20 @@ fn less(arguments: &str) -> String {
     words.collect::<Vec<_>>().join(" ")
 }
 
+/// A newcomer has a clone and what cargo has built in it: there is no `pombo` on the PATH.
+#[test]
+fn the_readme_names_programs_where_a_build_puts_them() {
+    let blocks = blocks().into_iter().filter(|(document, _)| document == "README.md");
+    let lines: Vec<String> = blocks.flat_map(|(_, block)| lines(&block)).collect();
+    assert!(lines.len() >= 8, "{} commands were found", lines.len());
+    for line in lines {
+        for command in line.split('|') {
+            let program = command.split_whitespace().find(|word| !word.contains('='));
+            assert!(!matches!(program, Some("pombo" | "pombo-bench")), "{line}: cargo does not put it on the PATH");
+        }
+    }
+}
+
 #[test]
 fn every_curl_takes_what_a_document_gives_it() {
     let mut count = 0;
