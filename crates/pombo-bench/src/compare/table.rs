@@ -122,3 +122,58 @@ impl Verdict {
         text
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A server whose rounds took so much CPU, and were alike in all else.
+    fn column(server: &str, rounds: &[f64]) -> Column {
+        let figures = |cpu_us: &f64| {
+            Some(Figures {
+                cpu_us: *cpu_us,
+                user_us: None,
+                system_us: None,
+                per_second: 1.0,
+                p50_us: 1.0,
+                p99_us: 1.0,
+                per_segment: None,
+                bytes_per_connection: None,
+            })
+        };
+        Column {
+            server: server.into(),
+            rounds: rounds.iter().map(figures).collect(),
+            curves: None,
+            median: None,
+            verdict: None,
+            bottlenecks: 0,
+            failures: Vec::new(),
+        }
+    }
+
+    /// The sentences about a server, beside the floor whose rounds took 2, 1 and 10 µs.
+    fn said(rounds: &[f64]) -> Vec<String> {
+        let columns = vec![column("floor", &[2.0, 1.0, 10.0]), column("ours", rounds)];
+        let mut row = Row { scenario: "unicast".into(), baseline: "floor".into(), columns };
+        row.judge(0);
+        assert!(row.sentences(&row.columns[0]).is_empty(), "the floor is compared with nothing");
+        row.sentences(&row.columns[1])
+    }
+
+    #[test]
+    fn a_ratio_that_contradicts_the_medians_is_explained() {
+        let sentences = said(&[1.0, 2.4, 9.0]);
+        assert_eq!(sentences.len(), 2, "{sentences:?}");
+        assert!(sentences[0].starts_with("to floor: CPU × 0.90, "), "{sentences:?}");
+        let expected = "the medians above are in the ratio 1.20, the rounds in 0.90: go by the rounds. ";
+        assert!(sentences[1].starts_with(expected), "{sentences:?}");
+        assert_eq!(said(&[1.0, 0.5, 5.0]).len(), 1);
+    }
+
+    #[test]
+    fn what_is_not_known_is_a_dash() {
+        let cells = column("ours", &[2.0]).rounds[0].expect("a round").cells(false);
+        assert_eq!(cells, ["2.000", "–", "–", "1", "1.0 µs", "1.0 µs", "–"]);
+    }
+}
