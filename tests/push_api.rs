@@ -3,7 +3,7 @@
 mod support;
 
 use std::num::NonZeroUsize;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use pombo::config::{DuplicateLogin, SlowConsumer};
 use pombo::{Config, Problem};
@@ -171,6 +171,20 @@ fn who_is_online_is_told_with_its_sessions() {
         let since = told["sessions"][0]["since"].as_str().expect("a time");
         let since = humantime::parse_rfc3339(since).expect("a time as RFC 3339 has it");
         assert!(since.elapsed().is_ok_and(|age| age < support::DEADLINE), "{since:?}");
+    });
+}
+
+/// It was computed as now less the session's age in steps of 50 ms, so nearly each answer had another time.
+#[test]
+fn session_has_the_same_since_in_each_answer() {
+    nodes().with_control().each(|node| {
+        let _alice = node.log_in("alice");
+        let (mut control, begun) = (node.dial_control(), Instant::now());
+        let mut since = || Ask::get("/v1/uids/alice").over(&mut control).json()["sessions"][0]["since"].clone();
+        let first = since();
+        while begun.elapsed() < Duration::from_millis(120) {
+            assert_eq!(since(), first);
+        }
     });
 }
 

@@ -12,6 +12,7 @@ use super::memory::Counted;
 use super::meter::Meter;
 use super::session::{Flags, Phase, Session, Unread};
 use super::wheel::Tick;
+use crate::clock::WallTime;
 use crate::config::DuplicateLogin;
 use crate::frame::close;
 use crate::presence::Change;
@@ -46,6 +47,7 @@ impl<N: Network> Shard<N> {
         let Handover { socket, unread, uid, protocol, rights, expires, login, peer, permit } = handover;
         let verdict = self.judge_login(&uid, login);
         let expires = expires.map_or(Expiry::NEVER, Expiry::at);
+        let wall = self.network.wall_time();
         let key = self.sessions.insert(Box::new(Session {
             socket,
             reader: Default::default(),
@@ -57,7 +59,7 @@ impl<N: Network> Shard<N> {
             login,
             peer,
             _permit: permit,
-            since: self.tick,
+            since: WallTime::of(wall),
             heard: self.tick,
             message_since: self.tick,
             close_by: self.tick,
@@ -87,7 +89,7 @@ impl<N: Network> Shard<N> {
         session.flags.is_readable = session.socket.has_unread();
         self.stats.logins += 1;
         self.account(key);
-        let expires = expires.left(self.network.wall_time()).map_or(Tick::NEVER, |left| self.tick.after(left));
+        let expires = expires.left(wall).map_or(Tick::NEVER, |left| self.tick.after(left));
         self.wake_at(key, self.tick.after(self.settings.heartbeat_interval).min(expires));
         match verdict {
             LoginVerdict::Refuse(code) => {

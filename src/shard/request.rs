@@ -4,7 +4,7 @@
 //! bounded, so that none takes a whole turn: more work takes several requests.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
 
@@ -112,8 +112,8 @@ pub struct HashedPush {
 /// One session of a uid.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct SessionInfo {
-    /// Time since its login, in steps of 50 ms.
-    pub age: Duration,
+    /// When it logged in, by the wall clock at that time, to the millisecond.
+    pub since: SystemTime,
     /// The client's address; `None` for a Unix socket.
     pub peer: Option<Peer>,
 }
@@ -207,7 +207,7 @@ impl<N: Network> Shard<N> {
         let sessions = &mut self.sessions;
         let known = keys.iter().filter_map(|&key| {
             let session = sessions.present(key)?;
-            Some(SessionInfo { age: self.tick.since(session.since), peer: session.peer })
+            Some(SessionInfo { since: session.since.time(), peer: session.peer })
         });
         known.collect()
     }

@@ -10,6 +10,7 @@ use super::memory::Counted;
 use super::meter::Meter;
 use super::outbox::Outbox;
 use super::wheel::Tick;
+use crate::clock::WallTime;
 use crate::frame::Reader;
 use crate::message::Kind;
 use crate::peer::Peer;
@@ -36,8 +37,8 @@ pub(crate) struct Session<S> {
     pub(crate) login: LoginNumber,
     pub(crate) peer: Option<Peer>,
     pub(crate) _permit: Permit,
-    /// When it was handed over.
-    pub(crate) since: Tick,
+    /// When it was handed over; not computed from a clock again, so that each query gets the same time.
+    pub(crate) since: WallTime,
     /// When bytes were last received.
     pub(crate) heard: Tick,
     /// While a message is arriving: when its first byte came.

@@ -262,6 +262,7 @@ mod tests {
     use fastrand::Rng;
 
     use super::*;
+    use crate::clock::WallTime;
     use crate::protocol::Protocol;
     use crate::rights::Rights;
     use crate::shard::expiry::Expiry;
@@ -284,7 +285,7 @@ mod tests {
             login: LoginNumbers::default().draw(),
             peer: None,
             _permit: Admission::default().admit(1).expect("there is room"),
-            since: Tick(0),
+            since: WallTime::default(),
             heard: Tick(0),
             message_since: Tick(0),
             close_by: Tick(0),

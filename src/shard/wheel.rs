@@ -138,11 +138,6 @@ impl Tick {
         Self(self.0.saturating_add(u32::try_from(ticks).unwrap_or(u32::MAX)).saturating_add(1))
     }
 
-    /// Returns the time since an earlier tick.
-    pub(crate) fn since(self, earlier: Self) -> Duration {
-        TICK * self.0.saturating_sub(earlier.0)
-    }
-
     /// Returns the latest tick from which `duration` is over now: the inverse of [`Tick::after`].
     pub(crate) fn before(self, duration: Duration) -> Self {
         Self(self.0.saturating_sub(Self(0).after(duration).0))

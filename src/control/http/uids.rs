@@ -41,7 +41,7 @@ pub(super) struct Online {
 /// A session of a uid.
 #[derive(Debug, Serialize, ToSchema)]
 pub(super) struct Session {
-    /// When it logged in, to 50 ms (RFC 3339, UTC).
+    /// When it logged in (RFC 3339, UTC); the same text in each answer.
     #[schema(format = "date-time")]
     since: String,
     /// The client's address, with its port if that is known; none over a Unix socket.
@@ -69,7 +69,7 @@ pub(super) async fn sessions(
     check_uid(&uid, &api.settings())?;
     let sessions = api.dispatcher().sessions(&uid).await?;
     let shown = sessions.iter().map(|session| Session {
-        since: clock::rfc3339_ago(session.age),
+        since: clock::rfc3339(session.since),
         address: session.peer.map(|peer| peer.to_string()),
     });
     Ok(Reply::json(&Online { online: !sessions.is_empty(), sessions: shown.collect(), uid }))
