@@ -209,6 +209,7 @@ fn unusual() -> Config {
         hook_secret: Some(Secret::new("a \"secret\" of the hook, of 32 bytes")),
         hook_secret_file: Some("hook secrets".into()),
         hook_grace: Duration::ZERO,
+        hook_returns: true,
         hook_delay: Duration::from_millis(3),
         hook_batch_max: 1,
         hook_timeout: Duration::from_millis(1),

@@ -14,7 +14,7 @@ use aws_lc_rs::hmac;
 use data_encoding::HEXLOWER;
 use pombo::config::DuplicateLogin;
 use pombo::{Config, Server};
-use serde_json::Value;
+use serde_json::{Value, json};
 use support::{Ask, HangingFile, Node, Nodes, eventually, interpreter, nodes, run};
 use tempfile::tempdir;
 
@@ -246,6 +246,33 @@ fn who_is_back_within_the_grace_was_not_gone() {
     // The node's end ends every grace.
     assert_eq!(receiver.events().len(), 6, "{:?}", receiver.events());
     assert_eq!(receiver.events()[5], "node-stopped");
+}
+
+/// A back end that stored a message within the grace heard neither `offline` nor `online`, and kept the message for ever.
+#[test]
+fn each_return_is_told_with_hook_returns_and_finds_the_uid_online() {
+    let receiver = Receiver::start();
+    let hour = |config: &mut Config| (config.hook_grace, config.hook_returns) = (Duration::from_secs(3600), true);
+    let node = telling(&receiver).with(hour).start(3);
+    for times in 1..=5 {
+        let mut alice = node.log_in("alice");
+        eventually("the return is told", || receiver.events().len() == times + 1);
+        Ask::post("/v1/push/alice").text("stored").to(&node).expect(&json!({
+            "uid": "alice", "outcome": "delivered", "sessions": 1,
+        }));
+        alice.expect_text("stored");
+        drop(alice);
+        node.eventually("she has gone", |stats| stats.uids == 0);
+    }
+    let expected: Vec<_> = ["node-started"].into_iter().chain(["online alice"; 5]).collect();
+    assert_eq!(receiver.events(), expected);
+    // The setting can be changed while the node runs.
+    node.reload(|config| config.hook_returns = false);
+    let _alice = node.log_in("alice");
+    let _bob = node.log_in("bob");
+    receiver.believes(&["alice", "bob"]);
+    assert_eq!(receiver.events().last().map(String::as_str), Some("online bob"));
+    assert_eq!(receiver.events().len(), 7);
 }
 
 #[test]

@@ -70,6 +70,7 @@ impl Default for Config {
             hook_secret: None,
             hook_secret_file: None,
             hook_grace: Duration::from_secs(5),
+            hook_returns: false,
             hook_delay: Duration::from_millis(100),
             hook_batch_max: 1000,
             hook_timeout: Duration::from_secs(5),

@@ -18,6 +18,8 @@ pub struct HookSettings {
     pub secret_file: Option<PathBuf>,
     /// How long a uid may be gone before it counts as offline.
     pub grace: Duration,
+    /// Whether a return within that time makes an event.
+    pub returns: bool,
     /// How long an event waits for others.
     pub delay: Duration,
     /// Most events in a batch.
@@ -39,6 +41,7 @@ impl Config {
             secret: self.hook_secret.clone(),
             secret_file: self.hook_secret_file.clone(),
             grace: self.hook_grace,
+            returns: self.hook_returns,
             delay: self.hook_delay,
             batch_max: self.hook_batch_max,
             timeout: self.hook_timeout,

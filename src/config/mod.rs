@@ -380,6 +380,12 @@ pub struct Config {
     /// Default: `5s`.
     pub hook_grace: Duration,
 
+    /// Whether a uid that returns within `hook_grace` makes an event online, too.
+    ///
+    /// On for a service that stores messages for users who are offline, and sends them at each return. Range: `true` or
+    /// `false`. Default: `false`.
+    pub hook_returns: bool,
+
     /// Time that an event waits for others to join its batch.
     ///
     /// Longer makes fewer and larger batches. Range: a time of 0s to 60s, as in `5s`. Default: `100ms`.

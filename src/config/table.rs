@@ -253,6 +253,7 @@ pub static SETTINGS: &[Setting] = settings! {
         hook_secret: Hidden, Restart, "Secret that batches are signed with; better set by its variable, or by a file";
         hook_secret_file: File, Restart, "File with the secrets that batches are signed with, one a line";
         hook_grace: Time(0, HOUR), Live, "Time that a uid may be without a session before it counts as offline";
+        hook_returns: Switch, Live, "Whether a uid that returns within hook_grace makes an event online, too";
         hook_delay: Time(0, 60 * SECOND), Live, "Time that an event waits for others to join its batch";
         hook_batch_max: Count(1, 10_000), Live, "Most events in a batch";
         hook_timeout: Time(1, 60 * SECOND), Live, "Time that the service may take to answer a batch";

@@ -71,9 +71,9 @@ impl EventPipeline {
             Change::Offline => self.grace.begin(uid, at, at + settings.grace),
             Change::Online => {
                 let gone = self.grace.end(&uid);
-                // A uid that returned within its grace needs no event, except if a page of uids was read while it was away:
-                // the page's reader may have missed it.
-                if gone.is_none() || self.progress.has_reader_since(gone, now.instant) {
+                // Without `hook_returns` a uid that returned within its grace needs no event, except if a page of uids was
+                // read while it was away: the page's reader may have missed it.
+                if gone.is_none() || settings.returns || self.progress.has_reader_since(gone, now.instant) {
                     self.enqueue(HookEvent::Online(uid.into()), at, now, settings);
                 }
             }
@@ -165,6 +165,10 @@ mod tests {
         /// Batches that the service has put aside while it reads the pages; `None` otherwise.
         aside: Option<Vec<Value>>,
         lost: u64,
+        /// How often a uid came online.
+        arrivals: u64,
+        /// Events `online` that the service has applied.
+        told_online: u64,
     }
 
     #[derive(Clone, Copy, Debug)]
@@ -204,6 +208,8 @@ mod tests {
                 sequence: 0,
                 aside: None,
                 lost: 0,
+                arrivals: 0,
+                told_online: 0,
             }
         }
 
@@ -233,6 +239,7 @@ mod tests {
                 return self.event(uid, Change::Offline);
             }
             self.online.insert(uid);
+            self.arrivals += 1;
             self.relocate(uid);
             self.event(uid, Change::Online)
         }
@@ -282,6 +289,7 @@ mod tests {
                 let uid = event["uid"].as_str().and_then(|uid| uid.parse().ok()).expect("a uid");
                 if event["event"] == "online" {
                     self.believed.insert(uid);
+                    self.told_online += 1;
                 } else {
                     self.believed.remove(&uid);
                 }
@@ -368,6 +376,16 @@ mod tests {
             world.deliver_all();
             let expected = if world.online.is_empty() { 2 } else { 1 };
             prop_assert_eq!(world.sequence, expected);
+        }
+
+        #[test]
+        fn each_arrival_is_told_with_hook_returns(steps in steps()) {
+            let mut world = World::new(1000);
+            world.settings.returns = true;
+            steps.into_iter().for_each(|step| world.step(step));
+            world.deliver_all();
+            prop_assert_eq!(&world.believed, &world.online);
+            prop_assert_eq!(world.told_online, world.arrivals);
         }
 
         /// With events lost everywhere, pages read one after the other correct it, whatever happens between them.
