@@ -103,6 +103,111 @@ fn service_is_told_the_facts_and_not_the_credential_twice() {
     assert_eq!(service.questions(), asked);
 }
 
+/// Nodes whose users log in by a cookie, with a service that knows one cookie.
+fn by_cookie<'a>(service: &Service) -> Nodes<'a> {
+    asking(service).with(|config| {
+        (config.auth_url_headers, config.auth_url_login_headers) = (Vec::new(), vec!["cookie".to_owned()]);
+    })
+}
+
+fn knowing_a_cookie() -> Service {
+    Service::start(|question| match (question["headers"]["cookie"][0].as_str(), question["credential"].as_str()) {
+        (Some("session=1"), None) => Reply::json(&json!({"uid": "alice"})),
+        (_, Some(credential)) => Reply::json(&json!({"uid": credential})),
+        _ => Reply::Status(403, String::new()),
+    })
+}
+
+fn with_cookie(cookie: &str) -> Request {
+    Request::upgrade().with("Cookie", cookie)
+}
+
+#[test]
+fn cookie_logs_in_at_the_upgrade_without_a_first_message() {
+    let service = knowing_a_cookie();
+    by_cookie(&service).each(|node| {
+        let mut alice = log_in_by(node, &with_cookie("session=1"), "alice");
+        // What she sends first is a command.
+        alice.send_text("alice:to myself");
+        alice.expect_text("to myself");
+    });
+    let question = &service.questions()[0];
+    assert_eq!(question["credential"], Value::Null);
+    assert_eq!(question["headers"]["cookie"], json!(["session=1"]));
+}
+
+#[test]
+fn cookie_that_the_service_refuses_is_an_answer_to_the_upgrade() {
+    let service = knowing_a_cookie();
+    let node = by_cookie(&service).start(1);
+    let mut client = node.dial();
+    client.send_request(&with_cookie("session=2"));
+    let response = client.receive_response();
+    assert_eq!((response.status, response.body.trim_end()), (401, Reason::AuthRefused.text()));
+    drop(client);
+    node.expect_refusals(&[(Reason::AuthRefused.name(), 1)]);
+    let service = Service::start(|_| Reply::Status(500, String::new()));
+    let node = by_cookie(&service).start(1);
+    let mut client = node.dial();
+    client.send_request(&with_cookie("session=1"));
+    assert_eq!(client.receive_response().status, 503);
+}
+
+#[test]
+fn without_a_cookie_or_with_a_credential_all_is_as_without_the_setting() {
+    let service = knowing_a_cookie();
+    let node = by_cookie(&service).start(1);
+    // The first message.
+    node.log_in("bob");
+    // The credential is asked about, together with the cookie.
+    log_in_by(&node, &bearer("carol").with("Cookie", "session=2"), "carol");
+    assert_eq!(service.questions().last().expect("it was asked")["credential"], "carol");
+    // A cookie that is no text can't be asked about, so the first message is awaited.
+    let mut request = Request::upgrade().bytes();
+    request.truncate(request.len() - 2);
+    request.extend_from_slice(b"Cookie: \xff\r\n\r\n");
+    let mut client = node.dial().named("dave");
+    client.send_bytes(&request);
+    client.expect_upgrade();
+    client.send_text("dave");
+    client.expect_login_reply();
+    // Nothing to ask with, and no first message taken.
+    node.reload(|config| config.auth_sources = vec![AuthSource::Header]);
+    let mut client = node.dial();
+    client.send_request(&Request::upgrade());
+    assert_eq!(client.receive_response().status, 401);
+    log_in_by(&node, &with_cookie("session=1"), "alice");
+    // Without the setting a cookie waits for the first message, as ever.
+    let node = asking(&service).start(1);
+    let before = service.questions().len();
+    let mut client = node.dial().named("erin");
+    client.send_request(&with_cookie("session=1"));
+    client.expect_upgrade();
+    assert_eq!(service.questions().len(), before);
+    client.send_text("erin");
+    client.expect_login_reply();
+}
+
+#[test]
+fn login_by_cookie_needs_a_list_of_sites_where_other_machines_can_connect() {
+    let faults = |change: fn(&mut Config)| {
+        let mut config = Config {
+            listen: vec!["0.0.0.0:0".parse().expect("an address")],
+            control: None,
+            auth: Auth::Http,
+            auth_url: Some("http://127.0.0.1:9/".parse().expect("an address")),
+            auth_url_login_headers: vec!["cookie".to_owned()],
+            ..Config::default()
+        };
+        change(&mut config);
+        pombo::Server::bind(config).map_or_else(|error| error.to_string(), |_| String::new())
+    };
+    let open = faults(|_| {});
+    assert!(open.contains("origins") && open.contains("a list of your sites, since a cookie logs in"), "{open}");
+    assert_eq!(faults(|config| config.origins = Origins::Any), "");
+    assert_eq!(faults(|config| config.listen = vec!["127.0.0.1:0".parse().expect("an address")]), "");
+}
+
 /// JSON can hold nothing but text, and a replaced byte could make one cookie of two.
 #[test]
 fn headers_go_to_the_service_byte_for_byte_or_not_at_all() {

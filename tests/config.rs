@@ -202,6 +202,7 @@ fn unusual() -> Config {
         auth_url_timeout: Duration::from_millis(7),
         auth_url_in_flight_max: 9,
         auth_url_headers: vec!["x-tenant".to_owned()],
+        auth_url_login_headers: vec!["x-tenant".to_owned()],
         auth_cache_ttl: Duration::ZERO,
         auth_cache_entries_max: 0,
         hook_url: Some("https://hooks.example.org/a?b=c".parse().expect("an address")),

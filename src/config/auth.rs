@@ -10,7 +10,7 @@ use hyper::header::HeaderName;
 use toml::Value;
 
 use super::form::{Form, Words, one};
-use super::{Config, Listen};
+use super::{Config, Listen, Origins};
 use crate::rights::Rights;
 
 /// How a client authenticates.
@@ -149,6 +149,8 @@ pub struct AuthSettings {
     pub url_in_flight_max: usize,
     /// Headers of the client's request that are passed on to the service.
     pub url_headers: Vec<String>,
+    /// Headers that log a client in without a credential; they are passed on, too.
+    pub url_login_headers: Vec<String>,
     /// How long an answer of the service is used again.
     pub cache_ttl: Duration,
     /// Most answers kept.
@@ -186,6 +188,7 @@ impl Config {
             url_timeout: self.auth_url_timeout,
             url_in_flight_max: self.auth_url_in_flight_max,
             url_headers: self.auth_url_headers.clone(),
+            url_login_headers: self.auth_url_login_headers.clone(),
             cache_ttl: self.auth_cache_ttl,
             cache_entries_max: self.auth_cache_entries_max,
         }
@@ -193,8 +196,13 @@ impl Config {
 
     /// Returns the relations between settings of authentication: the key, whether the relation is broken, and the expected
     /// value.
-    pub(super) fn auth_relations(&self) -> [(&'static str, bool, String); 3] {
+    pub(super) fn auth_relations(&self) -> [(&'static str, bool, String); 4] {
         let is_open = self.auth == Auth::None && !self.insecure_open && !self.listen.iter().all(Listen::is_local);
+        // Any page that a visitor opens can connect with the visitor's cookie, so the pages must be chosen on purpose.
+        let is_hijackable = self.auth == Auth::Http
+            && self.auth_url_login_headers.iter().any(|name| name == "cookie")
+            && self.admission().origins == Origins::Any
+            && self.origins == Origins::Auto;
         let is_keyless = self.jwt_secret.is_none() && self.jwt_secret_file.is_none() && self.jwt_key_files.is_empty();
         [
             (
@@ -213,6 +221,13 @@ impl Config {
                 "auth_url",
                 self.auth == Auth::Http && self.auth_url.is_none(),
                 format!("an address, since auth = http, such as {URL_EXAMPLE}"),
+            ),
+            (
+                "origins",
+                is_hijackable,
+                "a list of your sites, since a cookie logs in (auth_url_login_headers) and browsers send it for any page; \
+                 or any, if the service of auth_url checks the origin"
+                    .to_owned(),
             ),
         ]
     }

@@ -63,6 +63,7 @@ impl Default for Config {
             auth_url_timeout: Duration::from_secs(3),
             auth_url_in_flight_max: 64,
             auth_url_headers: ["cookie", "user-agent"].map(str::to_owned).into(),
+            auth_url_login_headers: Vec::new(),
             auth_cache_ttl: Duration::from_secs(10),
             auth_cache_entries_max: 10_000,
             hook_url: None,

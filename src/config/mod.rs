@@ -340,6 +340,13 @@ pub struct Config {
     /// Range: `none`, or names of headers. Default: `cookie,user-agent`.
     pub auth_url_headers: Vec<String>,
 
+    /// Headers that log a client in at its upgrade, without a first message, such as cookie.
+    ///
+    /// They are passed on as those in `auth_url_headers` are. If a request has one of them and no credential, the service
+    /// is asked with a credential of null, and its answer decides about the upgrade. Range: `none`, or names of headers.
+    /// Default: `none`.
+    pub auth_url_login_headers: Vec<String>,
+
     /// How long an answer of the service is used again for the same request.
     ///
     /// Longer saves requests to the service; shorter makes a revoked login take effect sooner. Range: a time of 0s to

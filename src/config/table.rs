@@ -244,6 +244,8 @@ pub static SETTINGS: &[Setting] = settings! {
         auth_url_timeout: Time(1, 60 * SECOND), Live, "Time that the service may take to answer";
         auth_url_in_flight_max: Count(1, 10_000), Restart, "Most requests to the service at a time; more wait";
         auth_url_headers: HeaderNames, Live, "Headers of the client's request that are passed on to the service";
+        auth_url_login_headers: HeaderNames, Live,
+            "Headers that log a client in at its upgrade, without a first message, such as cookie";
         auth_cache_ttl: Time(0, HOUR), Live, "How long an answer of the service is used again for the same request";
         auth_cache_entries_max: Count(0, 10_000_000), Restart, "Most answers of the service that are kept";
     }

@@ -103,7 +103,7 @@ impl Gateway {
             Authentication::AwaitsFirstMessage(facts) => {
                 let credential = first_message::read(&mut peer, &mut received, &self.settings).await?;
                 peer.check_rest(&received);
-                Ok(self.login_service.log_in(&credential, &facts, &self.settings).await?)
+                Ok(self.login_service.log_in(Some(&credential), &facts, &self.settings).await?)
             }
         }
     }
@@ -111,7 +111,7 @@ impl Gateway {
     /// Logs in by a token; returns its uid, or `None` if the token is refused.
     pub fn verify_token(&self, token: &[u8]) -> Option<String> {
         let facts = RequestFacts::default();
-        let login = self.login_service.log_in(token, &facts, &self.settings);
+        let login = self.login_service.log_in(Some(token), &facts, &self.settings);
         let identity = self.runtime.block_on(login).ok()?.identity;
         assert!(identity.expires.is_some_and(|at| at > clock::now()), "an expired token was accepted");
         Some(identity.uid.as_str().to_owned())

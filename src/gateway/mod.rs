@@ -342,5 +342,5 @@ async fn read_login<S: AcceptedStream>(
     settings: &GatewaySettings,
 ) -> Result<Login, Refusal> {
     let credential = first_message::read(stream, received, settings).await?;
-    Ok(login_service.log_in(&credential, facts, settings).await?)
+    Ok(login_service.log_in(Some(&credential), facts, settings).await?)
 }

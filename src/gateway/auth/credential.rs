@@ -17,7 +17,7 @@ const SUBPROTOCOL_PREFIX: &str = "bearer.";
 /// The query parameter that holds a token (RFC 6750, section 2.3).
 const PARAMETER: &str = "access_token";
 
-/// The facts of an upgrade request that an authentication service gets with the credential.
+/// The facts of an upgrade request that an authentication service gets, with the credential or in place of one.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub(crate) struct RequestFacts {
     /// The client's address, without its port; `None` for a Unix socket.
@@ -27,12 +27,18 @@ pub(crate) struct RequestFacts {
     pub(crate) query: Option<String>,
     /// `None` if the request has no `Origin`, or one that is not UTF-8.
     pub(crate) origin: Option<String>,
-    /// The headers in `auth_url_headers` that the request has, each with its lines unchanged; lines that are not UTF-8 are
-    /// left out.
+    /// The headers in `auth_url_headers` and `auth_url_login_headers` that the request has, each with its lines unchanged;
+    /// lines that are not UTF-8 are left out.
     pub(crate) headers: BTreeMap<String, Vec<String>>,
 }
 
 impl RequestFacts {
+    /// Tells whether these facts log a client in without a credential: the request has one of the headers
+    /// `auth_url_login_headers`.
+    pub(super) fn can_log_in(&self, settings: &AuthSettings) -> bool {
+        settings.url_login_headers.iter().any(|name| self.headers.contains_key(name))
+    }
+
     /// Copies the facts from a request.
     pub(crate) fn of(headers: &HeaderMap, uri: &Uri, address: Option<IpAddr>, settings: &AuthSettings) -> Self {
         // JSON holds only text, and with bytes replaced the value would not be the one that the client has sent.
@@ -41,13 +47,14 @@ impl RequestFacts {
             let others: Vec<&str> = query.split('&').filter(|pair| value_of(pair).is_none()).collect();
             others.join("&")
         });
+        let names = settings.url_headers.iter().chain(&settings.url_login_headers);
         let lines = |name: &String| (name.clone(), headers.get_all(name).iter().filter_map(text).collect::<Vec<_>>());
         Self {
             address,
             path: uri.path().to_owned(),
             query,
             origin: headers.get(header::ORIGIN).and_then(text),
-            headers: settings.url_headers.iter().map(lines).filter(|(_, lines)| !lines.is_empty()).collect(),
+            headers: names.map(lines).filter(|(_, lines)| !lines.is_empty()).collect(),
         }
     }
 }

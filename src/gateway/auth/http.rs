@@ -1,7 +1,7 @@
 //! The authentication service: it gets the credential and the facts of the request in a POST, and answers with the uid.
 //!
 //! ```text
-//!   POST auth_url  {"credential": "…", "address": "…", "path": "/", "query": null, "origin": null, "headers": {…}}
+//!   POST auth_url  {"credential": "…" or null, "address": "…", "path": "/", "query": null, "origin": null, "headers": {…}}
 //!   200            {"uid": "alice", "may": ["unicast"], "expires": 1893456000}     the identity; the last two are optional
 //!   4xx            the credential is refused
 //!   anything else  the service is unavailable
@@ -51,7 +51,8 @@ struct State {
 /// The body of a request to the service.
 #[derive(Serialize)]
 struct Question<'a> {
-    credential: &'a str,
+    /// `None` if the headers in the facts stand for it.
+    credential: Option<&'a str>,
     #[serde(flatten)]
     facts: &'a RequestFacts,
 }
@@ -68,14 +69,14 @@ impl Service {
         Ok(Self { client, in_flight: Semaphore::new(settings.url_in_flight_max), state: Mutex::new(state) })
     }
 
-    /// Asks the service for the owner of `credential`, unless the cache has the answer.
+    /// Asks the service for the owner of `credential`, or of the headers in `facts`, unless the cache has the answer.
     pub(super) async fn ask(
         &self,
-        credential: &[u8],
+        credential: Option<&[u8]>,
         facts: &RequestFacts,
         settings: &AuthSettings,
     ) -> Result<Claims, Reason> {
-        let credential = std::str::from_utf8(credential).map_err(|_| Reason::AuthRefused)?;
+        let credential = credential.map(std::str::from_utf8).transpose().map_err(|_| Reason::AuthRefused)?;
         let question = serde_json::to_vec(&Question { credential, facts }).expect("texts in a struct are JSON");
         let key = digest::digest(&digest::SHA256, &question).as_ref().try_into().expect("SHA-256 has 32 bytes");
         if let Some(answer) = self.cached(&key, settings.cache_ttl) {

@@ -32,7 +32,7 @@ pub(crate) struct Login {
 /// How far the authentication of a connection is when its upgrade is answered.
 #[derive(Debug)]
 pub(crate) enum Authentication {
-    /// The request held a valid credential.
+    /// The request held a valid credential, or a header that logs in without one.
     LoggedIn(Login),
     /// The credential comes with the first message. The facts of the request are kept for checking it.
     AwaitsFirstMessage(RequestFacts),
@@ -44,7 +44,7 @@ impl LoginService {
         self.authenticator.is_disabled()
     }
 
-    /// Checks the credential of a request from `address`, if it has one.
+    /// Checks the credential of a request from `address`, or its headers `auth_url_login_headers`, if it has any of these.
     ///
     /// # Errors
     /// When the request must be refused; within `auth_url_timeout` in any case.
@@ -62,15 +62,18 @@ impl LoginService {
             true => RequestFacts::of(headers, uri, address, &settings.auth),
             false => RequestFacts::default(),
         };
-        match credential::find(headers, uri, &settings.auth)? {
-            Some(credential) => match self.log_in(&credential, &facts, settings).await {
-                Ok(login) => Ok(Authentication::LoggedIn(login)),
-                Err(IdentifyError::Denied(reason)) => Err(reason),
-                // Only without authentication, where this function has returned above.
-                Err(IdentifyError::Uid(_)) => Err(Reason::TokenSubject),
-            },
-            None if settings.auth.takes_from(AuthSource::FirstFrame) => Ok(Authentication::AwaitsFirstMessage(facts)),
-            None => Err(Reason::CredentialMissing),
+        let credential = credential::find(headers, uri, &settings.auth)?;
+        if credential.is_none() && !facts.can_log_in(&settings.auth) {
+            return match settings.auth.takes_from(AuthSource::FirstFrame) {
+                true => Ok(Authentication::AwaitsFirstMessage(facts)),
+                false => Err(Reason::CredentialMissing),
+            };
+        }
+        match self.log_in(credential.as_deref(), &facts, settings).await {
+            Ok(login) => Ok(Authentication::LoggedIn(login)),
+            Err(IdentifyError::Denied(reason)) => Err(reason),
+            // Only without authentication, where this function has returned above.
+            Err(IdentifyError::Uid(_)) => Err(Reason::TokenSubject),
         }
     }
 
@@ -84,13 +87,13 @@ impl LoginService {
         Ok(Login { identity: Identity { uid, rights: Rights::RECEIVE, expires: None }, number })
     }
 
-    /// Identifies the owner of a credential that has just been read.
+    /// Identifies the owner of a credential that has just been read, or of a request that logs in without one.
     ///
     /// # Errors
     /// See [`IdentifyError`].
     pub(crate) async fn log_in(
         &self,
-        credential: &[u8],
+        credential: Option<&[u8]>,
         facts: &RequestFacts,
         settings: &GatewaySettings,
     ) -> Result<Login, IdentifyError> {

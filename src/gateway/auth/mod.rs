@@ -138,23 +138,27 @@ impl Authenticator {
         }
     }
 
-    /// Identifies the owner of `credential`. Takes `auth_url_timeout` at most.
+    /// Identifies the owner of `credential`; without one, an authentication service finds the owner by the facts. Takes
+    /// `auth_url_timeout` at most.
     ///
     /// # Errors
     /// See [`IdentifyError`].
     pub(crate) async fn identify(
         &self,
-        credential: &[u8],
+        credential: Option<&[u8]>,
         facts: &RequestFacts,
         settings: &AuthSettings,
         rules: UidRules<'_>,
     ) -> Result<Identity, IdentifyError> {
         let claims = match &self.method {
             Method::None => {
-                let uid = Uid::new(credential, rules.bytes_max, rules.hasher)?;
+                let uid = Uid::new(credential.unwrap_or_default(), rules.bytes_max, rules.hasher)?;
                 return Ok(Identity { uid, rights: settings.rights, expires: None });
             }
-            Method::Jwt(keys) => token::verify(credential, &keys.current(), settings)?,
+            Method::Jwt(keys) => {
+                let token = credential.ok_or(Reason::CredentialMissing)?;
+                token::verify(token, &keys.current(), settings)?
+            }
             Method::Http(service) => service.ask(credential, facts, settings).await?,
         };
         let uid = Uid::new(claims.uid.as_bytes(), rules.bytes_max, rules.hasher);
