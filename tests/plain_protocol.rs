@@ -7,7 +7,7 @@ mod support;
 use std::thread;
 
 use pombo::message::{Delivery, Kind};
-use support::{Frame, Node, Request, Sent, nodes};
+use support::{Frame, Node, Program, Request, Sent, nodes};
 
 const MIB: usize = 1 << 20;
 
@@ -30,6 +30,15 @@ fn login_reply_is_a_template() {
         client.send_text("joão");
         client.expect_text("joão, bem-vindo: joão");
     });
+}
+
+/// By the program itself: a flag that takes a list would be cut at the comma.
+#[test]
+fn login_reply_in_english_is_a_flag() {
+    let program = Program::start(&["--login-reply", "login success, your uid is {uid}"]);
+    let mut alice = program.dial().upgraded();
+    alice.send_text("alice");
+    alice.expect_text("login success, your uid is alice");
 }
 
 #[test]
