@@ -548,7 +548,15 @@ fn files_that_make_no_certificate_are_told_at_the_start() {
     bind().expect("the files are sound");
     let (_, chain, key) = authority.sign(&LOCAL);
     fs::write(authority.certificate_file(), &chain).expect("the folder is writable");
-    check(bind(), "can't be used with tls_key");
+    check(bind(), "is not the key of the certificate in tls_certificate");
+    check(bind(), "expected the files of one certificate");
+    // A chain whose certificates are in the wrong order.
+    authority.issue_by_intermediate("chat.example.org");
+    let wrong_way = fs::read_to_string(authority.certificate_file()).expect("it was written");
+    let (own, intermediate) = wrong_way.split_at(wrong_way.rfind("-----BEGIN").expect("there are two"));
+    fs::write(authority.certificate_file(), format!("{intermediate}{own}")).expect("the folder is writable");
+    check(bind(), "expected the server's own certificate first, and the key belongs to number 2 in the file");
+    fs::write(authority.certificate_file(), &chain).expect("the folder is writable");
     fs::write(authority.key_file(), &chain).expect("the folder is writable");
     check(bind(), "holds no private key in PEM");
     fs::write(authority.key_file(), &key).expect("the folder is writable");
@@ -593,10 +601,14 @@ fn pushes_reach_it() {
 
 /// What `pombo connect` prints and how it ends, given `input`.
 fn connect(node: &Node, root: &Path, input: &str) -> (String, String, Option<i32>) {
+    connect_with(node, &["--ca", root.to_str().expect("a path in UTF-8")], input)
+}
+
+fn connect_with(node: &Node, arguments: &[&str], input: &str) -> (String, String, Option<i32>) {
     let url = format!("wss://localhost:{}/", node.socket_address().port());
     let mut client = Command::new(env!("CARGO_BIN_EXE_pombo"))
-        .args(["connect", &url, "alice", "--ca"])
-        .arg(root)
+        .args(["connect", &url, "alice"])
+        .args(arguments)
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
@@ -618,7 +630,68 @@ fn the_terminal_client_speaks_it_and_trusts_whom_it_is_told() {
     let stranger = Authority::new();
     let (output, errors, code) = connect(&node, &stranger.root_file(), "alice:hi\n");
     assert_eq!((output.as_str(), code), ("", Some(1)));
-    assert!(errors.contains("no TLS with localhost: invalid peer certificate"), "{errors}");
+    assert!(
+        errors.contains("no TLS with localhost: its certificate leads to no authority that is trusted"),
+        "{errors}"
+    );
+}
+
+#[test]
+fn the_terminal_client_explains_what_is_wrong_with_a_certificate() {
+    #[track_caller]
+    fn check(authority: &Authority, why: &str) {
+        let node = secured(authority).start(1);
+        let (output, errors, code) = connect(&node, &authority.root_file(), "alice:hi\n");
+        assert_eq!((output.as_str(), code), ("", Some(1)));
+        assert!(errors.contains(&format!("no TLS with localhost: {why}")), "{errors}");
+    }
+    let authority = Authority::new();
+    authority.issue_for(2001, 2002);
+    check(&authority, "its certificate has expired at 2002-01-01T00:00:00Z");
+    authority.issue_for(3001, 3002);
+    check(&authority, "its certificate is not valid before 3001-01-01T00:00:00Z");
+    authority.issue_by_intermediate("chat.example.org");
+    check(&authority, "its certificate is for chat.example.org, not for localhost; ");
+    authority.issue_self_signed();
+    check(&authority, "its certificate is self-signed: it is marked as an authority's (CA:TRUE)");
+    // Neither does it help to trust that one.
+    fs::copy(authority.certificate_file(), authority.root_file()).expect("the folder is writable");
+    check(&authority, "its certificate is self-signed: it is marked as an authority's (CA:TRUE)");
+}
+
+#[test]
+fn the_terminal_client_connects_to_anybody_if_told_and_says_so() {
+    let authority = Authority::new();
+    authority.issue_self_signed();
+    let node = secured(&authority).start(1);
+    let warning = "pombo connect: WARNING: --insecure: the certificate of localhost is not checked, ";
+    for _ in 0..2 {
+        let (output, errors, code) = connect_with(&node, &["--insecure"], "alice:hi\n");
+        assert_eq!((output.as_str(), code), ("hi\n", Some(0)), "{errors}");
+        assert_eq!(errors.matches(warning).count(), 1, "{errors}");
+    }
+    authority.issue_by_intermediate("chat.example.org");
+    let node = secured(&authority).start(1);
+    let root = authority.root_file();
+    let named = ["--ca", root.to_str().expect("a path in UTF-8"), "--server-name", "chat.example.org"];
+    let (output, errors, code) = connect_with(&node, &named, "alice:hi\n");
+    assert_eq!((output.as_str(), code), ("hi\n", Some(0)), "{errors}");
+    assert!(!errors.contains("WARNING"), "{errors}");
+    assert_eq!(connect_with(&node, &["--insecure", named[0], named[1]], "").2, Some(2));
+}
+
+/// It is taken, since some clients connect to it, and whoever runs the node hears why others don't.
+#[test]
+fn self_signed_certificate_is_a_warning() {
+    let authority = Authority::new();
+    authority.issue_self_signed();
+    let (certificate, key) = (authority.certificate_file(), authority.key_file());
+    let [certificate, key] = [&certificate, &key].map(|file| file.to_str().expect("a path in UTF-8"));
+    let program = Program::start(&["--tls-certificate", certificate, "--tls-key", key]);
+    program.expect_logged("certificate is marked as an authority's (CA:TRUE)");
+    authority.issue();
+    program.expect_logged("certificate reloaded");
+    assert_eq!(program.logged("CA:TRUE"), 1, "a sound one is no warning");
 }
 
 /// Clients refuse such a certificate, each for itself: whoever runs the node is to hear of it first.

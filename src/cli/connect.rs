@@ -28,6 +28,7 @@ use self::target::Target;
 use super::input::{self, InputError};
 use super::trust::{Trust, Wire};
 use crate::backoff::Backoff;
+use crate::roots::RootsError;
 
 mod handshake;
 mod login;
@@ -51,6 +52,12 @@ pub(crate) struct ConnectArgs {
     /// Trusts what the certificates in this PEM file have signed, instead of what the system trusts.
     #[arg(long, value_name = "FILE")]
     ca: Option<PathBuf>,
+    /// Expects the certificate to be for this name, instead of for the host of the address.
+    #[arg(long, value_name = "NAME")]
+    server_name: Option<String>,
+    /// Accepts any certificate, for a test: anybody on the way can read and change everything that is sent.
+    #[arg(long, conflicts_with_all = ["ca", "server_name"])]
+    insecure: bool,
     /// Keeps listening for this long after the end of input, for example `5s`.
     #[arg(long, value_name = "DURATION", value_parser = humantime::parse_duration, default_value = "0s")]
     wait: Duration,
@@ -62,6 +69,17 @@ pub(crate) struct ConnectArgs {
     connect_timeout: Duration,
 }
 
+impl ConnectArgs {
+    /// Returns how the certificate of a server over TLS is checked.
+    fn trust(&self) -> Result<Trust, RootsError> {
+        if self.insecure {
+            Ok(Trust::of_anybody())
+        } else {
+            Trust::load(self.ca.as_deref(), self.server_name.as_deref())
+        }
+    }
+}
+
 /// Runs the client until its end and returns the process's exit code.
 pub(crate) fn run(args: ConnectArgs) -> ExitCode {
     let target = match args.url.parse::<Target>() {
@@ -71,7 +89,7 @@ pub(crate) fn run(args: ConnectArgs) -> ExitCode {
             return ExitCode::from(2);
         }
     };
-    let trust = match target.is_secure.then(|| Trust::load(args.ca.as_deref())).transpose() {
+    let trust = match target.is_secure.then(|| args.trust()).transpose() {
         Ok(trust) => trust,
         Err(error) => {
             eprintln!("pombo connect: {error}");
@@ -238,6 +256,13 @@ impl Client {
 
     /// Holds one connection; returns how it ended, and how long it was logged in, if it was.
     async fn session(&mut self) -> (Ended, Option<Duration>) {
+        if self.args.insecure && self.target.is_secure {
+            eprintln!(
+                "pombo connect: WARNING: --insecure: the certificate of {} is not checked, anybody on the way can read \
+                 and change everything",
+                self.target.host
+            );
+        }
         let limit = self.args.connect_timeout;
         let socket = tokio::select! {
             () = self.interrupt.wait() => return (Ended::Finished, None),

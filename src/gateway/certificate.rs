@@ -11,7 +11,7 @@ use rustls::crypto::aws_lc_rs;
 use rustls::pki_types::pem::{self, PemObject};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, UnixTime};
 use rustls::server::ParsedCertificate;
-use rustls::{RootCertStore, ServerConfig};
+use rustls::{InconsistentKeys, RootCertStore, ServerConfig};
 use tokio::sync::{Notify, watch};
 use tracing::{error, info, warn};
 
@@ -60,6 +60,23 @@ pub enum CertificateError {
         /// The parser's error.
         reason: String,
     },
+    /// The key belongs to no certificate, or not to the first one.
+    #[error(
+        "tls_key {} is not the key of the certificate in tls_certificate {}: expected {}",
+        key.display(), certificate.display(),
+        match belongs_to {
+            None => "the files of one certificate".to_owned(),
+            Some(place) => format!("the server's own certificate first, and the key belongs to number {place} in the file"),
+        }
+    )]
+    Mismatch {
+        /// The certificate's file.
+        certificate: PathBuf,
+        /// The key's file.
+        key: PathBuf,
+        /// The place of the certificate that the key belongs to, from 1.
+        belongs_to: Option<usize>,
+    },
     /// The certificate and the key can't be used together.
     #[error("tls_certificate {} can't be used with tls_key {}: {source}", certificate.display(), key.display())]
     Unusable {
@@ -98,13 +115,53 @@ impl CertificateFiles {
             return Err(not_a_chain()(pem::Error::NoItemsFound));
         }
         let key = PrivateKeyDer::from_pem_slice(&key).map_err(malformed("tls_key", &self.key, "private key in PEM"))?;
-        let config = server_config(chain.clone(), key).map_err(|source| CertificateError::Unusable {
-            certificate: self.certificate.clone(),
-            key: self.key.clone(),
-            source,
-        })?;
+        let config = server_config(chain.clone(), key.clone_key());
+        let config = config.map_err(|source| self.unusable(source, &chain, &key))?;
         self.warn_of_dates(&chain);
+        self.warn_of_authority(&chain);
         Ok(config)
+    }
+
+    /// Says why a chain and a key can't be used.
+    fn unusable(
+        &self,
+        source: rustls::Error,
+        chain: &[CertificateDer<'static>],
+        key: &PrivateKeyDer<'static>,
+    ) -> CertificateError {
+        let (certificate, key_file) = (self.certificate.clone(), self.key.clone());
+        let is_version_1 = |error: &rustls::OtherError| error.to_string().starts_with("UnsupportedCertVersion");
+        if let rustls::Error::InvalidCertificate(rustls::CertificateError::Other(error)) = &source
+            && is_version_1(error)
+        {
+            return CertificateError::Malformed {
+                setting: "tls_certificate",
+                path: certificate,
+                expected: "certificate of X.509 version 3",
+                reason: "it has an older version, which can't have the server's name in a subjectAltName".to_owned(),
+            };
+        }
+        if !matches!(source, rustls::Error::InconsistentKeys(InconsistentKeys::KeyMismatch)) {
+            return CertificateError::Unusable { certificate, key: key_file, source };
+        }
+        let belongs = |found: &CertificateDer<'static>| server_config(vec![found.clone()], key.clone_key()).is_ok();
+        let belongs_to = chain.iter().position(belongs).map(|index| index + 1);
+        CertificateError::Mismatch { certificate, key: key_file, belongs_to }
+    }
+
+    /// Logs if the server's certificate is marked as an authority's, as `openssl req -x509` makes it.
+    fn warn_of_authority(&self, chain: &[CertificateDer<'_>]) {
+        let now = UnixTime::since_unix_epoch(clock::since_1970());
+        let error = chain.first().and_then(|own| validity_error(own, now));
+        if let Some(rustls::CertificateError::Other(error)) = error
+            && error.to_string() == "CaUsedAsEndEntity"
+        {
+            let certificate = self.certificate.display();
+            warn!(
+                %certificate,
+                "certificate is marked as an authority's (CA:TRUE), as self-signed ones are; many clients refuse it"
+            );
+        }
     }
 
     /// Logs the certificates of a chain that have expired or are not valid yet.

@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use pombo::Config;
-use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair, date_time_ymd};
+use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair, date_time_ymd};
 use rustls::crypto::aws_lc_rs;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
@@ -66,6 +66,33 @@ impl Authority {
         let root = pem("CERTIFICATE", &self.root);
         fs::write(self.root_file(), root).expect("the folder is writable");
         certificate
+    }
+
+    /// Writes new files whose certificate is for `name`, signed by an intermediate authority whose certificate follows it.
+    pub(crate) fn issue_by_intermediate(&self, name: &str) {
+        let key = KeyPair::generate().expect("a key can be drawn");
+        let mut params = CertificateParams::new(Vec::new()).expect("no name is a sound name");
+        params.distinguished_name.push(DnType::CommonName, "intermediate");
+        params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
+        let intermediate = params.signed_by(&key, &self.issuer).expect("the authority signs").der().clone();
+        let issuer = Issuer::new(params, key);
+        let key = KeyPair::generate().expect("a key can be drawn");
+        let params = CertificateParams::new(vec![name.to_owned()]).expect("it is a name");
+        let own = params.signed_by(&key, &issuer).expect("the intermediate authority signs").der().clone();
+        let chain = pem("CERTIFICATE", &own) + &pem("CERTIFICATE", &intermediate);
+        fs::write(self.certificate_file(), chain).expect("the folder is writable");
+        fs::write(self.key_file(), pem("PRIVATE KEY", &key.serialize_der())).expect("the folder is writable");
+    }
+
+    /// Writes new files whose certificate is the authority's own, as `openssl req -x509` makes one.
+    pub(crate) fn issue_self_signed(&self) {
+        let key = KeyPair::generate().expect("a key can be drawn");
+        let names = LOCAL.map(str::to_owned);
+        let mut params = CertificateParams::new(names).expect("names and addresses");
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        let own = params.self_signed(&key).expect("it signs itself").der().clone();
+        fs::write(self.certificate_file(), pem("CERTIFICATE", &own)).expect("the folder is writable");
+        fs::write(self.key_file(), pem("PRIVATE KEY", &key.serialize_der())).expect("the folder is writable");
     }
 
     /// Makes a certificate for these names: itself, its PEM, and its key's PEM.

@@ -130,7 +130,7 @@ impl NodeArgs {
         let certificate = if self.control.is_none() { find("tls_certificate")? } else { None };
         let address = if certificate.is_some_and(|(path, _)| path != "none") { address.or_secure() } else { address };
         let is_secure = matches!(address, Address::Tcp { scheme: Scheme::Https, .. });
-        let trust = is_secure.then(|| Trust::load(self.ca.as_deref())).transpose()?;
+        let trust = is_secure.then(|| Trust::load(self.ca.as_deref(), None)).transpose()?;
         Ok(Callee { address, trust, token: self.token(variables)? })
     }
 
