@@ -7,8 +7,8 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use pombo::config::{
-    Auth, AuthSource, Config, DrainCode, DuplicateLogin, Fault, Listen, LogFormat, LogLevel, Origins, Paths, Secret,
-    Setting, Settings, SlowConsumer, load,
+    Auth, AuthSource, Config, ControlTls, DrainCode, DuplicateLogin, Fault, Listen, LogFormat, LogLevel, Origins,
+    Paths, Secret, Setting, Settings, SlowConsumer, load,
 };
 use pombo::rights::Rights;
 use tempfile::TempDir;
@@ -155,6 +155,7 @@ fn unusual() -> Config {
         tls_certificate: Some("/etc/pombo/c \"h\".pem".into()),
         tls_key: Some("key.pem".into()),
         control: Some(Listen::Unix("/run/control.sock".into())),
+        control_tls: ControlTls::Off,
         control_tokens: vec![
             "a push+admin 0123456789abcdef0123456789abcdef".parse().expect("a token"),
             "b query fedcba9876543210fedcba9876543210".parse().expect("a token"),

@@ -6,7 +6,7 @@ use std::fs;
 use std::thread;
 use std::time::Duration;
 
-use pombo::config::ControlToken;
+use pombo::config::{ControlTls, ControlToken};
 use pombo::frame::close;
 use pombo::{Config, Listen, Problem, Server, StartError};
 use serde_json::json;
@@ -159,9 +159,13 @@ fn console_is_for_everybody_and_holds_nothing() {
 }
 
 #[test]
-fn api_speaks_tls_where_the_node_does() {
+fn api_speaks_tls_where_it_is_asked_to() {
     let authority = Authority::new();
-    nodes().with_control().with(|config| authority.apply(config)).each(|node| {
+    let change = |config: &mut Config| {
+        authority.apply(config);
+        config.control_tls = ControlTls::On;
+    };
+    nodes().with_control().with(change).each(|node| {
         let Listen::Tcp(address) = node.control_listen() else { panic!("it listens on TCP") };
         let config = authority.client(rustls::ALL_VERSIONS);
         let mut control = Client::try_dial_tls(*address, config).expect("the handshake is made");

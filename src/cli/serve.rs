@@ -267,8 +267,11 @@ fn start(
     if config.gateway().admission.origins == Origins::Any {
         warn!("pages of every web site may connect from their visitors' browsers, see the setting origins");
     }
-    if control.as_ref().is_some_and(|listen| !listen.is_local()) && config.tls_certificate.is_none() {
-        warn!("tokens of other programs cross the network in the clear, see the settings control and tls_certificate");
+    if control.as_ref().is_some_and(|listen| !listen.is_local()) && !config.control_speaks_tls() {
+        warn!(
+            "tokens of other programs cross the network in the clear, see the settings control, control_tls and \
+             tls_certificate"
+        );
     }
     // The node runs on even if nobody reads stdout.
     stdout.write_all(format!("{}{}", welcome(&addresses, &config), invite(control.as_ref(), &config)).as_bytes())?;
@@ -375,13 +378,15 @@ fn welcome(addresses: &[Listen], config: &Config) -> String {
     };
     let page = if config.page { format!("open {}/ in a browser, or: ", url(http, &listen)) } else { String::new() };
     let who = if config.auth == Auth::None { "alice" } else { "--token-file FILE" };
-    format!("{head}try: {page}pombo connect {}{path} {who}\n", url(ws, &listen))
+    // The certificate is for the name that clients use, and hardly ever for this address.
+    let unchecked = if ws == "wss" { "--insecure " } else { "" };
+    format!("{head}try: {page}pombo connect {unchecked}{}{path} {who}\n", url(ws, &listen))
 }
 
 /// Returns the text about the control listener: its address, how to push, and the console's URL.
 fn invite(control: Option<&Listen>, config: &Config) -> String {
     let Some(listen) = control else { return String::new() };
-    let http = if config.tls_certificate.is_some() { "https" } else { "http" };
+    let http = if config.control_speaks_tls() { "https" } else { "http" };
     let place = url(http, listen);
     let (socket, base, console) = match reachable(listen) {
         // No browser opens a Unix socket.
@@ -476,12 +481,21 @@ mod tests {
         check(
             "0.0.0.0:1",
             |config| {
+                config.control = Some("0.0.0.0:1".parse().expect("an address"));
                 config.tls_certificate = Some("chain.pem".into());
                 config.control_tokens_file = Some("tokens".into());
             },
             "push from other programs on https://0.0.0.0:1: \
              curl --oauth2-bearer TOKEN -H 'Content-Type: text/plain' -d hi https://127.0.0.1:1/v1/push/alice\n\
              watch the node: open https://127.0.0.1:1/ in a browser",
+        );
+        // On loopback control is plain beside a certificate.
+        check(
+            "127.0.0.1:1235",
+            |config| config.tls_certificate = Some("chain.pem".into()),
+            "push from other programs on http://127.0.0.1:1235: \
+             curl --json '\"hi\"' http://127.0.0.1:1235/v1/push/alice\n\
+             watch the node: open http://127.0.0.1:1235/ in a browser",
         );
         check(
             "unix:/x",
@@ -532,7 +546,7 @@ mod tests {
             &["127.0.0.1:443", "unix:/x"],
             |config| config.tls_certificate = Some("chain.pem".into()),
             "pombo VERSION listening on https://127.0.0.1:443, unix:/x (1 shard)\n\
-             try: open https://127.0.0.1:443/ in a browser, or: pombo connect wss://127.0.0.1:443 alice\n",
+             try: open https://127.0.0.1:443/ in a browser, or: pombo connect --insecure wss://127.0.0.1:443 alice\n",
         );
     }
 }

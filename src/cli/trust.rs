@@ -35,6 +35,8 @@ pub(super) struct Trust {
 enum Check {
     /// It must lead to one of the root certificates.
     Roots(Arc<ClientConfig>),
+    /// It must lead to one of the system's root certificates, except on a connection that stays on this machine.
+    RootsElsewhere,
     /// It is not checked.
     Nothing,
 }
@@ -48,6 +50,14 @@ impl Trust {
         Ok(Self { check, server_name: server_name.map(str::to_owned) })
     }
 
+    /// Trusts a node on this machine without a check, and others as the system does.
+    ///
+    /// What stays on this machine needs no certificate: with the default settings it isn't even encrypted. The certificate
+    /// of a node is for the name that its clients use, not for the address at which this machine calls it.
+    pub(super) fn of_own_machine() -> Self {
+        Self { check: Check::RootsElsewhere, server_name: None }
+    }
+
     /// Accepts every certificate.
     pub(super) fn of_anybody() -> Self {
         Self { check: Check::Nothing, server_name: None }
@@ -57,7 +67,11 @@ impl Trust {
     pub(super) async fn secure(&self, stream: TcpStream, host: &str) -> io::Result<Box<dyn Wire>> {
         let config = match &self.check {
             Check::Roots(config) => Arc::clone(config),
-            Check::Nothing => Arc::new(config_without_check()),
+            Check::RootsElsewhere if !stays_here(&stream)? => {
+                let roots = roots::load("--ca", None).map_err(io::Error::other)?;
+                Arc::new(roots::client_config(roots))
+            }
+            Check::RootsElsewhere | Check::Nothing => Arc::new(config_without_check()),
         };
         let name = name(self.server_name.as_deref().unwrap_or(host))?;
         let stream = TlsConnector::from(config).connect(name, stream).await;
@@ -73,6 +87,13 @@ impl Trust {
 fn name(host: &str) -> io::Result<ServerName<'static>> {
     let bad = |error| io::Error::new(io::ErrorKind::InvalidInput, format!("{host:?}: {error}"));
     ServerName::try_from(host.to_owned()).map_err(bad)
+}
+
+/// Returns whether both ends of a connection are on this machine.
+fn stays_here(stream: &TcpStream) -> io::Result<bool> {
+    let (local, peer) = (stream.local_addr()?.ip(), stream.peer_addr()?.ip());
+    // The kernel sends nothing to the network that is for one of its own addresses.
+    Ok(peer.to_canonical().is_loopback() || local == peer)
 }
 
 /// Explains an error of the handshake that a user can mend; `None` for any other.

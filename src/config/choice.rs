@@ -1,5 +1,8 @@
 //! The types of settings whose value is one of a few words.
 
+use super::Listen;
+use super::form::Words as _;
+
 /// Which request paths upgrade to a WebSocket.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Paths {
@@ -16,6 +19,34 @@ impl Paths {
             Self::Any => true,
             Self::List(paths) => paths.iter().any(|allowed| allowed == path),
         }
+    }
+}
+
+/// Whether the control listener speaks TLS.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ControlTls {
+    /// Where other machines can connect, if the node has a certificate.
+    Auto,
+    /// On loopback addresses, too.
+    On,
+    /// Nowhere.
+    Off,
+}
+
+impl ControlTls {
+    /// Returns the choice that a setting's word names.
+    pub fn of_word(word: &str) -> Option<Self> {
+        Self::WORDS.iter().find(|(each, _)| *each == word).map(|(_, choice)| *choice)
+    }
+
+    /// Returns whether a control listener on `listen` speaks TLS. A Unix socket never does.
+    pub fn applies_to(self, listen: &Listen, has_certificate: bool) -> bool {
+        let is_asked_for = match self {
+            Self::Auto => !listen.is_local(),
+            Self::On => true,
+            Self::Off => false,
+        };
+        is_asked_for && has_certificate && matches!(listen, Listen::Tcp(_))
     }
 }
 
@@ -74,4 +105,26 @@ pub enum LogLevel {
     Debug,
     /// Frames.
     Trace,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn control_speaks_tls_where_other_machines_can_connect() {
+        use ControlTls::{Auto, Off, On};
+        for (listen, expected) in [
+            ("127.0.0.1:1", [false, true, false]),
+            ("[::1]:1", [false, true, false]),
+            ("0.0.0.0:1", [true, true, false]),
+            ("[::]:1", [true, true, false]),
+            ("10.0.0.1:1", [true, true, false]),
+            ("unix:/x", [false, false, false]),
+        ] {
+            let listen: Listen = listen.parse().expect("an address");
+            assert_eq!([Auto, On, Off].map(|choice| choice.applies_to(&listen, true)), expected, "{listen}");
+            assert_eq!([Auto, On, Off].map(|choice| choice.applies_to(&listen, false)), [false; 3], "{listen}");
+        }
+    }
 }

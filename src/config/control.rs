@@ -8,7 +8,7 @@ use std::time::Duration;
 use toml::Value;
 
 use super::form::Form;
-use super::{Config, HookSettings, Secret};
+use super::{Config, ControlTls, HookSettings, Listen, Secret};
 
 /// What another program may do on the control listener.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -189,13 +189,31 @@ impl Config {
         }
     }
 
+    /// Returns whether the control listener speaks TLS.
+    pub fn control_speaks_tls(&self) -> bool {
+        let has_certificate = self.tls_certificate.is_some();
+        self.control.as_ref().is_some_and(|listen| self.control_tls.applies_to(listen, has_certificate))
+    }
+
     /// Returns the relations between settings of control: the key, whether the relation is broken, and the expected value.
-    pub(super) fn control_relations(&self) -> [(&'static str, bool, String); 3] {
+    pub(super) fn control_relations(&self) -> [(&'static str, bool, String); 5] {
         let has_tokens = !self.control_tokens.is_empty() || self.control_tokens_file.is_some();
         let is_open = !has_tokens && self.control.as_ref().is_some_and(|listen| !listen.is_local());
         // Beside a message, an outbox holds the header of its frame.
         let push_bytes_max = self.outbox_bytes_max.saturating_sub(super::relations::FRAME_HEADER_BYTES_MAX);
+        let is_on = self.control_tls == ControlTls::On;
+        let is_unix = matches!(self.control, Some(Listen::Unix(_) | Listen::Abstract(_)));
         [
+            (
+                "control_tls",
+                is_on && self.tls_certificate.is_none(),
+                "auto or off, or files in tls_certificate and tls_key to go with it".to_owned(),
+            ),
+            (
+                "control_tls",
+                is_on && self.tls_certificate.is_some() && is_unix,
+                "auto or off, since control is a Unix socket, which has no TLS".to_owned(),
+            ),
             (
                 "control",
                 is_open,
@@ -288,6 +306,22 @@ mod tests {
         let file = Config { control_tokens_file: Some("tokens".into()), ..Config::default() };
         let open = Config { control: Some("0.0.0.0:1".parse().expect("an address")), ..file };
         assert_eq!(open.check(), Ok(()));
+    }
+
+    #[test]
+    fn tls_that_can_not_be_is_a_fault() {
+        #[track_caller]
+        fn check(control: &str, has_certificate: bool, expected: &str) {
+            let file = || has_certificate.then(|| "file".into());
+            let control = Some(control.parse().expect("an address"));
+            let config = Config { control, control_tls: ControlTls::On, ..Config::default() };
+            let faults = Config { tls_certificate: file(), tls_key: file(), ..config }.check();
+            let fault = faults.map_err(|faults| faults.to_string()).err().unwrap_or_default();
+            assert_eq!(fault.split("expected ").nth(1).unwrap_or_default(), expected);
+        }
+        check("127.0.0.1:1", true, "");
+        check("127.0.0.1:1", false, "auto or off, or files in tls_certificate and tls_key to go with it");
+        check("unix:/x", true, "auto or off, since control is a Unix socket, which has no TLS");
     }
 
     #[test]

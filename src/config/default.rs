@@ -4,8 +4,8 @@ use std::num::NonZeroUsize;
 use std::time::Duration;
 
 use super::{
-    Auth, AuthSource, Config, DrainCode, DuplicateLogin, Listen, LogFormat, LogLevel, Origins, Paths, SlowConsumer,
-    memory,
+    Auth, AuthSource, Config, ControlTls, DrainCode, DuplicateLogin, Listen, LogFormat, LogLevel, Origins, Paths,
+    SlowConsumer, memory,
 };
 use crate::protocol::Protocol;
 use crate::rights::Rights;
@@ -22,6 +22,7 @@ impl Default for Config {
             connections_max: 1_000_000,
             handshakes_max: 16_384,
             control: Some(Listen::CONTROL),
+            control_tls: ControlTls::Auto,
             control_tokens: Vec::new(),
             control_tokens_file: None,
             control_connections_max: 256,

@@ -11,7 +11,7 @@ use std::time::Duration;
 use bytesize::ByteSize;
 use toml::Value;
 
-use super::{DrainCode, DuplicateLogin, Listen, LogFormat, LogLevel, Paths, SlowConsumer};
+use super::{ControlTls, DrainCode, DuplicateLogin, Listen, LogFormat, LogLevel, Paths, SlowConsumer};
 
 /// One way to write values of type `T`.
 pub(super) trait Form<T> {
@@ -337,6 +337,11 @@ impl<T: Words> Form<T> for Word<T> {
     }
 }
 
+impl Words for ControlTls {
+    const PLACEHOLDER: &'static str = "auto|on|off";
+    const WORDS: &'static [(&'static str, Self)] = &[("auto", Self::Auto), ("on", Self::On), ("off", Self::Off)];
+}
+
 impl Words for DuplicateLogin {
     const PLACEHOLDER: &'static str = "replace|reject|share";
     const WORDS: &'static [(&'static str, Self)] =
@@ -551,8 +556,11 @@ mod tests {
             assert_eq!(Word::<T>::ANY.expected(), expected);
         }
         // Each `match` fails to compile when a choice gets a value that is missing in the list beside it.
-        use {DrainCode as C, DuplicateLogin as D, LogFormat as F, LogLevel as L, SlowConsumer as S};
-        let _ = |c, d, s, f, l| {
+        use {ControlTls as T, DrainCode as C, DuplicateLogin as D, LogFormat as F, LogLevel as L, SlowConsumer as S};
+        let _ = |t, c, d, s, f, l| {
+            match t {
+                T::Auto | T::On | T::Off => {}
+            }
             match c {
                 C::GoingAway | C::ServiceRestart => {}
             }
@@ -569,6 +577,7 @@ mod tests {
                 L::Off | L::Error | L::Warn | L::Info | L::Debug | L::Trace => {}
             }
         };
+        check_words(&[T::Auto, T::On, T::Off], "auto, on or off");
         check_words(&[D::Replace, D::Reject, D::Share], "replace, reject or share");
         check_words(&[S::Disconnect, S::DropNewest, S::DropOldest], "disconnect, drop-newest or drop-oldest");
         check_words(&[C::GoingAway, C::ServiceRestart], "going-away or service-restart");

@@ -34,7 +34,7 @@ mod table;
 
 pub use admission::{AdmissionSettings, OriginError, Origins, PageOrigin, TrustedProxy, TrustedProxyError};
 pub use auth::{Auth, AuthSettings, AuthSource, AuthUrl, Secret};
-pub use choice::{DrainCode, DuplicateLogin, LogFormat, LogLevel, Paths, SlowConsumer};
+pub use choice::{ControlTls, DrainCode, DuplicateLogin, LogFormat, LogLevel, Paths, SlowConsumer};
 pub use control::{ControlRights, ControlSettings, ControlToken, ControlTokenError};
 pub use fault::{Fault, Faults, Origin};
 pub use hooks::HookSettings;
@@ -67,7 +67,7 @@ pub struct Config {
     /// Certificate chain of the TCP listeners, PEM, the server's own certificate first; they speak TLS if it is set.
     ///
     /// Read again on a reload, and when the file changes; connections keep the one that they were accepted with. Unix
-    /// sockets stay plain. Range: `none`, or the path of a file. Default: `none`.
+    /// sockets stay plain; `control_tls` decides for `control`. Range: `none`, or the path of a file. Default: `none`.
     pub tls_certificate: Option<PathBuf>,
 
     /// Private key of `tls_certificate`, PEM.
@@ -106,6 +106,13 @@ pub struct Config {
     /// address that other machines can reach needs them. Range: `off`, or `IP:PORT`, `localhost:PORT`, `unix:/PATH` or,
     /// on Linux, `unix:@NAME`. Default: `127.0.0.1:1235`.
     pub control: Option<Listen>,
+
+    /// Whether `control` speaks TLS, with `tls_certificate`.
+    ///
+    /// `auto` does where other machines can connect, if there is a certificate. On loopback it stays plain, so that the
+    /// commands, probes and scrapes of this machine need no certificate for 127.0.0.1. Unix sockets are always plain.
+    /// Range: `auto`, `on` or `off`. Default: `auto`.
+    pub control_tls: ControlTls,
 
     /// Tokens of the programs that may use `control`; better set by its variable, or by a file.
     ///
@@ -170,8 +177,8 @@ pub struct Config {
 
     /// Address where other programs push by lines of JSON.
     ///
-    /// It has no authentication, so only loopback addresses and Unix sockets are allowed. Range: `off`, or `IP:PORT`,
-    /// `localhost:PORT`, `unix:/PATH` or, on Linux, `unix:@NAME`. Default: `off`.
+    /// It has no authentication and no TLS, so only loopback addresses and Unix sockets are allowed. Range: `off`, or
+    /// `IP:PORT`, `localhost:PORT`, `unix:/PATH` or, on Linux, `unix:@NAME`. Default: `off`.
     pub text: Option<Listen>,
 
     /// Most sessions of one address; IPv6 is counted by its /64 network.

@@ -9,7 +9,7 @@ use super::admission::{OriginList, Proxies};
 use super::auth::{Exactly, File, Granted, HeaderNames, Hidden, Sources, Url};
 use super::control::Tokens;
 use super::form::{Address, Addresses, Count, FileMode, Form, OrOff, PathList, Size, Switch, Text, Time, Word, items};
-use super::{Auth, Config, DrainCode, DuplicateLogin, LogFormat, LogLevel, SlowConsumer};
+use super::{Auth, Config, ControlTls, DrainCode, DuplicateLogin, LogFormat, LogLevel, SlowConsumer};
 
 /// One setting: its names, and how it is read, shown and reloaded.
 pub struct Setting {
@@ -183,6 +183,7 @@ pub static SETTINGS: &[Setting] = settings! {
     }
     "Push from other programs" {
         control: OrOff(Address), Restart, "Address where other programs push and query over HTTP";
+        control_tls: Word::<ControlTls>::ANY, Restart, "Whether control speaks TLS, with tls_certificate";
         control_tokens: Tokens, Live, "Tokens of the programs that may use control; better set by its variable, or by a file";
         control_tokens_file: File, Live, "File with tokens as in control_tokens, one a line";
         control_connections_max: Count(1, 100_000), Restart,

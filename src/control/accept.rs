@@ -18,6 +18,7 @@ use tracing::debug;
 use super::reserved::Reserved;
 use super::slots::{Slot, Slots};
 use crate::descriptors::Reserve;
+use crate::gateway::{Reason, answer_over_http};
 use crate::listener::Listener;
 
 /// Pause after accepting failed, as for lack of descriptors.
@@ -102,13 +103,21 @@ pub(super) async fn accept<F: Future<Output = ()> + Send + 'static>(
 
 /// Makes the TLS handshake, if the listener has TLS.
 async fn secure(
-    connection: Reserved,
+    mut connection: Reserved,
     tls: Option<watch::Receiver<Arc<ServerConfig>>>,
 ) -> io::Result<(Duplex, Option<SocketAddr>)> {
     match (connection.peer(), tls) {
         (Some(peer), Some(tls)) => {
             let config = Arc::clone(&tls.borrow());
-            let stream = timeout(TLS_TIME, TlsAcceptor::from(config).accept(connection)).await??;
+            let handshake = async {
+                // As at the gateway: no TLS record begins with a capital letter, and an HTTP client can't read an alert.
+                if connection.peek().await?.is_some_and(|first| first.is_ascii_uppercase()) {
+                    answer_over_http(&mut connection, Reason::PlainHttp).await?;
+                    return Err(io::Error::other(Reason::PlainHttp.text()));
+                }
+                TlsAcceptor::from(config).accept(connection).await
+            };
+            let stream = timeout(TLS_TIME, handshake).await??;
             Ok((Box::pin(stream), Some(peer)))
         }
         (peer, _) => Ok((Box::pin(connection), peer)),

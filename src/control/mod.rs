@@ -90,7 +90,7 @@ pub(crate) struct Control {
     pub(crate) occupants: Occupants,
     /// Descriptors held back for control's connections.
     pub(crate) reserve: Reserve,
-    /// Configuration of TLS handshakes, the newest; `None` where TCP listeners have no TLS.
+    /// Configuration of TLS handshakes, the newest; `None` if the HTTP listener is plain.
     pub(crate) tls: Option<watch::Receiver<Arc<rustls::ServerConfig>>>,
 }
 

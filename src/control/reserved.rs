@@ -33,6 +33,13 @@ impl Reserved {
             Some(Connection::Unix(_)) | None => None,
         }
     }
+
+    /// Waits for the first byte of a TCP connection, and leaves it to be read; `None` for a Unix socket, or at the end.
+    pub(super) async fn peek(&self) -> io::Result<Option<u8>> {
+        let Some(Connection::Tcp(stream, _)) = &self.connection else { return Ok(None) };
+        let mut first = [0];
+        Ok((stream.peek(&mut first).await? > 0).then_some(first[0]))
+    }
 }
 
 impl Drop for Reserved {

@@ -43,8 +43,8 @@ pub use certificate::CertificateError;
 pub(crate) use certificate::{Certificate, CertificateFiles};
 
 use refusal::Refusal;
-pub(crate) use refusal::Refusals;
 pub use refusal::{Reason, RefusalAnswer};
+pub(crate) use refusal::{Refusals, answer_over_http};
 
 use self::auth::{Authentication, Identity, Login, RequestFacts};
 use self::upgrade::Upgraded;

@@ -303,7 +303,7 @@ impl Server {
             occupants: Occupants::new(counts.clone()),
             process: Process::open(),
             reserve,
-            tls,
+            tls: tls.filter(|_| config.control_speaks_tls()),
         };
         spawn_control(controlling, control, hooks, serving_ended, node_guard)?;
         let drain_timeout = watch::Sender::new(config.drain_timeout);

@@ -47,6 +47,11 @@ impl Address {
         }
     }
 
+    /// Returns whether the address leaves it to the node's settings whether TLS is spoken.
+    pub(super) fn is_without_scheme(&self) -> bool {
+        matches!(self, Self::Tcp { scheme: Scheme::Unsaid, .. })
+    }
+
     /// Chooses TLS if the scheme was not given.
     pub(super) fn or_secure(self) -> Self {
         match self {

@@ -18,7 +18,7 @@ use self::client::{CallError, Callee};
 use super::input::InputError;
 use super::token::{self, TokenError};
 use super::trust::Trust;
-use crate::config::{Faults, Listen, Setting, TOKEN_VARIABLE, find};
+use crate::config::{ControlTls, Faults, Listen, Origin, Setting, TOKEN_VARIABLE, find};
 use crate::roots::RootsError;
 
 mod address;
@@ -48,7 +48,7 @@ pub(super) struct NodeArgs {
     /// Where the node's control listener is: HOST:PORT, https://HOST:PORT, unix:/PATH or unix:@NAME [default: the setting control] [env: POMBO_CONTROL]
     #[arg(long, value_name = "ADDRESS", help_heading = "Node")]
     control: Option<String>,
-    /// Reads the setting control from this TOML file, which is the node's [env: POMBO_CONFIG]
+    /// Reads where control listens, and whether over TLS, from this TOML file, which is the node's [env: POMBO_CONFIG]
     #[arg(long, value_name = "FILE", help_heading = "Node")]
     config: Option<PathBuf>,
     /// Proves who calls by the token in this file [env: POMBO_CONTROL_TOKEN, the token itself]
@@ -57,6 +57,9 @@ pub(super) struct NodeArgs {
     /// Trusts what the certificates in this PEM file have signed, instead of what the system trusts
     #[arg(long, value_name = "FILE", help_heading = "Node")]
     ca: Option<PathBuf>,
+    /// Expects the certificate to be for this name, instead of for the host of the address
+    #[arg(long, value_name = "NAME", help_heading = "Node")]
+    server_name: Option<String>,
     /// Gives up when an answer takes longer than this
     #[arg(long, value_name = "DURATION", value_parser = humantime::parse_duration, default_value = "10s", help_heading = "Node")]
     timeout: Duration,
@@ -111,11 +114,9 @@ enum Failure {
 impl NodeArgs {
     /// Finds the node to call: flags override the environment, which overrides the file, as for the node itself.
     fn callee(&self, variables: &[(OsString, OsString)]) -> Result<Callee, Failure> {
-        let setting = |key| Setting::of(key).expect("a setting of the table");
-        let find = |key| find(setting(key), self.config.as_deref(), variables);
-        let (text, origin) = match (&self.control, &self.config) {
-            (Some(text), _) => (text.clone(), "from --control".to_owned()),
-            (None, _) => match find("control")? {
+        let (text, origin) = match &self.control {
+            Some(text) => (text.clone(), "from --control".to_owned()),
+            None => match self.find("control", variables)? {
                 Some((text, origin)) => (text, origin.to_string()),
                 None => (Listen::CONTROL.to_string(), "the default".to_owned()),
             },
@@ -125,13 +126,45 @@ impl NodeArgs {
             let text = text.escape_debug();
             Failure::Settings(format!("control = {text} ({origin}): {error}"))
         })?;
-        // A node's control listener speaks TLS if its other listeners do. With an address from a flag, the node's other
-        // settings are not read.
-        let certificate = if self.control.is_none() { find("tls_certificate")? } else { None };
-        let address = if certificate.is_some_and(|(path, _)| path != "none") { address.or_secure() } else { address };
-        let is_secure = matches!(address, Address::Tcp { scheme: Scheme::Https, .. });
-        let trust = is_secure.then(|| Trust::load(self.ca.as_deref(), None)).transpose()?;
+        // With an address from a flag, the node's other settings are not read.
+        let by_settings = self.control.is_none() && address.is_without_scheme();
+        let address = if by_settings && self.speaks_tls(&text, variables)? { address.or_secure() } else { address };
+        let trust = match &address {
+            Address::Tcp { scheme: Scheme::Https, .. }
+                if by_settings && self.ca.is_none() && self.server_name.is_none() =>
+            {
+                Some(Trust::of_own_machine())
+            }
+            Address::Tcp { scheme: Scheme::Https, .. } => {
+                Some(Trust::load(self.ca.as_deref(), self.server_name.as_deref())?)
+            }
+            _ => None,
+        };
         Ok(Callee { address, trust, token: self.token(variables)? })
+    }
+
+    /// Returns whether the node's control listener at this address, from the settings, speaks TLS by its settings.
+    fn speaks_tls(&self, address: &str, variables: &[(OsString, OsString)]) -> Result<bool, Failure> {
+        let certificate = self.find("tls_certificate", variables)?.filter(|(path, _)| path != "none");
+        let choice = match self.find("control_tls", variables)? {
+            None => ControlTls::Auto,
+            Some((word, origin)) => ControlTls::of_word(&word).ok_or_else(|| {
+                let (word, expected) = (word.escape_debug(), setting("control_tls").expected());
+                Failure::Settings(format!("control_tls = {word} ({origin}): expected {expected}"))
+            })?,
+        };
+        // The node doesn't start with `on` and no certificate. Its service manager may name that to the node alone.
+        let has_certificate = certificate.is_some() || choice == ControlTls::On;
+        Ok(match address.parse::<Listen>() {
+            Ok(listen) => choice.applies_to(&listen, has_certificate),
+            // A host name: an address of the caller's, since no node listens on a name.
+            Err(_) => choice != ControlTls::Off && has_certificate,
+        })
+    }
+
+    /// Finds the text of a setting of the node, with its origin.
+    fn find(&self, key: &'static str, variables: &[(OsString, OsString)]) -> Result<Option<(String, Origin)>, Failure> {
+        Ok(find(setting(key), self.config.as_deref(), variables)?)
     }
 
     fn token(&self, variables: &[(OsString, OsString)]) -> Result<Option<hyper::header::HeaderValue>, Failure> {
@@ -150,6 +183,10 @@ impl NodeArgs {
         let answer = timeout(self.timeout, call).await.map_err(|_| Failure::Timeout(self.timeout))?;
         Ok(answer?)
     }
+}
+
+fn setting(key: &str) -> &'static Setting {
+    Setting::of(key).expect("a setting of the table")
 }
 
 /// Runs one of these commands on a runtime of its own; prints a failure, and returns the exit code.
