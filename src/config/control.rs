@@ -195,12 +195,24 @@ impl Config {
         self.control.as_ref().is_some_and(|listen| self.control_tls.applies_to(listen, has_certificate))
     }
 
+    /// Returns an address of `others` that `listen` can't be bound beside.
+    fn in_the_way<'a>(listen: Option<&Listen>, others: impl IntoIterator<Item = &'a Listen>) -> Option<&'a Listen> {
+        others.into_iter().find(|other| listen.is_some_and(|listen| listen.overlaps(other)))
+    }
+
     /// Returns the relations between settings of control: the key, whether the relation is broken, and the expected value.
-    pub(super) fn control_relations(&self) -> [(&'static str, bool, String); 5] {
+    pub(super) fn control_relations(&self) -> [(&'static str, bool, String); 7] {
         let has_tokens = !self.control_tokens.is_empty() || self.control_tokens_file.is_some();
         let is_open = !has_tokens && self.control.as_ref().is_some_and(|listen| !listen.is_local());
         // Beside a message, an outbox holds the header of its frame.
         let push_bytes_max = self.outbox_bytes_max.saturating_sub(super::relations::FRAME_HEADER_BYTES_MAX);
+        let another = |key: &str, taken: Option<&Listen>| {
+            let taken = taken.map(Listen::to_string).unwrap_or_default();
+            format!("another address, since {key} = {taken}: each has a listener of its own")
+        };
+        let control_taken = Self::in_the_way(self.control.as_ref(), &self.listen);
+        let text_taken = Self::in_the_way(self.text.as_ref(), &self.listen);
+        let text_at_control = Self::in_the_way(self.text.as_ref(), &self.control);
         let is_on = self.control_tls == ControlTls::On;
         let is_unix = matches!(self.control, Some(Listen::Unix(_) | Listen::Abstract(_)));
         [
@@ -213,6 +225,12 @@ impl Config {
                 "control_tls",
                 is_on && self.tls_certificate.is_some() && is_unix,
                 "auto or off, since control is a Unix socket, which has no TLS".to_owned(),
+            ),
+            ("control", control_taken.is_some(), another("listen", control_taken)),
+            (
+                "text",
+                text_taken.or(text_at_control).is_some(),
+                another(if text_taken.is_some() { "listen" } else { "control" }, text_taken.or(text_at_control)),
             ),
             (
                 "control",
@@ -306,6 +324,50 @@ mod tests {
         let file = Config { control_tokens_file: Some("tokens".into()), ..Config::default() };
         let open = Config { control: Some("0.0.0.0:1".parse().expect("an address")), ..file };
         assert_eq!(open.check(), Ok(()));
+    }
+
+    #[test]
+    fn each_listener_has_an_address_of_its_own() {
+        #[track_caller]
+        fn check(listen: &str, control: &str, text: &str, fault: &str) {
+            let any = |text: &str| text.parse::<Listen>().expect("an address");
+            let listen = listen.split(',').map(any).collect();
+            let config =
+                Config { listen, control: Some(any(control)), text: Some(any(text)), ..Config::default() }.check();
+            assert_eq!(config.map_err(|faults| faults.to_string()).err().unwrap_or_default(), fault);
+        }
+        let (listen, control, text) = ("127.0.0.1:1", "127.0.0.1:2", "127.0.0.1:3");
+        check(listen, control, text, "");
+        check("127.0.0.1:0,127.0.0.1:0", "127.0.0.1:0", "127.0.0.1:0", "");
+        let tail = "each has a listener of its own";
+        check(
+            listen,
+            listen,
+            text,
+            &format!(
+                "control = {listen} (from the program): expected another address, since listen = {listen}: {tail}"
+            ),
+        );
+        check(
+            listen,
+            control,
+            listen,
+            &format!("text = {listen} (from the program): expected another address, since listen = {listen}: {tail}"),
+        );
+        check(
+            listen,
+            control,
+            control,
+            &format!(
+                "text = {control} (from the program): expected another address, since control = {control}: {tail}"
+            ),
+        );
+        check(
+            "127.0.0.1:1,127.0.0.1:1",
+            control,
+            text,
+            "listen = 127.0.0.1:1,127.0.0.1:1 (from the program): expected 127.0.0.1:1 once: it can't be listened on twice",
+        );
     }
 
     #[test]

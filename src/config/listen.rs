@@ -43,6 +43,21 @@ impl Listen {
     }
 }
 
+impl Listen {
+    /// Returns whether only one of both addresses can be listened on.
+    pub fn overlaps(&self, other: &Self) -> bool {
+        match (self, other) {
+            // With port 0 the kernel chooses a free one. [::] is IPv6 only.
+            (Self::Tcp(one), Self::Tcp(other)) => {
+                let is_all = one.ip().is_unspecified() || other.ip().is_unspecified();
+                let same_ip = one.ip() == other.ip() || is_all && one.is_ipv4() == other.is_ipv4();
+                one.port() != 0 && one.port() == other.port() && same_ip
+            }
+            _ => self == other,
+        }
+    }
+}
+
 impl FromStr for Listen {
     type Err = ListenError;
 
@@ -140,6 +155,28 @@ mod tests {
             ("192.168.0.1:1", false),
         ] {
             assert_eq!(text.parse::<Listen>().map(|l| l.is_local()), Ok(local), "{text}");
+        }
+    }
+
+    #[test]
+    fn knows_which_addresses_exclude_each_other() {
+        for (one, other, overlap) in [
+            ("127.0.0.1:1", "127.0.0.1:1", true),
+            ("127.0.0.1:1", "localhost:1", true),
+            ("0.0.0.0:1", "127.0.0.1:1", true),
+            ("[::]:1", "[::1]:1", true),
+            ("unix:/x", "unix:/x", true),
+            ("127.0.0.1:1", "127.0.0.1:2", false),
+            ("127.0.0.1:1", "127.0.0.2:1", false),
+            ("127.0.0.1:0", "127.0.0.1:0", false),
+            ("[::]:1", "0.0.0.0:1", false),
+            ("[::1]:1", "127.0.0.1:1", false),
+            ("unix:/x", "unix:/y", false),
+            ("unix:/x", "127.0.0.1:1", false),
+        ] {
+            let listen = |text: &str| text.parse::<Listen>().expect("an address");
+            assert_eq!(listen(one).overlaps(&listen(other)), overlap, "{one} {other}");
+            assert_eq!(listen(other).overlaps(&listen(one)), overlap, "{other} {one}");
         }
     }
 }

@@ -1,6 +1,6 @@
 //! Relations between settings: values that contradict each other.
 
-use super::{Config, Fault, Origin};
+use super::{Config, Fault, Listen, Origin};
 
 /// Longest header of a frame that a server sends or receives (RFC 6455, section 5.2).
 pub(super) const FRAME_HEADER_BYTES_MAX: usize = 14;
@@ -13,6 +13,9 @@ impl Config {
         let uids = self.login_reply.matches("{uid}").count();
         let login_reply_bytes_max = (self.login_reply.len() - uids * "{uid}".len() + FRAME_HEADER_BYTES_MAX)
             .saturating_add(uids.saturating_mul(self.uid_bytes_max));
+        let mut pairs = self.listen.iter().enumerate();
+        let twice = pairs.find(|(index, listen)| self.listen[..*index].iter().any(|other| listen.overlaps(other)));
+        let shown = |twice: Option<(usize, &Listen)>| twice.map(|(_, listen)| listen.to_string()).unwrap_or_default();
         let relations = [
             (
                 "outbox_bytes_max",
@@ -33,6 +36,7 @@ impl Config {
                 self.login_bytes_max < self.uid_bytes_max && sound("uid_bytes_max"),
                 format!("uid_bytes_max = {} or more", self.uid_bytes_max),
             ),
+            ("listen", twice.is_some(), format!("{} once: it can't be listened on twice", shown(twice))),
             (
                 "tls_certificate",
                 self.tls_certificate.is_none() && self.tls_key.is_some(),
