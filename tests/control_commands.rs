@@ -207,8 +207,51 @@ fn refusal_is_told_in_the_nodes_words() {
     check_failure(&["push", "alice", "hi"], "401 Unauthorized", problem, told);
     let untold = "pombo online: 503 Service Unavailable: the node ends\n";
     check_failure(&["online", "alice"], "503 Service Unavailable", r#"{"title":"the node ends"}"#, untold);
-    check_failure(&["kick", "alice"], "404 Not Found", "no such page\n", "pombo kick: 404 Not Found: no such page\n");
-    check_failure(&["kick", "alice"], "500 Oh", "", "pombo kick: 500 Internal Server Error\n");
+}
+
+#[test]
+fn refusal_of_another_server_is_told_as_such() {
+    let told = "not as a node answers, is this the control listener of a pombo?";
+    for (status, answer, shown) in [
+        ("404 Not Found", "no such page\n", "404 Not Found, TOLD no such page\n"),
+        ("500 Oh", "", "500 Internal Server Error, TOLD\n"),
+        ("503 Oh", "<html>\n<b>busy", "503 Service Unavailable, TOLD <html>\\n<b>busy\n"),
+        ("401 Oh", "{\"error\":1}", "401 Unauthorized, TOLD {\"error\":1}\n"),
+    ] {
+        let shown = shown.replace("TOLD", told);
+        check_failure(&["kick", "alice"], status, answer, &format!("pombo kick: {shown}"));
+        check_failure(&["health"], status, answer, &format!("pombo health: {shown}"));
+    }
+}
+
+#[test]
+fn another_server_is_not_healthy() {
+    let told = "pombo health: the answer is not understood, is this the control listener of a pombo? <html>\n";
+    check_failure(&["health"], "200 OK", "<html>", told);
+    // The WebSocket port in place of the control port.
+    let node = support::nodes().start(1);
+    let (stdout, stderr, code) = pombo(&["health", "--control", &node.address().to_string()], &[], b"");
+    assert_eq!((stdout.as_str(), code), ("", 1), "{stderr}");
+    assert!(stderr.contains("404 Not Found, not as a node answers, is this the control"), "{stderr}");
+}
+
+#[test]
+fn server_that_speaks_no_http_is_told_as_such() {
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a port");
+    let address = listener.local_addr().expect("an address").to_string();
+    let server = thread::spawn(move || {
+        let (mut stream, _) = listener.accept().expect("it connects");
+        // The alert of a server that speaks TLS, which most of them send to a request without it.
+        read(&mut stream);
+        stream.write_all(&[21, 3, 3, 0, 2, 2, 70]).expect("it reads");
+    });
+    let (stdout, stderr, code) = pombo(&["online", "alice", "--control", &address], &[], b"");
+    server.join().expect("it has answered");
+    let told = format!(
+        "pombo online: the answer is not HTTP, is this the control listener of a pombo? If it speaks TLS, name it as \
+         https://{address}\n"
+    );
+    assert_eq!((stdout.as_str(), stderr.as_str(), code), ("", &*told, 1));
 }
 
 #[test]
@@ -228,7 +271,21 @@ fn nobody_there_is_an_error() {
     drop(listener);
     let (stdout, stderr, exit) = pombo(&["push", "alice", "hi", "--control", &address], &[], b"");
     assert_eq!((stdout.as_str(), exit), ("", 1));
-    assert!(stderr.starts_with(&format!("pombo push: can't connect to {address}: ")), "{stderr}");
+    let mend = "expected the address of the node's setting control: name it with --control or POMBO_CONTROL, or its file \
+                with --config";
+    let told = format!(
+        "pombo push: can't connect to {address}: Connection refused (os error 111): nobody listens there (from --control), \
+         {mend}\n"
+    );
+    assert_eq!(stderr, told);
+    let folder = tempfile::tempdir().expect("a folder");
+    let socket = format!("unix:{}", folder.path().join("none").display());
+    let (_, stderr, exit) = pombo(&["health"], &[("POMBO_CONTROL", &socket)], b"");
+    let told = format!(
+        "pombo health: can't connect to {socket}: No such file or directory (os error 2): nobody listens there (from \
+         POMBO_CONTROL), {mend}\n"
+    );
+    assert_eq!((stderr, exit), (told, 1));
 }
 
 #[test]

@@ -36,7 +36,7 @@ impl Health {
         let (path, yes) = if self.ready { ("/readyz", "ready") } else { ("/healthz", "healthy") };
         let request = Request::get(path).body(Full::<Bytes>::default());
         let request = request.map_err(|error| Failure::Settings(error.to_string()))?;
-        let call = async { Client::connect(&callee).await?.ask(request).await };
+        let call = async { Client::connect(&callee).await?.probe(request).await };
         self.node.in_time(call).await?;
         print(yes)?;
         Ok(End::Done)

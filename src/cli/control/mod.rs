@@ -140,7 +140,7 @@ impl NodeArgs {
             }
             _ => None,
         };
-        Ok(Callee { address, trust, token: self.token(variables)? })
+        Ok(Callee { address, origin, trust, token: self.token(variables)? })
     }
 
     /// Returns whether the node's control listener at this address, from the settings, speaks TLS by its settings.
