@@ -5,7 +5,12 @@ use std::io::{ErrorKind, Write as _};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use pombo::Listen;
+use pombo::config::{SETTINGS, Setting};
+use support::{Ask, Authority, Client, Program};
 use tempfile::TempDir;
+
+mod support;
 
 fn deploy(file: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("deploy").join(file)
@@ -98,6 +103,7 @@ fn the_image_and_compose_agree_with_the_settings() {
     let image = text("docker/Dockerfile");
     assert!(image.contains(&format!("\nENV POMBO_LISTEN=0.0.0.0:{0}\nEXPOSE {0}\n", port("listen"))));
     assert!(image.contains("\nSTOPSIGNAL SIGTERM\n") && image.contains("\nUSER 65532:65532\n"));
+    // What the check needs to find control, it has from the environment that the node has, too.
     assert!(image.contains(r#"CMD ["/usr/bin/pombo", "health"]"#));
 
     let compose = text("docker/compose.yaml");
@@ -120,9 +126,61 @@ fn the_image_and_compose_agree_with_the_settings() {
     assert!(deploy("docker").join("../..").join(value("dockerfile")).exists());
 }
 
+/// Each credential of `secrets.conf`: its name, and the setting that gets its path.
+fn credentials() -> Vec<(String, &'static Setting)> {
+    let drop_in = text("systemd/secrets.conf");
+    let loaded: Vec<&str> =
+        values(&drop_in, "LoadCredential").into_iter().map(|value| value.split(':').next().expect("a name")).collect();
+    let passed = values(&drop_in, "Environment").into_iter().map(|value| {
+        let (variable, path) = value.split_once('=').expect("a variable");
+        let setting = SETTINGS.iter().find(|setting| setting.variable() == variable).expect(variable);
+        (path.strip_prefix("%d/").expect("in the folder of the credentials").to_owned(), setting)
+    });
+    let passed: Vec<_> = passed.collect();
+    assert_eq!(passed.iter().map(|(name, _)| name.as_str()).collect::<Vec<_>>(), loaded);
+    passed
+}
+
+#[test]
+fn the_service_gets_its_secrets_as_credentials() {
+    let folder = TempDir::new().expect("a folder");
+    let authority = Authority::new();
+    let token = "token-token-token-token-token-token0";
+    let variables = credentials().into_iter().map(|(name, setting)| {
+        let path = folder.path().join(&name);
+        let content = match setting.key {
+            "tls_certificate" => fs::read(authority.certificate_file()).expect("it was written"),
+            "tls_key" => fs::read(authority.key_file()).expect("it was written"),
+            "control_tokens_file" => format!("backend push+query {token}\n").into_bytes(),
+            _ => b"secret-secret-secret-secret-secret-secret\n".to_vec(),
+        };
+        fs::write(&path, content).expect("the folder is writable");
+        (setting.variable(), path.to_str().expect("a path in UTF-8").to_owned())
+    });
+    let variables: Vec<(String, String)> = variables.collect();
+    let variables: Vec<_> = variables.iter().map(|(name, path)| (name.as_str(), path.as_str())).collect();
+    let program = Program::start_with_control(&variables, &["--auth", "jwt", "--hook-url", "http://127.0.0.1:9/"]);
+    let Listen::Tcp(address) = program.address() else { panic!("it listens on TCP") };
+    Client::try_dial_tls(*address, authority.client(rustls::ALL_VERSIONS)).expect("its certificate is the authority's");
+    let ask = |ask: Ask| ask.over(&mut Client::dial(program.control())).status;
+    assert_eq!([ask(Ask::get("/v1/counts")), ask(Ask::get("/v1/counts").token(token))], [401, 200]);
+    // The document shows the same lines.
+    let lines: String = text("systemd/secrets.conf")
+        .lines()
+        .filter(|line| !line.starts_with('#'))
+        .fold(String::new(), |text, line| text + line + "\n");
+    assert!(
+        project("docs/install.md").contains(&format!("```ini\n{lines}```\n")),
+        "docs/install.md differs from\n{lines}"
+    );
+}
+
 #[test]
 fn systemd_finds_nothing_wrong_with_the_units() {
     let folder = TempDir::new().expect("a folder");
+    let drop_ins = folder.path().join("pombo.service.d");
+    fs::create_dir(&drop_ins).expect("the folder is writable");
+    fs::write(drop_ins.join("secrets.conf"), text("systemd/secrets.conf")).expect("a file");
     for unit in ["pombo.service", "pombo.socket"] {
         // The program is not installed, and neither is its manual.
         let unit_text = text(&format!("systemd/{unit}"))
