@@ -94,3 +94,39 @@ fn every_client_takes_the_certificate_for_tests() {
     }
     assert_eq!(program.logged("certificate"), 0, "a node has nothing against it");
 }
+
+/// As `openssl x509 -req` makes one by itself, before OpenSSL 3.2.
+#[test]
+fn certificate_of_version_1_is_explained() {
+    if interpreter("openssl").is_none() {
+        return;
+    }
+    let folder = tempfile::tempdir().expect("a folder");
+    let mut shell = Command::new("bash");
+    shell.current_dir(folder.path()).args([
+        "-ec",
+        "openssl req -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -subj /CN=localhost -keyout key.pem -out request.pem
+         openssl x509 -req -in request.pem -signkey key.pem -out chain.pem
+         openssl x509 -in chain.pem -noout -text",
+    ]);
+    let (text, code) = run(&mut shell);
+    assert_eq!(code, 0, "openssl makes a certificate");
+    if !text.contains("Version: 1 ") {
+        return;
+    }
+    let mut node = Command::new(env!("CARGO_BIN_EXE_pombo"));
+    node.args([
+        "--listen",
+        "127.0.0.1:0",
+        "--control",
+        "off",
+        "--tls-certificate",
+        "chain.pem",
+        "--tls-key",
+        "key.pem",
+    ]);
+    let output = node.current_dir(folder.path()).env_clear().output().expect("the program runs");
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(said.contains("tls_certificate chain.pem holds no certificate of X.509 version 3: "), "{said}");
+    assert_eq!(output.status.code(), Some(2));
+}

@@ -6,16 +6,24 @@ use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 
+use pombo::Config;
+use pombo::config::ControlTls;
 use pombo::message::Kind;
 use serde_json::Value;
-use support::{Node, nodes};
+use support::{Authority, Node, nodes};
 
 /// Runs it to its end against the node; returns the lines it printed.
 #[track_caller]
 fn lines(node: &Node, count: usize) -> Vec<Value> {
+    lines_with(node, count, &[])
+}
+
+/// The same, with these variables, too.
+#[track_caller]
+fn lines_with(node: &Node, count: usize, variables: &[(&str, &str)]) -> Vec<Value> {
     let mut command = Command::new(env!("CARGO_BIN_EXE_pombo"));
     command.args(["top", "--json", "--interval", "100ms", "--count", &count.to_string()]).env_clear();
-    command.env("POMBO_CONTROL", node.control_listen().to_string());
+    command.env("POMBO_CONTROL", node.control_listen().to_string()).envs(variables.iter().copied());
     let output = command.stdin(Stdio::null()).output().expect("the program starts");
     let complaint = String::from_utf8_lossy(&output.stderr).into_owned();
     assert_eq!((output.status.code(), complaint.as_str()), (Some(0), ""));
@@ -23,6 +31,23 @@ fn lines(node: &Node, count: usize) -> Vec<Value> {
     let lines: Vec<_> = printed.lines().map(|line| serde_json::from_str(line).expect("a line is JSON")).collect();
     assert_eq!(lines.len(), count, "{printed}");
     lines
+}
+
+/// The certificate is for a name that the machine does not have.
+#[test]
+fn it_needs_no_flag_where_the_node_speaks_tls() {
+    let authority = Authority::new();
+    authority.issue_by_intermediate("chat.example.org");
+    for (control_tls, word) in [(ControlTls::Auto, "auto"), (ControlTls::On, "on")] {
+        let change = |config: &mut Config| {
+            authority.apply(config);
+            config.control_tls = control_tls;
+        };
+        let node = nodes().with_control().with(change).start(1);
+        let certificate = authority.certificate_file();
+        let certificate = certificate.to_str().expect("a path in UTF-8");
+        lines_with(&node, 1, &[("POMBO_CONTROL_TLS", word), ("POMBO_TLS_CERTIFICATE", certificate)]);
+    }
 }
 
 #[test]
