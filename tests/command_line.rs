@@ -73,10 +73,9 @@ fn unknown_flags_are_refused_and_help_is_not() {
     assert!(String::from_utf8_lossy(&unknown.stderr).contains("--shards"));
     assert_eq!(output(&["--listen", "127.0.0.1:0", "serve"], &[]).status.code(), Some(2));
 
+    // `tests/help.rs` tells what the help has.
     for arguments in [&["--help"][..], &["-h"], &["serve", "--help"]] {
-        let help = output(arguments, &[]);
-        assert_eq!(help.status.code(), Some(0));
-        assert!(String::from_utf8_lossy(&help.stdout).contains("--outbox-bytes-max <SIZE>"));
+        assert_eq!(output(arguments, &[]).status.code(), Some(0));
     }
 }
 

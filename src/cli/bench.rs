@@ -12,7 +12,7 @@ use super::refuse;
 /// The program's name.
 const PROGRAM: &str = "pombo-bench";
 
-/// Puts a server under load, checks every message, and says what it cost; runs `pombo-bench`
+/// Puts a server under load, and checks every message; runs `pombo-bench`
 #[derive(Debug, clap::Args)]
 #[command(disable_help_flag = true)]
 pub(super) struct Bench {

@@ -34,7 +34,7 @@ mod handshake;
 mod login;
 mod target;
 
-/// Logs in as a uid, prints what arrives, sends each line that is typed (`bob:hi`, or `all:hi`).
+/// Logs in as a uid, prints what arrives, sends each typed line (`bob:hi`, `all:hi`).
 ///
 /// Works in a pipe: `echo 'bob:hi' | pombo connect localhost:1234 alice` ends after the server has taken everything.
 /// At a terminal, a lost connection is made anew. Exit codes: 0 done, 1 connection lost or closed with an error,

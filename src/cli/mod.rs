@@ -11,7 +11,7 @@ use std::fmt::Display;
 use std::io::{self, Write};
 use std::process::ExitCode;
 
-use clap::{CommandFactory as _, Parser, Subcommand};
+use clap::{CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
 
 mod bench;
 mod connect;
@@ -40,8 +40,8 @@ pub const VERSION: &str = env!("BUILD_VERSION");
     version = VERSION,
     long_version = concat!(env!("BUILD_VERSION"), "\nfeatures: ", env!("BUILD_FEATURES")),
     about = "A WebSocket push server: delivers a message to one user by uid, or to everybody, on every core",
-    after_help = "Without a command, pombo serves. Each setting is a flag, a variable (POMBO_SHARDS) and a key in \
-                  the file (shards), in this order of precedence.",
+    after_help = "Without a command, pombo serves. `pombo serve --help` shows all settings, and\n\
+                  `pombo COMMAND --help` all arguments of a command; `pombo man FOLDER` writes man pages.",
     args_conflicts_with_subcommands = true,
     disable_help_subcommand = true
 )]
@@ -56,6 +56,11 @@ struct Cli {
 #[derive(Subcommand)]
 enum Command {
     /// Runs the server; the default
+    #[command(
+        after_help = "These are a few of the settings: `pombo serve --help` shows all.",
+        after_long_help = "Each setting is a flag, a variable (POMBO_SHARDS) and a key in the file (shards), in this \
+                           order of precedence."
+    )]
     Serve(serve::Serve),
     Connect(connect::ConnectArgs),
     Push(control::push::Push),
@@ -75,7 +80,9 @@ pub fn run(
     arguments: impl IntoIterator<Item = OsString>,
     variables: impl IntoIterator<Item = (OsString, OsString)>,
 ) -> ExitCode {
-    let cli = match Cli::try_parse_from(arguments) {
+    // Completions and man pages are made from the whole command line.
+    let matches = flags::shorten(Cli::command()).try_get_matches_from(arguments);
+    let cli = match matches.and_then(|matches| Cli::from_arg_matches(&matches)) {
         Ok(cli) => cli,
         Err(answer) => {
             // Help, version, or an error. A failed write means that nobody reads stdout or stderr.

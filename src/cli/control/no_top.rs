@@ -5,7 +5,7 @@ use std::process::ExitCode;
 
 use crate::cli::refuse;
 
-/// Shows what a node does, as it does it: not in this build, which is without the feature `top`
+/// Shows what a node does, as it does it; not in this build, without the feature `top`
 #[derive(Debug, clap::Args)]
 #[command(disable_help_flag = true)]
 pub(in crate::cli) struct Top {
