@@ -57,6 +57,31 @@ fn push_online_and_kick() {
 }
 
 #[test]
+fn everybody_who_is_online_is_listed() {
+    // More than the node tells in one answer.
+    const COUNT: usize = 1100;
+    let node = reachable().start(2);
+    assert_eq!(pombo(&node, &["online"], b""), printed("", 3));
+    let mut clients: Vec<Client> = (0..COUNT).map(|number| node.log_in(&format!("user{number:04}"))).collect();
+    let (shown, code) = pombo(&node, &["online"], b"");
+    let mut uids: Vec<&str> = shown.lines().collect();
+    uids.sort_unstable();
+    let expected: Vec<String> = (0..COUNT).map(|number| format!("user{number:04}")).collect();
+    assert_eq!((uids, code), (expected.iter().map(String::as_str).collect(), 0));
+
+    let (pages, code) = pombo(&node, &["online", "--json"], b"");
+    let counts: Vec<usize> = pages
+        .lines()
+        .map(|line| serde_json::from_str::<serde_json::Value>(line).expect("each line is JSON"))
+        .map(|page| page["uids"].as_array().expect("a list").len())
+        .collect();
+    assert_eq!((counts, code), (vec![1000, 100], 0));
+    clients.truncate(1);
+    node.eventually("the others have gone", |stats| stats.sessions == 1);
+    assert_eq!(pombo(&node, &["online"], b""), printed("user0000\n", 0));
+}
+
+#[test]
 fn lines_are_pushed_in_order_and_counted() {
     const COUNT: usize = 20_000;
     reachable().each(|node| {
