@@ -36,11 +36,11 @@ fn refused(arguments: &[&str], variables: &[(&str, &str)], lines: &[&str]) {
 
 #[test]
 fn bad_settings_are_a_line_each_and_exit_code_2() {
-    let shards = "error: shards = 0 (from --shards): expected 1 to 256";
+    let shards = "error: shards = 0 (from --shards): expected auto, or 1 to 256";
     refused(&["--shards", "0"], &[], &[shards]);
     refused(&["serve", "--shards", "0"], &[], &[shards]);
     refused(&["serve", "--print-config", "--shards", "0"], &[], &[shards]);
-    refused(&["--shards", "-1"], &[], &["error: shards = -1 (from --shards): expected 1 to 256"]);
+    refused(&["--shards", "-1"], &[], &["error: shards = -1 (from --shards): expected auto, or 1 to 256"]);
     refused(
         &["--shards", "0", "--log-level", "loud"],
         &[("POMBO_CONFIG", "no/such.toml"), ("POMBO_PAGE", "maybe")],

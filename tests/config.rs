@@ -123,7 +123,7 @@ fn all_faults_are_told_together() {
             "shard (from pombo.toml, line 1): no such setting, did you mean shards?",
             "listen = 127.0.0.1:1,example.org:80 (from --listen): \
              expected one or more of IP:PORT, localhost:PORT, unix:/PATH or, on Linux, unix:@NAME",
-            "shards = 0 (from --shards): expected 1 to 256",
+            "shards = 0 (from --shards): expected auto, or 1 to 256",
             "login_timeout = 10 (from pombo.toml, line 2): expected a time of 1ms to 1h, as in 5s",
             "slow_consumer = drop (from pombo.toml, line 3): expected disconnect, drop-newest or drop-oldest",
             "outbox_bytes_max = 1000 (from POMBO_OUTBOX_BYTES_MAX): expected message_bytes_max + 14 = 1048590 or more",
@@ -137,7 +137,7 @@ fn a_missing_file_is_a_fault() {
     layers.file = Some(layers.directory.path().join("missing.toml"));
     let faults = layers.variable("POMBO_SHARDS", "x").faults();
     assert!(faults[0].starts_with("cannot read the settings in missing.toml: "), "{faults:?}");
-    assert_eq!(faults[1..], ["shards = x (from POMBO_SHARDS): expected 1 to 256"]);
+    assert_eq!(faults[1..], ["shards = x (from POMBO_SHARDS): expected auto, or 1 to 256"]);
 }
 
 #[test]

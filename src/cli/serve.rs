@@ -22,7 +22,7 @@ use super::log::Log;
 use super::systemd::NotifySocket;
 use super::{REFUSED, trim};
 use crate::blocking::{BlockingWork, READ_TIME, Unfinished};
-use crate::config::{Auth, Config, Faults, Listen, Origins, Paths, Settings, load};
+use crate::config::{Auth, Config, Faults, Listen, Origins, Paths, Settings, load, load_toml};
 use crate::descriptors;
 use crate::log_sink::LogSink;
 use crate::server::{Handle, PassedSockets, Server, StartError};
@@ -52,9 +52,9 @@ impl Serve {
         let sources =
             Sources { flags: self.flags.0.clone(), file: self.config.clone(), variables: variables.to_owned() };
         if self.print_config {
-            return match sources.load() {
-                Ok(config) => {
-                    print(&config.to_toml());
+            return match load_toml(&sources.flags, sources.file.as_deref(), &sources.variables) {
+                Ok(toml) => {
+                    print(&toml);
                     ExitCode::SUCCESS
                 }
                 Err(faults) => super::refuse(faults.iter()),

@@ -11,7 +11,7 @@ use std::time::Duration;
 use bytesize::ByteSize;
 use toml::Value;
 
-use super::{ControlTls, DrainCode, DuplicateLogin, Listen, LogFormat, LogLevel, Paths, SlowConsumer};
+use super::{Config, ControlTls, DrainCode, DuplicateLogin, Listen, LogFormat, LogLevel, Paths, SlowConsumer};
 
 /// One way to write values of type `T`.
 pub(super) trait Form<T> {
@@ -108,7 +108,28 @@ impl Form<Option<usize>> for Size {
     }
 }
 
-const AUTO: &str = "auto";
+/// A value of the form, or `auto` for the default, which depends on the machine and is computed anew at each start.
+///
+/// The computed value is shown, never `auto`.
+pub(super) struct OrAuto<T, F>(pub(super) F, pub(super) fn(&Config) -> T);
+
+impl<T, F: Form<T>> Form<T> for OrAuto<T, F> {
+    const PLACEHOLDER: &'static str = F::PLACEHOLDER;
+
+    fn read(&self, items: &[String]) -> Option<T> {
+        if one(items)? == AUTO { Some((self.1)(&Config::default())) } else { self.0.read(items) }
+    }
+
+    fn show(&self, value: &T) -> Value {
+        self.0.show(value)
+    }
+
+    fn expected(&self) -> String {
+        format!("{AUTO}, or {}", self.0.expected())
+    }
+}
+
+pub(super) const AUTO: &str = "auto";
 
 /// A value of the other form, or `off` for none.
 pub(super) struct OrOff<F>(pub(super) F);

@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 
 use toml::{Spanned, Value};
 
-use super::form::items;
+use super::form::{AUTO, items};
 use super::{Config, Fault, Faults, Origin, SETTINGS, Setting, VARIABLE_PREFIX};
 use crate::bounded_file;
 
@@ -55,6 +55,27 @@ struct Written {
 /// assert!(faults.to_string().contains("POMBO_SHARDS"));
 /// ```
 pub fn load(flags: &Settings, file: Option<&Path>, variables: &[(OsString, OsString)]) -> Result<Config, Faults> {
+    load_layers(flags, file, variables).map(|(config, _)| config)
+}
+
+/// Loads as [`load`] does, and shows the settings in effect as a TOML file; see [`Config::to_toml`].
+///
+/// A value that a user has set is never a comment, even if it equals the default that this machine has.
+///
+/// # Errors
+/// As [`load`].
+pub fn load_toml(flags: &Settings, file: Option<&Path>, variables: &[(OsString, OsString)]) -> Result<String, Faults> {
+    let (config, layers) = load_layers(flags, file, variables)?;
+    let is_set = |setting: &Setting| layers.0.get(setting.key).is_some_and(|written| written.items != [AUTO]);
+    Ok(config.to_toml_with(is_set))
+}
+
+/// Returns the config, and the text that it was read from.
+fn load_layers(
+    flags: &Settings,
+    file: Option<&Path>,
+    variables: &[(OsString, OsString)],
+) -> Result<(Config, Settings), Faults> {
     let mut faults = Vec::new();
     let environment = Settings::from_variables(variables, &mut faults);
     let file = match file_of(file, variables) {
@@ -64,8 +85,9 @@ pub fn load(flags: &Settings, file: Option<&Path>, variables: &[(OsString, OsStr
     let mut effective = file.0;
     effective.extend(environment.0);
     effective.extend(flags.0.clone());
-    let config = read(&Settings(effective), &mut faults);
-    if faults.is_empty() { Ok(config) } else { Err(Faults(faults)) }
+    let effective = Settings(effective);
+    let config = read(&effective, &mut faults);
+    if faults.is_empty() { Ok((config, effective)) } else { Err(Faults(faults)) }
 }
 
 /// Finds the text of `setting` in the environment, or else in the file, with its origin.
@@ -277,7 +299,7 @@ mod tests {
                 "qqq (from p.toml, line 8): no such setting",
                 "shard (from p.toml, line 7): no such setting, did you mean shards?",
                 "uid_bytes_max = [1] (from p.toml, line 6): expected a size of 1 to 1KiB",
-                "shards = 0 (from p.toml, line 2): expected 1 to 256",
+                "shards = 0 (from p.toml, line 2): expected auto, or 1 to 256",
                 "login_timeout = 5 (from p.toml, line 3): expected a time of 1ms to 1h, as in 5s",
             ],
         );
@@ -296,6 +318,24 @@ mod tests {
     }
 
     #[test]
+    fn what_depends_on_the_machine_is_a_comment_unless_it_was_set() {
+        let shown = |pairs: &[(&str, &str)]| {
+            let text = load_toml(&Settings::default(), None, &variables(pairs)).expect("sound settings");
+            let lines =
+                text.lines().filter(|line| ["shards =", "memory_bytes_max ="].iter().any(|key| line.contains(key)));
+            lines.map(str::to_owned).collect::<Vec<_>>()
+        };
+        let here = Config::default();
+        let shards = format!("# shards = {}  # auto on this machine: the cores", here.shards);
+        assert_eq!(shown(&[])[0], shards);
+        assert_eq!(shown(&[("POMBO_SHARDS", "auto")])[0], shards);
+        assert!(shown(&[])[1].starts_with("# memory_bytes_max = \""), "{:?}", shown(&[]));
+        let same = here.shards.to_string();
+        assert_eq!(shown(&[("POMBO_SHARDS", &same)])[0], format!("shards = {same}"), "it was set");
+        assert_eq!(shown(&[("POMBO_MEMORY_BYTES_MAX", "3MiB")])[1], "memory_bytes_max = \"3MiB\"");
+    }
+
+    #[test]
     fn reads_variables() {
         check_variables(&[("POMBO_SHARDS", "4"), ("HOME", "/"), ("POMBOX", "1"), ("pombo_x", "1")], &[]);
         check_variables(&[("POMBO_LISTEN", "127.0.0.1:0, unix:/x"), ("POMBO_PATHS", "/a,/b")], &[]);
@@ -305,7 +345,7 @@ mod tests {
                 "POMBO_SHARD (from the environment): no such setting, did you mean POMBO_SHARDS?",
                 "POMBO_PORT (from the environment): no such setting",
                 "POMBO_CONFI (from the environment): no such setting, did you mean POMBO_CONFIG?",
-                "shards =  (from POMBO_SHARDS): expected 1 to 256",
+                "shards =  (from POMBO_SHARDS): expected auto, or 1 to 256",
             ],
         );
     }

@@ -39,7 +39,7 @@ pub use control::{ControlRights, ControlSettings, ControlToken, ControlTokenErro
 pub use fault::{Fault, Faults, Origin};
 pub use hooks::HookSettings;
 pub use listen::{Listen, ListenError};
-pub use load::{FILE_VARIABLE, Settings, TOKEN_VARIABLE, find, load};
+pub use load::{FILE_VARIABLE, Settings, TOKEN_VARIABLE, find, load, load_toml};
 pub use parts::{GatewaySettings, SessionSettings};
 pub use reload::Reloaded;
 pub use table::{Reload, SETTINGS, Setting, VARIABLE_PREFIX};
@@ -79,13 +79,15 @@ pub struct Config {
     /// Shard threads; each owns the sessions of its part of the uids.
     ///
     /// More than the cores only adds wake-ups; fewer leaves cores to other programs. The cores are those that the
-    /// process may use, cgroup quotas included. Range: 1 to 256. Default: the cores.
+    /// process may use, cgroup quotas included. Range: `auto`,
+    /// or 1 to 256. Default: `auto`, the cores.
     pub shards: NonZeroUsize,
 
     /// Threads that accept, upgrade and log in connections.
     ///
     /// Their work is rare, and slow compared to a push: more threads handle a storm of reconnects faster, but take time
-    /// from the shards while it lasts. Range: 1 to 64. Default: a quarter of the cores, at least 1.
+    /// from the shards while it lasts. Range: `auto`, or 1 to 64. Default: `auto`, a quarter of the
+    /// cores, at least 1.
     pub gateway_threads: NonZeroUsize,
 
     /// Most connections on the node, sessions and handshakes together.
@@ -475,7 +477,8 @@ pub struct Config {
     /// A shard that holds more than its part closes the sessions that hold most, with 4009. Mail counts, and is not
     /// dropped: leave room for twice `mailbox_bytes_max` for each pair of shards. Not in it are the kernel's buffers
     /// and what an idle session costs. A payload that waits for several sessions counts for each. The memory is the
-    /// machine's, or that of the control group if less. Range: a size of 1MiB to 16384GiB. Default: half of the memory
+    /// machine's, or that of the control group if less. Range: `auto`, or a size of 1MiB to 16384GiB.
+    /// Default: `auto`, half of the memory
     /// that the process may use.
     pub memory_bytes_max: usize,
 
@@ -589,7 +592,7 @@ mod tests {
             |c| c.listen.clear(),
             "listen =  (from the program): expected one or more of IP:PORT, localhost:PORT, unix:/PATH or, on Linux, unix:@NAME",
         );
-        check(|c| c.shards = at_least_one(257), "shards = 257 (from the program): expected 1 to 256");
+        check(|c| c.shards = at_least_one(257), "shards = 257 (from the program): expected auto, or 1 to 256");
         check(|c| c.connections_max = 0, "connections_max = 0 (from the program): expected 1 to 100000000");
         check(
             |c| c.outbox_bytes_max = 1000,

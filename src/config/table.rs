@@ -8,7 +8,9 @@ use toml::Value;
 use super::admission::{OriginList, Proxies};
 use super::auth::{Exactly, File, Granted, HeaderNames, Hidden, Sources, Url};
 use super::control::Tokens;
-use super::form::{Address, Addresses, Count, FileMode, Form, OrOff, PathList, Size, Switch, Text, Time, Word, items};
+use super::form::{
+    AUTO, Address, Addresses, Count, FileMode, Form, OrAuto, OrOff, PathList, Size, Switch, Text, Time, Word, items,
+};
 use super::{Auth, Config, ControlTls, DrainCode, DuplicateLogin, LogFormat, LogLevel, SlowConsumer};
 
 /// One setting: its names, and how it is read, shown and reloaded.
@@ -67,7 +69,12 @@ impl Setting {
 
     /// Shows the default, in words where it depends on the machine.
     pub fn default_text(&self) -> String {
-        self.computed.map_or_else(|| self.text(&Config::default()), str::to_owned)
+        self.computed.map_or_else(|| self.text(&Config::default()), |words| format!("{AUTO}, {words}"))
+    }
+
+    /// Returns how a value that depends on the machine is found, in words.
+    pub(super) fn computed(&self) -> Option<&'static str> {
+        self.computed
     }
 
     /// Returns whether the default depends on the machine, so that its text is a description, not a value.
@@ -201,9 +208,9 @@ pub static SETTINGS: &[Setting] = settings! {
         text: OrOff(Address), Restart, "Address where other programs push by lines of JSON";
     }
     "Threads" {
-        shards: Count(1, 256), Restart, default "the cores",
+        shards: OrAuto(Count(1, 256), |default| default.shards), Restart, default "the cores",
             "Shard threads; each owns the sessions of its part of the uids";
-        gateway_threads: Count(1, 64), Restart, default "a quarter of the cores, at least 1",
+        gateway_threads: OrAuto(Count(1, 64), |default| default.gateway_threads), Restart, default "a quarter of the cores, at least 1",
             "Threads that accept, upgrade and log in connections";
         mailbox_bytes_max: Size(KIB, GIB), Restart,
             "Size at which a batch of mail to another shard is full; at most two batches wait from one shard to another";
@@ -273,7 +280,7 @@ pub static SETTINGS: &[Setting] = settings! {
         rate_patience: Time(1, HOUR), Live, "Time a session may stay over its rate before it is closed";
         outbox_bytes_max: Size(128, 2 * GIB), Live,
             "Most bytes waiting for one session that its socket has not taken; at least message_bytes_max + 14";
-        memory_bytes_max: Size(MIB, 16_384 * GIB), Live, default "half of the memory that the process may use",
+        memory_bytes_max: OrAuto(Size(MIB, 16_384 * GIB), |default| default.memory_bytes_max), Live, default "half of the memory that the process may use",
             "Most bytes that sessions and mail hold, in parts of messages and outboxes; each shard has its part of it";
         send_buffer_bytes: Size(4 * KIB, 256 * MIB), Restart,
             "Size of the kernel's send buffer for each connection; auto leaves it to the kernel";
