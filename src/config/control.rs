@@ -61,10 +61,36 @@ pub struct ControlToken {
     pub secret: Secret,
 }
 
-/// The error for a text that is not a [`ControlToken`]; it does not contain the text.
+/// Why a text is not a [`ControlToken`]; it does not contain the text, any word of which may be the secret.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("expected {form}", form = ControlToken::FORM)]
-pub struct ControlTokenError;
+#[non_exhaustive]
+pub enum ControlTokenError {
+    /// There are more words than three, or fewer.
+    #[error("there are {count} words, expected three: {form}", form = ControlToken::FORM)]
+    Words {
+        /// How many.
+        count: usize,
+    },
+    /// The name is too long, or has other characters.
+    #[error("the first word is no name, expected up to 64 letters, digits or -._")]
+    Name,
+    /// A right is none of those there are.
+    #[error(
+        "the second word is no list of rights, expected push, query or admin, or several joined by +, as in push+query"
+    )]
+    Rights,
+    /// The secret is too short or too long.
+    #[error(
+        "the third word, the token, has {bytes} characters, expected 32 to 1024; `openssl rand -hex 32` makes a good one"
+    )]
+    Length {
+        /// How long it is.
+        bytes: usize,
+    },
+    /// The secret has characters that a bearer token can't have.
+    #[error("the third word, the token, has other characters than letters, digits and -._~+/=")]
+    Characters,
+}
 
 impl ControlToken {
     /// How a token is written.
@@ -78,23 +104,22 @@ impl FromStr for ControlToken {
     type Err = ControlTokenError;
 
     fn from_str(text: &str) -> Result<Self, ControlTokenError> {
-        let mut words = text.split_ascii_whitespace();
-        let (Some(name), Some(rights), Some(secret), None) = (words.next(), words.next(), words.next(), words.next())
-        else {
-            return Err(ControlTokenError);
-        };
+        let words: Vec<&str> = text.split_ascii_whitespace().collect();
+        let [name, rights, secret] = words[..] else { return Err(ControlTokenError::Words { count: words.len() }) };
         // The characters of a bearer token (RFC 6750, section 2.1); a comma would end the token in a list.
         let is_bearer = |byte: u8| byte.is_ascii_alphanumeric() || b"-._~+/=".contains(&byte);
-        let is_sound = name.len() <= Self::NAME_BYTES_MAX
-            && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-._".contains(&byte))
-            && (Secret::BYTES_MIN..=Secret::BYTES_MAX).contains(&secret.len())
-            && secret.bytes().all(is_bearer);
-        let rights = rights.parse().map_err(|()| ControlTokenError)?;
-        if is_sound {
-            Ok(Self { name: name.to_owned(), rights, secret: Secret::new(secret) })
-        } else {
-            Err(ControlTokenError)
+        let is_of_a_name = |byte: u8| byte.is_ascii_alphanumeric() || b"-._".contains(&byte);
+        if name.len() > Self::NAME_BYTES_MAX || !name.bytes().all(is_of_a_name) {
+            return Err(ControlTokenError::Name);
         }
+        let rights = rights.parse().map_err(|()| ControlTokenError::Rights)?;
+        if !secret.bytes().all(is_bearer) {
+            return Err(ControlTokenError::Characters);
+        }
+        if !(Secret::BYTES_MIN..=Secret::BYTES_MAX).contains(&secret.len()) {
+            return Err(ControlTokenError::Length { bytes: secret.len() });
+        }
+        Ok(Self { name: name.to_owned(), rights, secret: Secret::new(secret) })
     }
 }
 
@@ -132,6 +157,11 @@ impl Form<Vec<ControlToken>> for Tokens {
 
     fn expected(&self) -> String {
         format!("{NONE}, or one or more of {}", ControlToken::FORM)
+    }
+
+    fn explain(&self, items: &[String]) -> Option<String> {
+        let error = |(index, item): (usize, &String)| Some((index + 1, item.parse::<ControlToken>().err()?));
+        items.iter().enumerate().find_map(error).map(|(number, error)| format!("of token {number} {error}"))
     }
 }
 
@@ -297,10 +327,26 @@ mod tests {
     }
 
     #[test]
+    fn tells_what_is_wrong() {
+        #[track_caller]
+        fn check(text: &str, expected: ControlTokenError) {
+            let error = text.parse::<ControlToken>().expect_err(text);
+            assert_eq!(error, expected, "{text}");
+            assert!(!error.to_string().contains(SECRET), "{error}");
+        }
+        check(SECRET, ControlTokenError::Words { count: 1 });
+        check(&format!("a b push {SECRET}"), ControlTokenError::Words { count: 4 });
+        check(&format!("a/b push {SECRET}"), ControlTokenError::Name);
+        check(&format!("a send {SECRET}"), ControlTokenError::Rights);
+        check(&format!("a {SECRET} push"), ControlTokenError::Rights);
+        check("a push 0123456789abcdef", ControlTokenError::Length { bytes: 16 });
+        check(&format!("a push {SECRET}!"), ControlTokenError::Characters);
+    }
+
+    #[test]
     fn is_never_shown() {
         let token: ControlToken = format!("a push {SECRET}").parse().expect("a token");
         assert!(!format!("{token:?}").contains(SECRET), "{token:?}");
-        assert!(!ControlTokenError.to_string().contains(SECRET));
     }
 
     #[test]

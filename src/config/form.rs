@@ -28,6 +28,10 @@ pub(super) trait Form<T> {
     fn show(&self, value: &T) -> Value;
     /// Describes the allowed values, to follow the word "expected".
     fn expected(&self) -> String;
+    /// Tells what is wrong with values that can't be read, where more can be told than that.
+    fn explain(&self, _items: &[String]) -> Option<String> {
+        None
+    }
 }
 
 /// A count from the first number to the second.

@@ -175,7 +175,7 @@ impl Settings {
             Ok(keys) => keys,
             Err(error) => {
                 let line_number = line(error.span().map_or(0, |span| span.start));
-                let reason = error.message().to_owned();
+                let reason = unquoted(text, line_number).unwrap_or_else(|| error.message().to_owned());
                 faults.push(Fault::Syntax { path: path.to_owned(), line_number, reason });
                 return Self::default();
             }
@@ -200,6 +200,40 @@ impl Settings {
     }
 }
 
+/// Tells how to write a line of TOML whose value is text without quotes; `None` for any other line.
+///
+/// The parser says that a string is not quoted for many other faults, too, and for some texts it says something else.
+fn unquoted(text: &str, line_number: usize) -> Option<String> {
+    let (key, rest) = text.lines().nth(line_number.checked_sub(1)?)?.split_once('=')?;
+    let (key, value) = (key.trim(), rest.split(" #").next().unwrap_or_default().trim());
+    let is_toml = |value: &str| toml::from_str::<toml::Table>(&format!("key = {value}")).is_ok();
+    let Some(setting) = Setting::of(key) else {
+        let is_text = !value.is_empty() && !value.starts_with(['"', '\'', '[', '{']) && !is_toml(value);
+        return is_text.then(|| "text needs quotes, as in key = \"text\"".to_owned());
+    };
+    let expected = setting.expected();
+    if value.is_empty() {
+        return Some(format!("{key} has no value, expected {expected}"));
+    }
+    if value.starts_with(['"', '\'', '{']) || is_toml(value) {
+        return None;
+    }
+    if let Some(list) = value.strip_prefix('[') {
+        // The rest of the list may be on other lines.
+        let list = list.strip_suffix(']').filter(|_| !value.contains(['"', '\'']))?;
+        let texts: Vec<String> = list.split(',').map(|text| Value::from(text.trim()).to_string()).collect();
+        return Some(format!("text needs quotes, in a list, too: {key} = [{}]", setting.conceal(&texts.join(", "))));
+    }
+    if setting.read(&mut Config::default(), &split(setting, value)) {
+        let quoted = if setting.secret { "\"…\"".to_owned() } else { Value::from(value).to_string() };
+        return Some(format!("text needs quotes: {key} = {quoted}"));
+    }
+    Some(format!(
+        "text needs quotes, and {key} = {} is none of its values, expected {expected}",
+        setting.conceal(value)
+    ))
+}
+
 /// Parses every value; a setting with a fault, or with no value, keeps its default.
 fn read(effective: &Settings, faults: &mut Vec<Fault>) -> Config {
     let mut config = Config::default();
@@ -208,7 +242,7 @@ fn read(effective: &Settings, faults: &mut Vec<Fault>) -> Config {
         let Some(Written { items, origin }) = effective.0.get(setting.key) else { continue };
         if !setting.read(&mut config, items) {
             let value = setting.conceal(&items.join(",")).to_owned();
-            let (origin, expected) = (origin.clone(), setting.expected());
+            let (origin, expected) = (origin.clone(), setting.explain(items));
             value_faults.push(Fault::Value { key: setting.key, value, origin, expected });
         }
     }
@@ -318,6 +352,35 @@ mod tests {
     }
 
     #[test]
+    fn tells_that_text_needs_quotes() {
+        check_file("shards = 1\nauth = jwt", &["p.toml, line 2: text needs quotes: auth = \"jwt\""]);
+        check_file("listen = 127.0.0.1:1 # here", &["p.toml, line 1: text needs quotes: listen = \"127.0.0.1:1\""]);
+        check_file("login_timeout = 5s", &["p.toml, line 1: text needs quotes: login_timeout = \"5s\""]);
+        check_file("tls_key = /a/b.pem", &["p.toml, line 1: text needs quotes: tls_key = \"/a/b.pem\""]);
+        check_file(
+            "origins = [https://a.b, https://c.d]",
+            &["p.toml, line 1: text needs quotes, in a list, too: origins = [\"https://a.b\", \"https://c.d\"]"],
+        );
+        check_file(
+            "page = yes",
+            &["p.toml, line 1: text needs quotes, and page = yes is none of its values, expected true or false"],
+        );
+        check_file("auth = ", &["p.toml, line 1: auth has no value, expected none, jwt or http"]);
+        check_file("any = thing", &["p.toml, line 1: text needs quotes, as in key = \"text\""]);
+        let secret = "0123456789abcdef0123456789abcdef-x";
+        check_file(&format!("jwt_secret = {secret}"), &["p.toml, line 1: text needs quotes: jwt_secret = \"…\""]);
+        check_file(
+            "hook_secret = short-x",
+            &[
+                "p.toml, line 1: text needs quotes, and hook_secret = (hidden) is none of its values, expected none, or one \
+               line of 32 to 1024 bytes without its end or a byte order mark",
+            ],
+        );
+        // Other faults keep the words of the parser.
+        check_file("auth = \"jwt", &["p.toml, line 1: invalid basic string, expected `\"`"]);
+    }
+
+    #[test]
     fn what_depends_on_the_machine_is_a_comment_unless_it_was_set() {
         let shown = |pairs: &[(&str, &str)]| {
             let text = load_toml(&Settings::default(), None, &variables(pairs)).expect("sound settings");
@@ -333,6 +396,18 @@ mod tests {
         let same = here.shards.to_string();
         assert_eq!(shown(&[("POMBO_SHARDS", &same)])[0], format!("shards = {same}"), "it was set");
         assert_eq!(shown(&[("POMBO_MEMORY_BYTES_MAX", "3MiB")])[1], "memory_bytes_max = \"3MiB\"");
+    }
+
+    #[test]
+    fn tells_what_is_wrong_with_a_token() {
+        check_variables(
+            &[("POMBO_CONTROL_TOKENS", "a push short")],
+            &[
+                "control_tokens = (hidden) (from POMBO_CONTROL_TOKENS): expected none, or one or more of NAME RIGHTS TOKEN, such \
+               as backend push+query and 32 or more letters, digits or -._~+/=; of token 1 the third word, the token, has 5 \
+               characters, expected 32 to 1024; `openssl rand -hex 32` makes a good one",
+            ],
+        );
     }
 
     #[test]

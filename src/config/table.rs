@@ -32,6 +32,7 @@ pub struct Setting {
     /// The default in words, where it depends on the machine.
     computed: Option<&'static str>,
     expected: fn() -> String,
+    explain: fn(&[String]) -> Option<String>,
     read: fn(&mut Config, &[String]) -> bool,
     show: fn(&Config) -> Value,
     take: fn(&mut Config, &Config),
@@ -65,6 +66,14 @@ impl Setting {
     /// Describes the allowed values, to follow the word "expected".
     pub fn expected(&self) -> String {
         (self.expected)()
+    }
+
+    /// Tells what is wrong with `items`, which can't be read, and what was expected.
+    pub(super) fn explain(&self, items: &[String]) -> String {
+        match (self.explain)(items) {
+            Some(reason) => format!("{}; {reason}", self.expected()),
+            None => self.expected(),
+        }
     }
 
     /// Shows the default, in words where it depends on the machine.
@@ -137,6 +146,7 @@ macro_rules! settings {
             placeholder: placeholder(&$form, |config| &config.$key),
             computed: settings!(@computed $($computed)?),
             expected: || expected(&$form, |config| &config.$key),
+            explain: |items| explain(&$form, |config| &config.$key, items),
             read: |config, items| $form.read(items).map(|value| config.$key = value).is_some(),
             show: |config| $form.show(&config.$key),
             take: |config, new| config.$key = new.$key.clone(),
@@ -163,6 +173,10 @@ const fn placeholder<T, F: Form<T>>(_: &F, _: Field<T>) -> &'static str {
 
 fn expected<T, F: Form<T>>(form: &F, _: Field<T>) -> String {
     form.expected()
+}
+
+fn explain<T, F: Form<T>>(form: &F, _: Field<T>, items: &[String]) -> Option<String> {
+    form.explain(items)
 }
 
 const KIB: usize = 1 << 10;

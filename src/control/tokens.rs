@@ -12,7 +12,7 @@ use tokio::sync::watch;
 use tracing::{error, info};
 
 use crate::bounded_file;
-use crate::config::{ControlRights, ControlSettings, ControlToken};
+use crate::config::{ControlRights, ControlSettings, ControlToken, ControlTokenError};
 use crate::watched_files::{Stamps, WatchedFiles};
 
 /// Most bytes of the file, and most tokens: a request is compared with each.
@@ -32,12 +32,14 @@ pub enum ControlTokensError {
         reason: String,
     },
     /// A line of the file is no token.
-    #[error("control_tokens_file {}, line {line}: expected {form}", path.display(), form = ControlToken::FORM)]
+    #[error("control_tokens_file {}, line {line}: {reason}", path.display())]
     Malformed {
         /// The file.
         path: PathBuf,
         /// The line, from 1.
         line: usize,
+        /// What is wrong with it.
+        reason: ControlTokenError,
     },
     /// The file has no token. Using it would let everybody in.
     #[error("control_tokens_file {} has no token", path.display())]
@@ -162,7 +164,8 @@ fn read(path: &Path) -> Result<Vec<ControlToken>, ControlTokensError> {
     let lines = text.lines().enumerate().map(|(index, line)| (index + 1, line.trim()));
     let mut tokens = Vec::new();
     for (line, text) in lines.filter(|(_, text)| !text.is_empty() && !text.starts_with('#')) {
-        tokens.push(text.parse().map_err(|_| ControlTokensError::Malformed { path: path.to_owned(), line })?);
+        let token = text.parse();
+        tokens.push(token.map_err(|reason| ControlTokensError::Malformed { path: path.to_owned(), line, reason })?);
     }
     if tokens.is_empty() { Err(ControlTokensError::Empty { path: path.to_owned() }) } else { Ok(tokens) }
 }
@@ -212,7 +215,13 @@ mod tests {
     fn files_that_would_let_in_everybody_or_somebody_else_are_refused() {
         check(Some(""), &[], Err("control_tokens_file FILE has no token"));
         check(Some("# none\n"), &[ONE], Err("control_tokens_file FILE has no token"));
-        check(Some(&format!("{ONE}\ntwo push short\n")), &[], Err("control_tokens_file FILE, line 2: expected NAME"));
+        let short =
+            "control_tokens_file FILE, line 2: the third word, the token, has 5 characters, expected 32 to 1024";
+        check(Some(&format!("{ONE}\ntwo push short\n")), &[], Err(short));
+        let rights =
+            "control_tokens_file FILE, line 1: the second word is no list of rights, expected push, query or admin";
+        check(Some(&ONE.replace("push", "send")), &[], Err(rights));
+        check(Some("two push"), &[], Err("control_tokens_file FILE, line 1: there are 2 words, expected three: NAME"));
         check(Some(ONE), &[ONE], Err("control token one stands there twice"));
         check(Some(&ONE.replace("one", "other")), &[ONE], Err("control token other stands there twice"));
         check(Some(&"x".repeat((1 << 20) + 1)), &[], Err("cannot read control_tokens_file FILE: longer than"));
