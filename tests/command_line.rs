@@ -80,6 +80,53 @@ fn unknown_flags_are_refused_and_help_is_not() {
 }
 
 #[test]
+fn an_address_that_cannot_be_listened_on_says_what_to_do() {
+    let start = |listen: &str| {
+        let output = output(&["--control", "off", "--log-level", "off", "--listen", listen], &[]);
+        assert_eq!(output.status.code(), Some(2));
+        String::from_utf8_lossy(&output.stderr).into_owned()
+    };
+    let folder = TempDir::new().expect("a temporary directory");
+    let missing = folder.path().join("run");
+    let listen = format!("unix:{}", missing.join("pombo.sock").display());
+    let expected = format!(
+        "error: cannot listen on {listen}: entity not found (there is no folder {}: make it, or choose another path)\n",
+        missing.display()
+    );
+    assert_eq!(start(&listen), expected);
+}
+
+#[test]
+fn a_setting_of_another_machine_is_a_comment_in_the_printed_config() {
+    let printed = |arguments: &[&str]| {
+        let output = output(&[&["--print-config"], arguments].concat(), &[]);
+        String::from_utf8(output.stdout).expect("it prints UTF-8")
+    };
+    let has = |text: &str, start: &str| text.lines().any(|line| line.starts_with(start));
+    for text in
+        [printed(&[]), printed(&["--shards", "auto", "--gateway-threads", "auto", "--memory-bytes-max", "auto"])]
+    {
+        for key in ["shards", "gateway_threads", "memory_bytes_max"] {
+            assert!(has(&text, &format!("# {key} = ")) && !has(&text, &format!("{key} = ")), "{key} in {text}");
+        }
+    }
+    let text = printed(&["--shards", "3"]);
+    assert!(has(&text, "shards = 3") && has(&text, "# gateway_threads = "), "{text}");
+}
+
+#[test]
+fn the_start_names_the_text_port() {
+    let directory = TempDir::new().expect("a temporary directory");
+    let text = format!("unix:{}", directory.path().join("text.sock").display());
+    let file = settings(&directory, &format!("text = \"{text}\""));
+    // The third line comes behind those two that every node has.
+    let (mut node, lines) = Node::start_and_read(3, &[], &file);
+    assert!(lines[2].starts_with(&format!("push by lines of JSON on {text}: echo ")), "{lines:?}");
+    node.signal(Signal::TERM);
+    assert_eq!(node.wait(), Some(0));
+}
+
+#[test]
 fn the_printed_config_is_a_file_that_loads_to_the_same() {
     let directory = TempDir::new().expect("a temporary directory");
     let file = directory.path().join("pombo.toml");
@@ -126,12 +173,16 @@ struct Node(Child);
 impl Node {
     /// Starts a node on a free port and waits for its two lines on stdout.
     fn start(arguments: &[&str], file: &Path) -> (Self, Vec<String>) {
+        Self::start_and_read(2, arguments, file)
+    }
+
+    fn start_and_read(count: usize, arguments: &[&str], file: &Path) -> (Self, Vec<String>) {
         let file = file.to_str().expect("a path in UTF-8");
         let all = [&["--control", "off", "--listen", "127.0.0.1:0", "--config", file][..], arguments].concat();
         let spawned = pombo(&all, &[]).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn();
         let mut node = Self(spawned.expect("the program runs"));
         let stdout = node.0.stdout.take().expect("stdout is a pipe");
-        let lines = BufReader::new(stdout).lines().take(2).map(|line| line.expect("stdout is text")).collect();
+        let lines = BufReader::new(stdout).lines().take(count).map(|line| line.expect("stdout is text")).collect();
         (node, lines)
     }
 

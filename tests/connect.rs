@@ -320,6 +320,13 @@ fn lost_connection_is_exit_code_1() {
 }
 
 #[test]
+fn a_forgotten_port_is_told() {
+    let mut client = Client::piped(&["127.99.98.97", "alice"]);
+    client.told("no port was given, and ws:// means 80; a pombo listens on 1234 by default: 127.99.98.97:1234");
+    client.ends_silently(1);
+}
+
+#[test]
 fn nobody_there_is_exit_code_1() {
     let address = Peer::new().1.to_string();
     let mut client = Client::piped(&[&address, "alice"]);

@@ -275,6 +275,14 @@ fn what_is_not_there_is_told() {
     let node = nodes().with_control().start(1);
     Ask::get("/v1").to(&node).expect_problem(Problem::NotFound, "");
     Ask::get("/v2/counts").to(&node).expect_problem(Problem::NotFound, "openapi.json");
+    let description = Ask::get("/v1/openapi.json").to(&node).json();
+    for (path, operations) in description["paths"].as_object().expect("paths by name") {
+        for method in operations.as_object().expect("operations by method").keys() {
+            let path = format!("{} {path}", method.to_uppercase());
+            Ask::get("/v1/online").to(&node).expect_problem(Problem::NotFound, &path);
+        }
+    }
+    Ask::get("/v1/online").to(&node).expect_problem(Problem::NotFound, "who is online is at /v1/uids");
     for (method, target, allow) in [
         ("GET", "/v1/push", "POST"),
         ("PUT", "/v1/push/alice", "POST"),

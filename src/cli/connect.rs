@@ -175,10 +175,10 @@ impl Ended {
         }
     }
 
-    fn not_opened(error: &HandshakeError) -> Self {
+    fn not_opened(error: &HandshakeError, remark: &str) -> Self {
         // The body is the server's: it may be long, and hold control characters.
         let told: String = error.to_string().chars().take(300).collect();
-        let told = one_line(told.trim_end()).into_owned();
+        let told = format!("{}{remark}", one_line(told.trim_end()));
         match error {
             HandshakeError::Refused { status, .. } if login::is_refusal(*status) => Self::Refused(told),
             _ => Self::Lost(told),
@@ -304,16 +304,21 @@ impl Client {
 /// Connects, logs in and prints the server's answer to standard error.
 async fn log_in(target: &Target, trust: Option<&Trust>, login: &Login) -> Result<WebSocket, Ended> {
     let request = login.request(&target.uri).map_err(|error| Ended::Lost(error.to_string()))?;
-    let stream = TcpStream::connect((target.host.as_str(), target.port))
-        .await
-        .map_err(|error| Ended::Lost(format!("can't connect to {}:{}: {error}", target.host, target.port)))?;
+    let stream = TcpStream::connect((target.host.as_str(), target.port)).await.map_err(|error| {
+        let remark = target.remark();
+        Ended::Lost(format!("can't connect to {}:{}: {error}{remark}", target.host, target.port))
+    })?;
     // Without it only small messages may arrive late.
     let _ = stream.set_nodelay(true);
     let stream: Box<dyn Wire> = match trust {
         None => Box::new(stream),
-        Some(trust) => trust.secure(stream, &target.host).await.map_err(|error| Ended::Lost(error.to_string()))?,
+        Some(trust) => {
+            let secured = trust.secure(stream, &target.host).await;
+            secured.map_err(|error| Ended::Lost(format!("{error}{}", target.remark())))?
+        }
     };
-    let mut socket = handshake::open(request, stream).await.map_err(|error| Ended::not_opened(&error))?;
+    let opened = handshake::open(request, stream).await;
+    let mut socket = opened.map_err(|error| Ended::not_opened(&error, &target.remark()))?;
     if let Some(uid) = login.message() {
         socket.send(Message::text(uid)).await.map_err(|error| Ended::lost(&error))?;
     }

@@ -256,7 +256,7 @@ fn start(
     let are_ours = passed.left().next().is_none();
     let server = Server::bind_with(config.clone(), passed)?.with_log(stderr);
     let addresses = server.addresses().to_vec();
-    let control = server.control_addresses().control.clone();
+    let others = server.control_addresses().clone();
     let handle = server.start()?;
     for listen in addresses.iter().filter(|listen| config.auth == Auth::None && !listen.is_local()) {
         warn!(%listen, "other machines can reach this address, and log in as anybody");
@@ -267,14 +267,16 @@ fn start(
     if config.gateway().admission.origins == Origins::Any {
         warn!("pages of every web site may connect from their visitors' browsers, see the setting origins");
     }
-    if control.as_ref().is_some_and(|listen| !listen.is_local()) && !config.control_speaks_tls() {
+    if others.control.as_ref().is_some_and(|listen| !listen.is_local()) && !config.control_speaks_tls() {
         warn!(
             "tokens of other programs cross the network in the clear, see the settings control, control_tls and \
              tls_certificate"
         );
     }
     // The node runs on even if nobody reads stdout.
-    stdout.write_all(format!("{}{}", welcome(&addresses, &config), invite(control.as_ref(), &config)).as_bytes())?;
+    let text = others.text.as_ref().map(text_line).unwrap_or_default();
+    let control = invite(others.control.as_ref(), &config);
+    stdout.write_all(format!("{}{control}{text}", welcome(&addresses, &config)).as_bytes())?;
     let (reading, applying) = (BlockingWork::reading(), BlockingWork::new(READ_TIME, 1));
     Ok(Running { config, handle, log, reading, applying })
 }
@@ -406,6 +408,18 @@ fn invite(control: Option<&Listen>, config: &Config) -> String {
     // No `--json`, which needs curl 7.82 and sends the quotes of a JSON text as part of the message.
     let message = "-H 'Content-Type: text/plain' -d hi";
     format!("push from other programs on {place}: curl {socket}{token}{message} {base}/v1/push/alice\n{console}")
+}
+
+/// Returns the line about the text port: its address, and how to push there.
+fn text_line(listen: &Listen) -> String {
+    let netcat = match reachable(listen) {
+        Listen::Tcp(address) => format!("nc -N {} {}", address.ip(), address.port()),
+        Listen::Unix(path) => format!("nc -N -U {}", path.display()),
+        // Few programs connect to an abstract socket.
+        Listen::Abstract(name) => format!("socat - ABSTRACT-CONNECT:{name}"),
+    };
+    let line = r#"{"uid":"alice","percent":"88%"}"#;
+    format!("push by lines of JSON on {listen}: echo '{line}' | {netcat}\n")
 }
 
 fn url(scheme: &str, listen: &Listen) -> String {

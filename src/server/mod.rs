@@ -7,6 +7,7 @@ mod handle;
 
 use std::convert::Infallible;
 use std::io;
+use std::path::Path;
 use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
@@ -108,7 +109,7 @@ pub enum StartError {
     #[error(transparent)]
     Config(#[from] Faults),
     /// An address can't be listened on.
-    #[error("cannot listen on {listen}: {}{}", source.kind(), hint(source))]
+    #[error("cannot listen on {listen}: {}{}", source.kind(), hint(listen, source))]
     Listen {
         /// The address.
         listen: Listen,
@@ -153,10 +154,28 @@ impl From<HookError> for StartError {
     }
 }
 
-fn hint(error: &io::Error) -> &'static str {
-    match error.kind() {
-        io::ErrorKind::AddrInUse => " (is another pombo running? choose another with --listen, or --control)",
-        _ => "",
+/// Returns what the operator can do about an address that can't be listened on.
+fn hint(listen: &Listen, error: &io::Error) -> String {
+    let folder = |path: &Path| match path.parent() {
+        Some(folder) if !folder.as_os_str().is_empty() => folder.display().to_string(),
+        _ => ".".to_owned(),
+    };
+    match (error.kind(), listen) {
+        (io::ErrorKind::AddrInUse, _) => {
+            " (is another pombo running? choose another with --listen, or --control)".to_owned()
+        }
+        (io::ErrorKind::NotFound, Listen::Unix(path)) => {
+            format!(" (there is no folder {}: make it, or choose another path)", folder(path))
+        }
+        (io::ErrorKind::PermissionDenied, Listen::Unix(path)) => {
+            format!(" (this user may not make a file in {}: change its owner, or choose another path)", folder(path))
+        }
+        (io::ErrorKind::PermissionDenied, Listen::Tcp(address)) if address.port() < 1024 => {
+            " (a port below 1024 needs a right: AmbientCapabilities=CAP_NET_BIND_SERVICE or a socket unit of systemd, or \
+             `setcap cap_net_bind_service=+ep` on the program; or choose a port from 1024 on)"
+                .to_owned()
+        }
+        _ => String::new(),
     }
 }
 
@@ -429,4 +448,26 @@ fn spawn_control(
 fn spawn(name: String, vital: Vital, body: impl FnOnce() + Send + 'static) -> io::Result<()> {
     thread::Builder::new().name(name).spawn(move || vital.run(body))?;
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_address_without_a_right_says_which() {
+        #[track_caller]
+        fn check(listen: &str, kind: io::ErrorKind, words: &str) {
+            let listen = listen.parse().expect("an address");
+            let shown = StartError::Listen { listen, source: kind.into() }.to_string();
+            assert!(if words.is_empty() { !shown.contains('(') } else { shown.contains(words) }, "{shown}");
+        }
+        use io::ErrorKind::{AddrInUse, NotFound, PermissionDenied};
+        check("0.0.0.0:443", PermissionDenied, "CAP_NET_BIND_SERVICE");
+        check("0.0.0.0:443", PermissionDenied, "setcap cap_net_bind_service=+ep");
+        check("0.0.0.0:1024", PermissionDenied, "");
+        check("unix:/run/x/p.sock", NotFound, "(there is no folder /run/x: make it");
+        check("unix:p.sock", PermissionDenied, "(this user may not make a file in .: ");
+        check("127.0.0.1:1", AddrInUse, "is another pombo running?");
+    }
 }

@@ -16,6 +16,20 @@ pub(super) struct Target {
     pub(super) host: String,
     /// TCP port; 80 if none was given, or 443 with TLS.
     pub(super) port: u16,
+    /// Whether the user gave the port.
+    pub(super) has_port: bool,
+}
+
+impl Target {
+    /// Returns a remark to follow an error of the connection, if the user may have forgotten the port.
+    pub(super) fn remark(&self) -> String {
+        if self.has_port {
+            return String::new();
+        }
+        let (port, scheme) = (self.port, if self.is_secure { "wss" } else { "ws" });
+        let host = if self.host.contains(':') { format!("[{}]", self.host) } else { self.host.clone() };
+        format!("; no port was given, and {scheme}:// means {port}; a pombo listens on 1234 by default: {host}:1234")
+    }
 }
 
 /// Why a text is not an address to connect to.
@@ -63,7 +77,7 @@ impl FromStr for Target {
         if host.is_empty() || authority.as_str().contains('@') {
             return Err(invalid());
         }
-        Ok(Self { uri, is_secure, host, port })
+        Ok(Self { uri, is_secure, host, port, has_port: port_given })
     }
 }
 
@@ -107,6 +121,16 @@ mod tests {
         let target = text.parse::<Target>().expect(text);
         assert_eq!((target.uri.to_string().as_str(), target.host.as_str(), target.port), (uri, host, port));
         assert_eq!(target.is_secure, uri.starts_with("wss://"));
+    }
+
+    #[test]
+    fn says_that_no_port_was_given() {
+        let remark = |text: &str| text.parse::<Target>().expect(text).remark();
+        assert_eq!(remark("localhost:80"), "");
+        let default = "no port was given, and ws:// means 80; a pombo listens on 1234 by default";
+        assert_eq!(remark("localhost/chat"), format!("; {default}: localhost:1234"));
+        assert_eq!(remark("[::1]"), format!("; {default}: [::1]:1234"));
+        assert!(remark("wss://localhost").contains("wss:// means 443"), "{}", remark("wss://localhost"));
     }
 
     #[test]

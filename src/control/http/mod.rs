@@ -186,9 +186,7 @@ fn routes(api: Api) -> Router {
         .route("/v1/counts", get(uids::counts))
         .route("/v1/stats", get(stats::stats))
         .route("/v1/openapi.json", get(openapi::description))
-        .fallback(async || {
-            Problem::NotFound.with_detail("see /v1/openapi.json for what there is; a uid can't be empty")
-        })
+        .fallback(not_found)
         .method_not_allowed_fallback(method_not_allowed)
         .layer(middleware::from_fn(slot::acquire))
         .layer(middleware::from_fn_with_state(api.clone(), access::admit))
@@ -197,6 +195,13 @@ fn routes(api: Api) -> Router {
         .route("/readyz", get(health::ready).fallback(method_not_allowed))
         .layer(middleware::from_fn_with_state(api.clone(), request::check))
         .with_state(api)
+}
+
+async fn not_found() -> Failure {
+    Problem::NotFound.with_detail(format!(
+        "expected one of these: {}; who is online is at /v1/uids, and /v1/openapi.json describes all; a uid can't be empty",
+        *openapi::PATHS
+    ))
 }
 
 async fn method_not_allowed() -> Failure {

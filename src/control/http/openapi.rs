@@ -63,6 +63,18 @@ fn add_problems(operation: &mut Operation) {
     operation.responses.responses.insert("default".to_owned(), problem.into());
 }
 
+/// Names every path with its methods, on one line: the answer to a request for another path.
+pub(super) static PATHS: LazyLock<String> = LazyLock::new(|| {
+    let mut all = vec!["GET /metrics".to_owned()];
+    for (path, item) in &Api::openapi().paths.paths {
+        let methods = [("GET", &item.get), ("POST", &item.post), ("DELETE", &item.delete)];
+        all.extend(
+            methods.iter().filter(|(_, operation)| operation.is_some()).map(|(name, _)| format!("{name} {path}")),
+        );
+    }
+    all.join(", ")
+});
+
 /// The description, which never changes while the node runs.
 static DESCRIPTION: LazyLock<Reply> = LazyLock::new(|| {
     let mut reply = Reply::json(&Api::openapi());
