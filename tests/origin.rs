@@ -161,6 +161,27 @@ fn list_can_change_while_running() {
 }
 
 #[test]
+fn a_refused_page_is_logged_with_its_origin_and_the_setting() {
+    const LINE: &str = "web page refused, add its origin to the setting origins to let it in";
+    let program = Program::start(&[]);
+    let long = format!("https://{}.example", "x".repeat(1000));
+    for origin in ["https://chat.example.org", "https://chat.example.org", "https://\u{9b}2J", &long] {
+        let mut client = program.dial();
+        client.send_request(&Request::upgrade().with("Origin", origin));
+        let response = client.receive_response();
+        assert_eq!((response.status, response.header("content-type")), (403, Some("text/plain; charset=utf-8")));
+        assert_eq!(response.body, "pages of this origin may not connect, see the setting origins\n");
+    }
+    let cut = format!("origin=\"https://{}…\"", "x".repeat(192));
+    for shown in ["origin=\"https://chat.example.org\"", "origin=\"https://\\u{9b}2J\"", &cut] {
+        program.expect_logged(shown);
+    }
+    // The second of the same origin came before the last that has its line by now.
+    assert_eq!((program.logged(LINE), program.logged("WARN pombo")), (3, 3));
+    assert_eq!(program.logged("peer=127.0.0.1:"), 3);
+}
+
+#[test]
 fn letting_in_all_pages_is_said_at_the_start() {
     const SAID: &str = "pages of every web site may connect";
     let open = Program::start_on("0.0.0.0:0", &["--insecure-open"]);

@@ -23,6 +23,7 @@ mod half_close;
 mod page;
 mod proxy;
 mod refusal;
+mod refused_origins;
 mod tls;
 mod upgrade;
 
@@ -45,6 +46,7 @@ pub(crate) use certificate::{Certificate, CertificateFiles};
 use refusal::Refusal;
 pub use refusal::{Reason, RefusalAnswer};
 pub(crate) use refusal::{Refusals, answer_over_http};
+pub(crate) use refused_origins::RefusedOrigins;
 
 use self::auth::{Authentication, Identity, Login, RequestFacts};
 use self::upgrade::Upgraded;
@@ -81,6 +83,8 @@ pub(crate) struct Gateway {
     pub(crate) login_service: LoginService,
     /// Counts refusals by reason.
     pub(crate) refusals: Refusals,
+    /// Logs refused origins.
+    pub(crate) refused_origins: Arc<RefusedOrigins>,
     /// Counts listeners that can't accept now.
     pub(crate) shortages: Shortages,
     /// Descriptors reserved for control: the gateway must not take one while control borrows it.
@@ -197,8 +201,8 @@ impl Gateway {
         let Err(refusal) = outcome else { return };
         if let Some(reason) = refusal.reason() {
             self.refusals.add(reason);
-            let peer = handshake.client.peer.map(tracing::field::display);
-            debug!(peer, reason = reason.name(), error = %refusal, "connection refused");
+            let peer = handshake.client.peer;
+            debug!(peer = peer.map(tracing::field::display), reason = reason.name(), error = %refusal, "connection refused");
         }
     }
 
@@ -268,6 +272,7 @@ impl Gateway {
             admission_control: Arc::clone(&self.admission_control),
             drain_by: self.drain_by.clone(),
             login_service: self.login_service.clone(),
+            refused_origins: Arc::clone(&self.refused_origins),
         };
         let Upgraded { mut stream, mut received, protocol, authentication } =
             upgrade::upgrade(stream, &context, &mut handshake.client, self.drain_of_silent_peers()).await?;

@@ -27,6 +27,7 @@ use super::exchange::{Exchange, Response};
 use super::page;
 use super::proxy;
 use super::refusal::{self, Reason, Refusal, RefusalAnswer};
+use super::refused_origins::RefusedOrigins;
 use super::{AcceptedStream, Client};
 use crate::config::{GatewaySettings, Origins};
 use crate::host;
@@ -46,6 +47,8 @@ pub(super) struct UpgradeContext {
     pub(super) drain_by: watch::Receiver<Option<Instant>>,
     /// Checks the credential of a request.
     pub(super) login_service: LoginService,
+    /// Logs refused origins.
+    pub(super) refused_origins: Arc<RefusedOrigins>,
 }
 
 /// An upgraded connection.
@@ -240,7 +243,11 @@ fn decide(request: &Request<()>, context: &UpgradeContext, client: &mut Client) 
         return Err(Reason::Path.into());
     }
     let key = check_upgrade(request)?;
-    check_origin(headers, &context.settings.admission.origins)?;
+    check_origin(headers, &context.settings.admission.origins).inspect_err(|reason| {
+        if let (Reason::Origin, Some(origin)) = (reason, headers.get(header::ORIGIN)) {
+            context.refused_origins.log(origin.as_bytes(), client.peer);
+        }
+    })?;
     let not_before = admit(context, client)?;
     let accept = HeaderValue::try_from(derive_accept_key(key)).expect("base64 is a header value");
     let mut response = Response::new(Full::default());
@@ -378,6 +385,7 @@ mod tests {
             admission_control: Arc::new(AdmissionControl::new(Admission::default())),
             drain_by: watch::channel(None).1,
             login_service: LoginService::unauthenticated(),
+            refused_origins: Arc::default(),
         }
     }
 

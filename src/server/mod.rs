@@ -298,6 +298,7 @@ impl Server {
                 login_numbers: logins.clone(),
             },
             refusals: refusals.clone(),
+            refused_origins: Arc::default(),
             shortages: shortages.clone(),
             reserve: reserve.clone(),
             handshakes: Arc::new(Semaphore::new(config.handshakes_max)),
