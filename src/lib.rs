@@ -49,6 +49,7 @@
 //! | [`frame`] | WebSocket frames, bytes in and messages out |
 //! | `listener` | listening sockets |
 //! | `log_sink` | writes log lines to a stream that may block |
+//! | `refused_clients` | log lines about refused clients that may guess credentials, so many a second |
 //! | `roots`, `service` | the root certificates that a TLS client trusts; the HTTP client for the operator's services |
 //! | `descriptors` | the limit on file descriptors, room in the kernel's table, a reserve |
 //! | `clock` | the wall clock, and its limits |
@@ -95,6 +96,7 @@ pub mod metrics;
 mod peer;
 pub mod presence;
 pub mod protocol;
+mod refused_clients;
 pub mod rights;
 #[doc(hidden)]
 pub mod roots;

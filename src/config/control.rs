@@ -8,7 +8,7 @@ use std::time::Duration;
 use toml::Value;
 
 use super::form::Form;
-use super::{Config, ControlTls, HookSettings, Listen, Secret};
+use super::{AdmissionSettings, Config, ControlTls, HookSettings, Listen, Secret};
 
 /// What another program may do on the control listener.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -194,6 +194,8 @@ pub struct ControlSettings {
     pub idempotency_window: Duration,
     /// Most bytes of answers that are kept for that.
     pub idempotency_bytes_max: usize,
+    /// The proxies that are trusted to name the client, for the log.
+    pub admission: AdmissionSettings,
     /// The service that gets presence events, if there is one.
     pub hooks: Option<HookSettings>,
 }
@@ -215,6 +217,7 @@ impl Config {
             push_uids_max: self.push_uids_max,
             idempotency_window: self.idempotency_window,
             idempotency_bytes_max: self.idempotency_bytes_max,
+            admission: self.admission(),
             hooks: self.hook_settings(),
         }
     }

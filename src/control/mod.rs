@@ -46,6 +46,7 @@ use crate::dispatcher::{Dispatcher, Unanswered};
 use crate::gateway::{Reason, Refusals, Shortages};
 use crate::listener::BoundListener;
 use crate::log_sink::LogSink;
+use crate::refused_clients::RefusedClients;
 use crate::shard::Admission;
 use crate::vital::Vital;
 
@@ -78,6 +79,8 @@ pub(crate) struct Control {
     pub(crate) admission: Admission,
     /// The gateway's refusals, by reason.
     pub(crate) refusals: Refusals,
+    /// Logs clients that send wrong tokens.
+    pub(crate) refused_clients: RefusedClients,
     /// Listeners of the gateway that can't accept now.
     pub(crate) shortages: Shortages,
     /// The sink of the program's log; `None` if the program gave none.

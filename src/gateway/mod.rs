@@ -43,6 +43,7 @@ pub(crate) use auth::{Authenticator, LoginService};
 pub use certificate::CertificateError;
 pub(crate) use certificate::{Certificate, CertificateFiles};
 
+pub(crate) use proxy::forwarded_client;
 use refusal::Refusal;
 pub use refusal::{Reason, RefusalAnswer};
 pub(crate) use refusal::{Refusals, answer_over_http};
@@ -56,6 +57,7 @@ use crate::listener::{Connection, Listener};
 use crate::mailbox::ShardWaker;
 use crate::peer::Peer;
 use crate::protocol;
+use crate::refused_clients::RefusedClients;
 use crate::router;
 use crate::shard::{Handover, Permit, Stream};
 use crate::vital::Vital;
@@ -83,6 +85,8 @@ pub(crate) struct Gateway {
     pub(crate) login_service: LoginService,
     /// Counts refusals by reason.
     pub(crate) refusals: Refusals,
+    /// Logs refused clients that may guess credentials, or that come too often.
+    pub(crate) refused_clients: RefusedClients,
     /// Logs refused origins.
     pub(crate) refused_origins: Arc<RefusedOrigins>,
     /// Counts listeners that can't accept now.
@@ -202,6 +206,9 @@ impl Gateway {
         if let Some(reason) = refusal.reason() {
             self.refusals.add(reason);
             let peer = handshake.client.peer;
+            if reason.is_suspicious() {
+                self.refused_clients.log(peer.map(Peer::address), reason.name());
+            }
             debug!(peer = peer.map(tracing::field::display), reason = reason.name(), error = %refusal, "connection refused");
         }
     }

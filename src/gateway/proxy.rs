@@ -185,7 +185,7 @@ impl AddressBlock {
 /// Each proxy appends the address of its own peer, so lines and entries are read from the end. Entries before the last
 /// untrusted hop may be forged. An entry that is no address comes from a trusted proxy that doesn't know its peer; the
 /// client's address is then that proxy's. An empty entry is skipped (RFC 9110, section 5.6.1).
-pub(super) fn forwarded_client(peer: Option<Peer>, headers: &HeaderMap, settings: &AdmissionSettings) -> Option<Peer> {
+pub(crate) fn forwarded_client(peer: Option<Peer>, headers: &HeaderMap, settings: &AdmissionSettings) -> Option<Peer> {
     let mut known = peer;
     if settings.trusted_proxies.is_empty() {
         return known;

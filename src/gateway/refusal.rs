@@ -181,6 +181,17 @@ reasons! {
     Lost, "lost", RefusalAnswer::None, "connection lost before its login";
 }
 
+impl Reason {
+    /// Returns whether the client may guess credentials, or comes too often: such a refusal is logged with its address.
+    pub(crate) const fn is_suspicious(self) -> bool {
+        match self.answer() {
+            // Other statuses are no fault of the client.
+            RefusalAnswer::Credential(status, _) => status < 500,
+            _ => matches!(self, Self::AddressFull | Self::AddressRate),
+        }
+    }
+}
+
 /// Counts refusals by reason; shared by the gateway's threads, control and the handle.
 #[derive(Clone, Debug)]
 pub(crate) struct Refusals(Arc<[AtomicU64; Reason::ALL.len()]>);
@@ -357,6 +368,16 @@ mod tests {
             let name = reason.name();
             assert!(name.bytes().all(|byte| byte.is_ascii_lowercase() || byte == b'_' || byte == b'8'), "{name}");
             assert!(Reason::ALL[index + 1..].iter().all(|other| other.name() != name), "{name} stands there twice");
+        }
+    }
+
+    #[test]
+    fn suspicious_are_credentials_and_what_the_limits_of_an_address_refuse() {
+        for reason in [Reason::TokenSignature, Reason::AuthRefused, Reason::AddressFull, Reason::AddressRate] {
+            assert!(reason.is_suspicious(), "{reason:?}");
+        }
+        for reason in [Reason::AuthUnavailable, Reason::Full, Reason::Origin, Reason::Left, Reason::LoginTimeout] {
+            assert!(!reason.is_suspicious(), "{reason:?}");
         }
     }
 

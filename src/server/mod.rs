@@ -34,6 +34,7 @@ use crate::listener::{BoundListener, Inherited};
 use crate::log_sink::LogSink;
 use crate::mailbox::{self, ShardWaker};
 use crate::presence::PresenceSender;
+use crate::refused_clients::RefusedClients;
 use crate::shard::{Admission, LoginNumbers, Parts, Poller, Shard};
 use crate::uid::UidHasher;
 use crate::vital::Vital;
@@ -298,6 +299,7 @@ impl Server {
                 login_numbers: logins.clone(),
             },
             refusals: refusals.clone(),
+            refused_clients: RefusedClients::default(),
             refused_origins: Arc::default(),
             shortages: shortages.clone(),
             reserve: reserve.clone(),
@@ -317,6 +319,7 @@ impl Server {
             open: watch::Sender::new(()),
             admission: admission.clone(),
             refusals: refusals.clone(),
+            refused_clients: RefusedClients::default(),
             shortages,
             log,
             counts: counts.clone(),

@@ -15,6 +15,7 @@ use super::{Api, console, spans};
 use crate::config::ControlRights;
 use crate::control::problem::{self, Failure, Problem};
 use crate::control::tokens::{Caller, TokenSet};
+use crate::gateway::forwarded_client;
 
 /// The peer's address; `None` for a Unix socket.
 #[derive(Clone, Copy, Debug)]
@@ -34,6 +35,11 @@ pub(super) async fn admit(State(api): State<Api>, mut request: Request, next: Ne
         }
         Err(failure) => {
             debug!(peer = ?peer.0, reason = failure.problem.name(), "control request refused");
+            // Without a token nothing was guessed: the console asks so at first, to learn whether it needs one.
+            if failure.problem == Problem::Unauthorized && request.headers().contains_key(AUTHORIZATION) {
+                let client = client(&api, peer, request.headers());
+                api.control.refused_clients.log(client, "control_token");
+            }
             (None, failure.into_response())
         }
     };
@@ -43,6 +49,12 @@ pub(super) async fn admit(State(api): State<Api>, mut request: Request, next: Ne
     let (token, status) = (name.as_deref(), response.status().as_u16());
     debug!(token, peer = ?peer.0, %method, path, status, elapsed = ?begun.elapsed(), "control request answered");
     response
+}
+
+/// Returns the client's address, for the log; a trusted proxy may state it. `None` for a Unix socket.
+fn client(api: &Api, peer: Peer, headers: &HeaderMap) -> Option<IpAddr> {
+    let settings = api.settings();
+    forwarded_client(peer.0.map(Into::into), headers, &settings.admission).map(|client| client.address())
 }
 
 fn caller(api: &Api, request: &Request, peer: Peer) -> Result<Caller, Failure> {
