@@ -1,4 +1,4 @@
-//! The page in a real browser: two tabs as two users, broadcast, errors, reconnecting, being replaced.
+//! The page in a real browser: two tabs as two users, broadcast, errors, tokens, reconnecting, being replaced.
 
 #[path = "support/browser.rs"]
 mod browser;
@@ -6,6 +6,7 @@ mod browser;
 use std::io::{BufRead as _, BufReader};
 use std::process::{Child, Command, Stdio};
 
+use pombo::config::{Auth, AuthSource, Secret};
 use pombo::{Config, Listen, Server};
 use serde_json::json;
 
@@ -14,11 +15,20 @@ use browser::{Browser, Tab};
 /// One browser at a time: each takes a core and a few hundred megabytes.
 static ONE_AT_A_TIME: tokio::sync::Mutex<()> = tokio::sync::Mutex::const_new(());
 
+/// A secret, and a token of alice signed with it, good until the year 2100.
+const SECRET: &str = "0123456789abcdef0123456789abcdef";
+const TOKEN: &str = "eyJhbGciOiJIUzI1NiIsInR5cCI6IkpXVCJ9.eyJzdWIiOiJhbGljZSIsImV4cCI6NDEwMjQ0NDgwMH0.DvdDttFvdgTOXtC2L5P1zfs2bIMtiEwN3al4EAHYyf8";
+
 /// Binds a server and returns it with the page's address.
 fn bind(listen: &str) -> (Server, String) {
+    bind_with(listen, |_| {})
+}
+
+fn bind_with(listen: &str, change: impl FnOnce(&mut Config)) -> (Server, String) {
     let listen = listen.parse().expect("a listen address");
-    let server =
-        Server::bind(Config { listen: vec![listen], control: None, ..Config::default() }).expect("the server binds");
+    let mut config = Config { listen: vec![listen], control: None, ..Config::default() };
+    change(&mut config);
+    let server = Server::bind(config).expect("the server binds");
     let Listen::Tcp(address) = server.addresses()[0].clone() else { panic!("not a TCP address") };
     (server, format!("http://{address}/"))
 }
@@ -217,7 +227,8 @@ async fn replaced_page_says_so_and_does_not_fight_back() {
     let newer = browser.open(&url).await;
     log_in(&newer, "alice").await;
     older.wait_for("document.getElementById('state').dataset.state === 'closed'").await;
-    assert_eq!(older.text("state").await, "closed: 4001 replaced by a newer login");
+    assert_eq!(older.text("state").await, "closed");
+    assert_eq!(older.text("refusal").await, "Closed: replaced by a newer login (4001)");
     assert_eq!(
         older.evaluate("socket === null && Object.values(timers).every(timer => timer === undefined)").await,
         json!(true),
@@ -243,8 +254,122 @@ async fn refused_login_says_why_and_can_be_made_again() {
     let tab = browser.open(&url).await;
     tab.fill("uid", "a:b").await;
     tab.press_enter().await;
-    tab.wait_for("document.getElementById('state').textContent.startsWith('refused: 1008 uid contains a colon')").await;
+    says(&tab, "refusal", "text.startsWith('Refused: uid contains a colon') && text.endsWith('(1008)')").await;
+    assert_eq!(tab.text("state").await, "refused");
+    // It is said once.
+    assert_eq!(tab.evaluate("document.body.innerText.split('contains a colon').length").await, json!(2));
     log_in(&tab, "ab").await;
+    assert_eq!(tab.evaluate("document.getElementById('refusal').hidden").await, json!(true));
+    assert_eq!(browser.complaints(), Vec::<String>::new());
+    node.drain().await;
+}
+
+/// Waits until an element's text is as `condition`, with `text` for it, says.
+#[track_caller]
+fn says(tab: &Tab<'_>, id: &str, condition: &str) -> impl Future<Output = ()> {
+    tab.wait_for(format!("(text => {condition})(document.getElementById('{id}').textContent)"))
+}
+
+fn with_tokens(config: &mut Config, sources: &[AuthSource]) {
+    config.auth = Auth::Jwt;
+    config.jwt_secret = Some(Secret::new(SECRET));
+    config.auth_sources = sources.to_vec();
+}
+
+#[tokio::test]
+async fn token_is_asked_for_where_the_node_wants_one() {
+    let _turn = ONE_AT_A_TIME.lock().await;
+    let Some(browser) = Browser::start().await else { return };
+    // Each place in which a page can put it.
+    for source in [AuthSource::FirstFrame, AuthSource::Subprotocol, AuthSource::Query] {
+        let (server, url) = bind_with("127.0.0.1:0", |config| with_tokens(config, &[AuthSource::Header, source]));
+        let node = server.start().expect("the server starts");
+        let tab = browser.open(&url).await;
+        says(&tab, "hint", "text.includes('a signed JWT')").await;
+        let fields = "['uid', 'credential'].map(id => document.getElementById(id).offsetParent !== null)";
+        assert_eq!(tab.evaluate(fields).await, json!([false, true]));
+        let field =
+            "[(e => e.type)(document.getElementById('credential')), document.getElementById('credential').maxLength]";
+        assert_eq!(tab.evaluate(field).await, json!(["password", 8192]), "it is masked, and as long as a login may be");
+
+        tab.fill("credential", "not.a.token").await;
+        tab.press_enter().await;
+        tab.wait_for("document.getElementById('state').textContent === 'refused'").await;
+        says(&tab, "refusal", "text.startsWith('Refused: ')").await;
+        assert_eq!(
+            tab.evaluate("timers.retry === undefined && socket === null").await,
+            json!(true),
+            "it is not repeated"
+        );
+
+        tab.fill("credential", TOKEN).await;
+        tab.press_enter().await;
+        online(&tab).await;
+        send(&tab, "alice", "to myself").await;
+        shows(&tab, "in", "to myself").await;
+        assert_eq!(tab.text("me").await, "You are logged in.");
+        assert_eq!(tab.evaluate("document.body.innerHTML.includes('eyJ')").await, json!(false), "it is not shown");
+        node.drain().await;
+    }
+}
+
+#[tokio::test]
+async fn longest_token_is_answered_and_not_tried_again() {
+    let _turn = ONE_AT_A_TIME.lock().await;
+    let Some(browser) = Browser::start().await else { return };
+    let (server, url) = bind_with("127.0.0.1:0", |config| {
+        with_tokens(config, &[AuthSource::FirstFrame]);
+        config.login_bytes_max = 1000;
+    });
+    let node = server.start().expect("the server starts");
+    let tab = browser.open(&url).await;
+    tab.fill("credential", &"x".repeat(8192)).await;
+    assert_eq!(tab.evaluate("document.getElementById('credential').value.length").await, json!(8192));
+    tab.press_enter().await;
+    says(&tab, "refusal", "text.startsWith('Refused: ') && text.endsWith('(1009)')").await;
+    assert_eq!(tab.evaluate("timers.retry === undefined").await, json!(true));
+    node.drain().await;
+}
+
+#[tokio::test]
+async fn page_says_that_it_has_no_way_to_send_a_header() {
+    let _turn = ONE_AT_A_TIME.lock().await;
+    let Some(browser) = Browser::start().await else { return };
+    let (server, url) = bind_with("127.0.0.1:0", |config| with_tokens(config, &[AuthSource::Header]));
+    let node = server.start().expect("the server starts");
+    let tab = browser.open(&url).await;
+    says(&tab, "hint", "text.includes('auth_sources')").await;
+    assert_eq!(tab.evaluate("document.getElementById('enter').disabled").await, json!(true));
+    node.drain().await;
+}
+
+#[tokio::test]
+async fn messages_have_most_of_a_phone_and_the_input_stands_below_them() {
+    let _turn = ONE_AT_A_TIME.lock().await;
+    let Some(browser) = Browser::start().await else { return };
+    let (server, url) = bind("127.0.0.1:0");
+    let node = server.start().expect("the server starts");
+    let tab = browser.open(&url).await;
+    for (width, height) in [(390, 844), (1024, 768)] {
+        let size = json!({"width": width, "height": height, "deviceScaleFactor": 1, "mobile": width < 500});
+        tab.call("Emulation.setDeviceMetricsOverride", size).await;
+        if width == 390 {
+            log_in(&tab, "alice").await;
+        }
+        tab.evaluate("for (let i = 0; i < 60; i++) socket.send(`alice:message ${i}`)").await;
+        tab.wait_for("document.querySelectorAll('#log .in').length >= 60").await;
+        let share = "document.getElementById('log').getBoundingClientRect().height / innerHeight";
+        let share = tab.evaluate(share).await.as_f64().expect("a number");
+        assert!(share > 0.66, "{share} of {width}x{height}");
+        let places = "(place => place('log').bottom <= place('compose').top && place('compose').bottom <= innerHeight)
+            (id => document.getElementById(id).getBoundingClientRect())";
+        assert_eq!(tab.evaluate(places).await, json!(true), "{width}x{height}");
+        let fits = "document.documentElement.scrollWidth === innerWidth && document.documentElement.scrollHeight === innerHeight";
+        assert_eq!(tab.evaluate(fits).await, json!(true), "{width}x{height}");
+        // The newest is in sight.
+        let log = "(log => log.scrollHeight - log.scrollTop - log.clientHeight < 40)(document.getElementById('log'))";
+        assert_eq!(tab.evaluate(log).await, json!(true));
+    }
     assert_eq!(browser.complaints(), Vec::<String>::new());
     node.drain().await;
 }

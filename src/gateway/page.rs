@@ -1,12 +1,37 @@
 //! The page that answers an ordinary GET on the WebSocket port: one embedded file and its headers.
 //!
-//! Everything is constant: nothing of a request ever gets into the answer. The policy allows exactly
+//! Everything is constant, except for two words of the settings: nothing of a request ever gets into the answer. The policy allows exactly
 //! the style and the script of the file, by their hashes, inline pictures, and connections to where the page came
 //! from (`'self'` covers `ws:` and `wss:` to the same host and port: CSP level 3, section 6.7.2.8), so
 //! whatever a message may hold, a browser would run none of it. The page itself puts text in as text.
 
-/// The page, UTF-8, with its style, script and pictures inline.
-pub(crate) const BODY: &str = include_str!("page.html");
+use crate::config::{Auth, AuthSettings, AuthSource};
+
+/// The page, UTF-8, with its style, script and pictures inline, and two places for words of the settings.
+const TEMPLATE: &str = include_str!("page.html");
+
+/// Returns the page for a node that authenticates in this way.
+///
+/// The words are attributes of the body: the hashes of style and script stay as they are.
+pub(crate) fn body(settings: &AuthSettings) -> String {
+    let auth = match settings.auth {
+        Auth::None => "none",
+        Auth::Jwt => "jwt",
+        Auth::Http => "http",
+    };
+    TEMPLATE.replacen("{auth}", auth, 1).replacen("{place}", place(&settings.sources), 1)
+}
+
+/// Returns the place where the page puts a credential: the first of those that are allowed and that a browser can use.
+fn place(sources: &[AuthSource]) -> &'static str {
+    // In the query it may end up in logs.
+    let places = [
+        (AuthSource::FirstFrame, "first-frame"),
+        (AuthSource::Subprotocol, "subprotocol"),
+        (AuthSource::Query, "query"),
+    ];
+    places.iter().find(|(source, _)| sources.contains(source)).map_or("none", |(_, place)| place)
+}
 
 /// Value of the answer's `Content-Type`.
 pub(crate) const CONTENT_TYPE: &str = "text/html; charset=utf-8";
@@ -23,8 +48,8 @@ pub(crate) const HEADERS: [(&str, &str); 4] = [
 
 /// What a browser may do with the page; a test compares the two hashes with the file.
 const CONTENT_SECURITY_POLICY: &str = "default-src 'none'; \
-     style-src 'sha256-PTtUMW9egKOfaWjxPZHw7aUleA5JXiT04DqEJNj5YQU='; \
-     script-src 'sha256-ffn878x9pYBkWt0Rf6ACIQCf7IVYTs0OZnmhw3PY7d4='; \
+     style-src 'sha256-SaRo7N5dT6wFKrGejakLJ3RdcAL8VsuhvG10ATxyx+4='; \
+     script-src 'sha256-O2v2ze2q/RFbdBRjQQuAUTEFOpsIBHfOYlFlFjvWGM0='; \
      img-src data:; connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
 
 #[cfg(test)]
@@ -32,10 +57,11 @@ mod tests {
     use sha2::{Digest, Sha256};
 
     use super::*;
+    use crate::config::Config;
 
     /// What stands between the only `<tag>` and its end.
     fn inline(tag: &str) -> &'static str {
-        let (_, rest) = BODY.split_once(&format!("<{tag}>")).expect("the page has the tag");
+        let (_, rest) = TEMPLATE.split_once(&format!("<{tag}>")).expect("the page has the tag");
         let (inside, after) = rest.split_once(&format!("</{tag}>")).expect("the tag ends");
         assert!(!after.contains(&format!("<{tag}")), "a second <{tag}> has no hash");
         inside
@@ -57,15 +83,32 @@ mod tests {
 
     #[test]
     fn page_is_self_contained_and_small() {
-        assert!(BODY.len() < 20 * 1024, "{} bytes", BODY.len());
+        assert!(TEMPLATE.len() < 20 * 1024, "{} bytes", TEMPLATE.len());
         for word in
             ["<link rel=\"stylesheet", "<script ", "<style ", " style=\"", " src=", "@import", "url(", "onclick=\""]
         {
-            assert!(!BODY.contains(word), "{word} would be refused by the policy");
+            assert!(!TEMPLATE.contains(word), "{word} would be refused by the policy");
         }
         for word in ["innerHTML", "outerHTML", "insertAdjacentHTML", "document.write", "eval("] {
-            assert!(!BODY.contains(word), "{word} could turn a message into markup");
+            assert!(!TEMPLATE.contains(word), "{word} could turn a message into markup");
         }
+    }
+
+    #[test]
+    fn page_knows_what_the_node_asks_for() {
+        #[track_caller]
+        fn check(auth: Auth, sources: &[AuthSource], expected: &str) {
+            let settings = AuthSettings { auth, sources: sources.to_vec(), ..Config::default().gateway().auth };
+            let body = body(&settings);
+            assert!(body.contains(&format!("<body {expected}>")), "{expected}");
+            assert!(!body.contains("{auth}") && !body.contains("{place}"));
+        }
+        use AuthSource::{FirstFrame, Header, Query, Subprotocol};
+        check(Auth::None, &[FirstFrame, Header], "data-auth=\"none\" data-place=\"first-frame\"");
+        check(Auth::Jwt, &[Query, Subprotocol, FirstFrame], "data-auth=\"jwt\" data-place=\"first-frame\"");
+        check(Auth::Http, &[Query, Subprotocol], "data-auth=\"http\" data-place=\"subprotocol\"");
+        check(Auth::Jwt, &[Header, Query], "data-auth=\"jwt\" data-place=\"query\"");
+        check(Auth::Jwt, &[Header], "data-auth=\"jwt\" data-place=\"none\"");
     }
 
     #[test]
