@@ -238,6 +238,13 @@ pub const FAMILIES: &[Family] = {
         family("pombo_connections", Gauge, None, "Connections open now, logged in or not"),
         family("pombo_connections_max", Gauge, None, "Most connections, by the setting"),
         family(
+            "pombo_connections_limit",
+            Gauge,
+            Some("by"),
+            "Most connections that connections_max, the limit of open files, and half of the memory each allow: the least \
+             of them is the ceiling",
+        ),
+        family(
             "pombo_memory_max_bytes",
             Gauge,
             None,

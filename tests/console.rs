@@ -206,6 +206,141 @@ async fn user_is_found_pushed_to_and_closed() {
 }
 
 #[tokio::test]
+async fn who_is_online_is_listed_page_by_page() {
+    let _turn = ONE_AT_A_TIME.lock().await;
+    let Some(browser) = Browser::start().await else { return };
+    let node = Node::start(|_| {});
+    let mut clients = Vec::new();
+    for number in 0..70 {
+        clients.push(node.log_in(&format!("<i>user</i>{number}")).await);
+    }
+    let tab = browser.open(&node.console()).await;
+    let shown = "document.querySelectorAll('#uids button').length";
+    tab.wait_for(format!("{shown} === 50")).await;
+    let first = tab.evaluate("[...document.querySelectorAll('#uids bdi')].map(e => e.textContent)").await;
+    tab.click("next-page").await;
+    tab.wait_for(format!("{shown} === 20")).await;
+    let second = tab.evaluate("[...document.querySelectorAll('#uids bdi')].map(e => e.textContent)").await;
+    let uids = |page: &serde_json::Value| page.as_array().expect("a list").clone();
+    let mut all: Vec<_> = [uids(&first), uids(&second)].concat().iter().map(ToString::to_string).collect();
+    all.sort_unstable();
+    all.dedup();
+    assert_eq!(all.len(), 70, "each is on one page");
+    assert_eq!(tab.evaluate("document.getElementById('next-page').hidden").await, json!(true), "it was the last");
+    assert_eq!(tab.evaluate("document.querySelectorAll('#uids i').length").await, json!(0), "a uid is no markup");
+
+    // One of them is looked at.
+    tab.evaluate("document.querySelector('#uids button').click()").await;
+    says(&tab, "presence", "text === 'online, 1 session'").await;
+    assert_eq!(json!(tab.text("who").await), uids(&second)[0]);
+    drop(clients);
+    tab.wait_for("document.getElementById('total-sessions').textContent === '0'").await;
+    tab.click("first-page").await;
+    says(&tab, "online-result", "text === 'Nobody has logged in.'").await;
+    assert_eq!(complaints(&browser), Vec::<String>::new());
+    node.handle.drain().await;
+}
+
+#[tokio::test]
+async fn message_to_everybody_is_sent_after_a_second_look() {
+    let _turn = ONE_AT_A_TIME.lock().await;
+    let Some(browser) = Browser::start().await else { return };
+    let node = Node::start(|_| {});
+    let (mut alice, mut bob) = (node.log_in("alice").await, node.log_in("bob").await);
+    let tab = browser.open(&node.console()).await;
+    says(&tab, "total-sessions", "text === '2'").await;
+    tab.fill("broadcast-message", "olá <b>all</b>").await;
+    tab.click("broadcast-send").await;
+    says(&tab, "sure-all-hint", "text === '2 sessions would get it.'").await;
+    tab.click("spare-all").await;
+    tab.wait_for("!document.getElementById('sure-all').open").await;
+    tab.click("broadcast-send").await;
+    says(&tab, "sure-all-text", "text === 'olá <b>all</b>'").await;
+    tab.click("sure-send").await;
+    says(&tab, "broadcast-result", "text === 'Sent to 2 sessions.'").await;
+    for client in [&mut alice, &mut bob] {
+        assert_eq!(client.next().await.expect("a message").expect("a frame"), Message::text("olá <b>all</b>"));
+    }
+    // It was sent once.
+    node.handle.push("alice", Kind::Text, "next").await;
+    assert_eq!(alice.next().await.expect("a message").expect("a frame"), Message::text("next"));
+    assert_eq!(complaints(&browser), Vec::<String>::new());
+    node.handle.drain().await;
+}
+
+#[tokio::test]
+async fn settings_ceiling_and_hours_before_are_shown() {
+    let _turn = ONE_AT_A_TIME.lock().await;
+    let Some(browser) = Browser::start().await else { return };
+    let node = Node::start(|config| {
+        config.connections_max = 3;
+        with_tokens(config);
+    });
+    let mut stranger = TcpStream::connect(&node.listen).await.expect("it connects");
+    stranger.write_all(b"POST / HTTP/1.1\r\nHost: x\r\n\r\n").await.expect("it is sent");
+    let tab = browser.open(&node.console()).await;
+    for (token, words) in [(WATCHER, "needs the right admin"), (KEEPER, "differ from their default")] {
+        says(&tab, "state", "text === 'token needed'").await;
+        tab.fill("token", token).await;
+        tab.press_enter().await;
+        serving(&tab).await;
+        tab.evaluate("document.getElementById('settings').open = true").await;
+        says(&tab, "settings-result", &format!("text.includes('{words}')")).await;
+        tab.evaluate("document.getElementById('settings').open = false").await;
+        if token == WATCHER {
+            tab.click("forget").await;
+        }
+    }
+    tab.evaluate("document.getElementById('settings').open = true").await;
+    let row = "[...document.querySelectorAll('#setting-rows .changed')].map(row => row.innerText).join(' ')";
+    tab.wait_for(format!("/connections_max[^]*3[^]*1000000/.test({row})")).await;
+    tab.wait_for(format!("/control_tokens[^]*\\(hidden\\)/.test({row})")).await;
+    for secret in [WATCHER, KEEPER] {
+        let is_shown = format!("document.documentElement.innerText.includes({})", json!(secret));
+        assert_eq!(tab.evaluate(&is_shown).await, json!(false));
+    }
+    tab.wait_for("document.querySelectorAll('#totals div')[1].innerText.includes('of 3 (setting)')").await;
+    says(&tab, "refusals", "text.includes('expected GET')").await;
+    // Where nothing was counted there is no row.
+    assert_eq!(tab.evaluate("document.querySelectorAll('#lost tr, #closes tr').length").await, json!(0));
+    tab.wait_for(format!("document.getElementById('page').href === 'http://{}/'", node.listen)).await;
+
+    // The node takes the second sample ten seconds after its start; a page that opens later has both at once.
+    tab.wait_for("!document.getElementById('history').hidden && past.at_ms.length > 1").await;
+    tab.call("Page.reload", json!({})).await;
+    tab.wait_for("document.readyState === 'complete' && past?.at_ms.length > 1 && samples.length < 4").await;
+    let line = "document.querySelector('#hours path:not(.grid)').getAttribute('d')";
+    tab.wait_for(format!("{line}.includes('L')")).await;
+    assert_eq!(complaints(&browser), Vec::<String>::new());
+    node.handle.drain().await;
+}
+
+#[tokio::test]
+async fn grid_has_no_holes() {
+    let _turn = ONE_AT_A_TIME.lock().await;
+    let Some(browser) = Browser::start().await else { return };
+    let node = Node::start(|_| {});
+    let tab = browser.open(&node.console()).await;
+    serving(&tab).await;
+    for width in [390, 600, 800, 1024, 1280, 1440, 1920] {
+        let size = json!({"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": width < 500});
+        tab.call("Emulation.setDeviceMetricsOverride", size).await;
+        // Every row of a grid ends where the grid ends.
+        let holes = "['totals', 'hours', 'counts'].map(id => {
+            const grid = document.getElementById(id);
+            if (!grid.offsetParent) return 0;
+            const columns = getComputedStyle(grid).gridTemplateColumns.split(' ').length;
+            return grid.children.length % columns;
+        })";
+        assert_eq!(tab.evaluate(holes).await, json!([0, 0, 0]), "{width} wide");
+        let overflow = "Math.max(0, document.documentElement.scrollWidth - innerWidth)";
+        assert_eq!(tab.evaluate(overflow).await, json!(0), "{width} wide");
+    }
+    assert_eq!(complaints(&browser), Vec::<String>::new());
+    node.handle.drain().await;
+}
+
+#[tokio::test]
 async fn token_is_asked_for_and_its_rights_hold() {
     let _turn = ONE_AT_A_TIME.lock().await;
     let Some(browser) = Browser::start().await else { return };

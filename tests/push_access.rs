@@ -33,8 +33,10 @@ fn each_right_opens_what_it_is_for_and_nothing_else() {
             (QUERY, Ask::get("/v1/uids/nobody")),
             (QUERY, Ask::get("/v1/counts")),
             (QUERY, Ask::get("/v1/stats")),
+            (QUERY, Ask::get("/v1/history")),
             (QUERY, Ask::get("/metrics")),
             (ADMIN, Ask::delete("/v1/uids/nobody")),
+            (ADMIN, Ask::get("/v1/settings")),
         ];
         for (right, ask) in asks {
             for token in [PUSH, QUERY, ADMIN] {

@@ -1,10 +1,11 @@
-//! `GET /v1/stats`: every count of every shard, whoever may ask, and also while the node drains.
+//! What a node tells about itself: every count of every shard, its ceiling, the hours before, its settings.
 
 mod support;
 
 use std::thread;
 use std::time::Duration;
 
+use pombo::config::{ConnectionLimit, SETTINGS, Secret};
 use pombo::frame::close;
 use pombo::metrics::Histogram;
 use pombo::{NodeCounts, Problem, Reason, Stats};
@@ -47,6 +48,108 @@ fn every_count_of_every_shard_is_told() {
         assert_eq!(refusals, reasons);
         Ask::get("/v1/stats?shard=0").to(node).expect_problem(Problem::Malformed, "expected none");
     });
+}
+
+/// The default of `connections_max` was shown, a million, which most machines have no descriptors for.
+#[test]
+fn ceiling_is_the_least_of_setting_descriptors_and_memory() {
+    let ceiling = |node: &Node| {
+        let told = stats(node);
+        let by = told["connections_limited_by"].as_str().expect("a name").to_owned();
+        (told["connections_ceiling"].as_u64().expect("a number"), by)
+    };
+    let node = nodes().with_control().with(|config| config.connections_max = 7).start(1);
+    assert_eq!(ceiling(&node), (7, ConnectionLimit::ConnectionsMax.name().to_owned()));
+    node.reload(|config| config.connections_max = 100_000_000);
+    let limits = |node: &Node| {
+        let text = Ask::get("/metrics").to(node).body;
+        let samples = text.lines().filter_map(|line| line.strip_prefix("pombo_connections_limit{by=\""));
+        samples
+            .map(|sample| sample.split_once("\"} ").expect("a value"))
+            .map(|(by, value)| (value.parse().expect("a number"), by.to_owned()))
+            .collect::<Vec<(u64, String)>>()
+    };
+    support::eventually("the reload is taken", || ceiling(&node).1 != "connections_max");
+    let least = limits(&node).into_iter().min().expect("there are limits");
+    assert_eq!(ceiling(&node), least);
+    if let Some(descriptors) = pombo::descriptors::limit() {
+        assert!(least.0 < descriptors, "{least:?}");
+    }
+    assert_eq!(stats(&node)["connections_max"], 100_000_000, "the setting is told as before");
+}
+
+#[test]
+fn what_the_process_uses_and_where_its_page_is_are_told() {
+    let node = nodes().with_control().start(2);
+    let told = stats(&node);
+    assert!(told["process"]["resident_bytes"].as_u64() > Some(0), "{told}");
+    assert!(told["process"]["cpu_seconds"].as_f64() > Some(0.0), "{told}");
+    assert!(told["memory_bytes_max"].as_u64() > Some(0));
+    assert_eq!(told["page"].as_str().map(|page| &page[..17]), Some("http://127.0.0.1:"));
+    node.reload(|config| config.page = false);
+    support::eventually("it is told no longer", || stats(&node).get("page").is_none());
+}
+
+#[test]
+fn hours_before_are_kept() {
+    let node = nodes().with_control().start(2);
+    let _alice = node.log_in("alice");
+    let history = |query: &str| Ask::get(&format!("/v1/history{query}")).to(&node).json();
+    support::eventually("a sample is taken with alice in it", || {
+        history("")["sessions"].as_array().is_some_and(|sessions| sessions.last() == Some(&json!(1)))
+    });
+    let told = history("");
+    let times = told["at_ms"].as_array().expect("a list");
+    for (name, column) in told.as_object().expect("columns") {
+        let length = column.as_array().map(Vec::len);
+        assert!(name == "interval_ms" || length == Some(times.len()), "{name}: {told}");
+    }
+    assert!(told["deliveries"][0].is_u64() && told["cpu_ms"][0].is_u64() && told["resident_bytes"][0].is_u64());
+    assert_eq!(history("?since=99999999999999")["at_ms"], json!([]));
+    let after_first = history(&format!("?since={}", times[0]));
+    assert_eq!(after_first["at_ms"].as_array().map_or(0, |rest| rest.iter().filter(|at| *at == &times[0]).count()), 0);
+    Ask::get("/v1/history?since=x").to(&node).expect_problem(Problem::Malformed, "since is no number");
+}
+
+#[test]
+fn settings_are_those_in_force_and_hold_no_secret() {
+    const SECRET: &str = "do-not-show-this-do-not-show-this";
+    let node = nodes().with_control().with(|config| config.jwt_secret = Some(Secret::new(SECRET))).start(1);
+    let ask = || Ask::get("/v1/settings").to(&node);
+    assert!(!ask().body.contains("do-not-show"), "{}", ask().body);
+    let setting = |key: &str| {
+        let told = ask().json();
+        let all = told["settings"].as_array().expect("a list").clone();
+        assert_eq!(all.len(), SETTINGS.len());
+        all.into_iter().find(|setting| setting["key"] == key).expect("it is in the table")
+    };
+    assert_eq!(
+        (&setting("jwt_secret")["value"], &setting("jwt_secret")["changed"]),
+        (&json!("(hidden)"), &json!(true))
+    );
+    assert_eq!(setting("login_timeout")["changed"], false);
+    node.reload(|config| config.login_timeout = Duration::from_secs(77));
+    support::eventually("the reload is shown", || setting("login_timeout")["changed"] == true);
+    let told = setting("login_timeout");
+    assert!(told["live"] == true && told["value"] != told["default"], "{told}");
+}
+
+/// The console links to them, and they need no token.
+#[test]
+fn pages_of_the_documentation_are_served() {
+    let token = |config: &mut pombo::Config| {
+        config.control_tokens = vec!["a query 0123456789abcdef0123456789abcdef".parse().expect("a token")];
+    };
+    let node = nodes().with_control().with(token).start(1);
+    let console = Ask::get("/console").to(&node).body;
+    let links: Vec<&str> = console.split("href=\"docs/").skip(1).filter_map(|rest| rest.split('"').next()).collect();
+    assert!(links.len() > 3, "{links:?}");
+    for link in links {
+        let page = Ask::get(&format!("/docs/{link}")).to(&node);
+        assert_eq!((page.status, page.header("content-type")), (200, Some("text/plain; charset=utf-8")), "{link}");
+        assert!(page.body.starts_with("# "), "{link}");
+    }
+    Ask::get("/docs/none.md").to(&node).expect_problem(Problem::NotFound, "watching.md");
 }
 
 #[test]

@@ -137,6 +137,7 @@ const ROOMS: &[(&str, &[&str])] = &[
             "config",
             "descriptors",
             "frame",
+            "gateway",
             "log_sink",
             "message",
             "metrics",

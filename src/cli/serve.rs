@@ -22,7 +22,9 @@ use super::log::Log;
 use super::systemd::NotifySocket;
 use super::{REFUSED, trim};
 use crate::blocking::{BlockingWork, READ_TIME, Unfinished};
-use crate::config::{Auth, Config, Faults, Listen, Origins, Paths, Settings, load, load_toml};
+use crate::config::{
+    Auth, Config, ConnectionLimit, ConnectionLimits, Faults, Listen, Origins, Paths, Settings, load, load_toml,
+};
 use crate::descriptors;
 use crate::log_sink::LogSink;
 use crate::server::{Handle, PassedSockets, Server, StartError};
@@ -335,21 +337,24 @@ enum SignalAction {
     Reload,
 }
 
-/// Raises the limit on descriptors as far as the process may, and logs if it is too low.
+/// Raises the limit on descriptors as far as the process may, and logs the ceiling of connections if it is below
+/// `connections_max`.
 fn raise_descriptor_limit(config: &Config) {
-    // Listeners, pollers, wakers, logs, the standard streams.
-    const OTHERS: u64 = 64;
-    let Some(descriptors) = descriptors::raise_limit() else { return };
-    let needed = (config.connections_max as u64).saturating_add(OTHERS);
-    if descriptors >= needed {
-        return;
-    }
+    let descriptors = descriptors::raise_limit();
+    let (limit, ceiling) = ConnectionLimits::of(config).ceiling(descriptors);
+    let connections_max = config.connections_max;
     // Few machines allow as many as the default, so only an operator who has set a number is warned.
-    if config.connections_max == Config::default().connections_max {
-        info!(descriptors, "open files limit the connections");
-    } else {
-        let connections_max = config.connections_max;
-        warn!(descriptors, connections_max, "open files are limited below connections_max, raise `ulimit -n`");
+    let is_chosen = connections_max != Config::default().connections_max;
+    match limit {
+        ConnectionLimit::ConnectionsMax => {}
+        ConnectionLimit::Descriptors if is_chosen => {
+            warn!(descriptors, ceiling, connections_max, "open files allow fewer connections, raise `ulimit -n`");
+        }
+        ConnectionLimit::Memory if is_chosen => {
+            warn!(ceiling, connections_max, "memory allows fewer connections");
+        }
+        ConnectionLimit::Descriptors => info!(descriptors, ceiling, "open files limit the connections"),
+        ConnectionLimit::Memory => info!(ceiling, "memory limits the connections"),
     }
 }
 

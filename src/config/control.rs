@@ -8,7 +8,7 @@ use std::time::Duration;
 use toml::Value;
 
 use super::form::Form;
-use super::{AdmissionSettings, Config, ControlTls, HookSettings, Listen, Secret};
+use super::{AdmissionSettings, Config, ConnectionLimits, ControlTls, HookSettings, Listen, Secret, SettingInForce};
 
 /// What another program may do on the control listener.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -172,6 +172,8 @@ pub struct ControlSettings {
     pub uid_bytes_max: usize,
     /// Most connections of the node at a time, which control reports.
     pub node_connections_max: usize,
+    /// All limits on the connections of the node, which control reports.
+    pub connection_limits: ConnectionLimits,
     /// Tokens of other programs.
     pub tokens: Vec<ControlToken>,
     /// File with more of them.
@@ -196,6 +198,10 @@ pub struct ControlSettings {
     pub idempotency_bytes_max: usize,
     /// The proxies that are trusted to name the client, for the log.
     pub admission: AdmissionSettings,
+    /// Whether the node serves the page for trying it, to which the console links.
+    pub page: bool,
+    /// Every setting as the console may show it, without secrets.
+    pub in_force: Vec<SettingInForce>,
     /// The service that gets presence events, if there is one.
     pub hooks: Option<HookSettings>,
 }
@@ -209,6 +215,7 @@ impl Config {
             tokens_file: self.control_tokens_file.clone(),
             connections_max: self.control_connections_max,
             node_connections_max: self.connections_max,
+            connection_limits: ConnectionLimits::of(self),
             memory_bytes_max: self.memory_bytes_max,
             idle_timeout: self.control_idle_timeout,
             body_timeout: self.control_body_timeout,
@@ -218,6 +225,8 @@ impl Config {
             idempotency_window: self.idempotency_window,
             idempotency_bytes_max: self.idempotency_bytes_max,
             admission: self.admission(),
+            page: self.page,
+            in_force: self.in_force(),
             hooks: self.hook_settings(),
         }
     }

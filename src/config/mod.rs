@@ -17,6 +17,7 @@ use crate::rights::Rights;
 
 mod admission;
 mod auth;
+mod ceiling;
 mod choice;
 mod control;
 mod default;
@@ -34,6 +35,7 @@ mod table;
 
 pub use admission::{AdmissionSettings, OriginError, Origins, PageOrigin, TrustedProxy, TrustedProxyError};
 pub use auth::{Auth, AuthSettings, AuthSource, AuthUrl, Secret};
+pub use ceiling::{ConnectionLimit, ConnectionLimits};
 pub use choice::{ControlTls, DrainCode, DuplicateLogin, LogFormat, LogLevel, Paths, SlowConsumer};
 pub use control::{ControlRights, ControlSettings, ControlToken, ControlTokenError};
 pub use fault::{Fault, Faults, Origin};
@@ -42,6 +44,7 @@ pub use listen::{Listen, ListenError};
 pub use load::{FILE_VARIABLE, Settings, TOKEN_VARIABLE, find, load, load_toml};
 pub use parts::{GatewaySettings, SessionSettings};
 pub use reload::Reloaded;
+pub use show::SettingInForce;
 pub use table::{Reload, SETTINGS, Setting, VARIABLE_PREFIX};
 
 /// Every setting of a node, in its checked form.

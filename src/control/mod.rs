@@ -12,6 +12,7 @@
 
 mod accept;
 mod counts;
+mod history;
 mod hooks;
 mod http;
 mod lines;
@@ -37,11 +38,12 @@ pub use self::tokens::ControlTokensError;
 pub(crate) use self::tokens::TokenSet;
 
 pub(crate) use self::counts::Counts;
+pub(crate) use self::history::History;
 pub(crate) use self::hooks::{HookEnds, HookError, Hooks};
 pub(crate) use self::process::Process;
 pub(crate) use self::slots::Occupants;
 use crate::config::ControlSettings;
-use crate::descriptors::Reserve;
+use crate::descriptors::{self, Reserve};
 use crate::dispatcher::{Dispatcher, Unanswered};
 use crate::gateway::{Reason, Refusals, Shortages};
 use crate::listener::BoundListener;
@@ -91,6 +93,10 @@ pub(crate) struct Control {
     pub(crate) process: Process,
     /// Control's own connections.
     pub(crate) occupants: Occupants,
+    /// The node's totals over the last hours.
+    pub(crate) history: History,
+    /// Address of the page for trying the node, where it is served; `None` if clients connect over Unix sockets only.
+    pub(crate) page_address: Option<Arc<str>>,
     /// Descriptors held back for control's connections.
     pub(crate) reserve: Reserve,
     /// Configuration of TLS handshakes, the newest; `None` if the HTTP listener is plain.
@@ -110,16 +116,15 @@ impl Control {
     async fn scrape(&self) -> Result<String, Unanswered> {
         let shards = self.dispatcher_in_time().stats().await.into_iter().collect::<Result<_, _>>()?;
         let refusals = Reason::ALL.iter().map(|reason| (reason.name(), self.refusals.count(*reason))).collect();
-        let (connections_max, memory_bytes_max) = {
-            let settings = self.settings.borrow();
-            (settings.node_connections_max as u64, settings.memory_bytes_max as u64)
-        };
+        let settings = Arc::clone(&self.settings.borrow());
+        let limits = settings.connection_limits.all(descriptors::limit());
         let scrape = prometheus::Scrape {
             shards,
             own: self.counts.of_node(&self.dispatcher),
             connections: self.admission.count() as u64,
-            connections_max,
-            memory_bytes_max,
+            connections_max: settings.node_connections_max as u64,
+            connection_limits: limits.map(|(limit, connections)| (limit.name(), connections)).collect(),
+            memory_bytes_max: settings.memory_bytes_max as u64,
             process: self.process.figures(),
             starved_listeners: self.shortages.count() as u64,
             log_lines_dropped: self.log.as_ref().map_or(0, LogSink::dropped),
@@ -144,6 +149,7 @@ impl Control {
                 tokio::spawn(
                     vital.task("control tokens", tokens::watch_files(self.settings.clone(), self.tokens.clone())),
                 );
+                tokio::spawn(vital.task("history", history::record(self.clone())));
                 let serve = http::serve(self.clone(), listener.into_listener()?, ending.clone());
                 Some(tokio::spawn(vital.task("control", serve)))
             }

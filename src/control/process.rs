@@ -24,6 +24,13 @@ pub(super) struct Figures {
     pub(super) descriptors_max: Option<u64>,
 }
 
+/// The figures that cost one read, however many descriptors are open; `None` for one that could not be read.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub(super) struct Usage {
+    pub(super) cpu_seconds: Option<f64>,
+    pub(super) resident_bytes: Option<u64>,
+}
+
 impl Process {
     /// Opens the files that the figures are read from.
     pub(crate) fn open() -> Self {
@@ -35,6 +42,13 @@ impl Process {
         let mut figures = Figures { descriptors_max: descriptors::limit(), ..Figures::default() };
         self.0.lock().unwrap_or_else(PoisonError::into_inner).read(&mut figures);
         figures
+    }
+
+    /// Reads the processor time and the memory; does not count the descriptors, which takes time with many connections.
+    pub(super) fn usage(&self) -> Usage {
+        let mut figures = Figures::default();
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).read_stat(&mut figures);
+        Usage { cpu_seconds: figures.cpu_seconds, resident_bytes: figures.resident_bytes }
     }
 }
 
@@ -72,6 +86,11 @@ mod kernel {
 
         pub(super) fn read(&mut self, figures: &mut Figures) {
             figures.open_descriptors = self.descriptors.as_mut().and_then(count);
+            self.read_stat(figures);
+        }
+
+        /// Reads the figures of `/proc/self/stat` alone.
+        pub(super) fn read_stat(&self, figures: &mut Figures) {
             let Some(stat) = self.stat.as_ref().and_then(read_stat) else { return };
             let seconds = |ticks: u64| ticks as f64 / clock_ticks_per_second() as f64;
             figures.cpu_seconds = Some(seconds(stat.cpu_ticks));
@@ -145,6 +164,8 @@ mod kernel {
         }
 
         pub(super) fn read(&mut self, _: &mut Figures) {}
+
+        pub(super) fn read_stat(&self, _: &mut Figures) {}
     }
 }
 

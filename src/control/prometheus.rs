@@ -30,6 +30,8 @@ pub(super) struct Scrape {
     /// Connections open now, logged in or not, and their bound.
     pub(super) connections: u64,
     pub(super) connections_max: u64,
+    /// Each limit on the connections, and how many it allows.
+    pub(super) connection_limits: Vec<(&'static str, u64)>,
     /// The bound of the memory of all sessions.
     pub(super) memory_bytes_max: u64,
     /// The kernel's figures of the process.
@@ -70,6 +72,10 @@ impl Collector for Scrape {
             for (value, count) in counts {
                 counter(&mut family.encode_family(&[(label, *value)])?, *count)?;
             }
+        }
+        let mut limits = describe(encoder, "pombo_connections_limit")?;
+        for (limit, connections) in &self.connection_limits {
+            limits.encode_family(&[("by", *limit)])?.encode_gauge(connections)?;
         }
         for (name, value) in [
             ("pombo_connections", self.connections),

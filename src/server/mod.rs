@@ -20,7 +20,8 @@ use crate::clock;
 pub use crate::clock::ClockError;
 use crate::config::{Config, ControlSettings, Faults, GatewaySettings, Listen, SlowConsumer};
 use crate::control::{
-    Control, ControlListeners, ControlTokensError, Counts, HookEnds, HookError, Hooks, Occupants, Process, TokenSet,
+    Control, ControlListeners, ControlTokensError, Counts, History, HookEnds, HookError, Hooks, Occupants, Process,
+    TokenSet,
 };
 use crate::descriptors::{self, Reserve};
 use crate::dispatcher::{Dispatcher, RequestSender};
@@ -267,11 +268,19 @@ impl Server {
         &self.control_addresses
     }
 
+    /// Returns the address of the page for trying the node: that of the first listener that a browser can open.
+    fn page_address(&self) -> Option<Arc<str>> {
+        let scheme = if self.certificate.is_some() { "https" } else { "http" };
+        let tcp = self.addresses.iter().find(|listen| matches!(listen, Listen::Tcp(_)));
+        tcp.map(|listen| format!("{scheme}://{listen}/").into())
+    }
+
     /// Starts the node's threads. May be called inside or outside of an async runtime.
     ///
     /// # Errors
     /// See [`StartError`].
     pub fn start(self) -> Result<Handle, StartError> {
+        let page_address = self.page_address();
         let Self { config, authenticator, listeners, control, control_tokens, certificate, hooks, log, .. } = self;
         let (hooks, ends) = hooks.unzip();
         let (presence, progress) = ends.map(|HookEnds { presence, progress }| (presence, progress)).unzip();
@@ -325,6 +334,8 @@ impl Server {
             counts: counts.clone(),
             occupants: Occupants::new(counts.clone()),
             process: Process::open(),
+            history: History::default(),
+            page_address,
             reserve,
             tls: tls.filter(|_| config.control_speaks_tls()),
         };

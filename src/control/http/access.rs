@@ -11,7 +11,7 @@ use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use tracing::debug;
 
-use super::{Api, console, spans};
+use super::{Api, console, docs, spans};
 use crate::config::ControlRights;
 use crate::control::problem::{self, Failure, Problem};
 use crate::control::tokens::{Caller, TokenSet};
@@ -63,8 +63,9 @@ fn caller(api: &Api, request: &Request, peer: Peer) -> Result<Caller, Failure> {
     if api.control.draining.borrow().is_some() && is_refused(request.uri().path()) {
         return Err(problem::draining());
     }
-    // The console's page holds no data. The requests that it makes for data are checked here.
-    if ["/", console::PATH].contains(&request.uri().path()) {
+    // The console's page and the documentation hold no data. The requests that the page makes for data are checked here.
+    let path = request.uri().path();
+    if ["/", console::PATH].contains(&path) || path.starts_with(docs::PATH) {
         return Ok(Caller { name: None, rights: ControlRights::default() });
     }
     let tokens = api.control.tokens.borrow();

@@ -8,7 +8,9 @@ mod access;
 mod batch;
 mod body;
 mod console;
+mod docs;
 mod health;
+mod history;
 mod idempotency;
 mod metrics;
 mod openapi;
@@ -17,6 +19,7 @@ mod parameters;
 mod push;
 mod reply;
 mod request;
+mod settings;
 mod slot;
 mod spans;
 mod stats;
@@ -176,6 +179,7 @@ fn routes(api: Api) -> Router {
     Router::new()
         .route("/", get(console::to_page))
         .route(console::PATH, get(console::page))
+        .route("/docs/{page}", get(docs::page))
         .route("/metrics", get(metrics::metrics))
         .route("/v1/push", post(push::list))
         .route("/v1/push/{uid}", post(push::one))
@@ -185,6 +189,8 @@ fn routes(api: Api) -> Router {
         .route("/v1/uids/{uid}", get(uids::sessions).delete(uids::close))
         .route("/v1/counts", get(uids::counts))
         .route("/v1/stats", get(stats::stats))
+        .route("/v1/history", get(history::history))
+        .route("/v1/settings", get(settings::settings))
         .route("/v1/openapi.json", get(openapi::description))
         .fallback(not_found)
         .method_not_allowed_fallback(method_not_allowed)

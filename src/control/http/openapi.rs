@@ -10,7 +10,7 @@ use utoipa::{Modify, OpenApi};
 
 use super::outcome::{BatchMessage, List};
 use super::reply::Reply;
-use super::{batch, health, push, stats, uids};
+use super::{batch, health, history, push, settings, stats, uids};
 use crate::control::problem::Details;
 
 #[derive(OpenApi)]
@@ -18,11 +18,11 @@ use crate::control::problem::Details;
     info(title = "pombo", description = "Push to users of a node, ask who is online, and close sessions.",
          license(name = "MIT OR Apache-2.0", identifier = "MIT OR Apache-2.0")),
     paths(push::one, push::list, push::broadcast, batch::batch, uids::sessions, uids::page, uids::counts, stats::stats,
-          uids::close, description, health::live, health::ready),
+          history::history, uids::close, settings::settings, description, health::live, health::ready),
     components(schemas(Details, BatchMessage, List)),
     tags((name = "push", description = "Sending messages; the right `push`"),
          (name = "query", description = "Asking who is online; the right `query`"),
-         (name = "admin", description = "Closing sessions; the right `admin`"),
+         (name = "admin", description = "Closing sessions, and the settings; the right `admin`"),
          (name = "health", description = "Probes for load balancers and supervisors; without a token")),
     modifiers(&Shared),
 )]

@@ -17,6 +17,7 @@ use super::reply::Reply;
 use crate::clock;
 use crate::control::problem::Failure;
 use crate::control::tokens::Caller;
+use crate::descriptors;
 use crate::dispatcher::Unanswered;
 use crate::frame::close;
 use crate::gateway::Reason;
@@ -37,8 +38,20 @@ pub(super) struct NodeStats {
     state: NodeState,
     /// Connections open now, logged in or not.
     connections: usize,
-    /// Most connections that are let in.
+    /// Most connections that are let in, by the setting.
     connections_max: usize,
+    /// Most connections that the node can have: the least that the setting, the limit of open files, and half of the memory
+    /// allow.
+    connections_ceiling: u64,
+    /// Which of them that is: `connections_max`, `descriptors` or `memory`.
+    connections_limited_by: &'static str,
+    /// Bound of the memory that sessions hold, which each shard counts as `memory_held`.
+    memory_bytes_max: usize,
+    /// What the process uses.
+    process: ProcessUsage,
+    /// Address of the page for trying the node, where it is served over TCP.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    page: Option<String>,
     /// Each shard, in order.
     shards: Vec<ShardStats>,
     /// Each plain count that no shard has, by the name that docs/metrics.md has beside it.
@@ -49,6 +62,15 @@ pub(super) struct NodeStats {
     /// Connections refused before they were sessions, by reason.
     #[schema(value_type = BTreeMap<String, u64>)]
     refusals: BTreeMap<&'static str, u64>,
+}
+
+/// What the process uses, as far as the kernel reports it.
+#[derive(Debug, Serialize, ToSchema)]
+struct ProcessUsage {
+    /// Processor time since it started, in seconds.
+    cpu_seconds: Option<f64>,
+    /// Resident memory.
+    resident_bytes: Option<u64>,
 }
 
 /// What a node does.
@@ -145,6 +167,8 @@ pub(super) async fn stats(
     let shards = asked.stats().await.into_iter().map(ShardStats::from).collect();
     let own = control.counts.of_node(&control.dispatcher);
     let is_draining = control.draining.borrow().is_some();
+    let (limit, ceiling) = settings.connection_limits.ceiling(descriptors::limit());
+    let usage = control.process.usage();
     Ok(Reply::json(&NodeStats {
         at_ms: milliseconds(clock::since_1970()),
         uptime_ms: milliseconds(control.started.elapsed()),
@@ -152,6 +176,11 @@ pub(super) async fn stats(
         state: if is_draining { NodeState::Draining } else { NodeState::Serving },
         connections: control.admission.count(),
         connections_max: settings.node_connections_max,
+        connections_ceiling: ceiling,
+        connections_limited_by: limit.name(),
+        memory_bytes_max: settings.memory_bytes_max,
+        process: ProcessUsage { cpu_seconds: usage.cpu_seconds, resident_bytes: usage.resident_bytes },
+        page: control.page_address.as_ref().filter(|_| settings.page).map(ToString::to_string),
         shards,
         counts: NodeCounts::ALL.iter().map(|metric| (metric.field, (metric.read)(&own))).collect(),
         push_time: (&own.push_time).into(),

@@ -23,6 +23,8 @@ pub(super) struct Figures {
     pub(super) state: String,
     pub(super) connections: u64,
     pub(super) connections_max: u64,
+    /// The least that `connections_max`, open files and memory allow.
+    pub(super) connections_ceiling: u64,
     /// Sums over the shards that answered.
     pub(super) totals: Counts,
     /// Sums over the shards that have answered before, too; `None` when none has.
@@ -106,7 +108,7 @@ impl Tracker {
             self.refusals.as_ref().and_then(|(then, before)| per_second(&sample.refusals, before, now, *then));
         let refusals = reasons(&sample.refusals, refusal_rates.as_ref());
         self.refusals = Some((now, sample.refusals));
-        let Sample { at_ms, uptime_ms, version, state, connections, connections_max, .. } = sample;
+        let Sample { at_ms, uptime_ms, version, state, connections, connections_max, connections_ceiling, .. } = sample;
         let closes = reasons(&closes, close_rates.as_ref());
         Figures {
             at_ms,
@@ -115,6 +117,7 @@ impl Tracker {
             state,
             connections,
             connections_max,
+            connections_ceiling: connections_ceiling.unwrap_or(connections_max),
             totals,
             rates,
             closes,
@@ -219,6 +222,7 @@ mod tests {
             state: "serving".to_owned(),
             connections: 0,
             connections_max: 0,
+            connections_ceiling: None,
             shards,
             refusals: counts(&[("full", refused), ("busy", 0)]),
         }

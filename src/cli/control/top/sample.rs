@@ -17,6 +17,8 @@ pub(super) struct Sample {
     pub(super) state: String,
     pub(super) connections: u64,
     pub(super) connections_max: u64,
+    /// Most connections that the node can have; a node of an earlier build does not tell it.
+    pub(super) connections_ceiling: Option<u64>,
     pub(super) shards: Vec<Shard>,
     pub(super) refusals: Counts,
 }
@@ -117,7 +119,7 @@ mod tests {
     #[test]
     fn answers_are_understood() {
         let answer = r#"{"at_ms": 1, "uptime_ms": 2, "version": "0.1.0", "state": "serving", "connections": 3,
-            "connections_max": 4, "more": [], "refusals": {"full": 0},
+            "connections_max": 4, "connections_ceiling": 2, "more": [], "refusals": {"full": 0},
             "shards": [{"counts": {"sessions": 5}, "closes": {"1000": 6}, "more": 1,
                         "turn_time": {"bounds_ns": [1], "counts": [7, 8], "sum_ns": 9}}, {"error": "no answer"}]}"#;
         let sample: Sample = serde_json::from_str(answer).expect("an answer");
@@ -125,6 +127,7 @@ mod tests {
         let pair = |name: &str, count| Counts::from([(name.to_owned(), count)]);
         let first = ShardCounts { counts: pair("sessions", 5), closes: pair("1000", 6), turn_time };
         assert_eq!(sample.shards, [Shard::Counted(first), Shard::Silent { error: "no answer".to_owned() }]);
+        assert_eq!((sample.connections_max, sample.connections_ceiling), (4, Some(2)));
         assert_eq!((sample.uptime(), sample.refusals), (Duration::from_millis(2), pair("full", 0)));
         for bad in ["{}", "[]", r#"{"shards": []}"#] {
             assert!(serde_json::from_str::<Sample>(bad).is_err(), "{bad}");

@@ -23,6 +23,7 @@ use super::figures::{DELIVERED, Figures, Rates, Reason, SHED, ShardFigures, Turn
 use super::sample::Counts;
 use super::screen::Screen;
 use crate::frame::close;
+use crate::gateway::Reason as Refused;
 
 /// Heights of parts, and of screens that have room for them.
 const TOTALS_HEIGHT: u16 = 3;
@@ -61,7 +62,7 @@ pub(super) fn draw(frame: &mut Frame<'_>, screen: &Screen, now: Instant) {
         draw_shards(frame, shards, &figures.shards, screen.shards_above);
         let [left, right] = Layout::horizontal([Constraint::Fill(1); 2]).areas(reasons);
         draw_reasons(frame, left, "closed", &figures.closes, close_name);
-        draw_reasons(frame, right, "refused", &figures.refusals, |reason| reason.replace('_', " "));
+        draw_reasons(frame, right, "refused", &figures.refusals, refusal_name);
     }
     frame.render_widget(Paragraph::new(KEYS).dim(), keys);
     if screen.shows_help {
@@ -126,7 +127,7 @@ fn total_pieces(figures: &Figures) -> [Vec<Piece>; 3] {
         None => "–".to_owned(),
     };
     let piece = |(name, value): (&'static str, String)| vec![format!(" {name} ").dim(), value.bold(), "  ".into()];
-    let connections = format!("{} of {}", whole(figures.connections), short(figures.connections_max as f64));
+    let connections = format!("{} of {}", whole(figures.connections), whole(figures.connections_ceiling));
     let people = [
         ("connections", connections),
         ("sessions", count(&["sessions"])),
@@ -241,6 +242,12 @@ fn draw_reasons(frame: &mut Frame<'_>, area: Rect, title: &str, reasons: &[Reaso
 fn reason_line(reason: &Reason, name: String) -> Line<'static> {
     let line = Line::from(format!(" {:>6} {:>7}  {name}", short(reason.total as f64), pace(reason.rate)));
     if reason.rate.is_some_and(|rate| rate > 0.0) { line.yellow() } else { line }
+}
+
+/// Says what a reason to refuse a connection means, in the words of the console.
+fn refusal_name(reason: &str) -> String {
+    let known = Refused::ALL.iter().find(|known| known.name() == reason);
+    known.map_or_else(|| reason.replace('_', " "), |known| known.text().to_owned())
 }
 
 /// Says what a close code means.
@@ -363,6 +370,7 @@ mod tests {
             state: "serving".to_owned(),
             connections: 15_023,
             connections_max: 1_000_000,
+            connections_ceiling: 19_932,
             totals: numbers(&[&totals[..], &more].concat()),
             rates: Some(numbers(&[&rates[..], &more_rates].concat())),
             closes: vec![reason("1000", 8_214, 0.0), reason("4008", 4, 0.5), reason("4999", 1, 0.0)],
@@ -423,7 +431,7 @@ mod tests {
             10,
             "
  pombo 0.1.0 at 127.0.0.1:1235   serving
- connections 15,023 of 1M
+ connections 15,023 of 19,932
  in 19/s, 13 kB/s   delivered 16k/s
  mail 52/s   waiting 0 B   held 2.5 MB
  shards ────────────────────────────────

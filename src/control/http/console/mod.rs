@@ -19,6 +19,7 @@ use axum::response::{IntoResponse, Response};
 use data_encoding::BASE64;
 
 use crate::frame::close;
+use crate::gateway::Reason;
 
 /// Where it is; the addresses that it asks are relative to this.
 pub(super) const PATH: &str = "/console";
@@ -51,10 +52,12 @@ static PAGE: LazyLock<(Bytes, HeaderMap)> = LazyLock::new(|| {
     (Bytes::from(body), headers)
 });
 
-/// The script, with the meanings of close codes that only the node knows.
+/// The script, with the meanings of close codes and of refusals, which only the node knows.
 fn script() -> String {
-    let meanings: BTreeMap<_, _> = close::ALL.iter().map(|(code, _, meaning)| (code, meaning)).collect();
-    SCRIPT.replace("{closes}", &serde_json::to_string(&meanings).expect("texts and numbers are JSON"))
+    let closes: BTreeMap<_, _> = close::ALL.iter().map(|(code, _, meaning)| (code.to_string(), *meaning)).collect();
+    let refusals = Reason::ALL.iter().map(|reason| (reason.name().to_owned(), reason.text())).collect();
+    let json = |meanings: BTreeMap<String, &str>| serde_json::to_string(&meanings).expect("texts are JSON");
+    SCRIPT.replace("{closes}", &json(closes)).replace("{refusals}", &json(refusals))
 }
 
 /// Names a text in a policy (CSP level 3, section 2.3.1).
@@ -84,13 +87,15 @@ mod tests {
     #[test]
     fn page_is_whole_and_self_contained() {
         let body = body();
-        assert!(body.len() < 48 * 1024, "{} bytes", body.len());
+        assert!(body.len() < 64 * 1024, "{} bytes", body.len());
         for (tag, text) in [("style", STYLE), ("script", &script())] {
             assert!(body.contains(&format!("<{tag}>{text}</{tag}>")), "{tag} is not as its hash says");
             assert_eq!(body.matches(&format!("<{tag}")).count(), 1, "a second {tag} has no hash");
             assert!(!text.contains("</"), "{tag} would end early");
         }
-        for word in [" style=\"", " src=", "@import", "url(", "onclick=\"", "{style}", "{script}", "{closes}"] {
+        for word in
+            [" style=\"", " src=", "@import", "url(", "onclick=\"", "{style}", "{script}", "{closes}", "{refusals}"]
+        {
             assert!(!body.contains(word), "{word} would be refused by the policy, or was left over");
         }
         for word in ["innerHTML", "outerHTML", "insertAdjacentHTML", "document.write", "eval(", "localStorage"] {
@@ -108,7 +113,7 @@ mod tests {
     fn counts_that_it_shows_exist() {
         // Between quotes in the lists of the script, and behind `counts.`.
         let known = |name: &str| crate::metrics::Stats::ALL.iter().any(|metric| metric.field == name);
-        for list in ["SHED", "LOST", "CUT"] {
+        for list in ["SHED", "LOST"] {
             let (_, rest) = SCRIPT.split_once(&format!("const {list} = [")).expect("the list");
             let (list, _) = rest.split_once("];").expect("its end");
             let names = list.split('\'').skip(1).step_by(2).filter(|text| !text.contains([' ', ',']));
