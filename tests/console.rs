@@ -305,6 +305,14 @@ async fn settings_ceiling_and_hours_before_are_shown() {
     assert_eq!(tab.evaluate("document.querySelectorAll('#lost tr, #closes tr').length").await, json!(0));
     tab.wait_for(format!("document.getElementById('page').href === 'http://{}/'", node.listen)).await;
 
+    // A link sends no token, so the description of the API is fetched, and becomes a file.
+    tab.evaluate(
+        "window.files = []; HTMLAnchorElement.prototype.click = function () { files.push([this.download, this.href]) }",
+    )
+    .await;
+    tab.click("api").await;
+    tab.wait_for("files.length === 1 && files[0][0] === 'pombo-openapi.json' && files[0][1].startsWith('blob:')").await;
+
     // The node takes the second sample ten seconds after its start; a page that opens later has both at once.
     tab.wait_for("!document.getElementById('history').hidden && past.at_ms.length > 1").await;
     tab.call("Page.reload", json!({})).await;
@@ -510,7 +518,7 @@ async fn picture_of_the_console() {
     let Some(browser) = Browser::start().await else { return };
     let node = Arc::new(Node::start(|config| config.shards = NonZeroUsize::new(4).expect("not zero")));
     let tab = browser.open(&node.console()).await;
-    let size = json!({"width": 1280, "height": 1060, "deviceScaleFactor": 1, "mobile": false});
+    let size = json!({"width": 1280, "height": 1372, "deviceScaleFactor": 1, "mobile": false});
     tab.call("Emulation.setDeviceMetricsOverride", size).await;
     tab.call("Emulation.setScrollbarsHidden", json!({"hidden": true})).await;
     let begun = Instant::now();
@@ -544,6 +552,9 @@ async fn picture_of_the_console() {
     tab.fill("message", "Your parcel has arrived").await;
     tab.click("send").await;
     says(&tab, "result", "text.startsWith('Delivered')").await;
+    tab.click("first-page").await;
+    tab.wait_for("document.querySelectorAll('#uids button').length > 0").await;
+    tab.evaluate("scrollTo(0, 0)").await;
     for (scheme, file) in [("light", "console.png"), ("dark", "console-dark.png")] {
         let media = json!({"features": [{"name": "prefers-color-scheme", "value": scheme}]});
         tab.call("Emulation.setEmulatedMedia", media).await;

@@ -111,7 +111,7 @@ mod tests {
         assert_eq!(value("jwt_secret"), ("(hidden)", true));
         assert_eq!(value("control_tokens"), ("(hidden)", true));
         assert_eq!(value("connections_max"), ("7", true));
-        assert_eq!(value("handshakes_max").1, false);
+        assert!(!value("handshakes_max").1);
     }
 
     /// A secret setting whose form does not say so would be shown.

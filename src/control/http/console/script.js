@@ -708,12 +708,18 @@ async function showSettings() {
 $('settings').ontoggle = () => { if ($('settings').open) showSettings(); };
 $('only-changed').onchange = () => $('settings').toggleAttribute('data-only-changed', $('only-changed').checked);
 
-// The description of the API takes a token where the node has some, which a link can't send.
-$('api').onclick = async () => {
+// The description of the API takes a token where the node has some, which a link can't send: then it becomes a file.
+$('api').onclick = async event => {
+  if (!token) return;
+  event.preventDefault();
   const told = await act('GET', 'v1/openapi.json', '');
   if (!told) return;
   say('', '');
-  window.open(URL.createObjectURL(new Blob([JSON.stringify(told, null, 2)], { type: 'application/json' })), '_blank', 'noopener');
+  const file = document.createElement('a');
+  file.href = URL.createObjectURL(new Blob([JSON.stringify(told, null, 2)], { type: 'application/json' }));
+  file.download = 'pombo-openapi.json';
+  file.click();
+  URL.revokeObjectURL(file.href);
 };
 
 $('token-form').onsubmit = event => {
