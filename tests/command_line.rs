@@ -96,6 +96,32 @@ fn an_address_that_cannot_be_listened_on_says_what_to_do() {
     assert_eq!(start(&listen), expected);
 }
 
+#[cfg(target_os = "linux")]
+#[test]
+fn a_port_below_1024_without_the_right_says_which() {
+    let first_free = fs::read_to_string("/proc/sys/net/ipv4/ip_unprivileged_port_start").expect("Linux has it");
+    if first_free.trim().parse::<u16>().expect("a number") <= 1 {
+        // Everybody may take every port here.
+        return;
+    }
+    let arguments = ["--control", "off", "--log-level", "off", "--listen", "127.0.0.1:1"];
+    let mut command = pombo(&arguments, &[]);
+    if rustix::process::geteuid().is_root() {
+        // setpriv(1) takes the right from root, too.
+        command = Command::new("setpriv");
+        command.args(["--bounding-set=-net_bind_service", "--inh-caps=-net_bind_service"]);
+        command.arg(env!("CARGO_BIN_EXE_pombo")).args(arguments).stdin(Stdio::null());
+    }
+    let output = command.output().expect("util-linux is there");
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(2), "{stderr}");
+    assert!(
+        stderr.starts_with("error: cannot listen on 127.0.0.1:1: permission denied (a port below 1024"),
+        "{stderr}"
+    );
+    assert!(stderr.contains("CAP_NET_BIND_SERVICE") && stderr.contains("setcap"), "{stderr}");
+}
+
 #[test]
 fn a_setting_of_another_machine_is_a_comment_in_the_printed_config() {
     let printed = |arguments: &[&str]| {

@@ -173,8 +173,9 @@ fn hint(listen: &Listen, error: &io::Error) -> String {
             format!(" (this user may not make a file in {}: change its owner, or choose another path)", folder(path))
         }
         (io::ErrorKind::PermissionDenied, Listen::Tcp(address)) if address.port() < 1024 => {
-            " (a port below 1024 needs a right: AmbientCapabilities=CAP_NET_BIND_SERVICE or a socket unit of systemd, or \
-             `setcap cap_net_bind_service=+ep` on the program; or choose a port from 1024 on)"
+            " (a port below 1024 needs a right: CAP_NET_BIND_SERVICE in AmbientCapabilities= and CapabilityBoundingSet= of \
+             the systemd unit, or a socket unit, or `setcap cap_net_bind_service=+ep` on the program; or choose a port from \
+             1024 on)"
                 .to_owned()
         }
         _ => String::new(),
