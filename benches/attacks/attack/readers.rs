@@ -49,7 +49,9 @@ fn flood(field: &Field, notes: &mut Notes, message: &Sent, pause: Duration) {
         (end, sent)
     });
     notes.see(format!("{sent} messages"));
-    notes.ends(&format!("looked after {} ms", LOOKS_AFTER.as_millis()), &[(end, 1)], &[End::Close(4008)]);
+    // A machine may be too busy to fill an outbox before the heartbeat finds that nobody answers.
+    let expected = [End::Close(4008), End::Close(4005)];
+    notes.ends(&format!("looked after {} ms", LOOKS_AFTER.as_millis()), &[(end, 1)], &expected);
 }
 
 /// Writes until it is over, and reads what comes meanwhile, so that it is no slow reader itself; returns how many
