@@ -156,10 +156,9 @@ fn unusual() -> Config {
         tls_key: Some("key.pem".into()),
         control: Some(Listen::Unix("/run/control.sock".into())),
         control_tls: ControlTls::Off,
-        control_tokens: vec![
-            "a push+admin 0123456789abcdef0123456789abcdef".parse().expect("a token"),
-            "b query fedcba9876543210fedcba9876543210".parse().expect("a token"),
-        ],
+        control_tokens: ["a push+admin 0123456789abcdef0123456789abcdef", "b query fedcba9876543210fedcba9876543210"]
+            .map(|token| token.parse().expect("a token"))
+            .to_vec(),
         control_tokens_file: Some("/run/a \"b\"".into()),
         control_connections_max: 9,
         control_idle_timeout: Duration::from_millis(61_500),

@@ -4,7 +4,7 @@ mod support;
 
 use std::time::{Duration, Instant};
 
-use pombo::config::{Auth, AuthSource, DuplicateLogin, Secret};
+use pombo::config::{Auth, AuthSource, ControlTls, DuplicateLogin, Secret};
 use pombo::{Config, Listen, Problem};
 use serde_json::json;
 use support::{Ask, Authority, Client, Node, Reply, Request, Response, SECRET, Service, eventually, nodes};
@@ -81,7 +81,11 @@ fn who_ends_its_sending_behind_a_request_is_answered_on_control() {
 #[test]
 fn who_ends_its_sending_behind_a_request_is_answered_over_tls() {
     let authority = Authority::new();
-    let node = nodes().with_control().with(|config| authority.apply(config)).start(1);
+    let change = |config: &mut Config| {
+        authority.apply(config);
+        config.control_tls = ControlTls::On;
+    };
+    let node = nodes().with_control().with(change).start(1);
     let Listen::Tcp(control) = node.control_listen().clone() else { panic!("it listens on TCP") };
     let dial = |address| {
         let config = authority.client(&[&rustls::version::TLS12, &rustls::version::TLS13]);

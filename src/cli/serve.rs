@@ -513,7 +513,7 @@ mod tests {
             "127.0.0.1:1235",
             |config| config.tls_certificate = Some("chain.pem".into()),
             "push from other programs on http://127.0.0.1:1235: \
-             curl --json '\"hi\"' http://127.0.0.1:1235/v1/push/alice\n\
+             curl -H 'Content-Type: text/plain' -d hi http://127.0.0.1:1235/v1/push/alice\n\
              watch the node: open http://127.0.0.1:1235/ in a browser",
         );
         check(

@@ -90,6 +90,7 @@ impl Gateway {
             deadline: Instant::now() + LONG,
             admission_control: Arc::clone(&admission_control),
             drain_by: watch::channel(None).1,
+            refused_origins: Arc::default(),
             login_service: self.login_service.clone(),
         };
         let mut client = Client { permit: admission_control.admit(1), ..Client::default() };
