@@ -243,7 +243,7 @@ fn a_reload_to_another_method_took_the_old_one_s_address_and_keys_away() {
     node.reload(|config| {
         let mut new = pombo::Config { auth_url: None, ..config.clone() };
         jwt(&mut new);
-        *config = config.reload(&new).0;
+        *config = config.reload(&new).expect("it is valid").0;
     });
     let mut client = node.connect();
     client.send_text("credential");
@@ -253,7 +253,7 @@ fn a_reload_to_another_method_took_the_old_one_s_address_and_keys_away() {
     let node = nodes().with(jwt).start(1);
     node.reload(|config| {
         let new = pombo::Config { jwt_secret: None, auth: pombo::config::Auth::None, ..config.clone() };
-        *config = config.reload(&new).0;
+        *config = config.reload(&new).expect("it is valid").0;
     });
     // The keys are read again within a second.
     let deadline = Instant::now() + Duration::from_secs(2);

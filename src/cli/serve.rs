@@ -182,18 +182,17 @@ impl Running {
         let sources = Arc::clone(sources);
         match self.reading.run(move || sources.load()).await {
             Ok(Ok(new)) => self.take(&new).await,
-            Ok(Err(faults)) => {
-                for fault in faults.iter() {
-                    error!(error = %fault, "settings not reloaded, the old ones stay");
-                }
-            }
+            Ok(Err(faults)) => log_kept(&faults),
             Err(error) => error!(error = %error, "settings not reloaded, the old ones stay"),
         }
     }
 
     /// Applies the settings that can change while the node runs, and logs which changes were applied.
     async fn take(&mut self, new: &Config) {
-        let (next, reloaded) = self.config.reload(new);
+        let (next, reloaded) = match self.config.reload(new) {
+            Ok(taken) => taken,
+            Err(faults) => return log_kept(&faults),
+        };
         let (handle, settings) = (self.handle.clone(), next.clone());
         // This blocks while a shard has too many requests.
         match self.applying.run(move || handle.reload(&settings)).await {
@@ -209,6 +208,13 @@ impl Running {
             warn!(needs_restart = reloaded.needs_restart.join(", "), "settings changed that a running node keeps");
         }
         self.config = next;
+    }
+}
+
+/// Logs why a reload changes nothing.
+fn log_kept(faults: &Faults) {
+    for fault in faults.iter() {
+        error!(error = %fault, "settings not reloaded, the old ones stay");
     }
 }
 

@@ -23,6 +23,11 @@ pub enum Origin {
         /// The line of the key, from 1.
         line: usize,
     },
+    /// In new settings, of which a reload can't take all.
+    Reload {
+        /// The settings that differ, and keep their old value until the node starts again.
+        kept: Vec<&'static str>,
+    },
 }
 
 impl fmt::Display for Origin {
@@ -33,6 +38,9 @@ impl fmt::Display for Origin {
             Self::Environment => f.write_str("from the environment"),
             Self::Flag(name) | Self::Variable(name) => write!(f, "from {name}"),
             Self::File { path, line } => write!(f, "from {}, line {line}", path.display()),
+            Self::Reload { kept } => {
+                write!(f, "beside the running node's {}; a restart takes all of the new settings", kept.join(", "))
+            }
         }
     }
 }

@@ -560,14 +560,20 @@ impl Config {
     /// All faults together: values out of range, an outbox too small for the largest frame, a login message
     /// shorter than the longest uid, a certificate without its key.
     pub fn check(&self) -> Result<(), Faults> {
+        let faults = self.faults(|_| Origin::Code);
+        if faults.is_empty() { Ok(()) } else { Err(Faults(faults)) }
+    }
+
+    /// Returns the faults of [`check`](Self::check); `origin` says where the value of a setting comes from.
+    fn faults(&self, origin: impl Fn(&str) -> Origin) -> Vec<Fault> {
         let mut faults: Vec<Fault> = SETTINGS
             .iter()
             .filter(|setting| !setting.allows(self))
-            .map(|setting| self.fault(setting.key, Origin::Code, setting.expected()))
+            .map(|setting| self.fault(setting.key, origin(setting.key), setting.expected()))
             .collect();
-        let relations = self.relation_faults(&faults, |_| Origin::Code);
+        let relations = self.relation_faults(&faults, origin);
         faults.extend(relations);
-        if faults.is_empty() { Ok(()) } else { Err(Faults(faults)) }
+        faults
     }
 
     fn fault(&self, key: &'static str, origin: Origin, expected: String) -> Fault {
@@ -641,7 +647,7 @@ mod tests {
     #[test]
     fn reload_takes_what_can_change() {
         let old = Config::default();
-        assert_eq!(old.reload(&old), (old.clone(), Reloaded::default()));
+        assert_eq!(old.reload(&old), Ok((old.clone(), Reloaded::default())));
 
         let new = Config {
             shards: at_least_one(old.shards.get() + 1),
@@ -650,7 +656,7 @@ mod tests {
             log_format: LogFormat::Json,
             ..old.clone()
         };
-        let (next, reloaded) = old.reload(&new);
+        let (next, reloaded) = old.reload(&new).expect("it is valid");
         assert_eq!(reloaded.taken, ["login_reply", "log_level"]);
         assert_eq!(reloaded.needs_restart, ["shards", "log_format"]);
         let expected = Config { shards: old.shards, log_format: LogFormat::Human, ..new };
