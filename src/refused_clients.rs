@@ -1,8 +1,9 @@
 //! Log lines about refused clients that may guess credentials, or that come too often.
 //!
 //! Every line has the same form, with the client's address: `deploy/fail2ban` reads it. The gateway and control have a log
-//! each, so that a flood of logins can't hide wrong tokens. At most [`LINES_PER_SECOND`] lines are written in a second; the
-//! number of those that were left out is written when the second is over. No line has text of the client.
+//! each, so that a flood of logins can't hide wrong tokens. Each log writes at most [`LINES_PER_SECOND`] lines in a second for
+//! each [`Suspicion`], so that refusals that honest clients cause can't hide guesses; the number of those that were left out
+//! is written when the second is over. No line has text of the client.
 
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -11,7 +12,7 @@ use std::time::Duration;
 use tokio::time::{Instant, sleep_until};
 use tracing::{field, warn};
 
-/// Most lines in a second; docs/security.md names the number.
+/// Most lines of one suspicion in a second; docs/security.md names the number.
 const LINES_PER_SECOND: usize = 10;
 
 /// The target of the lines, which `deploy/fail2ban` expects.
@@ -19,9 +20,25 @@ const TARGET: &str = "pombo::refused";
 
 const SECOND: Duration = Duration::from_secs(1);
 
-/// Logs refused clients; clones share the bound.
+/// How suspicious a refused client is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Suspicion {
+    /// It may guess credentials: `deploy/fail2ban` looks for it.
+    Guess,
+    /// Honest clients are refused for this reason, too: `deploy/fail2ban` must leave it out.
+    Honest,
+}
+
+/// Logs refused clients; clones share the bounds.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct RefusedClients(Arc<Mutex<Budget>>);
+pub(crate) struct RefusedClients(Arc<Budgets>);
+
+/// The lines of the current second, for each [`Suspicion`].
+#[derive(Debug, Default)]
+struct Budgets {
+    guess: Mutex<Budget>,
+    honest: Mutex<Budget>,
+}
 
 /// The lines of the current second.
 #[derive(Debug, Default)]
@@ -46,8 +63,8 @@ impl RefusedClients {
     /// Logs that a client was refused for `reason`; must be called in a tokio runtime.
     ///
     /// `client` is `None` for a peer on a Unix socket.
-    pub(crate) fn log(&self, client: Option<IpAddr>, reason: &'static str) {
-        let verdict = self.budget(|budget| budget.take(Instant::now()));
+    pub(crate) fn log(&self, client: Option<IpAddr>, suspicion: Suspicion, reason: &'static str) {
+        let verdict = self.budget(suspicion, |budget| budget.take(Instant::now()));
         match verdict {
             // Without parent: spans would stand in front of the target.
             Verdict::Log => {
@@ -58,16 +75,20 @@ impl RefusedClients {
                 let this = self.clone();
                 tokio::spawn(async move {
                     sleep_until(time).await;
-                    let left_out = this.budget(|budget| std::mem::take(&mut budget.left_out));
+                    let left_out = this.budget(suspicion, |budget| std::mem::take(&mut budget.left_out));
                     warn!(target: TARGET, parent: None, left_out, "more clients were refused than are logged");
                 });
             }
         }
     }
 
-    fn budget<T>(&self, act: impl FnOnce(&mut Budget) -> T) -> T {
+    fn budget<T>(&self, suspicion: Suspicion, act: impl FnOnce(&mut Budget) -> T) -> T {
+        let budget = match suspicion {
+            Suspicion::Guess => &self.0.guess,
+            Suspicion::Honest => &self.0.honest,
+        };
         // Nothing under this lock can panic half-way.
-        act(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))
+        act(&mut budget.lock().unwrap_or_else(PoisonError::into_inner))
     }
 }
 
@@ -92,6 +113,18 @@ impl Budget {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// One flood of cheap refusals, such as of requests without a credential, hid the guesses of others.
+    #[test]
+    fn refusals_of_honest_clients_take_no_lines_of_guesses() {
+        let (refused, start) = (RefusedClients::default(), Instant::now());
+        let take = |suspicion| refused.budget(suspicion, |budget| budget.take(start));
+        for _ in 0..LINES_PER_SECOND {
+            assert_eq!(take(Suspicion::Honest), Verdict::Log);
+        }
+        assert_eq!(take(Suspicion::Honest), Verdict::ReportAt(start + SECOND));
+        assert_eq!(take(Suspicion::Guess), Verdict::Log);
+    }
 
     #[test]
     fn lines_are_bounded_and_the_rest_is_reported_once() {

@@ -143,9 +143,9 @@ fn cookie_that_the_service_refuses_is_an_answer_to_the_upgrade() {
     let mut client = node.dial();
     client.send_request(&with_cookie("session=2"));
     let response = client.receive_response();
-    assert_eq!((response.status, response.body.trim_end()), (401, Reason::AuthRefused.text()));
+    assert_eq!((response.status, response.body.trim_end()), (401, Reason::LoginHeaderRefused.text()));
     drop(client);
-    node.expect_refusals(&[(Reason::AuthRefused.name(), 1)]);
+    node.expect_refusals(&[(Reason::LoginHeaderRefused.name(), 1)]);
     let service = Service::start(|_| Reply::Status(500, String::new()));
     let node = by_cookie(&service).start(1);
     let mut client = node.dial();

@@ -139,5 +139,5 @@ fn is_refused(node: &Node, cookie: &str) {
     let mut client = node.dial();
     client.send_request(&Request::upgrade().with("Cookie", cookie));
     let response = client.receive_response();
-    assert_eq!((response.status, response.body.trim_end()), (401, Reason::AuthRefused.text()), "{cookie}");
+    assert_eq!((response.status, response.body.trim_end()), (401, Reason::LoginHeaderRefused.text()), "{cookie}");
 }

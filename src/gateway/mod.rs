@@ -206,8 +206,8 @@ impl Gateway {
         if let Some(reason) = refusal.reason() {
             self.refusals.add(reason);
             let peer = handshake.client.peer;
-            if reason.is_suspicious() {
-                self.refused_clients.log(peer.map(Peer::address), reason.name());
+            if let Some(suspicion) = reason.suspicion() {
+                self.refused_clients.log(peer.map(Peer::address), suspicion, reason.name());
             }
             debug!(peer = peer.map(tracing::field::display), reason = reason.name(), error = %refusal, "connection refused");
         }

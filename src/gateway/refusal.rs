@@ -17,6 +17,7 @@ use super::auth::IdentifyError;
 use crate::frame::{self, Opcode, Violation, close};
 use crate::linger::linger;
 use crate::protocol::Protocol;
+use crate::refused_clients::Suspicion;
 use crate::uid::UidError;
 
 /// Most bytes that are read and discarded until a refused peer ends its sending.
@@ -170,6 +171,9 @@ reasons! {
         "token has a claim of rights that is no list of words";
     /// The authentication service rejects the credential.
     AuthRefused, "auth_refused", RefusalAnswer::Credential(401, close::UNAUTHORIZED), "credential is refused";
+    /// The authentication service rejects the headers that log in without a credential.
+    LoginHeaderRefused, "login_header_refused", RefusalAnswer::Credential(401, close::UNAUTHORIZED),
+        "login by header is refused";
     /// The authentication service can't be reached, or its answer can't be read.
     AuthUnavailable, "auth_unavailable", RefusalAnswer::Credential(503, close::TRY_AGAIN_LATER),
         "authentication is not available, try again later";
@@ -182,12 +186,22 @@ reasons! {
 }
 
 impl Reason {
-    /// Returns whether the client may guess credentials, or comes too often: such a refusal is logged with its address.
-    pub(crate) const fn is_suspicious(self) -> bool {
-        match self.answer() {
-            // Other statuses are no fault of the client.
-            RefusalAnswer::Credential(status, _) => status < 500,
-            _ => matches!(self, Self::AddressFull | Self::AddressRate),
+    /// Returns how suspicious the client is. `None` for a refusal that is no fault of the client, or has nothing to do with
+    /// who it is: that is not logged with its address.
+    pub(crate) const fn suspicion(self) -> Option<Suspicion> {
+        match self {
+            // An old page, a wrong clock, an ended login of a web application, or many clients behind one address.
+            Self::CredentialMissing
+            | Self::CredentialExpired
+            | Self::TokenEarly
+            | Self::LoginHeaderRefused
+            | Self::AddressFull
+            | Self::AddressRate => Some(Suspicion::Honest),
+            _ => match self.answer() {
+                // Other statuses are no fault of the client.
+                RefusalAnswer::Credential(status, _) if status < 500 => Some(Suspicion::Guess),
+                _ => None,
+            },
         }
     }
 }
@@ -373,12 +387,34 @@ mod tests {
 
     #[test]
     fn suspicious_are_credentials_and_what_the_limits_of_an_address_refuse() {
-        for reason in [Reason::TokenSignature, Reason::AuthRefused, Reason::AddressFull, Reason::AddressRate] {
-            assert!(reason.is_suspicious(), "{reason:?}");
+        for (reason, suspicion) in [
+            (Reason::TokenSignature, Some(Suspicion::Guess)),
+            (Reason::AuthRefused, Some(Suspicion::Guess)),
+            (Reason::LoginHeaderRefused, Some(Suspicion::Honest)),
+            (Reason::CredentialExpired, Some(Suspicion::Honest)),
+            (Reason::AddressFull, Some(Suspicion::Honest)),
+            (Reason::AuthUnavailable, None),
+            (Reason::Full, None),
+            (Reason::Origin, None),
+            (Reason::Left, None),
+            (Reason::LoginTimeout, None),
+        ] {
+            assert_eq!(reason.suspicion(), suspicion, "{reason:?}");
         }
-        for reason in [Reason::AuthUnavailable, Reason::Full, Reason::Origin, Reason::Left, Reason::LoginTimeout] {
-            assert!(!reason.is_suspicious(), "{reason:?}");
-        }
+    }
+
+    /// The filter banned people whose login had ended, and all who are behind one address.
+    #[test]
+    fn the_filter_of_fail2ban_looks_for_guesses_and_for_nothing_else() {
+        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/deploy/fail2ban/filter.d/pombo.conf");
+        let filter = std::fs::read_to_string(path).expect("it is readable");
+        let reasons = filter.lines().find_map(|line| line.strip_prefix("_reasons = ")).expect("it has reasons");
+        let mut found: Vec<&str> = reasons.split('|').collect();
+        let guesses = Reason::ALL.iter().filter(|reason| reason.suspicion() == Some(Suspicion::Guess));
+        let mut expected: Vec<&str> = guesses.map(|reason| reason.name()).chain(["control_token"]).collect();
+        found.sort_unstable();
+        expected.sort_unstable();
+        assert_eq!(found, expected);
     }
 
     #[test]

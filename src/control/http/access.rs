@@ -16,6 +16,7 @@ use crate::config::ControlRights;
 use crate::control::problem::{self, Failure, Problem};
 use crate::control::tokens::{Caller, TokenSet};
 use crate::gateway::forwarded_client;
+use crate::refused_clients::Suspicion;
 
 /// The peer's address; `None` for a Unix socket.
 #[derive(Clone, Copy, Debug)]
@@ -38,7 +39,7 @@ pub(super) async fn admit(State(api): State<Api>, mut request: Request, next: Ne
             // Without a token nothing was guessed: the console asks so at first, to learn whether it needs one.
             if failure.problem == Problem::Unauthorized && request.headers().contains_key(AUTHORIZATION) {
                 let client = client(&api, peer, request.headers());
-                api.control.refused_clients.log(client, "control_token");
+                api.control.refused_clients.log(client, Suspicion::Guess, "control_token");
             }
             (None, failure.into_response())
         }

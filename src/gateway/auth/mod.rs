@@ -159,7 +159,11 @@ impl Authenticator {
                 let token = credential.ok_or(Reason::CredentialMissing)?;
                 token::verify(token, &keys.current(), settings)?
             }
-            Method::Http(service) => service.ask(credential, facts, settings).await?,
+            Method::Http(service) => match service.ask(credential, facts, settings).await {
+                // No guess of a client: a browser sends the cookie of a login that has ended, too.
+                Err(Reason::AuthRefused) if credential.is_none() => return Err(Reason::LoginHeaderRefused.into()),
+                answer => answer?,
+            },
         };
         let uid = Uid::new(claims.uid.as_bytes(), rules.bytes_max, rules.hasher);
         let uid = match (&self.method, uid) {
