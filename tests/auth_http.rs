@@ -189,7 +189,7 @@ fn without_a_cookie_or_with_a_credential_all_is_as_without_the_setting() {
 }
 
 #[test]
-fn login_by_cookie_needs_a_list_of_sites_where_other_machines_can_connect() {
+fn login_by_header_needs_a_list_of_sites_where_other_machines_can_connect() {
     let faults = |change: fn(&mut Config)| {
         let mut config = Config {
             listen: vec!["0.0.0.0:0".parse().expect("an address")],
@@ -203,9 +203,27 @@ fn login_by_cookie_needs_a_list_of_sites_where_other_machines_can_connect() {
         pombo::Server::bind(config).map_or_else(|error| error.to_string(), |_| String::new())
     };
     let open = faults(|_| {});
-    assert!(open.contains("origins") && open.contains("a list of your sites, since a cookie logs in"), "{open}");
+    assert!(open.contains("origins") && open.contains("a list of your sites, since headers log in"), "{open}");
+    // A proxy makes such a header of the visitor's cookie.
+    let open = faults(|config| config.auth_url_login_headers = vec!["x-forwarded-user".to_owned()]);
+    assert!(open.contains("origins") && open.contains("a list of your sites, since headers log in"), "{open}");
     assert_eq!(faults(|config| config.origins = Origins::Any), "");
     assert_eq!(faults(|config| config.listen = vec!["127.0.0.1:0".parse().expect("an address")]), "");
+}
+
+/// Any site can show a sandboxed frame, whose origin is `null`.
+#[test]
+fn login_by_cookie_on_loopback_lets_in_pages_of_loopback_hosts_only() {
+    let service = knowing_a_cookie();
+    for origins in [Origins::Auto, Origins::Loopback] {
+        let node = by_cookie(&service).with(|config| config.origins = origins.clone()).start(1);
+        for origin in ["null", "file://", "https://example.com"] {
+            let mut client = node.dial();
+            client.send_request(&with_cookie("session=1").with("Origin", origin));
+            assert_eq!(client.receive_response().status, 403, "{origin} {origins:?}");
+        }
+        log_in_by(&node, &with_cookie("session=1").with("Origin", "http://localhost:8080"), "alice");
+    }
 }
 
 /// JSON can hold nothing but text, and a replaced byte could make one cookie of two.

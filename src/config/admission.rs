@@ -40,8 +40,10 @@ impl Config {
     pub(super) fn admission(&self) -> AdmissionSettings {
         AdmissionSettings {
             origins: match &self.origins {
-                Origins::Auto if self.listen.iter().all(Listen::is_local) => Origins::Loopback,
-                Origins::Auto => Origins::Any,
+                Origins::Auto if !self.listen.iter().all(Listen::is_local) => Origins::Any,
+                // Any site can show a frame whose origin is `null`.
+                Origins::Auto | Origins::Loopback if self.logs_in_by_header() => Origins::LoopbackHosts,
+                Origins::Auto => Origins::Loopback,
                 decided => decided.clone(),
             },
             trusted_proxies: self.trusted_proxies.clone(),
@@ -62,6 +64,8 @@ pub enum Origins {
     Any,
     /// Pages of this machine: from a loopback host, or opened from a file.
     Loopback,
+    /// Pages from a loopback host only: `Auto` and `Loopback` mean this where a header of the request logs in.
+    LoopbackHosts,
     /// Pages of these origins.
     List(Vec<PageOrigin>),
 }
@@ -72,6 +76,7 @@ impl Origins {
         match self {
             Self::Any | Self::Auto => true,
             Self::Loopback => origin == NULL || origin.eq_ignore_ascii_case(FILE) || is_loopback(origin),
+            Self::LoopbackHosts => is_loopback(origin),
             Self::List(origins) => origins.iter().any(|allowed| allowed.matches(origin)),
         }
     }
@@ -201,7 +206,7 @@ impl Form<Origins> for OriginList {
         match value {
             Origins::Auto => AUTO.into(),
             Origins::Any => ANY.into(),
-            Origins::Loopback => LOOPBACK.into(),
+            Origins::Loopback | Origins::LoopbackHosts => LOOPBACK.into(),
             Origins::List(origins) => origins.iter().map(PageOrigin::to_string).collect::<Vec<_>>().into(),
         }
     }

@@ -194,15 +194,19 @@ impl Config {
         }
     }
 
+    /// Returns whether headers of an upgrade request log its client in, which a browser may add for any page.
+    pub(super) fn logs_in_by_header(&self) -> bool {
+        self.auth == Auth::Http && !self.auth_url_login_headers.is_empty()
+    }
+
     /// Returns the relations between settings of authentication: the key, whether the relation is broken, and the expected
     /// value.
     pub(super) fn auth_relations(&self) -> [(&'static str, bool, String); 4] {
         let is_open = self.auth == Auth::None && !self.insecure_open && !self.listen.iter().all(Listen::is_local);
-        // Any page that a visitor opens can connect with the visitor's cookie, so the pages must be chosen on purpose.
-        let is_hijackable = self.auth == Auth::Http
-            && self.auth_url_login_headers.iter().any(|name| name == "cookie")
-            && self.admission().origins == Origins::Any
-            && self.origins == Origins::Auto;
+        // Any page that a visitor opens can connect with the visitor's cookie, or with a header that a proxy makes of it, so
+        // the pages must be chosen on purpose.
+        let is_hijackable =
+            self.logs_in_by_header() && self.admission().origins == Origins::Any && self.origins == Origins::Auto;
         let is_keyless = self.jwt_secret.is_none() && self.jwt_secret_file.is_none() && self.jwt_key_files.is_empty();
         [
             (
@@ -225,8 +229,8 @@ impl Config {
             (
                 "origins",
                 is_hijackable,
-                "a list of your sites, since a cookie logs in (auth_url_login_headers) and browsers send it for any page; \
-                 or any, if the service of auth_url checks the origin"
+                "a list of your sites, since headers log in (auth_url_login_headers) and browsers send cookies and passwords \
+                 for any page; or any, if the service of auth_url checks the origin"
                     .to_owned(),
             ),
         ]

@@ -207,7 +207,8 @@ pub struct Config {
     /// Web pages that may connect, by the `Origin` header that browsers send; clients that send none are let in.
     ///
     /// `auto` is `loopback` where only this machine can connect, and `any` elsewhere: list your sites there. `loopback`
-    /// lets in pages of this machine, and those opened from a file. Range: `auto`, `any`, `loopback`, or origins such
+    /// lets in pages of this machine, and those opened from a file; where `auth_url_login_headers` log in, both let in
+    /// pages of loopback hosts only. Range: `auto`, `any`, `loopback`, or origins such
     /// as `https://example.com`. Default: `auto`.
     pub origins: Origins,
 
