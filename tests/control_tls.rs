@@ -96,16 +96,47 @@ fn commands_of_the_machine_need_no_flag() {
             ],
             &[],
         );
-        if control_tls == ControlTls::On {
-            check_commands(&[("POMBO_CONTROL", &control), ("POMBO_CONTROL_TLS", word)], &[]);
-        }
-        // The file has the settings of the node, and what the caller may not read of them is not needed.
+        // The file has the settings of the node, and the key, which the caller may not read, is not needed.
         let settings = format!(
-            "control = '{control}'\ncontrol_tls = '{word}'\ntls_certificate = '/no/such'\ntls_key = '/no/such'\n"
+            "control = '{control}'\ncontrol_tls = '{word}'\ntls_certificate = '{certificate}'\ntls_key = '/no/such'\n"
         );
         fs::write(&file, settings).expect("it can be written");
         check_commands(&[("POMBO_CONTROL_TOKEN", TOKEN)], &["--config", file_name]);
         check_commands(&[("POMBO_CONTROL_TOKEN", TOKEN), ("POMBO_CONFIG", file_name)], &[]);
+    }
+}
+
+/// A node reads new files when they have not changed for a second.
+#[test]
+fn commands_of_the_machine_wait_for_a_node_that_reads_its_new_certificate() {
+    let authority = authority();
+    let node = start(&authority, "127.0.0.1:0", ControlTls::On);
+    authority.issue_by_intermediate(NAME);
+    let (control, certificate) = (node.control_listen().to_string(), authority.certificate_file());
+    let certificate = certificate.to_str().expect("a path in UTF-8");
+    let variables = [("POMBO_CONTROL", &*control), ("POMBO_CONTROL_TLS", "on"), ("POMBO_TLS_CERTIFICATE", certificate)];
+    assert_eq!(pombo(&["health", "--timeout", "1m"], &variables), ("healthy\n".to_owned(), String::new(), 0));
+}
+
+/// They trusted every server at an address that looked like one of this machine, and sent it the token.
+#[test]
+fn commands_of_the_machine_trust_no_certificate_but_the_node_s() {
+    let (authority, stranger) = (authority(), Authority::new());
+    let node = start(&stranger, "127.0.0.1:0", ControlTls::On);
+    let (control, other) = (node.control_listen().to_string(), authority.certificate_file());
+    let other = other.to_str().expect("a path in UTF-8");
+    let refused = "its certificate leads to no authority that is trusted here; \
+                   name the root certificate of its authority with --ca";
+    for (certificate, remark) in [
+        (other, format!("it is not the one in tls_certificate {other}")),
+        ("/no/such", "it can't be compared with tls_certificate /no/such, which can't be read: ".to_owned()),
+        ("none", "the settings here name no tls_certificate to compare it with".to_owned()),
+    ] {
+        let variables =
+            [("POMBO_CONTROL", &*control), ("POMBO_CONTROL_TLS", "on"), ("POMBO_TLS_CERTIFICATE", certificate)];
+        let (stdout, stderr, code) = pombo(&["health", "--timeout", "1m"], &variables);
+        assert_eq!((stdout.as_str(), code), ("", 1), "{stderr}");
+        assert!(stderr.contains(&format!(": no TLS with 127.0.0.1: {refused}; {remark}")), "{stderr}");
     }
 }
 

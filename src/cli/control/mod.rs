@@ -128,12 +128,17 @@ impl NodeArgs {
         })?;
         // With an address from a flag, the node's other settings are not read.
         let by_settings = self.control.is_none() && address.is_without_scheme();
-        let address = if by_settings && self.speaks_tls(&text, variables)? { address.or_secure() } else { address };
+        let certificate = match by_settings {
+            true => self.find("tls_certificate", variables)?.filter(|(path, _)| path != "none"),
+            false => None,
+        };
+        let is_secure = by_settings && self.speaks_tls(&text, certificate.is_some(), variables)?;
+        let address = if is_secure { address.or_secure() } else { address };
         let trust = match &address {
             Address::Tcp { scheme: Scheme::Https, .. }
                 if by_settings && self.ca.is_none() && self.server_name.is_none() =>
             {
-                Some(Trust::of_own_machine())
+                Some(Trust::of_own_node(certificate.map(|(path, _)| path.into())))
             }
             Address::Tcp { scheme: Scheme::Https, .. } => {
                 Some(Trust::load(self.ca.as_deref(), self.server_name.as_deref())?)
@@ -144,8 +149,12 @@ impl NodeArgs {
     }
 
     /// Returns whether the node's control listener at this address, from the settings, speaks TLS by its settings.
-    fn speaks_tls(&self, address: &str, variables: &[(OsString, OsString)]) -> Result<bool, Failure> {
-        let certificate = self.find("tls_certificate", variables)?.filter(|(path, _)| path != "none");
+    fn speaks_tls(
+        &self,
+        address: &str,
+        has_certificate: bool,
+        variables: &[(OsString, OsString)],
+    ) -> Result<bool, Failure> {
         let choice = match self.find("control_tls", variables)? {
             None => ControlTls::Auto,
             Some((word, origin)) => ControlTls::of_word(&word).ok_or_else(|| {
@@ -154,7 +163,7 @@ impl NodeArgs {
             })?,
         };
         // The node doesn't start with `on` and no certificate. Its service manager may name that to the node alone.
-        let has_certificate = certificate.is_some() || choice == ControlTls::On;
+        let has_certificate = has_certificate || choice == ControlTls::On;
         Ok(match address.parse::<Listen>() {
             Ok(listen) => choice.applies_to(&listen, has_certificate),
             // A host name: an address of the caller's, since no node listens on a name.
