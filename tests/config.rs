@@ -334,3 +334,22 @@ fn a_method_of_authentication_needs_what_it_works_with() {
                http://127.0.0.1:8080/login";
     assert_eq!(faults, [url]);
 }
+
+/// Some services expect a key in the query of their address; a fault printed it.
+#[test]
+fn no_fault_shows_the_query_of_an_address() {
+    for (key, text) in [
+        ("hook_url", "hook_url = 'http://127.0.0.1/?k=SECRET'\n"),
+        ("hook_url", "hook_url = http://127.0.0.1/?k=SECRET\n"),
+        ("hook_url", "hook_url = ftp://127.0.0.1/?k=SECRET\n"),
+        ("hook_url", "hook_url = ['http://127.0.0.1/?k=SECRET']\n"),
+        ("auth_url", "auth_url = 'ftp://127.0.0.1/?k=SECRET'\n"),
+    ] {
+        let faults = Layers::new().file(text).faults().join(
+            "
+",
+        );
+        assert!(faults.contains(key) && faults.contains("127.0.0.1/?(hidden)"), "{faults}");
+        assert!(!faults.contains("SECRET"), "{faults}");
+    }
+}

@@ -151,7 +151,7 @@ impl Settings {
                     settings.0.insert(setting.key, Written { items: split(setting, value), origin });
                 }
                 None => {
-                    let value = setting.conceal(&value.to_string_lossy()).to_owned();
+                    let value = setting.conceal(&value.to_string_lossy());
                     faults.push(Fault::Value { key: setting.key, value, origin, expected: "UTF-8 text".to_owned() });
                 }
             }
@@ -192,7 +192,7 @@ impl Settings {
             if holds(setting, &value) {
                 settings.0.insert(setting.key, Written { items: items(&value), origin });
             } else {
-                let (value, expected) = (setting.conceal(&value.to_string()).to_owned(), setting.expected());
+                let (value, expected) = (setting.conceal(&value.to_string()), setting.expected());
                 faults.push(Fault::Value { key: setting.key, value, origin, expected });
             }
         }
@@ -225,7 +225,8 @@ fn unquoted(text: &str, line_number: usize) -> Option<String> {
         return Some(format!("text needs quotes, in a list, too: {key} = [{}]", setting.conceal(&texts.join(", "))));
     }
     if setting.read(&mut Config::default(), &split(setting, value)) {
-        let quoted = if setting.secret { "\"…\"".to_owned() } else { Value::from(value).to_string() };
+        let quoted =
+            if setting.secret { "\"…\"".to_owned() } else { Value::from(setting.conceal(value)).to_string() };
         return Some(format!("text needs quotes: {key} = {quoted}"));
     }
     Some(format!(
@@ -241,7 +242,7 @@ fn read(effective: &Settings, faults: &mut Vec<Fault>) -> Config {
     for setting in SETTINGS {
         let Some(Written { items, origin }) = effective.0.get(setting.key) else { continue };
         if !setting.read(&mut config, items) {
-            let value = setting.conceal(&items.join(",")).to_owned();
+            let value = setting.conceal(&items.join(","));
             let (origin, expected) = (origin.clone(), setting.explain(items));
             value_faults.push(Fault::Value { key: setting.key, value, origin, expected });
         }

@@ -27,20 +27,12 @@ impl SettingInForce {
         Self {
             key: setting.key,
             group: setting.group,
-            value: without_query(setting, setting.text(config)),
+            value: setting.text(config),
             default: setting.default_text(),
             is_changed: setting.show(config) != setting.show(default),
             is_live: setting.reload == Reload::Live,
             help: setting.help,
         }
-    }
-}
-
-/// Hides the query of an address, in which some services expect a key.
-fn without_query(setting: &Setting, text: String) -> String {
-    match text.split_once('?') {
-        Some((address, _)) if setting.placeholder == "URL" => format!("{address}?(hidden)"),
-        _ => text,
     }
 }
 

@@ -91,20 +91,25 @@ impl Setting {
         self.computed.is_some()
     }
 
-    /// Shows the value in `config` in the form of a flag; of a secret only whether there is one.
+    /// Shows the value in `config` in the form of a flag; of a secret only whether there is one, and no query of an address.
     pub fn text(&self, config: &Config) -> String {
-        self.concealed(config).unwrap_or_else(|| items(&self.show(config)).join(","))
+        self.concealed(config).unwrap_or_else(|| self.conceal(&items(&self.show(config)).join(",")))
     }
 
     /// Returns the text to show instead of a secret that was set.
     pub(super) fn concealed(&self, config: &Config) -> Option<String> {
         let is_set = || self.show(config) != self.show(&Config::default());
-        (self.secret && is_set()).then(|| self.conceal("").to_owned())
+        (self.secret && is_set()).then(|| self.conceal(""))
     }
 
-    /// Shows `text`, which a user wrote as the value, unless it may be a secret.
-    pub(super) fn conceal<'a>(&self, text: &'a str) -> &'a str {
-        if self.secret { "(hidden)" } else { text }
+    /// Shows `text`, which a user wrote as the value, unless it may be a secret; and no query of an address, in which some
+    /// services expect a key.
+    pub(super) fn conceal(&self, text: &str) -> String {
+        match text.split_once('?') {
+            _ if self.secret => "(hidden)".to_owned(),
+            Some((address, _)) if self.placeholder == "URL" => format!("{address}?(hidden)"),
+            _ => text.to_owned(),
+        }
     }
 
     /// Shows the value in `config` as TOML, a secret too.
