@@ -416,9 +416,13 @@ fn invite(control: Option<&Listen>, config: &Config) -> String {
     };
     let has_tokens = !config.control_tokens.is_empty() || config.control_tokens_file.is_some();
     let token = if has_tokens { "--oauth2-bearer TOKEN " } else { "" };
+    // The certificate of a test is of an authority that nobody trusts yet.
+    let authority = if http == "https" { "--cacert CA.pem " } else { "" };
     // No `--json`, which needs curl 7.82 and sends the quotes of a JSON text as part of the message.
     let message = "-H 'Content-Type: text/plain' -d hi";
-    format!("push from other programs on {place}: curl {socket}{token}{message} {base}/v1/push/alice\n{console}")
+    format!(
+        "push from other programs on {place}: curl {authority}{socket}{token}{message} {base}/v1/push/alice\n{console}"
+    )
 }
 
 /// Returns the line about the text port: its address, and how to push there.
@@ -511,7 +515,7 @@ mod tests {
                 config.control_tokens_file = Some("tokens".into());
             },
             "push from other programs on https://0.0.0.0:1: \
-             curl --oauth2-bearer TOKEN -H 'Content-Type: text/plain' -d hi https://127.0.0.1:1/v1/push/alice\n\
+             curl --cacert CA.pem --oauth2-bearer TOKEN -H 'Content-Type: text/plain' -d hi https://127.0.0.1:1/v1/push/alice\n\
              watch the node: open https://127.0.0.1:1/ in a browser",
         );
         // On loopback control is plain beside a certificate.
