@@ -2,6 +2,7 @@
 
 #[path = "support/browser.rs"]
 mod browser;
+mod support;
 
 use std::io::{BufRead as _, BufReader};
 use std::process::{Child, Command, Stdio};
@@ -11,6 +12,7 @@ use pombo::{Config, Listen, Server};
 use serde_json::json;
 
 use browser::{Browser, Tab};
+use support::{Reply, Service};
 
 /// One browser at a time: each takes a core and a few hundred megabytes.
 static ONE_AT_A_TIME: tokio::sync::Mutex<()> = tokio::sync::Mutex::const_new(());
@@ -340,6 +342,72 @@ async fn page_says_that_it_has_no_way_to_send_a_header() {
     let tab = browser.open(&url).await;
     says(&tab, "hint", "text.includes('auth_sources')").await;
     assert_eq!(tab.evaluate("document.getElementById('enter').disabled").await, json!(true));
+    node.drain().await;
+}
+
+/// Asks a service that knows one cookie, and takes every other credential for a uid.
+fn with_cookie(config: &mut Config, service: &Service, sources: &[AuthSource]) {
+    config.auth = Auth::Http;
+    config.auth_url = Some(service.url().parse().expect("an address"));
+    config.auth_url_login_headers = vec!["cookie".to_owned()];
+    config.auth_sources = sources.to_vec();
+}
+
+fn knowing_a_cookie() -> Service {
+    Service::start(|question| match (question["headers"]["cookie"][0].as_str(), question["credential"].as_str()) {
+        (_, Some(credential)) => Reply::json(&json!({"uid": credential})),
+        (Some("session=1"), None) => Reply::json(&json!({"uid": "alice"})),
+        _ => Reply::Status(403, String::new()),
+    })
+}
+
+/// The page sent a typed credential as its first message. A cookie had logged it in, so that was a command.
+#[tokio::test]
+async fn a_typed_credential_is_no_message_when_a_cookie_logs_in() {
+    let _turn = ONE_AT_A_TIME.lock().await;
+    let Some(browser) = Browser::start().await else { return };
+    let service = knowing_a_cookie();
+    let sources = [AuthSource::FirstFrame, AuthSource::Subprotocol];
+    let (server, url) = bind_with("127.0.0.1:0", |config| with_cookie(config, &service, &sources));
+    let node = server.start().expect("the server starts");
+    let tab = browser.open(&url).await;
+    says(&tab, "hint", "text.includes('if a cookie of this site is enough')").await;
+    tab.evaluate("document.cookie = 'session=1'").await;
+    tab.fill("credential", "carol").await;
+    tab.press_enter().await;
+    online(&tab).await;
+    send(&tab, "carol", "to myself").await;
+    shows(&tab, "in", "to myself").await;
+
+    // Without a credential the cookie decides.
+    tab.click("leave").await;
+    tab.fill("credential", "").await;
+    tab.press_enter().await;
+    online(&tab).await;
+    send(&tab, "alice", "by cookie").await;
+    shows(&tab, "in", "by cookie").await;
+
+    // One that is refused is not tried again.
+    tab.click("leave").await;
+    tab.evaluate("document.cookie = 'session=2'").await;
+    tab.click("enter").await;
+    tab.wait_for("document.getElementById('state').textContent === 'refused'").await;
+    assert_eq!(tab.evaluate("timers.retry === undefined && socket === null").await, json!(true));
+    node.drain().await;
+}
+
+#[tokio::test]
+async fn a_cookie_logs_in_where_the_page_has_no_place_for_a_credential() {
+    let _turn = ONE_AT_A_TIME.lock().await;
+    let Some(browser) = Browser::start().await else { return };
+    let service = knowing_a_cookie();
+    let (server, url) = bind_with("127.0.0.1:0", |config| with_cookie(config, &service, &[AuthSource::Header]));
+    let node = server.start().expect("the server starts");
+    let tab = browser.open(&url).await;
+    says(&tab, "hint", "text.includes('A cookie of this site logs you in')").await;
+    tab.evaluate("document.cookie = 'session=1'").await;
+    tab.click("enter").await;
+    online(&tab).await;
     node.drain().await;
 }
 

@@ -1,13 +1,13 @@
 //! The page that answers an ordinary GET on the WebSocket port: one embedded file and its headers.
 //!
-//! Everything is constant, except for two words of the settings: nothing of a request ever gets into the answer. The policy allows exactly
+//! Everything is constant, except for three words of the settings: nothing of a request ever gets into the answer. The policy allows exactly
 //! the style and the script of the file, by their hashes, inline pictures, and connections to where the page came
 //! from (`'self'` covers `ws:` and `wss:` to the same host and port: CSP level 3, section 6.7.2.8), so
 //! whatever a message may hold, a browser would run none of it. The page itself puts text in as text.
 
 use crate::config::{Auth, AuthSettings, AuthSource};
 
-/// The page, UTF-8, with its style, script and pictures inline, and two places for words of the settings.
+/// The page, UTF-8, with its style, script and pictures inline, and three places for words of the settings.
 const TEMPLATE: &str = include_str!("page.html");
 
 /// Returns the page for a node that authenticates in this way.
@@ -19,18 +19,24 @@ pub(crate) fn body(settings: &AuthSettings) -> String {
         Auth::Jwt => "jwt",
         Auth::Http => "http",
     };
-    TEMPLATE.replacen("{auth}", auth, 1).replacen("{place}", place(&settings.sources), 1)
+    let logs_in_by_header = settings.auth == Auth::Http && !settings.url_login_headers.is_empty();
+    let place = place(&settings.sources, logs_in_by_header);
+    let header = if logs_in_by_header { "yes" } else { "no" };
+    TEMPLATE.replacen("{auth}", auth, 1).replacen("{place}", place, 1).replacen("{header}", header, 1)
 }
 
 /// Returns the place where the page puts a credential: the first of those that are allowed and that a browser can use.
-fn place(sources: &[AuthSource]) -> &'static str {
+fn place(sources: &[AuthSource], logs_in_by_header: bool) -> &'static str {
     // In the query it may end up in logs.
     let places = [
         (AuthSource::FirstFrame, "first-frame"),
         (AuthSource::Subprotocol, "subprotocol"),
         (AuthSource::Query, "query"),
     ];
-    places.iter().find(|(source, _)| sources.contains(source)).map_or("none", |(_, place)| place)
+    // After a login by header the first message is a command, which may send the credential to another user.
+    let is_safe = |source| !(logs_in_by_header && source == AuthSource::FirstFrame);
+    let found = places.iter().find(|(source, _)| sources.contains(source) && is_safe(*source));
+    found.map_or("none", |(_, place)| place)
 }
 
 /// Value of the answer's `Content-Type`.
@@ -49,7 +55,7 @@ pub(crate) const HEADERS: [(&str, &str); 4] = [
 /// What a browser may do with the page; a test compares the two hashes with the file.
 const CONTENT_SECURITY_POLICY: &str = "default-src 'none'; \
      style-src 'sha256-SaRo7N5dT6wFKrGejakLJ3RdcAL8VsuhvG10ATxyx+4='; \
-     script-src 'sha256-O2v2ze2q/RFbdBRjQQuAUTEFOpsIBHfOYlFlFjvWGM0='; \
+     script-src 'sha256-WMqznnpqn+zbT5kTCQGEBim7psR+2pK1LMHQlRGf9AI='; \
      img-src data:; connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
 
 #[cfg(test)]
@@ -98,10 +104,15 @@ mod tests {
     fn page_knows_what_the_node_asks_for() {
         #[track_caller]
         fn check(auth: Auth, sources: &[AuthSource], expected: &str) {
-            let settings = AuthSettings { auth, sources: sources.to_vec(), ..Config::default().gateway().auth };
-            let body = body(&settings);
+            check_with(auth, sources, &[], &format!("{expected} data-header=\"no\""));
+        }
+        #[track_caller]
+        fn check_with(auth: Auth, sources: &[AuthSource], login_headers: &[&str], expected: &str) {
+            let url_login_headers = login_headers.iter().map(|name| (*name).to_owned()).collect();
+            let default = Config::default().gateway().auth;
+            let body = body(&AuthSettings { auth, sources: sources.to_vec(), url_login_headers, ..default });
             assert!(body.contains(&format!("<body {expected}>")), "{expected}");
-            assert!(!body.contains("{auth}") && !body.contains("{place}"));
+            assert!(!["{auth}", "{place}", "{header}"].iter().any(|word| body.contains(word)));
         }
         use AuthSource::{FirstFrame, Header, Query, Subprotocol};
         check(Auth::None, &[FirstFrame, Header], "data-auth=\"none\" data-place=\"first-frame\"");
@@ -109,6 +120,12 @@ mod tests {
         check(Auth::Http, &[Query, Subprotocol], "data-auth=\"http\" data-place=\"subprotocol\"");
         check(Auth::Jwt, &[Header, Query], "data-auth=\"jwt\" data-place=\"query\"");
         check(Auth::Jwt, &[Header], "data-auth=\"jwt\" data-place=\"none\"");
+        // With a login by header the first message may be a command.
+        let by_cookie = |auth, sources, expected| check_with(auth, sources, &["cookie"], expected);
+        let subprotocol = "data-auth=\"http\" data-place=\"subprotocol\" data-header=\"yes\"";
+        by_cookie(Auth::Http, &[FirstFrame, Subprotocol], subprotocol);
+        by_cookie(Auth::Http, &[FirstFrame, Header], "data-auth=\"http\" data-place=\"none\" data-header=\"yes\"");
+        by_cookie(Auth::Jwt, &[FirstFrame], "data-auth=\"jwt\" data-place=\"first-frame\" data-header=\"no\"");
     }
 
     #[test]
