@@ -133,6 +133,7 @@ const ROOMS: &[(&str, &[&str])] = &[
         &[
             "backoff",
             "blocking",
+            "bounded_file",
             "clock",
             "config",
             "descriptors",
