@@ -144,6 +144,8 @@ fn cookie_that_the_service_refuses_is_an_answer_to_the_upgrade() {
     client.send_request(&with_cookie("session=2"));
     let response = client.receive_response();
     assert_eq!((response.status, response.body.trim_end()), (401, Reason::LoginHeaderRefused.text()));
+    // A cookie is no token that could be invalid (RFC 6750, section 3).
+    assert_eq!(response.header("www-authenticate"), Some("Bearer"));
     drop(client);
     node.expect_refusals(&[(Reason::LoginHeaderRefused.name(), 1)]);
     let service = Service::start(|_| Reply::Status(500, String::new()));

@@ -126,10 +126,10 @@ async fn answer_request<S: AcceptedStream>(
                     .authenticate_request(request.headers(), request.uri(), address, &context.settings)
                     .await
             });
-            authenticated
-                .await?
-                .map(|authentication| (response, Some((protocol, authentication))))
-                .map_err(Fault::denied)
+            authenticated.await?.map(|authentication| (response, Some((protocol, authentication)))).map_err(|reason| {
+                let challenge = auth::challenge(request.headers(), request.uri(), &context.settings.auth);
+                Fault::denied(reason, challenge)
+            })
         }
         Ok(Answer::Page(response)) => Ok((response, None)),
         Err(fault) => Err(fault),
@@ -191,15 +191,12 @@ impl Fault {
         Self { reason, header: Some((header::RETRY_AFTER, seconds.max(1).into())) }
     }
 
-    /// Refuses a credential, with the challenge that RFC 6750, section 3, asks for.
-    fn denied(reason: Reason) -> Self {
+    /// Refuses a login, with the challenge that RFC 6750, section 3, asks for.
+    fn denied(reason: Reason, challenge: &'static str) -> Self {
         let fault = Self::from(reason);
-        match (fault.status(), reason) {
-            (_, Reason::CredentialMissing) => Self::with(reason, header::WWW_AUTHENTICATE, "Bearer"),
-            (StatusCode::UNAUTHORIZED, _) => {
-                Self::with(reason, header::WWW_AUTHENTICATE, "Bearer error=\"invalid_token\"")
-            }
-            (StatusCode::SERVICE_UNAVAILABLE, _) => Self::later(reason, UNAVAILABLE_RETRY),
+        match fault.status() {
+            StatusCode::UNAUTHORIZED => Self::with(reason, header::WWW_AUTHENTICATE, challenge),
+            StatusCode::SERVICE_UNAVAILABLE => Self::later(reason, UNAVAILABLE_RETRY),
             _ => fault,
         }
     }

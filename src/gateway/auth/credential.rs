@@ -89,6 +89,15 @@ pub(crate) fn find<'a>(
     }
 }
 
+/// Returns the challenge for a request that is refused. It names an error only if the request has a credential in one of
+/// those places (RFC 6750, section 3): a cookie, which a service may refuse, is none.
+pub(crate) fn challenge(headers: &HeaderMap, uri: &Uri, settings: &AuthSettings) -> &'static str {
+    match find(headers, uri, settings) {
+        Ok(None) => "Bearer",
+        Ok(Some(_)) | Err(_) => "Bearer error=\"invalid_token\"",
+    }
+}
+
 /// Returns each subprotocol that a request offers.
 pub(crate) fn offered(headers: &HeaderMap) -> impl Iterator<Item = &[u8]> {
     let lines = headers.get_all(header::SEC_WEBSOCKET_PROTOCOL).iter();

@@ -19,7 +19,7 @@ mod token;
 
 use std::time::{Duration, SystemTime};
 
-pub(crate) use credential::{RequestFacts, offered};
+pub(crate) use credential::{RequestFacts, challenge, offered};
 pub(crate) use login::{Authentication, Login, LoginService};
 
 use self::http::Service;
