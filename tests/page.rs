@@ -266,6 +266,21 @@ async fn refused_login_says_why_and_can_be_made_again() {
     node.drain().await;
 }
 
+/// The page asked for `/`, where the node upgraded nobody.
+#[tokio::test]
+async fn page_connects_to_the_first_path_of_the_list() {
+    let _turn = ONE_AT_A_TIME.lock().await;
+    let Some(browser) = Browser::start().await else { return };
+    let (server, url) = bind_with("127.0.0.1:0", |config| {
+        config.paths = pombo::config::Paths::List(vec!["/ws".to_owned(), "/chat".to_owned()]);
+    });
+    let node = server.start().expect("the server starts");
+    let tab = browser.open(&url).await;
+    log_in(&tab, "alice").await;
+    assert_eq!(browser.complaints(), Vec::<String>::new());
+    node.drain().await;
+}
+
 /// Waits until an element's text is as `condition`, with `text` for it, says.
 #[track_caller]
 fn says(tab: &Tab<'_>, id: &str, condition: &str) -> impl Future<Output = ()> {

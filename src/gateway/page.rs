@@ -5,15 +5,15 @@
 //! from (`'self'` covers `ws:` and `wss:` to the same host and port: CSP level 3, section 6.7.2.8), so
 //! whatever a message may hold, a browser would run none of it. The page itself puts text in as text.
 
-use crate::config::{Auth, AuthSettings, AuthSource};
+use crate::config::{Auth, AuthSettings, AuthSource, Paths};
 
 /// The page, UTF-8, with its style, script and pictures inline, and three places for words of the settings.
 const TEMPLATE: &str = include_str!("page.html");
 
-/// Returns the page for a node that authenticates in this way.
+/// Returns the page for a node that authenticates in this way and upgrades these paths.
 ///
 /// The words are attributes of the body: the hashes of style and script stay as they are.
-pub(crate) fn body(settings: &AuthSettings) -> String {
+pub(crate) fn body(settings: &AuthSettings, paths: &Paths) -> String {
     let auth = match settings.auth {
         Auth::None => "none",
         Auth::Jwt => "jwt",
@@ -22,7 +22,17 @@ pub(crate) fn body(settings: &AuthSettings) -> String {
     let logs_in_by_header = settings.auth == Auth::Http && !settings.url_login_headers.is_empty();
     let place = place(&settings.sources, logs_in_by_header);
     let header = if logs_in_by_header { "yes" } else { "no" };
-    TEMPLATE.replacen("{auth}", auth, 1).replacen("{place}", place, 1).replacen("{header}", header, 1)
+    let words = [("{auth}", auth), ("{place}", place), ("{header}", header), ("{path}", &path(paths))];
+    words.iter().fold(TEMPLATE.to_owned(), |page, (name, word)| page.replacen(name, word, 1))
+}
+
+/// Returns the path that the page connects to, for an attribute in double quotes: `/`, or the first path of a list without it.
+fn path(paths: &Paths) -> String {
+    let path = match paths {
+        Paths::List(list) if !paths.allows("/") => list.first().map_or("/", String::as_str),
+        _ => "/",
+    };
+    path.replace('&', "&amp;").replace('"', "&quot;")
 }
 
 /// Returns the place where the page puts a credential: the first of those that are allowed and that a browser can use.
@@ -54,8 +64,8 @@ pub(crate) const HEADERS: [(&str, &str); 4] = [
 
 /// What a browser may do with the page; a test compares the two hashes with the file.
 const CONTENT_SECURITY_POLICY: &str = "default-src 'none'; \
-     style-src 'sha256-SaRo7N5dT6wFKrGejakLJ3RdcAL8VsuhvG10ATxyx+4='; \
-     script-src 'sha256-WMqznnpqn+zbT5kTCQGEBim7psR+2pK1LMHQlRGf9AI='; \
+     style-src 'sha256-15a4jSZ0DSL0Y6XDaXKGeN3yQLAOJB/si2KvqCTHdO8='; \
+     script-src 'sha256-HKiRAc1eRdCwLjAIx6e8lx0T8UTZwI7+cxzmlIjPVjI='; \
      img-src data:; connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
 
 #[cfg(test)]
@@ -110,9 +120,10 @@ mod tests {
         fn check_with(auth: Auth, sources: &[AuthSource], login_headers: &[&str], expected: &str) {
             let url_login_headers = login_headers.iter().map(|name| (*name).to_owned()).collect();
             let default = Config::default().gateway().auth;
-            let body = body(&AuthSettings { auth, sources: sources.to_vec(), url_login_headers, ..default });
-            assert!(body.contains(&format!("<body {expected}>")), "{expected}");
-            assert!(!["{auth}", "{place}", "{header}"].iter().any(|word| body.contains(word)));
+            let settings = AuthSettings { auth, sources: sources.to_vec(), url_login_headers, ..default };
+            let body = body(&settings, &Paths::Any);
+            assert!(body.contains(&format!("<body {expected} data-path=\"/\">")), "{expected}");
+            assert!(!["{auth}", "{place}", "{header}", "{path}"].iter().any(|word| body.contains(word)));
         }
         use AuthSource::{FirstFrame, Header, Query, Subprotocol};
         check(Auth::None, &[FirstFrame, Header], "data-auth=\"none\" data-place=\"first-frame\"");
@@ -126,6 +137,15 @@ mod tests {
         by_cookie(Auth::Http, &[FirstFrame, Subprotocol], subprotocol);
         by_cookie(Auth::Http, &[FirstFrame, Header], "data-auth=\"http\" data-place=\"none\" data-header=\"yes\"");
         by_cookie(Auth::Jwt, &[FirstFrame], "data-auth=\"jwt\" data-place=\"first-frame\" data-header=\"no\"");
+    }
+
+    #[test]
+    fn page_connects_to_a_path_that_is_upgraded() {
+        let list = |paths: &[&str]| path(&Paths::List(paths.iter().copied().map(str::to_owned).collect()));
+        assert_eq!(path(&Paths::Any), "/");
+        assert_eq!(list(&["/ws", "/chat"]), "/ws");
+        assert_eq!(list(&["/ws", "/"]), "/");
+        assert_eq!(list(&["/a\"b&quot;"]), "/a&quot;b&amp;quot;");
     }
 
     #[test]

@@ -301,7 +301,7 @@ fn answer_plain(request: &Request<()>, context: &UpgradeContext) -> Result<Respo
     if request.uri().path() != "/" {
         return Err(Reason::PagePath.into());
     }
-    let mut response = Response::new(Full::from(page::body(&context.settings.auth)));
+    let mut response = Response::new(Full::from(page::body(&context.settings.auth, &context.settings.paths)));
     let headers = response.headers_mut();
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(page::CONTENT_TYPE));
     for (name, value) in page::HEADERS {
