@@ -152,9 +152,11 @@ impl Occupants {
         Self { taken: Arc::default(), counts }
     }
 
-    /// Evicts the connection that has waited longest at any listener.
+    /// Evicts the connection that has waited longest at any listener. Its descriptor is free, or in the reserve, soon after.
     ///
-    /// Its descriptor is free, or in the reserve, soon after. Does nothing while another eviction is in progress.
+    /// If that connection's request waits for an ordinary slot, only the request is refused. The connection then waits
+    /// for its client, with the time of the earlier wait, and a later call evicts it. Does nothing while another
+    /// eviction is in progress. The caller retries until a descriptor is free.
     pub(super) fn evict_for_descriptor(&self) {
         self.lock().evict_longest_waiting(|_| true);
     }
