@@ -26,6 +26,11 @@ pub fn raise_limit() -> Option<u64> {
     limit()
 }
 
+/// Returns how many descriptors the process may have beside `others`; `None` when there is no limit.
+pub(crate) fn left_beside(others: u64) -> Option<u64> {
+    limit().map(|limit| limit.saturating_sub(others))
+}
+
 /// Makes the kernel enlarge the process's descriptor table for `count` open files, up to the limit, and 131,072 at most.
 ///
 /// The kernel doubles a full table. In a process with threads it then waits until no core uses the old table any more

@@ -7,7 +7,8 @@ mod support;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use support::{Client, DEADLINE, Program, Request, Sent, eventually};
+use support::{Ask, Client, DEADLINE, Program, Request, Sent, eventually};
+use tempfile::TempDir;
 
 const BEGUN: &str = "cannot accept";
 const OVER: &str = "accepting again";
@@ -85,6 +86,34 @@ fn who_gives_up_waiting_takes_no_descriptor() {
     is_logged_in(&mut last);
     assert!(began.elapsed() < DEADLINE / 2);
     program.expect_logged(OVER);
+}
+
+/// Kept 64 descriptors, of which the node used half: it had 167 connections, of a ceiling of 132.
+#[test]
+fn ceiling_is_what_can_connect() {
+    const DESCRIPTORS: usize = 200;
+    let folder = TempDir::new().expect("a folder");
+    let control = format!("unix:{}", folder.path().join("control").display());
+    let arguments = ["--control", &control, "--handshake-timeout", "1h", "--heartbeat-interval", "1h"];
+    let program = Program::start_with_descriptors(DESCRIPTORS, &arguments);
+    let control = control.parse().expect("an address");
+    let ask_control = |path: &str| Ask::get(path).over(&mut Client::dial(&control));
+    let stats = || ask_control("/v1/stats").json();
+    let told = stats();
+    let ceiling = told["connections_ceiling"].as_u64().expect("a number");
+    assert_eq!(told["connections_limited_by"], "descriptors");
+    program.expect_logged("open files allow fewer connections");
+
+    let mut clients: Vec<_> = (0..DESCRIPTORS).map(|uid| ask(&program, uid)).collect();
+    program.expect_logged(BEGUN);
+    eventually("the ceiling is reached, and not passed", || {
+        let connections = stats()["connections"].as_u64().expect("a number");
+        assert!(connections <= ceiling, "{connections} connections of {ceiling}");
+        connections == ceiling
+    });
+    eventually("they are served", || served(&mut clients) as u64 == ceiling);
+    assert_eq!(stats()["unready"][0], "no descriptor is free for another connection");
+    assert_eq!(stats()["connections_ceiling"], ceiling, "it does not change with the connections");
 }
 
 #[test]

@@ -110,6 +110,12 @@ fn a_node_without_descriptors_says_so_to_new_connections_as_well() {
         is_not(&ask("/readyz"), &["no descriptor is free for another connection"]);
         is_fine(&ask("/healthz"));
     }
+    // The connection of the scrape is one of them. Counted are those that the process inherited above its limit, too.
+    let mut scraper = Client::dial(&control);
+    let scrape = Ask::get("/metrics").over(&mut scraper).body;
+    let open = format!("process_open_fds {}\n", program.descriptors_below(usize::MAX));
+    assert!(scrape.contains(&open), "a scrape tells {open} in\n{scrape}");
+    drop(scraper);
     // Descriptors that a scrape gave up to read the figures by were taken by clients that wait.
     for _ in 0..50 {
         let scrape = ask("/metrics").body;

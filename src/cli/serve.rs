@@ -22,9 +22,7 @@ use super::log::Log;
 use super::systemd::NotifySocket;
 use super::{REFUSED, trim};
 use crate::blocking::{BlockingWork, READ_TIME, Unfinished};
-use crate::config::{
-    Auth, Config, ConnectionLimit, ConnectionLimits, Faults, Listen, Origins, Paths, Settings, load, load_toml,
-};
+use crate::config::{Auth, Config, ConnectionLimit, Faults, Listen, Origins, Paths, Settings, load, load_toml};
 use crate::descriptors;
 use crate::log_sink::LogSink;
 use crate::server::{Handle, PassedSockets, Server, StartError};
@@ -258,7 +256,7 @@ fn start(
     let config = sources.load()?;
     let colour = sources.is_colour_wanted();
     let log = Log::start(&stderr, config.log_format, config.log_level, colour, &sources.variables);
-    raise_descriptor_limit(&config);
+    descriptors::raise_limit();
     check_backlog(&config);
     // A socket that the service manager passed may be dual-stack.
     let are_ours = passed.left().next().is_none();
@@ -266,6 +264,7 @@ fn start(
     let addresses = server.addresses().to_vec();
     let others = server.control_addresses().clone();
     let handle = server.start()?;
+    log_ceiling(&config, &handle);
     for listen in addresses.iter().filter(|listen| config.auth == Auth::None && !listen.is_local()) {
         warn!(%listen, "other machines can reach this address, and log in as anybody");
     }
@@ -343,24 +342,25 @@ enum SignalAction {
     Reload,
 }
 
-/// Raises the limit on descriptors as far as the process may, and logs the ceiling of connections if it is below
-/// `connections_max`.
-fn raise_descriptor_limit(config: &Config) {
-    let descriptors = descriptors::raise_limit();
-    let (limit, ceiling) = ConnectionLimits::of(config).ceiling(descriptors);
-    let connections_max = config.connections_max;
-    // Few machines allow as many as the default, so only an operator who has set a number is warned.
-    let is_chosen = connections_max != Config::default().connections_max;
+/// Logs the ceiling of connections if it is below `connections_max`.
+fn log_ceiling(config: &Config, handle: &Handle) {
+    /// Fewer connections than this are hardly meant, whatever the settings say.
+    const FEW: u64 = 500;
+
+    let (limit, ceiling) = handle.connections_ceiling();
+    let (descriptors, connections_max) = (descriptors::limit(), config.connections_max);
+    // Few machines allow as many as the default, so an operator who has set no number is warned of hardly any only.
+    let is_warning = connections_max != Config::default().connections_max || ceiling < FEW;
     match limit {
         ConnectionLimit::ConnectionsMax => {}
-        ConnectionLimit::Descriptors if is_chosen => {
+        ConnectionLimit::Descriptors if is_warning => {
             warn!(descriptors, ceiling, connections_max, "open files allow fewer connections, raise `ulimit -n`");
         }
-        ConnectionLimit::Memory if is_chosen => {
-            warn!(ceiling, connections_max, "memory allows fewer connections");
+        ConnectionLimit::Memory if is_warning => {
+            warn!(ceiling, connections_max, "plan fewer connections, memory has no room for more");
         }
         ConnectionLimit::Descriptors => info!(descriptors, ceiling, "open files limit the connections"),
-        ConnectionLimit::Memory => info!(ceiling, "memory limits the connections"),
+        ConnectionLimit::Memory => info!(ceiling, "connections as planned by memory"),
     }
 }
 

@@ -5,12 +5,6 @@
 
 use super::{Config, memory};
 
-/// Descriptors that are kept for everything except clients: listeners, logs, the standard streams, connections of control.
-const OTHER_DESCRIPTORS: u64 = 64;
-
-/// Descriptors of one shard: its poller, and the eventfd that wakes it.
-const SHARD_DESCRIPTORS: u64 = 2;
-
 /// Memory of an idle connection, in bytes, the kernel's part included: docs/operations.md has the measured figures, 4.6 kB
 /// and 15.1 kB, which are rounded up here.
 const PLAIN_BYTES: usize = 5 << 10;
@@ -21,9 +15,10 @@ const TLS_BYTES: usize = 16 << 10;
 pub enum ConnectionLimit {
     /// The setting `connections_max`.
     ConnectionsMax,
-    /// The process's limit of open files.
+    /// The process's limit of open files, less those that the node needs for everything else.
     Descriptors,
     /// Idle connections would fill half of the memory that the process may use; the other half is for `memory_bytes_max`.
+    /// This limit is a plan: it refuses no connection.
     Memory,
 }
 
@@ -38,11 +33,10 @@ impl ConnectionLimit {
     }
 }
 
-/// What the ceiling is computed from, except for the limit of open files, which may change while the node runs.
+/// What the ceiling is computed from, except for the descriptors, whose limit may change while the node runs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ConnectionLimits {
     connections_max: usize,
-    shards: usize,
     /// Idle connections that half of the memory has room for.
     in_memory: usize,
 }
@@ -51,16 +45,14 @@ impl ConnectionLimits {
     /// Returns the limits by the settings, and by the memory that the process may use now. Reads files of the kernel.
     pub fn of(config: &Config) -> Self {
         let each = if config.tls_certificate.is_some() { TLS_BYTES } else { PLAIN_BYTES };
-        Self { connections_max: config.connections_max, shards: config.shards.get(), in_memory: memory::half() / each }
+        Self { connections_max: config.connections_max, in_memory: memory::half() / each }
     }
 
-    /// Returns how many connections each limit allows, where the process may open `descriptors` files, `None` for no limit.
+    /// Returns how many connections each limit allows, where `descriptors` are left for connections, `None` for no limit.
     pub fn all(&self, descriptors: Option<u64>) -> impl Iterator<Item = (ConnectionLimit, u64)> {
-        let others = OTHER_DESCRIPTORS + SHARD_DESCRIPTORS * self.shards as u64;
-        let by_descriptors = descriptors.map(|descriptors| descriptors.saturating_sub(others));
         [
             (ConnectionLimit::ConnectionsMax, Some(self.connections_max as u64)),
-            (ConnectionLimit::Descriptors, by_descriptors),
+            (ConnectionLimit::Descriptors, descriptors),
             (ConnectionLimit::Memory, Some(self.in_memory as u64)),
         ]
         .into_iter()
@@ -82,17 +74,17 @@ mod tests {
     fn ceiling_is_the_least_of_the_three() {
         #[track_caller]
         fn check(connections_max: usize, descriptors: Option<u64>, in_memory: usize, expected: (ConnectionLimit, u64)) {
-            let limits = ConnectionLimits { connections_max, shards: 3, in_memory };
+            let limits = ConnectionLimits { connections_max, in_memory };
             assert_eq!(limits.ceiling(descriptors), expected);
         }
         check(10, Some(1000), 500, (ConnectionLimit::ConnectionsMax, 10));
         check(10, None, 500, (ConnectionLimit::ConnectionsMax, 10));
-        check(10_000, Some(1000), 5000, (ConnectionLimit::Descriptors, 930));
+        check(10_000, Some(1000), 5000, (ConnectionLimit::Descriptors, 1000));
         check(10_000, Some(100_000), 5000, (ConnectionLimit::Memory, 5000));
         check(10_000, None, 5000, (ConnectionLimit::Memory, 5000));
-        check(10_000, Some(20), 5000, (ConnectionLimit::Descriptors, 0));
+        check(10_000, Some(0), 5000, (ConnectionLimit::Descriptors, 0));
         // Equal ones: the operator's own number is the plainest answer.
-        check(930, Some(1000), 930, (ConnectionLimit::ConnectionsMax, 930));
+        check(1000, Some(1000), 1000, (ConnectionLimit::ConnectionsMax, 1000));
     }
 
     #[test]

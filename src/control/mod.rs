@@ -42,7 +42,7 @@ pub(crate) use self::history::History;
 pub(crate) use self::hooks::{HookEnds, HookError, Hooks};
 pub(crate) use self::process::Process;
 pub(crate) use self::slots::Occupants;
-use crate::config::ControlSettings;
+use crate::config::{ConnectionLimit, ControlSettings};
 use crate::descriptors::{self, Reserve};
 use crate::dispatcher::{Dispatcher, Unanswered};
 use crate::gateway::{Reason, Refusals, Shortages};
@@ -91,6 +91,8 @@ pub(crate) struct Control {
     pub(crate) counts: Counts,
     /// The kernel's figures of the process.
     pub(crate) process: Process,
+    /// Descriptors that the node needs for everything except connections of clients.
+    pub(crate) other_descriptors: u64,
     /// Control's own connections.
     pub(crate) occupants: Occupants,
     /// The node's totals over the last hours.
@@ -109,6 +111,23 @@ impl Control {
         self.dispatcher.by(Instant::now() + self.settings.borrow().answer_timeout)
     }
 
+    /// Returns the most connections that the node can have, and the limit that they come from.
+    fn ceiling(&self) -> (ConnectionLimit, u64) {
+        self.settings.borrow().connection_limits.ceiling(descriptors::left_beside(self.other_descriptors))
+    }
+
+    /// Returns why the node accepts no connections; nothing if it accepts them.
+    fn unready_reasons(&self) -> Vec<String> {
+        let (connections, connections_max) = (self.admission.count(), self.settings.borrow().node_connections_max);
+        let reasons = [
+            self.draining.borrow().is_some().then(|| "the node drains".to_owned()),
+            (self.shortages.count() > 0).then(|| "no descriptor is free for another connection".to_owned()),
+            (connections >= connections_max)
+                .then(|| format!("{connections} connections are open, of connections_max = {connections_max}")),
+        ];
+        reasons.into_iter().flatten().collect()
+    }
+
     /// Collects all counts, and writes them for Prometheus.
     ///
     /// # Errors
@@ -117,7 +136,7 @@ impl Control {
         let shards = self.dispatcher_in_time().stats().await.into_iter().collect::<Result<_, _>>()?;
         let refusals = Reason::ALL.iter().map(|reason| (reason.name(), self.refusals.count(*reason))).collect();
         let settings = Arc::clone(&self.settings.borrow());
-        let limits = settings.connection_limits.all(descriptors::limit());
+        let limits = settings.connection_limits.all(descriptors::left_beside(self.other_descriptors));
         let scrape = prometheus::Scrape {
             shards,
             own: self.counts.of_node(&self.dispatcher),

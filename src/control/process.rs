@@ -44,6 +44,13 @@ impl Process {
         figures
     }
 
+    /// Counts the open descriptors whose number is below `end`; `None` where the kernel does not report them.
+    ///
+    /// A descriptor that the process inherited may have a number above the limit. It takes no room from others.
+    pub(crate) fn descriptors_below(&self, end: u64) -> Option<u64> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).descriptors_below(end)
+    }
+
     /// Reads the processor time and the memory; does not count the descriptors, which takes time with many connections.
     pub(super) fn usage(&self) -> Usage {
         let mut figures = Figures::default();
@@ -85,8 +92,12 @@ mod kernel {
         }
 
         pub(super) fn read(&mut self, figures: &mut Figures) {
-            figures.open_descriptors = self.descriptors.as_mut().and_then(count);
+            figures.open_descriptors = self.descriptors_below(u64::MAX);
             self.read_stat(figures);
+        }
+
+        pub(super) fn descriptors_below(&mut self, end: u64) -> Option<u64> {
+            count_below(self.descriptors.as_mut()?, end)
         }
 
         /// Reads the figures of `/proc/self/stat` alone.
@@ -140,12 +151,14 @@ mod kernel {
         text.lines().find_map(|line| line.strip_prefix("btime "))?.trim().parse().ok()
     }
 
-    /// Counts the entries of the directory, without `.` and `..`.
-    fn count(folder: &mut Dir) -> Option<u64> {
+    /// Counts the entries of the directory whose name is a number below `end`: not `.` and `..`.
+    fn count_below(folder: &mut Dir, end: u64) -> Option<u64> {
         folder.rewind();
         let mut count = 0;
         while let Some(entry) = folder.read() {
-            count += u64::from(!entry.ok()?.file_name().to_bytes().starts_with(b"."));
+            let entry = entry.ok()?;
+            let number = entry.file_name().to_str().ok().and_then(|name| name.parse::<u64>().ok());
+            count += u64::from(number.is_some_and(|number| number < end));
         }
         Some(count)
     }
@@ -164,6 +177,10 @@ mod kernel {
         }
 
         pub(super) fn read(&mut self, _: &mut Figures) {}
+
+        pub(super) fn descriptors_below(&mut self, _: u64) -> Option<u64> {
+            None
+        }
 
         pub(super) fn read_stat(&self, _: &mut Figures) {}
     }

@@ -7,7 +7,8 @@ use tokio::time::Instant;
 use tracing::info;
 
 use super::Node;
-use crate::config::{Config, SessionSettings};
+use crate::config::{Config, ConnectionLimit, SessionSettings};
+use crate::descriptors;
 use crate::dispatcher::{Cursor, KickError, Push, Uids, check_close};
 use crate::gateway::Reason;
 use crate::message::{Delivery, Kind};
@@ -161,6 +162,12 @@ impl Handle {
     /// Returns how many connections are open now, logged in or not.
     pub fn connections(&self) -> usize {
         self.node.admission.count()
+    }
+
+    /// Returns the most connections that the node can have, and the limit that they come from.
+    pub fn connections_ceiling(&self) -> (ConnectionLimit, u64) {
+        let limits = self.node.control_settings.borrow().connection_limits;
+        limits.ceiling(descriptors::left_beside(self.node.other_descriptors))
     }
 }
 

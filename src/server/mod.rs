@@ -12,6 +12,7 @@ use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
 
+use tokio::runtime::Runtime;
 use tokio::sync::{Notify, Semaphore, watch};
 use tokio::time::Instant;
 
@@ -97,6 +98,8 @@ struct Node {
     logins: LoginNumbers,
     refusals: Refusals,
     counts: Counts,
+    /// Descriptors that the node needs for everything except connections of clients.
+    other_descriptors: u64,
     /// Asks for the certificate to be read again.
     certificate: Option<Arc<Notify>>,
     /// Disconnected when the last thread of the node has ended; nothing is ever sent.
@@ -318,7 +321,14 @@ impl Server {
             vital: Vital::new(log.clone()),
         };
         let certificate_reload = certificate.as_ref().map(Certificate::reload);
-        spawn_gateway(&config, gateway, listeners, certificate, serving_guard)?;
+        let (gateway_runtime, control_runtime) = (gateway_runtime(&config)?, control_runtime()?);
+        let process = Process::open();
+        if control.http.is_some() || control.text.is_some() {
+            reserve.fill();
+        }
+        // Now, when everything is open, and no client is connected yet.
+        let other_descriptors = count_other_descriptors(&process, &config);
+        spawn_gateway(gateway_runtime, gateway, listeners, certificate, serving_guard)?;
         let (control_settings, settings_of_control) = watch::channel(Arc::new(config.control_settings()));
         let controlling = Control {
             settings: settings_of_control,
@@ -334,13 +344,14 @@ impl Server {
             log,
             counts: counts.clone(),
             occupants: Occupants::new(counts.clone()),
-            process: Process::open(),
+            process,
+            other_descriptors,
             history: History::default(),
             page_address,
             reserve,
             tls: tls.filter(|_| config.control_speaks_tls()),
         };
-        spawn_control(controlling, control, hooks, serving_ended, node_guard)?;
+        spawn_control(control_runtime, controlling, control, hooks, serving_ended, node_guard)?;
         let drain_timeout = watch::Sender::new(config.drain_timeout);
         Ok(Handle {
             node: Arc::new(Node {
@@ -353,6 +364,7 @@ impl Server {
                 logins,
                 refusals,
                 counts,
+                other_descriptors,
                 certificate: certificate_reload,
                 ended: node_ended,
             }),
@@ -403,19 +415,39 @@ fn spawn_shards(
     Ok((handover_senders, shards))
 }
 
+/// Builds the gateway's runtime; its threads start with it.
+fn gateway_runtime(config: &Config) -> io::Result<Runtime> {
+    tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(config.gateway_threads.get())
+        .thread_name("pombo-gateway")
+        .enable_all()
+        .build()
+}
+
+/// Builds the runtime of control, which runs on the thread of control.
+fn control_runtime() -> io::Result<Runtime> {
+    tokio::runtime::Builder::new_current_thread().enable_all().build()
+}
+
+/// Returns how many descriptors the process has open, without connections of clients, because none was accepted yet; an
+/// estimate where the kernel does not report them.
+fn count_other_descriptors(process: &Process, config: &Config) -> u64 {
+    /// Standard streams, listeners, runtimes, the reserve; and of each shard its poller and the eventfd that wakes it.
+    const ESTIMATE: u64 = 64;
+    const ESTIMATE_PER_SHARD: u64 = 2;
+
+    let end = descriptors::limit().unwrap_or(u64::MAX);
+    process.descriptors_below(end).unwrap_or(ESTIMATE + ESTIMATE_PER_SHARD * config.shards.get() as u64)
+}
+
 /// Starts the gateway's threads, and one that waits for them.
 fn spawn_gateway(
-    config: &Config,
+    runtime: Runtime,
     gateway: Gateway,
     listeners: Vec<BoundListener>,
     certificate: Option<Certificate>,
     serving_guard: flume::Sender<Infallible>,
 ) -> io::Result<()> {
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(config.gateway_threads.get())
-        .thread_name("pombo-gateway")
-        .enable_all()
-        .build()?;
     let listeners = {
         let _entered = runtime.enter();
         listeners.into_iter().map(BoundListener::into_listener).collect::<io::Result<Vec<_>>>()?
@@ -437,13 +469,13 @@ fn spawn_gateway(
 
 /// Starts the thread of control, which ends after the gateway and all shards.
 fn spawn_control(
+    runtime: Runtime,
     control: Control,
     listeners: ControlListeners,
     hooks: Option<Hooks>,
     serving_ended: flume::Receiver<Infallible>,
     node_guard: flume::Sender<Infallible>,
 ) -> io::Result<()> {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let vital = Vital::new(control.log.clone());
     spawn("pombo-control".to_owned(), vital.clone(), move || {
         runtime.block_on(async {

@@ -37,15 +37,7 @@ pub(super) async fn live(State(api): State<Api>) -> Response {
     (status = 200, description = "The node accepts connections", body = String, content_type = "text/plain"),
     (status = 503, description = "The node accepts no connections; the text says why", body = String, content_type = "text/plain")))]
 pub(super) async fn ready(State(api): State<Api>) -> Response {
-    let control = &api.control;
-    let (connections, connections_max) = (control.admission.count(), api.settings().node_connections_max);
-    let reasons = [
-        control.draining.borrow().is_some().then(|| "the node drains".to_owned()),
-        (control.shortages.count() > 0).then(|| "no descriptor is free for another connection".to_owned()),
-        (connections >= connections_max)
-            .then(|| format!("{connections} connections are open, of connections_max = {connections_max}")),
-    ];
-    respond(reasons.into_iter().flatten().collect())
+    respond(api.control.unready_reasons())
 }
 
 /// Answers `ok`, or what is wrong.

@@ -17,7 +17,6 @@ use super::reply::Reply;
 use crate::clock;
 use crate::control::problem::Failure;
 use crate::control::tokens::Caller;
-use crate::descriptors;
 use crate::dispatcher::Unanswered;
 use crate::frame::close;
 use crate::gateway::Reason;
@@ -36,12 +35,14 @@ pub(super) struct NodeStats {
     /// Version that runs.
     version: &'static str,
     state: NodeState,
+    /// Why it accepts no connections now, as `/readyz` says it; empty if it accepts them.
+    unready: Vec<String>,
     /// Connections open now, logged in or not.
     connections: usize,
     /// Most connections that are let in, by the setting.
     connections_max: usize,
     /// Most connections that the node can have: the least that the setting, the limit of open files, and half of the memory
-    /// allow.
+    /// allow. The last of them is a plan, and refuses no connection.
     connections_ceiling: u64,
     /// Which of them that is: `connections_max`, `descriptors` or `memory`.
     connections_limited_by: &'static str,
@@ -77,7 +78,7 @@ struct ProcessUsage {
 #[derive(Debug, Serialize, ToSchema)]
 #[serde(rename_all = "lowercase")]
 enum NodeState {
-    /// It lets clients in.
+    /// It does not drain; whether it accepts connections, `unready` says.
     Serving,
     /// It lets nobody in, and closes all sessions.
     Draining,
@@ -167,13 +168,14 @@ pub(super) async fn stats(
     let shards = asked.stats().await.into_iter().map(ShardStats::from).collect();
     let own = control.counts.of_node(&control.dispatcher);
     let is_draining = control.draining.borrow().is_some();
-    let (limit, ceiling) = settings.connection_limits.ceiling(descriptors::limit());
+    let (limit, ceiling) = control.ceiling();
     let usage = control.process.usage();
     Ok(Reply::json(&NodeStats {
         at_ms: milliseconds(clock::since_1970()),
         uptime_ms: milliseconds(control.started.elapsed()),
         version: env!("CARGO_PKG_VERSION"),
         state: if is_draining { NodeState::Draining } else { NodeState::Serving },
+        unready: control.unready_reasons(),
         connections: control.admission.count(),
         connections_max: settings.node_connections_max,
         connections_ceiling: ceiling,

@@ -21,10 +21,14 @@ pub(super) struct Figures {
     pub(super) uptime_ms: u64,
     pub(super) version: String,
     pub(super) state: String,
+    /// Why the node accepts no connections now; empty if it accepts them.
+    pub(super) unready: Vec<String>,
     pub(super) connections: u64,
     pub(super) connections_max: u64,
     /// The least that `connections_max`, open files and memory allow.
     pub(super) connections_ceiling: u64,
+    /// Which of them that is; `None` if the node does not tell it.
+    pub(super) connections_limited_by: Option<String>,
     /// Sums over the shards that answered.
     pub(super) totals: Counts,
     /// Sums over the shards that have answered before, too; `None` when none has.
@@ -108,16 +112,18 @@ impl Tracker {
             self.refusals.as_ref().and_then(|(then, before)| per_second(&sample.refusals, before, now, *then));
         let refusals = reasons(&sample.refusals, refusal_rates.as_ref());
         self.refusals = Some((now, sample.refusals));
-        let Sample { at_ms, uptime_ms, version, state, connections, connections_max, connections_ceiling, .. } = sample;
+        let Sample { at_ms, uptime_ms, version, state, unready, connections, connections_max, .. } = sample;
         let closes = reasons(&closes, close_rates.as_ref());
         Figures {
             at_ms,
             uptime_ms,
             version,
             state,
+            unready,
             connections,
             connections_max,
-            connections_ceiling: connections_ceiling.unwrap_or(connections_max),
+            connections_ceiling: sample.connections_ceiling.unwrap_or(connections_max),
+            connections_limited_by: sample.connections_limited_by,
             totals,
             rates,
             closes,
@@ -220,9 +226,11 @@ mod tests {
             uptime_ms,
             version: "1".to_owned(),
             state: "serving".to_owned(),
+            unready: Vec::new(),
             connections: 0,
             connections_max: 0,
             connections_ceiling: None,
+            connections_limited_by: None,
             shards,
             refusals: counts(&[("full", refused), ("busy", 0)]),
         }

@@ -15,10 +15,15 @@ pub(super) struct Sample {
     pub(super) uptime_ms: u64,
     pub(super) version: String,
     pub(super) state: String,
+    /// Why it accepts no connections; a node of an earlier build does not tell it.
+    #[serde(default)]
+    pub(super) unready: Vec<String>,
     pub(super) connections: u64,
     pub(super) connections_max: u64,
     /// Most connections that the node can have; a node of an earlier build does not tell it.
     pub(super) connections_ceiling: Option<u64>,
+    /// The limit that the ceiling comes from.
+    pub(super) connections_limited_by: Option<String>,
     pub(super) shards: Vec<Shard>,
     pub(super) refusals: Counts,
 }
@@ -119,7 +124,7 @@ mod tests {
     #[test]
     fn answers_are_understood() {
         let answer = r#"{"at_ms": 1, "uptime_ms": 2, "version": "0.1.0", "state": "serving", "connections": 3,
-            "connections_max": 4, "connections_ceiling": 2, "more": [], "refusals": {"full": 0},
+            "connections_max": 4, "connections_ceiling": 2, "unready": ["full"], "more": [], "refusals": {"full": 0},
             "shards": [{"counts": {"sessions": 5}, "closes": {"1000": 6}, "more": 1,
                         "turn_time": {"bounds_ns": [1], "counts": [7, 8], "sum_ns": 9}}, {"error": "no answer"}]}"#;
         let sample: Sample = serde_json::from_str(answer).expect("an answer");
@@ -127,6 +132,7 @@ mod tests {
         let pair = |name: &str, count| Counts::from([(name.to_owned(), count)]);
         let first = ShardCounts { counts: pair("sessions", 5), closes: pair("1000", 6), turn_time };
         assert_eq!(sample.shards, [Shard::Counted(first), Shard::Silent { error: "no answer".to_owned() }]);
+        assert_eq!((&sample.unready[..], &sample.connections_limited_by), (&["full".to_owned()][..], &None));
         assert_eq!((sample.connections_max, sample.connections_ceiling), (4, Some(2)));
         assert_eq!((sample.uptime(), sample.refusals), (Duration::from_millis(2), pair("full", 0)));
         for bad in ["{}", "[]", r#"{"shards": []}"#] {

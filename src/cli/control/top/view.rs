@@ -22,6 +22,7 @@ use ratatui::widgets::{Block, Borders, Clear, Paragraph, Row, Sparkline, Table};
 use super::figures::{DELIVERED, Figures, Rates, Reason, SHED, ShardFigures, TurnTimes, rate, total};
 use super::sample::Counts;
 use super::screen::Screen;
+use crate::config::ConnectionLimit;
 use crate::frame::close;
 use crate::gateway::Reason as Refused;
 
@@ -41,9 +42,10 @@ const KEYS: &str = " q quit   p pause   + - interval   ↑ ↓ shards   ? help";
 pub(super) fn draw(frame: &mut Frame<'_>, screen: &Screen, now: Instant) {
     let area = frame.area();
     let when = |is_shown: bool, height: u16| Constraint::Length(if is_shown { height } else { 0 });
+    let notice = notice(screen, now);
     let [head, trouble, totals, curves, shards, reasons, keys] = Layout::vertical([
         Constraint::Length(1),
-        when(screen.trouble.is_some(), 1),
+        when(notice.is_some(), 1),
         when(area.height >= WITH_TOTALS, TOTALS_HEIGHT),
         when(area.height >= WITH_CURVES, CURVES_HEIGHT),
         if area.height >= WITH_SHARDS { Constraint::Min(SHARDS_HEIGHT_MIN) } else { Constraint::Length(0) },
@@ -52,8 +54,8 @@ pub(super) fn draw(frame: &mut Frame<'_>, screen: &Screen, now: Instant) {
     ])
     .areas(area);
     frame.render_widget(Paragraph::new(fitting(head.width, head_pieces(screen))), head);
-    if let Some(why) = &screen.trouble {
-        frame.render_widget(Paragraph::new(trouble_line(screen, why, now)).white().on_red(), trouble);
+    if let Some(notice) = notice {
+        frame.render_widget(notice, trouble);
     }
     if let Some(figures) = &screen.figures {
         let lines = total_pieces(figures).map(|pieces| fitting(totals.width, pieces));
@@ -96,8 +98,11 @@ fn head_pieces(screen: &Screen) -> Vec<Piece> {
     let Some(figures) = &screen.figures else {
         return vec![vec![" pombo".bold()], vec![format!(" at {}", screen.name).into()], vec![pace]];
     };
-    let state = Span::from(format!("   {}", figures.state));
-    let state = if figures.state == "serving" { state.green() } else { state.yellow().bold() };
+    let state = match &*figures.state {
+        "serving" if figures.unready.is_empty() => "   serving".green(),
+        "serving" => "   not ready".yellow().bold(),
+        state => format!("   {state}").yellow().bold(),
+    };
     let uptime = humantime::format_duration(Duration::from_secs(figures.uptime_ms / 1000));
     vec![
         vec![" pombo ".bold(), figures.version.clone().into()],
@@ -106,6 +111,17 @@ fn head_pieces(screen: &Screen) -> Vec<Piece> {
         vec![format!("   up {uptime}").into()],
         vec![pace],
     ]
+}
+
+/// Returns a line on what is wrong: there is no answer, or the node accepts no connections.
+fn notice(screen: &Screen, now: Instant) -> Option<Paragraph<'static>> {
+    if let Some(why) = &screen.trouble {
+        return Some(Paragraph::new(trouble_line(screen, why, now)).white().on_red());
+    }
+    let figures = screen.figures.as_ref()?;
+    let is_unready = figures.state == "serving" && !figures.unready.is_empty();
+    let reasons = || format!(" accepts no connections: {}", figures.unready.join("; "));
+    is_unready.then(|| Paragraph::new(reasons()).yellow().bold())
 }
 
 fn trouble_line(screen: &Screen, why: &str, now: Instant) -> String {
@@ -127,7 +143,10 @@ fn total_pieces(figures: &Figures) -> [Vec<Piece>; 3] {
         None => "–".to_owned(),
     };
     let piece = |(name, value): (&'static str, String)| vec![format!(" {name} ").dim(), value.bold(), "  ".into()];
-    let connections = format!("{} of {}", whole(figures.connections), whole(figures.connections_ceiling));
+    // Memory is a plan, which refuses no connection.
+    let is_plan = figures.connections_limited_by.as_deref() == Some(ConnectionLimit::Memory.name());
+    let plan = if is_plan { " planned" } else { "" };
+    let connections = format!("{} of {}{plan}", whole(figures.connections), whole(figures.connections_ceiling));
     let people = [
         ("connections", connections),
         ("sessions", count(&["sessions"])),
@@ -368,9 +387,11 @@ mod tests {
             uptime_ms: 11_525_300,
             version: "0.1.0".to_owned(),
             state: "serving".to_owned(),
+            unready: Vec::new(),
             connections: 15_023,
             connections_max: 1_000_000,
             connections_ceiling: 19_932,
+            connections_limited_by: Some("descriptors".to_owned()),
             totals: numbers(&[&totals[..], &more].concat()),
             rates: Some(numbers(&[&rates[..], &more_rates].concat())),
             closes: vec![reason("1000", 8_214, 0.0), reason("4008", 4, 0.5), reason("4999", 1, 0.0)],
@@ -460,6 +481,29 @@ shard sessions     uids    in/s deliv/s
         let then = " pombo 0.1.0 at unix:/x   serving   up 3h 12m 5s   paused\n \
                     no answer for 2m 5s, trying again: no answer within 10s";
         check(&screen, 80, 2, then);
+    }
+
+    #[test]
+    fn node_that_accepts_nobody_says_why() {
+        let mut screen = screen();
+        let reason = "no descriptor is free for another connection";
+        screen.take(Figures { unready: vec![reason.to_owned()], ..figures() }, Instant::now());
+        let expected = " pombo 0.1.0 at 127.0.0.1:1235   not ready   up 3h 12m 5s   every 1s\n \
+                        accepts no connections: no descriptor is free for another connection";
+        check(&screen, 80, 2, expected);
+        // The head of a node that drains says so; its reason would be the same.
+        let drains = vec!["the node drains".to_owned()];
+        screen.take(Figures { state: "draining".to_owned(), unready: drains, ..figures() }, Instant::now());
+        check(&screen, 50, 1, " pombo 0.1.0 at 127.0.0.1:1235   draining");
+        assert!(!shown(&screen, 80, 20).contains("the node drains"));
+    }
+
+    #[test]
+    fn ceiling_by_memory_is_a_plan() {
+        let mut screen = screen();
+        let by_memory = Some(ConnectionLimit::Memory.name().to_owned());
+        screen.take(Figures { connections_limited_by: by_memory, ..figures() }, Instant::now());
+        assert!(shown(&screen, 80, 10).contains(" connections 15,023 of 19,932 planned   sessions "));
     }
 
     #[test]
