@@ -221,6 +221,10 @@ async fn who_is_online_is_listed_page_by_page() {
     tab.click("next-page").await;
     tab.wait_for(format!("{shown} === 20")).await;
     let second = tab.evaluate("[...document.querySelectorAll('#uids bdi')].map(e => e.textContent)").await;
+    // As after the computer's sleep, when all answers before are too old: the list went back to its first page.
+    tab.evaluate("samples = []; 0").await;
+    tab.wait_for("samples.length > 1").await;
+    assert_eq!(tab.evaluate(shown).await, json!(20), "it is still on its second page");
     let uids = |page: &serde_json::Value| page.as_array().expect("a list").clone();
     let mut all: Vec<_> = [uids(&first), uids(&second)].concat().iter().map(ToString::to_string).collect();
     all.sort_unstable();
@@ -319,6 +323,35 @@ async fn settings_ceiling_and_hours_before_are_shown() {
     tab.wait_for("document.readyState === 'complete' && past?.at_ms.length > 1 && samples.length < 4").await;
     let line = "document.querySelector('#hours path:not(.grid)').getAttribute('d')";
     tab.wait_for(format!("{line}.includes('L')")).await;
+    // An earlier sample is read by keys, too.
+    tab.evaluate("document.getElementById('hours').focus()").await;
+    tab.evaluate("document.activeElement.dispatchEvent(new KeyboardEvent('keydown', { key: 'ArrowLeft' }))").await;
+    says(&tab, "history-moment", "text.startsWith('at ')").await;
+    tab.evaluate("document.activeElement.dispatchEvent(new KeyboardEvent('keydown', { key: 'Escape' }))").await;
+    says(&tab, "history-moment", "text.startsWith('the last ')").await;
+    // The node's clock is set back: rates were negative.
+    assert_eq!(tab.evaluate("past.at_ms.reverse(); figure('cpu_ms', true, 1) >= 0").await, json!(true));
+
+    // With all its connections the node serves those it has, and says that it accepts none.
+    let mut clients = Vec::new();
+    for number in 0..3 {
+        clients.push(TcpStream::connect(&node.listen).await.expect("it connects"));
+        says(&tab, "total-connections", &format!("Number(text) > {number}")).await;
+    }
+    let full = "accepts no connections: 3 connections are open, of connections_max = 3";
+    says(&tab, "state", &format!("text === '{full}'")).await;
+    assert_eq!(tab.evaluate("document.body.hasAttribute('data-stale')").await, json!(false));
+    drop(clients);
+    serving(&tab).await;
+
+    // The page is at the node's loopback address, which is not that of a browser elsewhere.
+    assert_eq!(tab.evaluate("document.getElementById('page').hidden").await, json!(false));
+    let remote = browser.open(&node.console().replace("127.0.0.1", "node.test")).await;
+    says(&remote, "state", "text === 'token needed'").await;
+    remote.fill("token", WATCHER).await;
+    remote.press_enter().await;
+    serving(&remote).await;
+    assert_eq!(remote.evaluate("document.getElementById('page').hidden").await, json!(true));
     assert_eq!(complaints(&browser), Vec::<String>::new());
     node.handle.drain().await;
 }

@@ -60,6 +60,7 @@ fn ceiling_is_the_least_of_setting_descriptors_and_memory() {
     };
     let node = nodes().with_control().with(|config| config.connections_max = 7).start(1);
     assert_eq!(ceiling(&node), (7, ConnectionLimit::ConnectionsMax.name().to_owned()));
+    assert_eq!(node.handle().connections_ceiling(), (ConnectionLimit::ConnectionsMax, 7));
     node.reload(|config| config.connections_max = 100_000_000);
     let limits = |node: &Node| {
         let text = Ask::get("/metrics").to(node).body;
@@ -76,6 +77,20 @@ fn ceiling_is_the_least_of_setting_descriptors_and_memory() {
         assert!(least.0 < descriptors, "{least:?}");
     }
     assert_eq!(stats(&node)["connections_max"], 100_000_000, "the setting is told as before");
+}
+
+/// It said that it served, and nothing else, while `/readyz` was answered with 503.
+#[test]
+fn node_that_accepts_nobody_says_why() {
+    let node = nodes().with_control().with(|config| config.connections_max = 1).start(1);
+    assert_eq!(stats(&node)["unready"], json!([]));
+    let alice = node.log_in("alice");
+    let told = stats(&node);
+    let reason = "1 connections are open, of connections_max = 1";
+    assert_eq!((&told["state"], &told["unready"]), (&json!("serving"), &json!([reason])));
+    assert_eq!(Ask::get("/readyz").to(&node).body, format!("{reason}\n"));
+    drop(alice);
+    support::eventually("it accepts again", || stats(&node)["unready"] == json!([]));
 }
 
 #[test]
@@ -99,15 +114,19 @@ fn hours_before_are_kept() {
         history("")["sessions"].as_array().is_some_and(|sessions| sessions.last() == Some(&json!(1)))
     });
     let told = history("");
-    let times = told["at_ms"].as_array().expect("a list");
+    let times = told["uptime_ms"].as_array().expect("a list");
+    assert!(times[0].as_u64() > Some(0) && times.is_sorted_by_key(|at| at.as_u64()), "{told}");
     for (name, column) in told.as_object().expect("columns") {
         let length = column.as_array().map(Vec::len);
         assert!(name == "interval_ms" || length == Some(times.len()), "{name}: {told}");
     }
     assert!(told["deliveries"][0].is_u64() && told["cpu_ms"][0].is_u64() && told["resident_bytes"][0].is_u64());
-    assert_eq!(history("?since=99999999999999")["at_ms"], json!([]));
+    assert_eq!(history("?since=99999999999999")["uptime_ms"], json!([]));
     let after_first = history(&format!("?since={}", times[0]));
-    assert_eq!(after_first["at_ms"].as_array().map_or(0, |rest| rest.iter().filter(|at| *at == &times[0]).count()), 0);
+    assert_eq!(
+        after_first["uptime_ms"].as_array().map_or(0, |rest| rest.iter().filter(|at| *at == &times[0]).count()),
+        0
+    );
     Ask::get("/v1/history?since=x").to(&node).expect_problem(Problem::Malformed, "since is no number");
 }
 

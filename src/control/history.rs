@@ -23,7 +23,9 @@ const SAMPLES_MAX: usize = 3 * 60 * 60 / INTERVAL.as_secs() as usize;
 /// The node at one moment. Counts are since its start, so that any two samples give a rate.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub(super) struct Sample {
-    /// By the node's clock, in milliseconds since 1970.
+    /// Since the node started, in milliseconds: no two samples have the same, and it never goes back.
+    pub(super) uptime_ms: u64,
+    /// By the node's clock, in milliseconds since 1970, which may be set back.
     pub(super) at_ms: u64,
     pub(super) sessions: u64,
     pub(super) connections: u64,
@@ -47,9 +49,9 @@ pub(super) struct Sample {
 pub(crate) struct History(Arc<Mutex<VecDeque<Sample>>>);
 
 impl History {
-    /// Returns the samples after `at_ms`.
-    pub(super) fn since(&self, at_ms: u64) -> Vec<Sample> {
-        self.lock().iter().filter(|sample| sample.at_ms > at_ms).copied().collect()
+    /// Returns the samples that were taken after `uptime_ms`.
+    pub(super) fn since(&self, uptime_ms: u64) -> Vec<Sample> {
+        self.lock().iter().filter(|sample| sample.uptime_ms > uptime_ms).copied().collect()
     }
 
     fn add(&self, sample: Sample) {
@@ -85,8 +87,11 @@ async fn take(control: &Control) -> Option<Sample> {
         sum.add(&stats.ok()?);
     }
     let usage = control.process.usage();
+    let milliseconds = |time: Duration| u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
     Some(Sample {
-        at_ms: u64::try_from(clock::since_1970().as_millis()).unwrap_or(u64::MAX),
+        // The first sample may be taken in the node's first millisecond, and a `since` of 0 asks for all.
+        uptime_ms: milliseconds(control.started.elapsed()).max(1),
+        at_ms: milliseconds(clock::since_1970()),
         sessions: sum.sessions,
         connections: control.admission.count() as u64,
         frames_in: sum.frames_in,
@@ -107,21 +112,22 @@ mod tests {
     #[test]
     fn oldest_sample_makes_room() {
         let history = History::default();
-        for at_ms in 1..=SAMPLES_MAX as u64 + 2 {
-            history.add(Sample { at_ms, ..Sample::default() });
+        for uptime_ms in 1..=SAMPLES_MAX as u64 + 2 {
+            history.add(Sample { uptime_ms, ..Sample::default() });
         }
         let samples = history.since(0);
-        assert_eq!((samples.len(), samples[0].at_ms), (SAMPLES_MAX, 3));
+        assert_eq!((samples.len(), samples[0].uptime_ms), (SAMPLES_MAX, 3));
         assert!(size_of::<Sample>() * SAMPLES_MAX < 128 << 10);
     }
 
     #[test]
     fn those_after_a_moment_are_returned() {
         let history = History::default();
-        for at_ms in [10, 20, 30] {
-            history.add(Sample { at_ms, ..Sample::default() });
+        // The wall clock is set back: that hid later samples for as long as it lagged.
+        for (uptime_ms, at_ms) in [(10, 7_010), (20, 7_020), (30, 1_030)] {
+            history.add(Sample { uptime_ms, at_ms, ..Sample::default() });
         }
-        let at = |since| history.since(since).iter().map(|sample| sample.at_ms).collect::<Vec<_>>();
+        let at = |since| history.since(since).iter().map(|sample| sample.uptime_ms).collect::<Vec<_>>();
         assert_eq!((at(0), at(10), at(29), at(30)), (vec![10, 20, 30], vec![20, 30], vec![30], vec![]));
     }
 }

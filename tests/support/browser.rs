@@ -64,6 +64,8 @@ impl Browser {
             .args(["--headless=new", "--no-sandbox", "--disable-gpu", "--disable-quic", "--disable-dev-shm-usage"])
             .args(["--no-first-run", "--disable-background-networking", "--disable-component-update", "--disable-sync"])
             .args(["--disable-background-timer-throttling", "--disable-renderer-backgrounding"])
+            // A name for pages that are opened as from another machine.
+            .arg("--host-resolver-rules=MAP node.test 127.0.0.1")
             .arg("--remote-debugging-port=0")
             .arg(format!("--user-data-dir={}", profile.path().display()))
             .arg("about:blank")

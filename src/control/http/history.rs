@@ -19,7 +19,9 @@ use crate::control::tokens::Caller;
 pub(super) struct Totals {
     /// Time between two samples. A sample is missing where a shard did not answer.
     interval_ms: u64,
-    /// When each sample was taken, by the node's clock, in milliseconds since 1970.
+    /// When each sample was taken, in milliseconds since the node started: it always grows. A restart begins it anew.
+    uptime_ms: Vec<u64>,
+    /// When each sample was taken, by the node's clock, in milliseconds since 1970. This clock may be set.
     at_ms: Vec<u64>,
     sessions: Vec<u64>,
     connections: Vec<u64>,
@@ -45,6 +47,7 @@ impl From<&[Sample]> for Totals {
         }
         Self {
             interval_ms: INTERVAL.as_millis() as u64,
+            uptime_ms: column(samples, |sample| sample.uptime_ms),
             at_ms: column(samples, |sample| sample.at_ms),
             sessions: column(samples, |sample| sample.sessions),
             connections: column(samples, |sample| sample.connections),
@@ -65,7 +68,7 @@ impl From<&[Sample]> for Totals {
     get,
     path = "/v1/history",
     tag = "query",
-    params(("since" = Option<u64>, Query, description = "Only samples after this time, in milliseconds since 1970")),
+    params(("since" = Option<u64>, Query, description = "Only samples after this `uptime_ms`")),
     responses((status = 200, description = "The totals, sample by sample", body = Totals)),
 )]
 pub(super) async fn history(

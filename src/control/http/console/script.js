@@ -29,7 +29,7 @@ const UNTAKEN = {
 const CEILINGS = {
   connections_max: ['setting', 'The setting connections_max allows no more.'],
   descriptors: ['open files', 'The limit of open files allows no more; raise it with ulimit -n, or LimitNOFILE of systemd.'],
-  memory: ['memory', 'Half of the memory has room for no more idle connections.'],
+  memory: ['planned by memory', 'Half of the memory has room for no more idle connections. It is a plan: more are not refused.'],
 };
 
 const $ = id => document.getElementById(id);
@@ -66,6 +66,7 @@ const span = ms => {
 };
 const clock = (at, seconds = false) => new Date(at).toLocaleTimeString('en-GB', seconds ? {} : { hour: '2-digit', minute: '2-digit' });
 const percent = part => part === null ? '–' : `${part < .0995 ? (100 * part).toFixed(1) : Math.round(100 * part)} %`;
+const isLoopback = host => /^(localhost|127\.[0-9.]+|\[::1\])$/.test(host);
 const many = (count, word) => `${whole(count)} ${word}${count === 1 ? '' : 's'}`;
 
 // Asking.
@@ -101,6 +102,7 @@ function forget() {
 // What was answered lately, each with the differences to the one before.
 
 let samples = [];       // {at, stats, shards, node}
+let isBegun = false;    // the first answer came, and with it the parts that don't renew each second
 let failures = 0;
 let answered = 0;       // when the last answer came
 let retryAt = 0;
@@ -119,7 +121,8 @@ async function poll() {
     $('token-form').hidden = true;
     $('forget').hidden = !token;
     take(answer.data);
-    if (samples.length === 1) { remember(); list(); }
+    // Once: after a computer's sleep the answers before are too old, and the list is where it was left.
+    if (!isBegun) { isBegun = true; remember(); list(); }
     pollTimer = setTimeout(poll, Math.max(50, POLL_MS - (performance.now() - begun)));
   } else if (answer && answer.status === 401) {
     const why = token ? 'This token is not taken. Expected one from the node’s control tokens.' : 'The node asks for a token. It is kept for this tab only.';
@@ -152,7 +155,7 @@ function show(state, text) {
   if ($('state').dataset.state !== state) write($('announce'), text);
   $('state').dataset.state = state;
   write($('state'), text);
-  document.body.toggleAttribute('data-stale', samples.length > 0 && !['serving', 'draining'].includes(state));
+  document.body.toggleAttribute('data-stale', samples.length > 0 && !['serving', 'unready', 'draining'].includes(state));
 }
 
 function take(stats) {
@@ -311,11 +314,14 @@ function build(count) {
 function render() {
   const latest = samples.at(-1), { stats, node } = latest;
   if (rows.length !== stats.shards.length) build(stats.shards.length);
-  show(stats.state === 'draining' ? 'draining' : 'serving', stats.state);
+  // As /readyz says it; a node that drains is unready for that alone.
+  const isFull = stats.state === 'serving' && stats.unready.length > 0;
+  show(isFull ? 'unready' : stats.state, isFull ? `accepts no connections: ${stats.unready.join('; ')}` : stats.state);
   write($('node'), `${location.host} · version ${stats.version} · up ${span(stats.uptime_ms)}`);
-  $('page').hidden = !stats.page;
-  // The node may know only that it listens on every address.
-  if (stats.page) $('page').href = stats.page.replace(/\/\/(0\.0\.0\.0|\[::\])/, () => `//${location.hostname}`);
+  // The node may know only that it listens on every address. Its loopback address is another machine's for a remote browser.
+  const page = stats.page && new URL(stats.page.replace(/\/\/(0\.0\.0\.0|\[::\])/, () => `//${location.hostname}`));
+  $('page').hidden = !page || isLoopback(page.hostname) && !isLoopback(location.hostname);
+  if (page) $('page').href = page.href;
   renderTotals(latest);
   renderCharts(latest);
   renderCounts(latest);
@@ -611,7 +617,7 @@ for (const hour of HOURS) {
 }
 
 let past = null;        // columns of samples, as v1/history has them
-let pastMoment = null;  // the moment that is read instead of the latest
+let pastMoment = null;  // the uptime that is read instead of the latest
 let historyTimer = 0;
 let historyNumber = 0;  // answers to any other question are stale
 
@@ -619,9 +625,9 @@ async function remember() {
   clearTimeout(historyTimer);
   const number = ++historyNumber;
   let answer = null;
-  try { answer = await ask('GET', `v1/history${past && past.at_ms.length ? `?since=${past.at_ms.at(-1)}` : ''}`); } catch { /* the state says it */ }
+  try { answer = await ask('GET', `v1/history${past && past.uptime_ms.length ? `?since=${past.uptime_ms.at(-1)}` : ''}`); } catch { /* the state says it */ }
   if (number !== historyNumber) return;
-  if (answer && answer.data && Array.isArray(answer.data.at_ms)) {
+  if (answer && answer.data && Array.isArray(answer.data.uptime_ms)) {
     keep(answer.data);
   }
   historyTimer = setTimeout(remember, HISTORY_MS);
@@ -631,7 +637,7 @@ function keep(more) {
   const columns = past ? {} : more;
   for (const name in past ? more : {}) columns[name] = Array.isArray(more[name]) ? [...past[name], ...more[name]] : more[name];
   past = columns;
-  const gone = past.at_ms.findIndex(at => at >= past.at_ms.at(-1) - HOURS_MS);
+  const gone = past.uptime_ms.findIndex(at => at >= past.uptime_ms.at(-1) - HOURS_MS);
   if (gone > 0) for (const name in past) if (Array.isArray(past[name])) past[name].splice(0, gone);
   renderHours();
 }
@@ -643,16 +649,17 @@ function figure(key, isRate, index, factor = 1) {
   const before = index > 0 ? past[key][index - 1] : null;
   // The node has restarted, or this is its first sample.
   if (before === null || now < before) return null;
-  return factor * (now - before) * 1000 / (past.at_ms[index] - past.at_ms[index - 1]);
+  return factor * (now - before) * 1000 / (past.uptime_ms[index] - past.uptime_ms[index - 1]);
 }
 
 function renderHours() {
-  const times = past.at_ms;
+  // Not the wall clock, which may be set back.
+  const times = past.uptime_ms;
   $('history').hidden = times.length < 2;
   if (times.length < 2) return;
   const first = times[0], last = times.at(-1), length = Math.max(1, last - first);
   const read = pastMoment === null ? times.length - 1 : times.reduce((best, at, index) => Math.abs(at - pastMoment) < Math.abs(times[best] - pastMoment) ? index : best, 0);
-  write($('history-moment'), pastMoment === null ? `the last ${span(last - first)}` : `at ${clock(times[read], true)}`);
+  write($('history-moment'), pastMoment === null ? `the last ${span(last - first)}` : `at ${clock(past.at_ms[read], true)}`);
   for (const { lines, shown, show, floor, base, scale, most, mark } of HOURS) {
     const columns = lines.map(([key, , isRate]) => times.map((_, index) => figure(key, isRate, index, scale)));
     const max = columns.flat().reduce((max, value) => Math.max(max, value ?? 0), floor);
@@ -676,10 +683,20 @@ $('hours').onpointermove = event => {
   const svg = event.target.closest('.plot svg');
   if (!past) return;
   const box = svg && svg.getBoundingClientRect();
-  pastMoment = svg ? past.at_ms[0] + (past.at_ms.at(-1) - past.at_ms[0]) * (event.clientX - box.x) / box.width : null;
+  pastMoment = svg ? past.uptime_ms[0] + (past.uptime_ms.at(-1) - past.uptime_ms[0]) * (event.clientX - box.x) / box.width : null;
   renderHours();
 };
-$('hours').onpointerleave = () => { pastMoment = null; if (past) renderHours(); };
+$('hours').onpointerleave = $('hours').onblur = () => { pastMoment = null; if (past) renderHours(); };
+$('hours').onkeydown = event => {
+  const step = { ArrowLeft: -1, ArrowRight: 1 }[event.key];
+  if (!past || !step && event.key !== 'Escape') return;
+  event.preventDefault();
+  const times = past.uptime_ms, last = times.length - 1;
+  const index = pastMoment === null ? last : times.findIndex(at => at >= pastMoment);
+  const next = step ? Math.max(0, index + step) : last;
+  pastMoment = next >= last ? null : times[next];
+  renderHours();
+};
 
 // The settings in force, asked for when they are looked at.
 
