@@ -2,12 +2,13 @@
 
 use std::fs;
 use std::io::{ErrorKind, Write as _};
+use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use pombo::Listen;
 use pombo::config::{SETTINGS, Setting};
-use support::{Ask, Authority, Client, Program};
+use support::{Ask, Authority, Client, Program, SECRET, Signer};
 use tempfile::TempDir;
 
 mod support;
@@ -111,7 +112,7 @@ fn the_image_and_compose_agree_with_the_settings() {
         let line = compose.lines().find_map(|line| line.trim().strip_prefix(key)?.strip_prefix(": "));
         line.unwrap_or_else(|| panic!("compose.yaml has no {key}")).to_owned()
     };
-    assert!(compose.contains(&format!(r#"- "{0}:{0}""#, port("listen"))));
+    assert!(compose.contains(&format!(r#"- "127.0.0.1:{0}:{0}""#, port("listen"))));
     assert!(seconds(&value("stop_grace_period")) > drain_timeout);
     let limit = values(&text("systemd/pombo.service"), "LimitNOFILE")[0].to_owned();
     assert_eq!((value("soft"), value("hard")), (limit.clone(), limit));
@@ -124,6 +125,67 @@ fn the_image_and_compose_agree_with_the_settings() {
     let paths: Vec<&str> = mounts.filter_map(|mount| mount.split(':').next()).collect();
     assert_eq!(paths, ["../prometheus", "../grafana/provisioning", "../grafana/pombo.json"]);
     assert!(deploy("docker").join("../..").join(value("dockerfile")).exists());
+}
+
+/// What follows a flag of a command, each time that it stands there.
+fn after<'a>(command: &'a str, flag: &str) -> Vec<&'a str> {
+    let words: Vec<&str> = command.split_whitespace().collect();
+    words.windows(2).filter(|pair| pair[0] == flag).map(|pair| pair[1]).collect()
+}
+
+/// The image listened on all addresses with `auth = none`, which no node does: no shown command started one.
+#[test]
+fn a_node_starts_with_the_environment_that_the_documents_give_a_container() {
+    let folder = TempDir::new().expect("a folder");
+    let secret = folder.path().join("jwt-secret");
+    fs::write(&secret, format!("{SECRET}\n")).expect("the folder is writable");
+    let secret = secret.to_str().expect("a path in UTF-8");
+    let image = text("docker/Dockerfile");
+    let of_image = variables_of(&image);
+
+    let document = project("docs/install.md").replace("\\\n", " ");
+    let mut ways = Vec::new();
+    for command in document.lines().filter(|line| line.starts_with("docker run ")) {
+        let is_local = after(command, "-p") == ["127.0.0.1:1234:1234"];
+        let mounted: Vec<&str> = after(command, "-v").iter().filter_map(|mount| mount.split(':').nth(1)).collect();
+        let given = after(command, "-e").into_iter().map(|pair| pair.split_once('=').expect("a value"));
+        // A file that is mounted is one of ours.
+        let given = given.map(|(name, value)| (name, if mounted.contains(&value) { secret } else { value }));
+        ways.push((command.to_owned(), is_local, given.collect::<Vec<_>>()));
+    }
+    assert_eq!(ways.len(), 2, "the trial, and the one for clients elsewhere");
+    let compose = text("docker/compose.yaml");
+    let given = compose.lines().filter_map(|line| line.strip_prefix("      POMBO_")?.split_once(": "));
+    let given: Vec<(String, &str)> =
+        given.map(|(name, value)| (format!("POMBO_{name}"), value.trim_matches('"'))).collect();
+    let given = given.iter().map(|(name, value)| (name.as_str(), *value)).collect();
+    ways.push(("compose.yaml".to_owned(), compose.contains(r#"- "127.0.0.1:1234:1234""#), given));
+
+    for (way, is_local, given) in ways {
+        let variables: Vec<_> = of_image.iter().copied().chain(given).collect();
+        let (others, listen): (Vec<_>, Vec<_>) = variables.into_iter().partition(|(name, _)| *name != "POMBO_LISTEN");
+        let listen = listen[0].1.replace(":1234", ":0");
+        let program = Program::start_on_with_control(&listen, &others);
+        let Listen::Tcp(address) = program.address() else { panic!("{way}: it listens on TCP") };
+        let here = Listen::Tcp((Ipv4Addr::LOCALHOST, address.port()).into());
+        let mut client = Client::dial(&here).named(&way).upgraded();
+        // Only this machine reaches a node that lets in everybody.
+        if is_local {
+            client.log_in("alice");
+        } else {
+            let mut client = client.named("alice");
+            client.send_text(Signer::secret().token_for("alice"));
+            client.expect_login_reply();
+            let mut stranger = Client::dial(&here).named(&way).upgraded();
+            stranger.send_text("alice");
+            stranger.expect_error("");
+        }
+    }
+}
+
+/// The variables that an image has by itself.
+fn variables_of(image: &str) -> Vec<(&str, &str)> {
+    image.lines().filter_map(|line| line.strip_prefix("ENV ")?.split_once('=')).collect()
 }
 
 /// Each credential of `secrets.conf`: its name, and the setting that gets its path.

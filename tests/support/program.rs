@@ -54,6 +54,13 @@ impl Program {
         Self::spawn_with(command, 1, ["127.0.0.1:0"; 2], variables, arguments)
     }
 
+    /// Starts it where it listens on `listen`, with a control listener, and nothing but these variables.
+    #[track_caller]
+    pub(crate) fn start_on_with_control(listen: &str, variables: &[(&str, &str)]) -> Self {
+        let command = Command::new(env!("CARGO_BIN_EXE_pombo"));
+        Self::spawn_with(command, 1, [listen, "127.0.0.1:0"], variables, &[])
+    }
+
     #[track_caller]
     fn spawn(command: Command, shards: usize, listen: &str, arguments: &[&str]) -> Self {
         Self::spawn_with(command, shards, [listen, "off"], &[], arguments)
