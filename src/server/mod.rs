@@ -176,9 +176,9 @@ fn hint(listen: &Listen, error: &io::Error) -> String {
             format!(" (this user may not make a file in {}: change its owner, or choose another path)", folder(path))
         }
         (io::ErrorKind::PermissionDenied, Listen::Tcp(address)) if address.port() < 1024 => {
-            " (a port below 1024 needs a right: CAP_NET_BIND_SERVICE in AmbientCapabilities= and CapabilityBoundingSet= of \
-             the systemd unit, or a socket unit, or `setcap cap_net_bind_service=+ep` on the program; or choose a port from \
-             1024 on)"
+            " (a port below 1024 needs a right. Under systemd let the socket unit open it, or set in the service \
+             AmbientCapabilities=CAP_NET_BIND_SERVICE, CapabilityBoundingSet=CAP_NET_BIND_SERVICE and PrivateUsers=no; \
+             elsewhere use `setcap cap_net_bind_service=+ep` on the program, or choose a port from 1024 on)"
                 .to_owned()
         }
         _ => String::new(),
@@ -511,7 +511,8 @@ mod tests {
             assert!(if words.is_empty() { !shown.contains('(') } else { shown.contains(words) }, "{shown}");
         }
         use io::ErrorKind::{AddrInUse, NotFound, PermissionDenied};
-        check("0.0.0.0:443", PermissionDenied, "CAP_NET_BIND_SERVICE");
+        check("0.0.0.0:443", PermissionDenied, "let the socket unit open it");
+        check("0.0.0.0:443", PermissionDenied, "CapabilityBoundingSet=CAP_NET_BIND_SERVICE and PrivateUsers=no");
         check("0.0.0.0:443", PermissionDenied, "setcap cap_net_bind_service=+ep");
         check("0.0.0.0:1024", PermissionDenied, "");
         check("unix:/run/x/p.sock", NotFound, "(there is no folder /run/x: make it");
