@@ -1,9 +1,9 @@
 //! Every command that a document shows is run, or what it needs is there: no reader is the first to try one.
 //!
-//! A block of `sh` is run line by line in a folder of its own. What stands in it is changed in five ways only: 127.0.0.1
-//! becomes a loopback address that nobody else has, so that the ports may stay; a server goes to the background, and must
-//! end with 0 when it is asked to; a benchmark takes less of everything; a build has the features of this one; paths that
-//! the reader has become files here.
+//! A block of `sh` is run line by line in a folder of its own. What stands in it is changed in six ways only: 127.0.0.1
+//! becomes a loopback address that nobody else has, so that the ports may stay; port 443 of all addresses, which needs a
+//! right, becomes a free one; a server goes to the background, and must end with 0 when it is asked to; a benchmark takes
+//! less of everything; a build has the features of this one; paths that the reader has become files here.
 
 #![cfg(target_os = "linux")]
 
@@ -11,7 +11,7 @@ mod support;
 
 use std::fs::{self, File};
 use std::io::Write as _;
-use std::net::{Ipv4Addr, TcpStream};
+use std::net::{Ipv4Addr, TcpListener, TcpStream};
 use std::os::unix::fs::{PermissionsExt as _, symlink};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
@@ -20,7 +20,7 @@ use std::thread;
 
 use pombo::Listen;
 use rustix::process::{Pid, Signal, kill_process};
-use support::{Authority, Client, eventually, sibling};
+use support::{Authority, Client, SECRET, eventually, sibling};
 use tempfile::TempDir;
 
 const ROOT: &str = env!("CARGO_MANIFEST_DIR");
@@ -90,10 +90,12 @@ impl Desk {
         desk.program("make", "echo building; echo built >&2");
         // Few machines have it.
         desk.program("nc", "exec 3<>\"/dev/tcp/$2/$3\"; cat >&3; head -n 1 <&3");
+        // As docs/security.md makes them: the authority is not in the chain.
         let (_, certificate, key) = authority.sign(&[&address.to_string()]);
-        let root = fs::read_to_string(authority.root_file()).expect("it was written");
-        fs::write(path("chain.pem"), certificate + &root).expect("the folder is writable");
+        fs::write(path("chain.pem"), certificate).expect("the folder is writable");
         fs::write(path("key.pem"), key).expect("the folder is writable");
+        fs::copy(authority.root_file(), path("ca.pem")).expect("the folder is writable");
+        fs::write(path("jwt-secret"), SECRET).expect("the folder is writable");
         desk
     }
 
@@ -173,7 +175,14 @@ impl Desk {
         let line = line.replace(" --features opentelemetry", "");
         // The cores are those that there are.
         let line = line.replace("taskset -c 0 ", "").replace("taskset -c 1 ", "").replace("/etc/pombo/", "");
-        let line = line.replace("0.0.0.0:443", "127.0.0.1:1234").replace("127.0.0.1:{port}", "{itself}");
+        let line = if line.contains("0.0.0.0:443") {
+            // The address stays: a node asks who may log in only where other machines reach it.
+            let free = TcpListener::bind((Ipv4Addr::UNSPECIFIED, 0)).and_then(|listener| listener.local_addr());
+            line.replace("0.0.0.0:443", &free.expect("a free port").to_string())
+        } else {
+            line
+        };
+        let line = line.replace("127.0.0.1:{port}", "{itself}");
         let line = line.replace("\"$(pgrep -ox pombo)\"", "$!").replace("127.0.0.1", &self.address.to_string());
         let line = line.replace("{itself}", "127.0.0.1:{port}");
         let Some((front, bench)) = line.split_once("pombo bench ") else { return line };
