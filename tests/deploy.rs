@@ -93,6 +93,40 @@ fn the_package_puts_everything_where_the_units_look() {
     assert!(text("debian/changelog").starts_with(&format!("pombo ({version}-1) ")), "{version}");
 }
 
+/// The files below a folder.
+fn files(folder: &Path) -> Vec<PathBuf> {
+    let entries = fs::read_dir(folder).unwrap_or_else(|error| panic!("{}: {error}", folder.display()));
+    let paths = entries.map(|entry| entry.expect("an entry").path());
+    paths.flat_map(|path| if path.is_dir() { files(&path) } else { vec![path] }).collect()
+}
+
+/// The documents name files under `deploy`, which neither the package nor the tarball had.
+#[test]
+fn the_package_and_the_tarball_have_what_the_documents_name() {
+    let manifest: toml::Table = project("Cargo.toml").parse().expect("a manifest is TOML");
+    let assets = manifest["package"]["metadata"]["deb"]["assets"].as_array().expect("a list");
+    let script = project("scripts/package");
+    let copied = script.lines().find(|line| line.ends_with(r#""$folder/deploy""#) && line.starts_with("cp "));
+    for folder in ["fail2ban", "prometheus", "grafana"] {
+        for file in files(&deploy(folder)) {
+            let file = file.strip_prefix(env!("CARGO_MANIFEST_DIR")).expect("it is of the project");
+            let (file, parent) =
+                (file.to_str().expect("UTF-8"), file.parent().and_then(Path::to_str).expect("a folder"));
+            // So a link of a document leads there, too.
+            let to = format!("usr/share/doc/pombo/{parent}/");
+            let has = assets.iter().any(|asset| {
+                let from = asset[0].as_str().expect("text");
+                let all = from
+                    .strip_suffix("*.yml")
+                    .is_some_and(|front| file.strip_prefix(front).is_some_and(|name| !name.contains('/')));
+                (from == file || all) && asset[1].as_str() == Some(&to)
+            });
+            assert!(has, "the package has no {file} in {to}");
+        }
+        assert!(copied.is_some_and(|line| line.contains(&format!(" deploy/{folder} "))), "{folder}: {copied:?}");
+    }
+}
+
 #[test]
 fn the_image_and_compose_agree_with_the_settings() {
     let defaults = settings("systemd/pombo.toml");
