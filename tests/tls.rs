@@ -20,6 +20,7 @@ use socket2::{Domain, Socket, Type};
 
 use support::{
     Authority, Client, DEADLINE, LOCAL, Node, Nodes, Program, Request, Secured, Sent, eventually, nodes, secure,
+    sibling,
 };
 
 mod support;
@@ -634,6 +635,30 @@ fn the_terminal_client_speaks_it_and_trusts_whom_it_is_told() {
         errors.contains("no TLS with localhost: its certificate leads to no authority that is trusted"),
         "{errors}"
     );
+}
+
+/// It said no more than "invalid data".
+#[test]
+fn the_load_generator_explains_what_is_wrong_with_a_certificate() {
+    let Some(bench) = sibling(env!("CARGO_BIN_EXE_pombo"), "pombo-bench") else { return };
+    let (authority, stranger) = (Authority::new(), Authority::new());
+    let node = secured(&authority).start(1);
+    let port = node.socket_address().port();
+    let check = |server: &str, root: &Authority, more: &[&str], code: i32, said: &str| {
+        let mut command = Command::new(&bench);
+        command.args(["connect", server, "-c", "1", "--hold", "0", "--ca"]).arg(root.root_file()).args(more);
+        let output = command.output().expect("it starts");
+        let errors = String::from_utf8(output.stderr).expect("it prints text");
+        assert_eq!(output.status.code(), Some(code), "{server}: {errors}");
+        assert!(errors.contains(said), "{server}: {errors}");
+    };
+    let [by_name, plain] = ["wss://localhost", "127.0.0.1"].map(|host| format!("{host}:{port}"));
+    check(&by_name, &authority, &[], 0, "");
+    let unknown = "broken: no TLS with the server: its certificate leads to no authority that is trusted here";
+    check(&by_name, &stranger, &[], 1, unknown);
+    check(&by_name, &authority, &["--server-name", "chat.example.org"], 1, "its certificate is for localhost");
+    let not_plain = "refused the upgrade: HTTP/1.1 400 Bad Request: this port speaks TLS, expected https:// or wss://";
+    check(&plain, &authority, &[], 1, not_plain);
 }
 
 #[test]

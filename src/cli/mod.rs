@@ -27,7 +27,8 @@ mod token;
 #[cfg_attr(not(feature = "opentelemetry"), path = "no_traces.rs")]
 mod traces;
 mod trim;
-mod trust;
+#[doc(hidden)]
+pub mod trust;
 
 /// The version, and the commit if it is known; `pombo-bench` has the same.
 #[doc(hidden)]

@@ -167,8 +167,8 @@ fn name(host: &str) -> io::Result<ServerName<'static>> {
     ServerName::try_from(host.to_owned()).map_err(bad)
 }
 
-/// Explains an error of the handshake that a user can mend; `None` for any other.
-fn explain(error: &Error) -> Option<String> {
+/// Explains an error of the handshake that a user can mend; `None` for any other. `pombo-bench` says the same.
+pub fn explain(error: &Error) -> Option<String> {
     match error {
         Error::InvalidCertificate(error) => explain_certificate(error),
         Error::InvalidMessage(InvalidMessage::InvalidContentType) => {

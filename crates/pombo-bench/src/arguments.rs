@@ -1,7 +1,8 @@
 //! The arguments of the scenarios, and the checks of their combinations.
 
-use std::fs::OpenOptions;
-use std::net::ToSocketAddrs as _;
+use std::fs::{self, OpenOptions};
+use std::io;
+use std::net::{Ipv6Addr, ToSocketAddrs as _};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -136,6 +137,9 @@ pub(super) struct CommonArgs {
     /// Trust what the certificates in this PEM file have signed, instead of what the system trusts
     #[arg(long, value_name = "FILE")]
     pub(super) ca: Option<PathBuf>,
+    /// Expect the certificate to be for this name, instead of for the host of the address
+    #[arg(long, value_name = "NAME")]
+    pub(super) server_name: Option<String>,
     /// Connections under way at the same time while logging in
     #[arg(long, value_name = "N", default_value_t = 256, value_parser = clap::value_parser!(u32).range(1..))]
     pub(super) connecting: u32,
@@ -362,12 +366,21 @@ impl CommonArgs {
             return Err(bad(EXPECTED));
         }
         let (authority, path) = rest.find('/').map_or((rest, "/"), |at| rest.split_at(at));
-        let mut addresses =
-            authority.to_socket_addrs().or_else(|_| (authority, port).to_socket_addrs()).map_err(|_| bad(EXPECTED))?;
-        let address = addresses.next().ok_or_else(|| bad("which has no address"))?;
+        let mut addresses = match authority.to_socket_addrs() {
+            // Not HOST:PORT: a host, or an IPv6 address, without a port.
+            Err(error) if error.kind() == io::ErrorKind::InvalidInput => {
+                let is_host = !authority.contains(':') || authority.parse::<Ipv6Addr>().is_ok();
+                let host = is_host.then_some(authority).filter(|host| !host.is_empty()).ok_or_else(|| bad(EXPECTED))?;
+                (host, port).to_socket_addrs()
+            }
+            resolved => resolved,
+        }
+        .map_err(|error| bad(&format!("whose host has no address: {error}")))?;
+        let address = addresses.next().ok_or_else(|| bad("whose host has no address"))?;
         let secure = if is_secure {
             let host = authority.rsplit_once(':').map_or(authority, |(host, _)| host);
-            Some(Identity::load(host.trim_matches(['[', ']']), self.ca.as_deref())?)
+            let name = self.server_name.as_deref().unwrap_or_else(|| host.trim_matches(['[', ']']));
+            Some(Identity::load(name, self.ca.as_deref())?)
         } else {
             None
         };
@@ -383,12 +396,16 @@ impl CommonArgs {
     }
 }
 
-/// Makes sure that a page can be written, before the run that fills it.
+/// Makes sure that a page can be written, before the run that fills it. A run that fails leaves no file behind.
 pub(super) fn allow_page(path: &Path) -> Result<(), BenchError> {
-    let opened = OpenOptions::new().append(true).create(true).open(path);
-    opened
-        .map(drop)
-        .map_err(|source| BenchError::Arguments(format!("cannot write the report to {path:?}: {}", source.kind())))
+    let opened = match OpenOptions::new().append(true).create_new(true).open(path) {
+        Ok(_) => fs::remove_file(path),
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+            OpenOptions::new().append(true).open(path).map(drop)
+        }
+        Err(error) => Err(error),
+    };
+    opened.map_err(|source| BenchError::Arguments(format!("cannot write the report to {path:?}: {}", source.kind())))
 }
 
 /// Raises the limit of open files to what the run needs, and makes room for them.

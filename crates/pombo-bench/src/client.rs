@@ -10,7 +10,7 @@ use memchr::memmem;
 use mio::net::TcpStream;
 use socket2::{Domain, Protocol, SockAddr, Socket, Type};
 
-use super::secure::Secure;
+use super::secure::{self, Secure};
 use super::wire::Violation;
 
 /// The key of every upgrade, and its accept value: the example of RFC 6455, section 1.3. A server needs no random keys.
@@ -66,7 +66,10 @@ impl fmt::Display for Ending {
             Ending::Closed { code: Some(code), reason } => write!(f, "closed with code {code}, {reason:?}"),
             Ending::Closed { code: None, .. } => f.write_str("closed without a code"),
             Ending::EndOfFile => f.write_str("ended without a close frame"),
-            Ending::Broken(error) => write!(f, "broken: {}", error.kind()),
+            Ending::Broken(error) => match secure::fault(error) {
+                Some(fault) => write!(f, "broken: no TLS with the server: {fault}"),
+                None => write!(f, "broken: {}", error.kind()),
+            },
             Ending::Violation(violation) => write!(f, "given up: the server sent {violation}"),
             Ending::Refused(answer) => write!(f, "refused the upgrade: {answer}"),
             Ending::Unread => f.write_str("given up: the server does not read"),
@@ -264,15 +267,18 @@ pub(super) fn upgrade_request(authority: &str, path: &str) -> Vec<u8> {
 /// # Errors
 /// What the server answered instead of the upgrade.
 pub(super) fn read_upgrade_response(bytes: &[u8]) -> Result<Option<usize>, Ending> {
-    let first_line = || {
-        let line = bytes.split(|byte| *byte == b'\r').next().unwrap_or_default();
-        Ending::Refused(String::from_utf8_lossy(&line[..line.len().min(200)]).into_owned())
+    let first_line = |bytes: &[u8]| {
+        let line = bytes.split(|byte| matches!(byte, b'\r' | b'\n')).next().unwrap_or_default();
+        String::from_utf8_lossy(&line[..line.len().min(200)]).into_owned()
     };
     let Some(end) = memmem::find(bytes, b"\r\n\r\n").map(|at| at + 4) else {
-        return if bytes.len() > RESPONSE_BYTES_MAX { Err(first_line()) } else { Ok(None) };
+        let is_long = bytes.len() > RESPONSE_BYTES_MAX;
+        return if is_long { Err(Ending::Refused(first_line(bytes))) } else { Ok(None) };
     };
     if !bytes.starts_with(b"HTTP/1.1 101") {
-        return Err(first_line());
+        // A server states its reason in the body. What comes later than the head is not waited for.
+        let (status, reason) = (first_line(bytes), first_line(&bytes[end..]));
+        return Err(Ending::Refused(if reason.is_empty() { status } else { format!("{status}: {reason}") }));
     }
     if memmem::find(&bytes[..end], UPGRADE_ACCEPT).is_none() {
         return Err(Ending::Refused("a Sec-WebSocket-Accept that does not match the key".into()));
@@ -315,6 +321,10 @@ mod tests {
         check_response(
             b"HTTP/1.1 503 Service Unavailable\r\nServer: x\r\n\r\n",
             Err("refused the upgrade: HTTP/1.1 503 Service Unavailable"),
+        );
+        check_response(
+            b"HTTP/1.1 503 Service Unavailable\r\nRetry-After: 1\r\n\r\nthe node is full\n",
+            Err("refused the upgrade: HTTP/1.1 503 Service Unavailable: the node is full"),
         );
         check_response(&[b'x'; RESPONSE_BYTES_MAX + 1], Err(&format!("refused the upgrade: {}", "x".repeat(200))));
     }

@@ -5,6 +5,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use mio::net::TcpStream;
+use pombo::cli::trust;
 use pombo::roots;
 use rustls::pki_types::ServerName;
 use rustls::{ClientConfig, ClientConnection};
@@ -19,13 +20,19 @@ pub(super) struct Identity {
 }
 
 impl Identity {
-    /// Takes the roots in `ca`, or the system's, for a server named `host`.
+    /// Takes the roots in `ca`, or the system's, for a server whose certificate is for `host`.
     pub(super) fn load(host: &str, ca: Option<&Path>) -> Result<Self, BenchError> {
         let roots = roots::load("--ca", ca).map_err(|error| BenchError::Arguments(error.to_string()))?;
         let name = ServerName::try_from(host.to_owned())
             .map_err(|error| BenchError::Arguments(format!("server is {host:?}: {error}")))?;
         Ok(Self { name, config: Arc::new(roots::client_config(roots)) })
     }
+}
+
+/// Says what is wrong with the server's TLS, if that is how the connection broke.
+pub(super) fn fault(error: &io::Error) -> Option<String> {
+    let error = error.get_ref()?.downcast_ref::<rustls::Error>()?;
+    Some(trust::explain(error).unwrap_or_else(|| error.to_string()))
 }
 
 /// The state of one client's TLS; its socket is the client's.

@@ -678,6 +678,12 @@ fn exit_codes() {
         2,
         "expected HOST:PORT, ws://HOST:PORT/PATH or wss://HOST:PORT/PATH",
     );
+    check_exit(&["connect", "127.0.0.1:99999"], 2, "expected HOST:PORT, ws://HOST:PORT/PATH");
+    check_exit(
+        &["connect", "no-such-host.invalid:1234"],
+        2,
+        "server is \"no-such-host.invalid:1234\", whose host has no",
+    );
     check_exit(&["connect", "wss://127.0.0.1:1", "--ca", "Cargo.toml"], 2, "--ca Cargo.toml holds no certificate");
     check_exit(&["connect", "--prefix", "a:b"], 2, "without a colon");
     check_exit(&["connect", "--pid", "4294967295"], 2, "cannot read /proc/4294967295/stat");
@@ -697,6 +703,40 @@ fn exit_codes() {
         2,
         "cannot write the report to \"no/such/folder",
     );
+}
+
+#[test]
+fn a_failed_run_leaves_no_page_and_keeps_the_one_before() {
+    let refusing = mute("HTTP/1.1 503 Service Unavailable\r\nContent-Length: 17\r\n\r\nthe node is full\n").to_string();
+    let folder = tempfile::tempdir().expect("a folder");
+    let [new, old] = ["new.html", "old.html"].map(|name| folder.path().join(name));
+    fs::write(&old, "of a run before").expect("the folder is writable");
+    for page in [&new, &old] {
+        let page = page.to_str().expect("a path in UTF-8");
+        let why = "refused the upgrade: HTTP/1.1 503 Service Unavailable: the node is full";
+        check_exit(&["connect", &refusing, "-c", "1", "--report", page], 1, why);
+    }
+    assert!(!new.exists(), "a file without a page");
+    assert_eq!(fs::read_to_string(old).expect("it is there"), "of a run before");
+}
+
+#[test]
+#[cfg(target_os = "linux")]
+fn a_soak_says_why_it_knows_no_growth() {
+    #[track_caller]
+    fn check(more: &[&str], why: &str) {
+        let server = server(Conduct::Behave).to_string();
+        let load = ["soak", &server, "--active", "2", "--idle", "2", "--visitors", "1", "--stay", "0.1"];
+        let time = ["--seconds", "0.3", "--every", "0.2", "--warmup", "0"];
+        let output = Command::new(BENCH).args([&load[..], &time, more].concat()).output().expect("it starts");
+        let said = String::from_utf8_lossy(&output.stdout);
+        assert!(said.contains(&format!("not known: {why}")), "{said}{}", String::from_utf8_lossy(&output.stderr));
+    }
+    check(&[], "it needs --pid");
+    // Any process without children that end meanwhile.
+    let mut process = Command::new("sleep").arg("300").spawn().expect("it starts");
+    check(&["--pid", &process.id().to_string()], "the run was too short to tell");
+    process.kill().and_then(|()| process.wait()).expect("it is ours");
 }
 
 /// Starts `pombo-bench compare`.

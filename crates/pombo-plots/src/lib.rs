@@ -33,6 +33,9 @@ const COLOURS: [RGBColor; 6] = [
     RGBColor(213, 94, 0),
 ];
 
+/// Colours of the parts of bars: none of them is a line's, since a page may have both.
+const PART_COLOURS: [RGBColor; 3] = [RGBColor(100, 100, 100), RGBColor(175, 175, 175), RGBColor(140, 86, 75)];
+
 /// The content security policy: nothing may be loaded or run, and only the page's style applies; a test checks its hash.
 const CONTENT_SECURITY_POLICY: &str = "default-src 'none'; style-src 'sha256-yikCjMvtSIt+OYJEHq47Rp6phMXWCCx/mFErgViN/gI='; base-uri 'none'; form-action 'none'";
 
@@ -205,10 +208,10 @@ impl Page {
             area.present()
         })();
         let names: Vec<_> = lines.iter().map(|line| line.name).collect();
-        self.embed(caption, if names.len() > 1 { &names } else { &[] }, drawn, &svg);
+        self.embed(caption, if names.len() > 1 { &names } else { &[] }, &COLOURS, drawn, &svg);
     }
 
-    /// Adds a plot of bars; nothing if all of them are empty.
+    /// Adds a plot of bars of up to three parts; nothing if all of them are empty.
     pub fn bars(&mut self, caption: &str, parts: &[&str], bars: &[Bar<'_>]) {
         let most = bars.iter().map(|bar| bar.parts.iter().sum::<f64>()).fold(0.0, f64::max);
         if most <= 0.0 {
@@ -241,7 +244,7 @@ impl Page {
                     top -= f64::from(BAR_LINE);
                 }
                 let mut from = 0.0;
-                for (part, colour) in bar.parts.iter().zip(COLOURS).filter(|(part, _)| **part > 0.0) {
+                for (part, colour) in bar.parts.iter().zip(PART_COLOURS).filter(|(part, _)| **part > 0.0) {
                     let corners = [(from, top - 17.0), (from + part, top)];
                     chart.draw_series([Rectangle::new(corners, colour.filled())])?;
                     from += part;
@@ -250,18 +253,25 @@ impl Page {
             }
             area.present()
         })();
-        self.embed(caption, parts, drawn, &svg);
+        self.embed(caption, parts, &PART_COLOURS, drawn, &svg);
     }
 
     /// Puts a plot in, with its legend; one that could not be drawn says why.
-    fn embed<E: Display>(&mut self, caption: &str, legend: &[&str], drawn: Result<(), E>, svg: &str) {
+    fn embed<E: Display>(
+        &mut self,
+        caption: &str,
+        legend: &[&str],
+        colours: &[RGBColor],
+        drawn: Result<(), E>,
+        svg: &str,
+    ) {
         if let Err(error) = drawn {
             return self.text(&format!("{caption}: cannot draw this plot: {error}"));
         }
         self.add(format_args!("<figure><figcaption>{}</figcaption>", Escaped(caption)));
         if !legend.is_empty() {
             self.html.push_str("<div>");
-            for (name, RGBColor(red, green, blue)) in legend.iter().zip(COLOURS.iter().cycle()) {
+            for (name, RGBColor(red, green, blue)) in legend.iter().zip(colours.iter().cycle()) {
                 // The legend's colour is a small picture: an inline style would need an exception in the policy.
                 self.add(format_args!(
                     "<svg class=\"key\" width=\"14\" height=\"14\" viewBox=\"0 0 14 14\"><rect width=\"14\" height=\"14\" \

@@ -7,7 +7,8 @@ use super::super::report::plots;
 use super::{Column, Comparison, Curves, Row};
 
 /// Columns of a table of traffic, and of one of logins.
-const TRAFFIC: [&str; 8] = ["server", "CPU µs", "user", "system", "deliveries/s", "p50", "p99", "deliveries per send"];
+const TRAFFIC: [&str; 8] =
+    ["server", "CPU µs", "user", "system", "deliveries/s", "p50", "p99", "deliveries per segment"];
 const LOGINS: [&str; 8] = ["server", "CPU µs", "user", "system", "logins/s", "p50", "p99", "bytes per connection"];
 
 impl Comparison {

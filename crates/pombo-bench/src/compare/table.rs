@@ -10,8 +10,11 @@ impl fmt::Display for Comparison {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(
             f,
-            "{} rounds, servers on core {}, generator on core {}; medians, and ratios within rounds",
-            self.rounds, self.server_cores, self.generator_core
+            "{} {}, servers on core {}, generator on core {}; medians, and ratios within rounds",
+            self.rounds,
+            if self.rounds == 1 { "round" } else { "rounds" },
+            self.server_cores,
+            self.generator_core
         )?;
         for server in &self.servers {
             writeln!(f, "  {} = {}", server.name, server.command)?;
@@ -28,11 +31,11 @@ impl fmt::Display for Comparison {
 impl Row {
     fn write(&self, f: &mut fmt::Formatter<'_>, width: usize) -> fmt::Result {
         let logins = self.is_connect();
-        let (of, last) = if logins { ("logins/s", "bytes/conn") } else { ("deliveries/s", "per send") };
+        let (of, last) = if logins { ("logins/s", "bytes/conn") } else { ("deliveries/s", "per segment") };
         writeln!(f, "{}", self.scenario)?;
         writeln!(
             f,
-            "  {:width$}  {:>9} {:>8} {:>8} {of:>13} {:>10} {:>10} {last:>10}",
+            "  {:width$}  {:>9} {:>8} {:>8} {of:>13} {:>10} {:>10} {last:>11}",
             "", "CPU µs", "user", "system", "p50", "p99"
         )?;
         for column in &self.columns {
@@ -77,13 +80,13 @@ impl Column {
         let name = &self.server;
         let Some(at) = &self.median else { return writeln!(f, "  {name:width$}  no sound round") };
         let [cpu, user, system, rate, p50, p99, last] = at.cells(logins);
-        writeln!(f, "  {name:width$}  {cpu:>9} {user:>8} {system:>8} {rate:>13} {p50:>10} {p99:>10} {last:>10}")
+        writeln!(f, "  {name:width$}  {cpu:>9} {user:>8} {system:>8} {rate:>13} {p50:>10} {p99:>10} {last:>11}")
     }
 }
 
 impl Figures {
     /// CPU, the part of it in user space and in the kernel, the rate, p50 and p99, and bytes per connection or deliveries per
-    /// send: as text, with a dash for what is not known.
+    /// segment: as text, with a dash for what is not known.
     pub(super) fn cells(&self, logins: bool) -> [String; 7] {
         let known = |figure: Option<f64>, text: fn(f64) -> String| figure.map_or_else(|| "–".to_owned(), text);
         let micros = |us: f64| format!("{us:.3}");

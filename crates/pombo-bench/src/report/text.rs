@@ -123,7 +123,11 @@ impl Soak {
     fn rows(&self, table: &mut Table) {
         table.row("came back", format!("{} times", whole(self.visits)));
         let growth = self.growth_bytes_per_hour.map_or_else(
-            || "not known: without --pid, or too short to tell".to_owned(),
+            || {
+                let is_watched = self.descriptors_before.is_some();
+                let why = if is_watched { "the run was too short to tell" } else { "it needs --pid" };
+                format!("not known: {why}")
+            },
             |growth| {
                 let (sign, size) = (if growth < 0.0 { "−" } else { "" }, whole(growth.abs() as u64));
                 format!("{sign}{size} bytes an hour, at most {}", whole(self.growth_bytes_per_hour_max))
