@@ -329,10 +329,15 @@ fn set_options(socket: &SockRef<'_>, inherited: Inherited) -> io::Result<()> {
 }
 
 /// Removes the file of a socket that no process listens on any more.
+///
+/// # Errors
+/// `AlreadyExists` for a file that is no socket, and what the kernel said about removing one that is.
 fn remove_stale(path: &Path) -> io::Result<()> {
-    let is_socket = fs::symlink_metadata(path).is_ok_and(|file| file.file_type().is_socket());
-    if !is_socket {
-        return Ok(());
+    match fs::symlink_metadata(path) {
+        Ok(file) if file.file_type().is_socket() => {}
+        Ok(_) => return Err(io::ErrorKind::AlreadyExists.into()),
+        // Binding the socket says what is wrong, if anything is.
+        Err(_) => return Ok(()),
     }
     match unix_socket()?.connect(&SockAddr::unix(path)?) {
         Ok(()) => Ok(()),

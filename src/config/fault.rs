@@ -71,6 +71,14 @@ pub enum Fault {
         /// The name of a setting that is similar.
         near: Option<String>,
     },
+    /// A table of TOML, such as `[pombo]`, that names no setting.
+    #[error("{} ({origin}): it is a table, expected settings outside of any table, such as shards = 2", line(name))]
+    Table {
+        /// The name as written.
+        name: String,
+        /// Where.
+        origin: Origin,
+    },
     /// The file can't be read.
     #[error("cannot read the settings in {}: {reason}", path.display())]
     Unreadable {

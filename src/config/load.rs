@@ -185,6 +185,10 @@ impl Settings {
             let origin = Origin::File { path: path.to_owned(), line: line(key.span().start) };
             let key = key.into_inner();
             let Some(setting) = Setting::of(&key) else {
+                if is_table(&value) {
+                    faults.push(Fault::Table { name: key, origin });
+                    continue;
+                }
                 let near = nearest(&key, SETTINGS.iter().map(|setting| setting.key.to_owned()));
                 faults.push(Fault::Unknown { name: key, origin, near });
                 continue;
@@ -198,6 +202,11 @@ impl Settings {
         }
         settings
     }
+}
+
+/// Returns whether a value is a table, or a list of them: `[name]`, `[[name]]`.
+fn is_table(value: &Value) -> bool {
+    value.is_table() || value.as_array().is_some_and(|values| values.iter().any(Value::is_table))
 }
 
 /// Tells how to write a line of TOML whose value is text without quotes; `None` for any other line.
@@ -320,6 +329,13 @@ mod tests {
         check_file("# nothing\n", &[]);
         check_file("listen = '127.0.0.1:1'\nshards = 2\npage = false\n", &[]);
         check_file("listen = ['127.0.0.1:1', 'unix:/a,b']\noutbox_bytes_max = '4 MiB'\nshards = '3'", &[]);
+    }
+
+    #[test]
+    fn tells_that_there_are_no_tables() {
+        let expected = "it is a table, expected settings outside of any table, such as shards = 2";
+        check_file("shards = 2\n[pombo]\nshards = 3", &[&format!("pombo (from FILE, line 2): {expected}")]);
+        check_file("[[shard]]\nx = 1", &[&format!("shard (from FILE, line 1): {expected}")]);
     }
 
     #[test]

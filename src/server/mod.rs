@@ -169,6 +169,9 @@ fn hint(listen: &Listen, error: &io::Error) -> String {
         (io::ErrorKind::AddrInUse, _) => {
             " (is another pombo running? choose another with --listen, or --control)".to_owned()
         }
+        (io::ErrorKind::AlreadyExists, Listen::Unix(_)) => {
+            " (that file is no socket, and stays: choose another path)".to_owned()
+        }
         (io::ErrorKind::NotFound, Listen::Unix(path)) => {
             format!(" (there is no folder {}: make it, or choose another path)", folder(path))
         }
