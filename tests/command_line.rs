@@ -308,6 +308,12 @@ fn sighup_takes_what_can_change_and_keeps_the_old_settings_on_a_fault() {
     let line = Node::logged(&mut log, "a running node keeps");
     assert!(line.contains("needs_restart=\"mailbox_bytes_max\""), "{line}");
 
+    // Without a change there is no list of changes; it was an empty one.
+    settings(&directory, "login_timeout = '4s'");
+    node.signal(Signal::HUP);
+    let line = Node::logged(&mut log, "settings reloaded");
+    assert!(line.contains("INFO") && line.trim_end().ends_with("settings reloaded, nothing changed"), "{line}");
+
     settings(&directory, "login_timeout = 4\nlog_levle = 'debug'");
     node.signal(Signal::HUP);
     Node::logged(&mut log, "log_levle (from ");

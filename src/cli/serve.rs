@@ -201,7 +201,11 @@ impl Running {
             Err(error) => return error!(error = %error, "settings not reloaded, the old ones stay"),
         }
         self.log.change_level(next.log_level);
-        info!(taken = reloaded.taken.join(", "), "settings reloaded");
+        if !reloaded.taken.is_empty() {
+            info!(taken = reloaded.taken.join(", "), "settings reloaded");
+        } else if reloaded.needs_restart.is_empty() {
+            info!("settings reloaded, nothing changed");
+        }
         if !reloaded.needs_restart.is_empty() {
             warn!(needs_restart = reloaded.needs_restart.join(", "), "settings changed that a running node keeps");
         }
