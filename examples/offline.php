@@ -10,9 +10,13 @@
 // docs/hooks.md says why nothing is lost. POMBO_URL says where the control listener is, POMBO_CONTROL_TOKEN who calls,
 // POMBO_HOOK_SECRET_FILE which secret the hook has (./hook.secret), OFFLINE_FOLDER where messages are stored, one file
 // for each (./offline-messages).
-// Exit codes: 0 nothing is owed, 3 messages are stored and wait, 1 the message is not stored.
+// Exit codes: 0 nothing is owed, 3 messages are stored and wait, 4 pombo refuses the message (for flush: one of them), which
+// is kept as FILE.refused, 1 the message is not stored.
 
-const MESSAGES_MAX = 1000;  // For one user; a further message is refused.
+const MESSAGES_MAX = 1000;  // For one user, with those that pombo refuses; a further message is not stored.
+const DONE = 0;
+const WAITS = 3;
+const REFUSED = 4;
 
 /** The folder of all messages. */
 function root(): string
@@ -26,11 +30,10 @@ function folder(string $uid): string
     return root() . '/' . hash('sha256', $uid);
 }
 
-/** The files of a user's messages, in the order in which they were stored. */
-function messages(string $folder): array
+/** The files of a user's messages whose names end so, in the order in which they were stored. */
+function messages(string $folder, string $ends = '/\.json$/'): array
 {
-    $names = array_filter(scandir($folder), fn (string $name): bool => str_ends_with($name, '.json'));
-    return array_map(fn (string $name): string => "$folder/$name", array_values($names));
+    return array_map(fn (string $name): string => "$folder/$name", array_values(preg_grep($ends, scandir($folder))));
 }
 
 /** Calls $act while no other process holds the lock of this name. */
@@ -47,61 +50,66 @@ function locked(string $folder, string $name, callable $act): mixed
     }
 }
 
-/** Stores a message for a user, behind those that are stored. */
-function store(string $uid, string $message): void
+/** Stores a message for a user, behind those that are stored; returns its file. */
+function store(string $uid, string $message): string
 {
     $folder = folder($uid);
     if (!is_dir($folder) && !@mkdir($folder, 0700, true) && !is_dir($folder)) {
         throw new RuntimeException("cannot make the folder $folder");
     }
-    locked($folder, 'store', function () use ($folder, $uid, $message) {
-        $stored = messages($folder);
+    return locked($folder, 'store', function () use ($folder, $uid, $message) {
+        // A refused message keeps its number, or the next one that is refused would replace it.
+        $stored = messages($folder, '/\.json(\.refused)?$/');
         if (count($stored) >= MESSAGES_MAX) {
             throw new RuntimeException('the user has ' . MESSAGES_MAX . ' messages already');
         }
-        $number = $stored ? (int) basename(end($stored), '.json') + 1 : 1;
+        $number = $stored ? (int) basename(end($stored)) + 1 : 1;
         $content = json_encode(['uid' => $uid, 'message' => $message], JSON_THROW_ON_ERROR);
         $file = fopen("$folder/new", 'w');
         if ($file === false || fwrite($file, $content) !== strlen($content) || !fsync($file) || !fclose($file)) {
             throw new RuntimeException("cannot write $folder/new");
         }
         // Whoever lists the folder sees the whole message or none of it.
-        rename("$folder/new", sprintf('%s/%012d.json', $folder, $number));
+        $stored_as = sprintf('%s/%012d.json', $folder, $number);
+        rename("$folder/new", $stored_as);
+        return $stored_as;
     });
 }
 
-/** Sends a user the stored messages, oldest first, until one can't be sent; returns whether nothing is left. */
-function flush_messages(string $folder): bool
+/** Sends a user the stored messages, oldest first, until one has to wait; returns DONE, WAITS or, before both, REFUSED. */
+function flush_messages(string $folder): int
 {
     if (!is_dir($folder)) {
-        return true;
+        return DONE;
     }
     // One process at a time, or a message would be sent twice, or overtake another.
     return locked($folder, 'flush', function () use ($folder) {
+        $outcome_of_all = DONE;
         foreach (messages($folder) as $file) {
             ['uid' => $uid, 'message' => $message] = json_decode(file_get_contents($file), true, 8, JSON_THROW_ON_ERROR);
             $outcome = push($uid, $message);
             if ($outcome === 'never') {
                 error_log("a message for $uid can't be sent: it is kept as $file.refused");
                 rename($file, "$file.refused");
+                $outcome_of_all = REFUSED;
             } elseif ($outcome === 'delivered') {
                 unlink($file);
             } else {
-                return false;
+                return max($outcome_of_all, WAITS);
             }
         }
-        return true;
+        return $outcome_of_all;
     });
 }
 
 /** As flush_messages; if the push fails, the messages wait for the next time. */
-function try_flush(string $folder): bool
+function try_flush(string $folder): int
 {
     try {
         return flush_messages($folder);
     } catch (RuntimeException $error) {
         fwrite(STDERR, 'stored, but not sent yet: ' . $error->getMessage() . "\n");
-        return false;
+        return WAITS;
     }
 }
 
@@ -137,18 +145,27 @@ function push(string $uid, string $message): string
     return $answer['outcome'] === 'delivered' ? 'delivered' : 'later';
 }
 
+/** The secrets of the hook: one per line, of which there are two while a secret is changed. */
+function secrets(): array
+{
+    $file = getenv('POMBO_HOOK_SECRET_FILE') ?: 'hook.secret';
+    $text = preg_replace('/^\xef\xbb\xbf/', '', file_get_contents($file));
+    return preg_split('/\r?\n/', $text, -1, PREG_SPLIT_NO_EMPTY);
+}
+
 /** Whether pombo has sent this body, within the last five minutes. */
 function is_genuine(string $signature, string $body): bool
 {
-    $secret = rtrim(file_get_contents(getenv('POMBO_HOOK_SECRET_FILE') ?: 'hook.secret'), "\r\n");
     if (!preg_match('/^t=(\d+),/', $signature, $time) || abs(time() - (int) $time[1]) > 300) {
         return false;
     }
-    $expected = hash_hmac('sha256', "$time[1].$body", $secret);
     preg_match_all('/,v1=([0-9a-f]{64})/', $signature, $tags);
-    foreach ($tags[1] as $tag) {
-        if (hash_equals($expected, $tag)) {
-            return true;
+    foreach (secrets() as $secret) {
+        $expected = hash_hmac('sha256', "$time[1].$body", $secret);
+        foreach ($tags[1] as $tag) {
+            if (hash_equals($expected, $tag)) {
+                return true;
+            }
         }
     }
     return false;
@@ -184,15 +201,16 @@ if (PHP_SAPI !== 'cli') {
 try {
     if ($argc === 4 && $argv[1] === 'send') {
         // In this order: a message that is stored before its push can't miss the user's return.
-        store($argv[2], $argv[3]);
-        exit(try_flush(folder($argv[2])) ? 0 : 3);
+        $file = store($argv[2], $argv[3]);
+        try_flush(folder($argv[2]));
+        exit(is_file("$file.refused") ? REFUSED : (is_file($file) ? WAITS : DONE));
     }
     if ($argc === 2 && $argv[1] === 'flush') {
-        $is_done = true;
+        $outcome = DONE;
         foreach (is_dir(root()) ? array_diff(scandir(root()), ['.', '..']) : [] as $name) {
-            $is_done = try_flush(root() . "/$name") && $is_done;
+            $outcome = max($outcome, try_flush(root() . "/$name"));
         }
-        exit($is_done ? 0 : 3);
+        exit($outcome);
     }
 } catch (Throwable $error) {
     fwrite(STDERR, 'not stored: ' . $error->getMessage() . "\n");

@@ -95,8 +95,11 @@ impl Site {
     /// Starts a node that posts to a back end; `offline` never comes, because the grace is an hour.
     fn new(language: Language) -> Self {
         let (folder, relay) = (tempdir().expect("a folder"), Relay::start());
+        // The node's file, and the back end's own.
         let file = folder.path().join("hook.secret");
-        fs::write(&file, format!("{SECRET}\n")).expect("the folder is writable");
+        for path in [&file, &folder.path().join("own.secret")] {
+            fs::write(path, format!("{SECRET}\n")).expect("the folder is writable");
+        }
         let path = if language == Language::Php { "/" } else { "/hook" };
         let url = format!("http://{}{path}", relay.address);
         let node = nodes().with_control().with(move |config: &mut Config| {
@@ -121,7 +124,7 @@ impl Site {
         let path = |name: &str| self.folder.path().join(name).display().to_string();
         [
             ("POMBO_URL", control.to_owned()),
-            ("POMBO_HOOK_SECRET_FILE", path("hook.secret")),
+            ("POMBO_HOOK_SECRET_FILE", path("own.secret")),
             ("OFFLINE_FOLDER", path("messages")),
             ("PORT", "0".to_owned()),
         ]
@@ -165,18 +168,31 @@ impl Site {
     }
 }
 
+/// What became of a message that the application sent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Sent {
+    /// Nothing is owed to the user now.
+    Done,
+    /// The message is stored.
+    Waits,
+    /// The node never takes the message, which is kept.
+    Refused,
+}
+
 impl BackEnd<'_> {
-    /// Sends a message as the application would; returns whether nothing is owed to the user now.
-    fn send(&self, uid: &str, message: &str) -> bool {
+    /// Sends a message as the application would.
+    fn send(&self, uid: &str, message: &str) -> Sent {
         match self.site.language {
             Language::Php => match self.site.php(&self.site.control(), &["send", uid, message]) {
-                0 => true,
-                3 => false,
+                0 => Sent::Done,
+                3 => Sent::Waits,
+                4 => Sent::Refused,
                 code => panic!("it has ended with {code}"),
             },
             Language::NodeJs => match self.post(&format!("/send/{uid}"), "", message) {
-                200 => true,
-                202 => false,
+                200 => Sent::Done,
+                202 => Sent::Waits,
+                422 => Sent::Refused,
                 status => panic!("the status is {status}"),
             },
         }
@@ -216,23 +232,30 @@ fn with_site(language: Language, check: impl FnOnce(&Site)) {
 fn check_return(site: &Site) {
     let back_end = site.start(&site.control());
     let mut alice = site.node.log_in("alice");
-    assert!(back_end.send("alice", "zero"));
+    assert_eq!(back_end.send("alice", "zero"), Sent::Done);
     alice.expect_text("zero");
     drop(alice);
     site.node.eventually("she has gone", |stats| stats.uids == 0);
     for message in ["one", "olá \"2\" & 2%", "{\"three\":3}"] {
-        assert!(!back_end.send("alice", message));
+        assert_eq!(back_end.send("alice", message), Sent::Waits);
     }
     let mut alice = site.node.log_in("alice");
     for message in ["one", "olá \"2\" & 2%", "{\"three\":3}"] {
         alice.expect_text(message);
     }
     eventually("nothing is left", || site.stored().is_empty());
-    assert!(back_end.send("alice", "four"));
+    assert_eq!(back_end.send("alice", "four"), Sent::Done);
     alice.expect_text("four");
-    // A message that the node never takes holds up none behind it.
-    assert!(back_end.send("alice", &"x".repeat(PUSH_BYTES_MAX + 1)));
-    assert!(back_end.send("alice", "five"));
+    // A message that the node never takes holds up none behind it, and is kept, as is the next such one.
+    for letter in ["x", "y", "z"] {
+        assert_eq!(back_end.send("alice", &letter.repeat(PUSH_BYTES_MAX + 1)), Sent::Refused);
+    }
+    let kept = site.files_that_end_with("refused").iter().map(fs::read_to_string).collect::<io::Result<String>>();
+    let kept = kept.expect("they are text");
+    for letter in ["x", "y", "z"] {
+        assert!(kept.contains(&letter.repeat(PUSH_BYTES_MAX)), "{letter} is lost: {kept}");
+    }
+    assert_eq!(back_end.send("alice", "five"), Sent::Done);
     alice.expect_text("five");
     alice.expect_silence();
 }
@@ -263,7 +286,7 @@ fn check_race(site: &Site) {
 /// What was stored while the node or the back end was not there is sent when both are.
 fn check_outage(site: &Site) {
     let back_end = site.start(&site.control());
-    assert!(!back_end.send("alice", "one"));
+    assert_eq!(back_end.send("alice", "one"), Sent::Waits);
     drop(back_end);
     let mut alice = site.node.log_in("alice");
     match site.language {
@@ -275,7 +298,7 @@ fn check_outage(site: &Site) {
         }
         Language::NodeJs => {
             let astray = site.start("http://127.0.0.1:1");
-            assert!(!astray.send("alice", "two"));
+            assert_eq!(astray.send("alice", "two"), Sent::Waits);
             drop(astray);
             let _back_end = site.start(&site.control());
             alice.expect_text("one");
@@ -306,10 +329,48 @@ fn check_forgery(site: &Site) {
 impl Site {
     /// The files of messages that are stored.
     fn stored(&self) -> Vec<PathBuf> {
+        self.files_that_end_with("json")
+    }
+
+    fn files_that_end_with(&self, end: &str) -> Vec<PathBuf> {
         let folders = fs::read_dir(self.folder.path().join("messages")).into_iter().flatten().flatten();
         let files = folders.filter_map(|folder| fs::read_dir(folder.path()).ok()).flatten().flatten();
-        files.map(|file| file.path()).filter(|path| path.extension().is_some_and(|end| end == "json")).collect()
+        files.map(|file| file.path()).filter(|path| path.extension().is_some_and(|found| found == end)).collect()
     }
+}
+
+/// While a secret is changed the file has the new one and the old one, and the other side may know either of them only.
+fn check_change_of_secret(site: &Site) {
+    let back_end = site.start(&site.control());
+    let return_is_told = |what: &str| {
+        assert_eq!(back_end.send("alice", what), Sent::Waits);
+        let mut alice = site.node.log_in("alice");
+        alice.expect_text(what);
+        drop(alice);
+        site.node.eventually("she has gone", |stats| stats.uids == 0);
+    };
+    let (file, new) = (site.folder.path().join("own.secret"), "the next secret of the hook, 32 bytes");
+    for (content, what) in [
+        (format!("{SECRET}\n"), "one"),
+        (format!("{SECRET}\n{new}\n"), "both, and the old one is used"),
+        (format!("\u{feff}{new}\r\n{SECRET}"), "the other way round"),
+    ] {
+        fs::write(&file, content).expect("the folder is writable");
+        return_is_told(what);
+    }
+    fs::write(site.folder.path().join("hook.secret"), format!("{new}\n{SECRET}\n")).expect("the folder is writable");
+    fs::write(&file, format!("{new}\n")).expect("the folder is writable");
+    return_is_told("the node has the new one, too");
+}
+
+#[test]
+fn php_takes_each_secret_of_its_file() {
+    with_site(Language::Php, check_change_of_secret);
+}
+
+#[test]
+fn node_takes_each_secret_of_its_file() {
+    with_site(Language::NodeJs, check_change_of_secret);
 }
 
 #[test]
