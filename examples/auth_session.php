@@ -43,10 +43,17 @@ switch (parse_url($_SERVER['REQUEST_URI'], PHP_URL_PATH)) {
         echo json_encode(['uid' => $uid, 'may' => ['unicast']], JSON_THROW_ON_ERROR);
         break;
     case '/login':
+        $uid = $_POST['user'] ?? '';
+        // pombo takes no other uid; 256 is the default of its setting uid_bytes_max.
+        if (!is_string($uid) || !preg_match('/^[^:]{1,256}$/D', $uid) || $uid === 'all' || !preg_match('//u', $uid)) {
+            http_response_code(400);
+            echo "a user is 1 to 256 bytes of UTF-8 without a colon, and not all\n";
+            break;
+        }
         // Your application's own login stands here; this one believes everybody.
         session_start(['use_strict_mode' => true, 'cookie_httponly' => true, 'cookie_samesite' => 'Lax']);
         session_regenerate_id(true);
-        $_SESSION['uid'] = (string) ($_POST['user'] ?? '');
+        $_SESSION['uid'] = $uid;
         echo "logged in\n";
         break;
     case '/logout':

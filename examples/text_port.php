@@ -5,13 +5,13 @@
 //     pombo --text 127.0.0.1:5678
 //     php examples/text_port.php 88% alice bob
 //
-// POMBO_TEXT says where the text port is. Exit codes: 0 all were taken, 3 some were not, 1 an error.
+// TEXT_PORT_ADDRESS says where the text port is. Exit codes: 0 all were taken, 3 some were not, 1 an error.
 
 if ($argc < 3) {
     fwrite(STDERR, "usage: php text_port.php PERCENT UID...\n");
     exit(2);
 }
-$address = getenv('POMBO_TEXT') ?: '127.0.0.1:5678';
+$address = getenv('TEXT_PORT_ADDRESS') ?: '127.0.0.1:5678';
 $client = @stream_socket_client("tcp://$address", $errno, $error, 1);
 if ($client === false) {
     fwrite(STDERR, "can't connect to $address: $error\n");

@@ -70,6 +70,18 @@ impl Complaints {
     }
 }
 
+/// Returns `reason` for one line of the log: escapes what can't be printed, and leaves quotes as they are.
+pub(crate) fn printable(reason: &str) -> String {
+    let mut shown = String::with_capacity(reason.len());
+    for character in reason.chars() {
+        match character {
+            '\'' | '"' => shown.push(character),
+            other => shown.extend(other.escape_debug()),
+        }
+    }
+    shown
+}
+
 /// Makes a client for the service at `url`, which trusts the root certificates in `ca`, the value of `setting`, or else the
 /// system's. Sends nothing yet.
 ///

@@ -311,13 +311,27 @@ fn nobody_gets_in_when_the_service_fails() {
         Reply::json(&json!({"user": "alice"})),
         Reply::json(&json!({"uid": "alice", "may": "everything"})),
         Reply::json(&json!({"uid": "alice", "expires": "later"})),
-        Reply::json(&json!({"uid": "all"})),
-        Reply::json(&json!({"uid": ""})),
+        Reply::json(&json!({"uid": null})),
         Reply::Cut,
     ];
     for reply in replies {
         let service = Service::start(move |_| reply.clone());
         nobody_gets_in(&asking(&service).start(1));
+    }
+}
+
+/// Such a client was asked to try again, which it did for ever.
+#[test]
+fn client_whose_uid_is_not_valid_is_refused_and_others_get_in() {
+    for uid in [json!("all"), json!(""), json!("a:b"), json!("x".repeat(300)), json!(42), json!(["alice"])] {
+        let service = Service::start(move |question| {
+            let uid = if question["credential"] == "alice" { uid.clone() } else { question["credential"].clone() };
+            Reply::json(&json!({"uid": uid}))
+        });
+        let node = asking(&service).start(1);
+        let challenge = ("www-authenticate", "Bearer error=\"invalid_token\"");
+        is_refused(&node, Reason::AuthRefused, 401, 4011, challenge);
+        node.log_in("bob");
     }
 }
 

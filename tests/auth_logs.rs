@@ -72,7 +72,8 @@ fn no_credential_is_logged_and_no_uid_breaks_a_line() {
     }
 
     let service = Service::start(|question| match question["credential"].as_str() {
-        Some("opaque-good-credential") => Reply::Status(200, "{\"uid\": \"a\\n\u{1b}[2J:\"}".to_owned()),
+        Some("opaque-good-credential") => Reply::Status(200, "{\"uid\": \"a\\n\\u001b[2J:\"}".to_owned()),
+        Some("opaque-unlucky-credential") => Reply::Status(500, String::new()),
         _ => Reply::Status(403, String::new()),
     });
     let node = nodes().with(|config| {
@@ -80,7 +81,7 @@ fn no_credential_is_logged_and_no_uid_breaks_a_line() {
         config.auth_url = service.url().parse().ok();
     });
     let node = node.start(1);
-    for credential in ["opaque-good-credential", "opaque-bad-credential"] {
+    for credential in ["opaque-good-credential", "opaque-unlucky-credential", "opaque-bad-credential"] {
         let mut client = node.connect();
         client.send_text(credential);
         client.receive();
@@ -88,7 +89,8 @@ fn no_credential_is_logged_and_no_uid_breaks_a_line() {
 
     eventually("refusals and the service's fault are logged", || {
         let text = log.text();
-        ["token_signature", "auth_refused", "the service of auth_url fails", "login"]
+        let invalid = "a uid that is not valid, this client does not get in";
+        ["token_signature", "auth_refused", "the service of auth_url fails", invalid, "contains a colon", "login"]
             .iter()
             .all(|part| text.contains(part))
     });

@@ -129,7 +129,7 @@ fn php_pushes_over_the_text_port() {
     }
     let push = |address: &str, uids: &[&str]| {
         let mut php = interpreter("php").expect("it was there");
-        run(php.args(["examples/text_port.php", "88%"]).args(uids).env("POMBO_TEXT", address))
+        run(php.args(["examples/text_port.php", "88%"]).args(uids).env("TEXT_PORT_ADDRESS", address))
     };
     reachable().each(|node| {
         let address = node.control_addresses().text.as_ref().expect("it is on").to_string();

@@ -31,7 +31,7 @@ use tracing_subscriber::filter::filter_fn;
 use tracing_subscriber::layer::Layer;
 use tracing_subscriber::registry::LookupSpan;
 
-use crate::service::{self, ServiceClient, causes};
+use crate::service::{self, ServiceClient, causes, printable};
 
 /// How long the last spans may take to reach the collector, once the node has drained.
 const FLUSH_TIME: Duration = Duration::from_secs(3);
@@ -216,7 +216,7 @@ impl opentelemetry_sdk::trace::SpanExporter for Watched {
                 trouble.lost += spans;
                 if !std::mem::replace(&mut trouble.is_failing, true) {
                     let reason = if trouble.cause.is_empty() { error.to_string() } else { trouble.cause.clone() };
-                    warn!(reason = %reason.escape_debug(), "the collector of traces fails, they are lost meanwhile");
+                    warn!(reason = printable(&reason), "the collector of traces fails, they are lost meanwhile");
                 }
             }
         }

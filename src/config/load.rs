@@ -20,6 +20,9 @@ pub const FILE_VARIABLE: &str = "POMBO_CONFIG";
 /// The variable with the token of a program that calls a node. It belongs to the caller; it is not a setting of the node.
 pub const TOKEN_VARIABLE: &str = "POMBO_CONTROL_TOKEN";
 
+/// The variable with which the programs in `examples/` find control. It belongs to the caller; it is not a setting of the node.
+const URL_VARIABLE: &str = "POMBO_URL";
+
 /// Longest file of settings that is read.
 const FILE_BYTES_MAX: u64 = 1 << 20;
 
@@ -133,7 +136,7 @@ impl Settings {
         for (name, value) in variables {
             let name = name.to_string_lossy();
             let is_ours = name.starts_with(VARIABLE_PREFIX) && !is_service_link(&name, value);
-            if !is_ours || name == FILE_VARIABLE || name == TOKEN_VARIABLE {
+            if !is_ours || [FILE_VARIABLE, TOKEN_VARIABLE, URL_VARIABLE].contains(&name.as_ref()) {
                 continue;
             }
             let origin = Origin::Variable(name.to_string());
@@ -460,7 +463,7 @@ mod tests {
         let (setting, none) = (Setting::of("control").expect("a setting"), Path::new("no/such.toml"));
         assert!(find(setting, Some(none), &[]).is_err());
         assert!(find(setting, None, &variables(&[("POMBO_CONFIG", "no/such.toml")])).is_err());
-        check_variables(&[("POMBO_CONTROL_TOKEN", "x")], &[]);
+        check_variables(&[("POMBO_CONTROL_TOKEN", "x"), ("POMBO_URL", "http://127.0.0.1:1235")], &[]);
     }
 
     #[test]

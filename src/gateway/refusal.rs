@@ -165,11 +165,11 @@ reasons! {
         "token has another aud than expected";
     /// The token's `sub` is missing, or no valid uid.
     TokenSubject, "token_subject", RefusalAnswer::Credential(401, close::UNAUTHORIZED),
-        "token has a sub that can't be a uid";
+        "token needs a sub that is a uid: a text, no number, without a colon, not empty or all";
     /// The token's claim of rights is no list of words.
     TokenRights, "token_rights", RefusalAnswer::Credential(401, close::UNAUTHORIZED),
         "token has a claim of rights that is no list of words";
-    /// The authentication service rejects the credential.
+    /// The authentication service rejects the credential, or its uid for this client is not valid.
     AuthRefused, "auth_refused", RefusalAnswer::Credential(401, close::UNAUTHORIZED), "credential is refused";
     /// The authentication service rejects the headers that log in without a credential.
     LoginHeaderRefused, "login_header_refused", RefusalAnswer::Credential(401, close::UNAUTHORIZED),

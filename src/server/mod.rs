@@ -167,7 +167,7 @@ fn hint(listen: &Listen, error: &io::Error) -> String {
     };
     match (error.kind(), listen) {
         (io::ErrorKind::AddrInUse, _) => {
-            " (is another pombo running? choose another with --listen, or --control)".to_owned()
+            " (is another pombo running, or the demo? stop it, or choose another address with --listen, or --control)".to_owned()
         }
         (io::ErrorKind::AlreadyExists, Listen::Unix(_)) => {
             " (that file is no socket, and stays: choose another path)".to_owned()
@@ -520,6 +520,6 @@ mod tests {
         check("0.0.0.0:1024", PermissionDenied, "");
         check("unix:/run/x/p.sock", NotFound, "(there is no folder /run/x: make it");
         check("unix:p.sock", PermissionDenied, "(this user may not make a file in .: ");
-        check("127.0.0.1:1", AddrInUse, "is another pombo running?");
+        check("127.0.0.1:1", AddrInUse, "is another pombo running, or the demo?");
     }
 }

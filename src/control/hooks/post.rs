@@ -14,7 +14,7 @@ use super::HookError;
 use super::signature::Keys;
 use crate::clock;
 use crate::config::HookSettings;
-use crate::service::{self, Complaints, ServiceClient, causes};
+use crate::service::{self, Complaints, ServiceClient, causes, printable};
 use crate::trace::{self, TRACEPARENT, TraceContext};
 
 /// Longest answer that is read, so that its connection can be used again.
@@ -83,7 +83,7 @@ impl Poster {
         self.has_failed = true;
         if self.complaints.is_due(Instant::now()) {
             let trace_id = context.trace_id();
-            warn!(reason = %reason.escape_debug(), trace_id, "the service of hook_url fails, events wait");
+            warn!(reason = printable(reason), trace_id, "the service of hook_url fails, events wait");
         }
     }
 }

@@ -211,5 +211,5 @@ async fn not_found() -> Failure {
 }
 
 async fn method_not_allowed() -> Failure {
-    Problem::MethodNotAllowed.with_detail("the header Allow has those there are")
+    Problem::MethodNotAllowed.with_detail("the header Allow lists the methods of this path")
 }

@@ -3,7 +3,7 @@
 //! ```text
 //!   POST auth_url  {"credential": "…" or null, "address": "…", "path": "/", "query": null, "origin": null, "headers": {…}}
 //!   200            {"uid": "alice", "may": ["unicast"], "expires": 1893456000}     the identity; the last two are optional
-//!   4xx            the credential is refused
+//!   4xx            the credential is refused, as it is by a 200 whose uid is not valid
 //!   anything else  the service is unavailable
 //! ```
 //! The number of concurrent requests is bounded, and so are their time, the length of an answer, and the number of answers
@@ -28,7 +28,7 @@ use super::{Claims, rights, seconds};
 use crate::config::AuthSettings;
 use crate::gateway::Reason;
 use crate::roots::RootsError;
-use crate::service::{self, Complaints, ServiceClient, causes};
+use crate::service::{self, Complaints, ServiceClient, causes, printable};
 use crate::trace::{self, TRACEPARENT, TraceContext};
 
 /// Longest answer that is read.
@@ -46,6 +46,17 @@ pub(super) struct Service {
 struct State {
     answers: Cache<Result<Claims, Reason>>,
     complaints: Complaints,
+    /// Complaints about uids that are not valid; apart, so that they hide none about a service that fails.
+    uid_complaints: Complaints,
+}
+
+/// What is wrong with an answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum AnswerFault {
+    /// The answer does not have the form, so that nobody can log in.
+    Form(&'static str),
+    /// The uid of this one client is not valid.
+    Uid(&'static str),
 }
 
 /// The body of a request to the service.
@@ -65,7 +76,11 @@ impl Service {
     pub(super) fn new(settings: &AuthSettings) -> Result<Self, RootsError> {
         let (url, ca) = (settings.url.as_ref(), settings.url_ca.as_deref());
         let client = service::client(url, "auth_url_ca", ca, settings.url_in_flight_max)?;
-        let state = State { answers: Cache::new(settings.cache_entries_max), complaints: Complaints::default() };
+        let state = State {
+            answers: Cache::new(settings.cache_entries_max),
+            complaints: Complaints::default(),
+            uid_complaints: Complaints::default(),
+        };
         Ok(Self { client, in_flight: Semaphore::new(settings.url_in_flight_max), state: Mutex::new(state) })
     }
 
@@ -122,15 +137,32 @@ impl Service {
         }
         let body = Limited::new(response.into_body(), ANSWER_BYTES_MAX).collect().await;
         let body = body.map_err(|error| unavailable(&format!("its answer can't be read: {error}")))?;
-        parse_answer(&body.to_bytes()).map_err(unavailable)
+        parse_answer(&body.to_bytes()).map_err(|fault| match fault {
+            AnswerFault::Form(reason) => unavailable(reason),
+            AnswerFault::Uid(reason) => self.refuse_uid(reason),
+        })
     }
 
     /// Logs a fault of the service, at a bounded rate.
-    pub(super) fn warn(&self, reason: &str) {
+    fn warn(&self, reason: &str) {
         let is_due = self.state().complaints.is_due(Instant::now());
         if is_due {
-            tracing::warn!(reason = %reason.escape_debug(), "the service of auth_url fails, nobody gets in");
+            tracing::warn!(reason = printable(reason), "the service of auth_url fails, nobody gets in");
         }
+    }
+
+    /// Logs that the service's uid for one client is not valid, at a bounded rate; returns the client's refusal.
+    ///
+    /// The client is refused for good: the same question would have the same answer.
+    pub(super) fn refuse_uid(&self, reason: &str) -> Reason {
+        let is_due = self.state().uid_complaints.is_due(Instant::now());
+        if is_due {
+            tracing::warn!(
+                reason = printable(reason),
+                "the service of auth_url answers with a uid that is not valid, this client does not get in"
+            );
+        }
+        Reason::AuthRefused
     }
 
     fn cached(&self, key: &Key, ttl: Duration) -> Option<Result<Claims, Reason>> {
@@ -144,14 +176,20 @@ impl Service {
 }
 
 /// Parses the service's answer; the error says what is wrong with it.
-fn parse_answer(answer: &[u8]) -> Result<Claims, &'static str> {
-    let answer: Value = serde_json::from_slice(answer).map_err(|_| "its answer is not JSON")?;
-    let uid = answer.get("uid").and_then(Value::as_str).ok_or("its answer has no uid, expected a text")?;
+fn parse_answer(answer: &[u8]) -> Result<Claims, AnswerFault> {
+    use AnswerFault::{Form, Uid};
+    let answer: Value = serde_json::from_slice(answer).map_err(|_| Form("its answer is not JSON"))?;
+    let uid = match answer.get("uid") {
+        Some(Value::String(uid)) => uid.clone(),
+        None | Some(Value::Null) => return Err(Form("its answer has no uid, expected a text")),
+        Some(Value::Number(_)) => return Err(Uid("uid is a number, expected a text such as \"42\"")),
+        Some(_) => return Err(Uid("uid is no text, expected one")),
+    };
     let set = |name| answer.get(name).filter(|value: &&Value| !value.is_null());
-    let rights = set("may").map(|words| rights(words).ok_or("its answer has a may that is no list of words"));
+    let rights = set("may").map(|words| rights(words).ok_or(Form("its answer has a may that is no list of words")));
     let expires =
-        set("expires").map(|time| seconds(time).ok_or("its answer has an expires that is no time in seconds"));
-    Ok(Claims { uid: uid.to_owned(), rights: rights.transpose()?, expires: expires.transpose()? })
+        set("expires").map(|time| seconds(time).ok_or(Form("its answer has an expires that is no time in seconds")));
+    Ok(Claims { uid, rights: rights.transpose()?, expires: expires.transpose()? })
 }
 
 #[cfg(test)]
@@ -173,9 +211,13 @@ mod tests {
         ] {
             assert_eq!(parse_answer(answer.as_bytes()), expected, "{answer}");
         }
-        for answer in ["", "alice", "{}", "[]", "null", r#"{"uid": 7}"#, r#"{"uid": "a", "may": "unicast"}"#] {
-            assert!(parse_answer(answer.as_bytes()).is_err(), "{answer}");
+        let fault = |answer: &str| parse_answer(answer.as_bytes()).expect_err(answer);
+        for answer in ["", "alice", "{}", "[]", "null", r#"{"uid": null}"#, r#"{"uid": "a", "may": "unicast"}"#] {
+            assert!(matches!(fault(answer), AnswerFault::Form(_)), "{answer}");
         }
-        assert!(parse_answer(br#"{"uid": "a", "expires": "soon"}"#).is_err());
+        assert!(matches!(fault(r#"{"uid": "a", "expires": "soon"}"#), AnswerFault::Form(_)));
+        for (answer, part) in [(r#"{"uid": 42}"#, "is a number"), (r#"{"uid": ["a"]}"#, "is no text")] {
+            assert!(matches!(fault(answer), AnswerFault::Uid(reason) if reason.contains(part)), "{answer}");
+        }
     }
 }

@@ -169,8 +169,7 @@ impl Authenticator {
         let uid = match (&self.method, uid) {
             (_, Ok(uid)) => uid,
             (Method::Http(service), Err(error)) => {
-                service.warn(&format!("its uid can't be taken: {error}"));
-                return Err(Reason::AuthUnavailable.into());
+                return Err(service.refuse_uid(&error.to_string()).into());
             }
             (_, Err(_)) => return Err(Reason::TokenSubject.into()),
         };
