@@ -27,6 +27,16 @@ if ($argc < 2) {
     fwrite(STDERR, "usage: php jwt.php UID [RIGHT …]\n");
     exit(2);
 }
+// pombo takes no other uid; 256 is the default of its setting uid_bytes_max.
+if (!preg_match('/^[^:]{1,256}$/D', $argv[1]) || $argv[1] === 'all' || !preg_match('//u', $argv[1])) {
+    fwrite(STDERR, "a uid is 1 to 256 bytes of UTF-8 without a colon, and not all\n");
+    exit(2);
+}
+// pombo ignores a right that it does not know: whoever writes one means something else.
+if ($unknown = array_diff(array_slice($argv, 2), ['unicast', 'broadcast'])) {
+    fwrite(STDERR, 'a right is unicast or broadcast, not ' . implode(', ', $unknown) . "\n");
+    exit(2);
+}
 $file = getenv('JWT_SECRET_FILE') ?: 'jwt.secret';
 $secret = @file_get_contents($file);
 if ($secret === false) {

@@ -46,7 +46,9 @@ fn token_of_the_example_logs_in_with_its_rights() {
     let mut client = node.connect();
     client.send_text(token(&other, &["alice"]).0.trim_end());
     client.expect_error(Reason::TokenSignature.text());
-    assert_eq!(token(&file, &[]), (String::new(), 2));
+    for wrong in [&[][..], &["a:b"], &["all"], &[""], &["alice", "unicast", "send"]] {
+        assert_eq!(token(&file, wrong), (String::new(), 2), "{wrong:?}");
+    }
     assert_eq!(token(Path::new("/absent"), &["alice"]), (String::new(), 1));
 }
 
@@ -74,6 +76,13 @@ impl Application {
 
     /// Posts a form, with a cookie; returns the cookie that the application sets last.
     fn post(&self, path: &str, cookie: &str, form: &str) -> Option<String> {
+        let answer = self.answer(path, cookie, form);
+        assert!(answer.starts_with("HTTP/1.1 200 "), "{answer}");
+        let cookies = answer.lines().filter_map(|line| line.strip_prefix("Set-Cookie: "));
+        cookies.filter_map(|cookie| cookie.split(';').next()).next_back().map(str::to_owned)
+    }
+
+    fn answer(&self, path: &str, cookie: &str, form: &str) -> String {
         let mut stream = TcpStream::connect(self.address).expect("it listens");
         stream.set_read_timeout(Some(DEADLINE)).expect("a time-out");
         let head = format!("POST {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\ncookie: {cookie}\r\n");
@@ -82,9 +91,7 @@ impl Application {
         stream.write_all(format!("{head}{form_head}\r\n{form}").as_bytes()).expect("it reads");
         let mut answer = String::new();
         stream.read_to_string(&mut answer).expect("it answers");
-        assert!(answer.starts_with("HTTP/1.1 200 "), "{answer}");
-        let cookies = answer.lines().filter_map(|line| line.strip_prefix("Set-Cookie: "));
-        cookies.filter_map(|cookie| cookie.split(';').next()).next_back().map(str::to_owned)
+        answer
     }
 }
 
@@ -109,6 +116,10 @@ fn php_session_logs_in_by_its_cookie_alone() {
         config.origins = Origins::Any;
     });
     let node = node.start(1);
+    for wrong in ["", "user=", "user=a:b", "user=all", "user[]=alice", "user=%ff"] {
+        let answer = application.answer("/login", "", wrong);
+        assert!(answer.starts_with("HTTP/1.1 400 ") && !answer.contains("Set-Cookie"), "{wrong}: {answer}");
+    }
     let cookie = application.post("/login", "", "user=al%20ice").expect("it sets a cookie");
     let mut alice = node.dial().named("al ice");
     alice.send_request(&Request::upgrade().with("Cookie", &format!("theme=dark; {cookie}; x=y")));

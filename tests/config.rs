@@ -329,6 +329,11 @@ fn a_method_of_authentication_needs_what_it_works_with() {
     let faults = Layers::new().flag("auth", &["jwt"]).faults();
     let keys = "auth = jwt (from --auth): expected a key to go with it: jwt_key_files, jwt_secret_file or jwt_secret";
     assert_eq!(faults, [keys]);
+    // A secret that is not valid is one fault, not two.
+    for (key, value, secret) in [("auth", "jwt", "jwt_secret"), ("hook_url", "http://127.0.0.1:9/", "hook_secret")] {
+        let faults = Layers::new().flag(key, &[value]).flag(secret, &["hallo"]).faults();
+        assert!(matches!(&faults[..], [only] if only.starts_with(&format!("{secret} = (hidden)"))), "{faults:?}");
+    }
     let faults = Layers::new().flag("auth", &["http"]).faults();
     let url = "auth_url = none (the default): expected an address, since auth = http, such as \
                http://127.0.0.1:8080/login";

@@ -340,6 +340,15 @@ fn nobody_there_is_exit_code_1() {
 }
 
 #[test]
+fn address_of_control_is_told_from_one_of_clients() {
+    let node = support::nodes().with_control().start(1);
+    let control = node.control_addresses().control.as_ref().expect("it is on").to_string();
+    let mut client = Client::piped(&[&control, "alice"]);
+    client.told("(is this the address of control? clients connect to one of listen, port 1234 by default)");
+    client.ends_silently(1);
+}
+
+#[test]
 fn refused_upgrade_is_told_with_its_status() {
     let peer = Peer::new();
     let mut client = Client::piped(&[&peer.1.to_string(), "alice"]);
@@ -467,8 +476,9 @@ fn refusal_is_told_with_its_body_and_nothing_of_its_coding() {
         stream.write_all(&[b"HTTP/1.1 503 Service Unavailable\r\n", answer].concat()).expect("it is read");
         stream.shutdown(std::net::Shutdown::Write).expect("it is connected");
         let line = client.errors.recv_timeout(DEADLINE).expect("a line");
-        let expected = format!("pombo connect: the server answered HTTP 503 Service Unavailable {told}");
-        assert_eq!(line.trim_end(), expected.trim_end());
+        let told = if told.is_empty() { String::new() } else { format!(": {told}") };
+        let expected = format!("pombo connect: the server answered HTTP 503 Service Unavailable{told}");
+        assert_eq!(line.trim_end(), expected);
         client.ends_silently(1);
     }
 }
@@ -573,7 +583,7 @@ fn token_in_a_file_logs_in_and_a_bad_one_is_a_refusal() {
     let expired = json!({"sub": "alice", "exp": seconds_from_now(-60)});
     fs::write(&path, Signer::secret().token(&expired)).expect("it can be written");
     let mut late = connect();
-    late.told("login refused: the server answered HTTP 401 Unauthorized credential has expired");
+    late.told("login refused: the server answered HTTP 401 Unauthorized: credential has expired");
     late.ends_silently(3);
 
     for content in ["", "two\nlines", "ol\u{e1}"] {

@@ -363,8 +363,10 @@ fn log_ceiling(config: &Config, handle: &Handle) {
         ConnectionLimit::Memory if is_warning => {
             warn!(ceiling, connections_max, "plan fewer connections, memory has no room for more");
         }
-        ConnectionLimit::Descriptors => info!(descriptors, ceiling, "open files limit the connections"),
-        ConnectionLimit::Memory => info!(ceiling, "connections as planned by memory"),
+        ConnectionLimit::Descriptors => {
+            info!(descriptors, ceiling, "room for this many connections, by the limit on open files")
+        }
+        ConnectionLimit::Memory => info!(ceiling, "room for this many connections, as planned by memory"),
     }
 }
 
@@ -375,7 +377,7 @@ fn check_backlog(config: &Config) {
     let Some(backlog) = somaxconn.and_then(|text| text.trim().parse::<usize>().ok()) else { return };
     let handshakes_max = config.handshakes_max;
     if backlog < handshakes_max {
-        info!(backlog, handshakes_max, "a storm of connections may overflow the backlog, raise net.core.somaxconn");
+        info!(backlog, handshakes_max, "for more than this many connections in one moment, raise net.core.somaxconn");
     }
 }
 

@@ -96,7 +96,7 @@ impl AuthUrl {
 }
 
 /// The form of such an address, for error messages.
-const URL_EXAMPLE: &str = "http://127.0.0.1:8080/login";
+pub(super) const URL_EXAMPLE: &str = "http://127.0.0.1:8080/login";
 
 /// The error for a text that is not an [`AuthUrl`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -379,8 +379,8 @@ impl Form<Option<Secret>> for Hidden {
     }
 }
 
-/// `none`, or the address of a service.
-pub(super) struct Url;
+/// `none`, or the address of a service, with an example of one.
+pub(super) struct Url(pub(super) &'static str);
 
 impl Form<Option<AuthUrl>> for Url {
     const PLACEHOLDER: &'static str = "URL";
@@ -397,7 +397,7 @@ impl Form<Option<AuthUrl>> for Url {
     }
 
     fn expected(&self) -> String {
-        format!("{NONE}, or an address such as {URL_EXAMPLE}")
+        format!("{NONE}, or an address such as {}", self.0)
     }
 }
 
@@ -487,9 +487,9 @@ mod tests {
         for text in
             ["http://127.0.0.1:8080/login", "http://auth.example.org/", "http://[::1]/?a=b", "https://h:8443/who"]
         {
-            check(&Url, &[text], Some(&format!("{text:?}")));
+            check(&Url(URL_EXAMPLE), &[text], Some(&format!("{text:?}")));
         }
-        check(&Url, &["http://h"], Some(r#""http://h/""#));
+        check(&Url(URL_EXAMPLE), &["http://h"], Some(r#""http://h/""#));
         for text in [
             "",
             "h",
@@ -503,7 +503,7 @@ mod tests {
             "http://h:/",
             "http:///",
         ] {
-            check(&Url, &[text], None);
+            check(&Url(URL_EXAMPLE), &[text], None);
         }
     }
 

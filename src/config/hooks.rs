@@ -5,6 +5,9 @@ use std::time::Duration;
 
 use super::{AuthUrl, Config, Secret};
 
+/// The form of the hook's address, for error messages.
+pub(super) const HOOK_URL_EXAMPLE: &str = "http://127.0.0.1:8080/hook";
+
 /// The settings of the hook; see the fields of the same names in [`Config`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct HookSettings {

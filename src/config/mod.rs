@@ -374,7 +374,7 @@ pub struct Config {
     /// Service that gets an event whenever a uid comes online or goes offline.
     ///
     /// Each batch is posted to it as JSON, and signed. Range: `none`, or an address such as
-    /// `http://127.0.0.1:8080/login`. Default: `none`.
+    /// `http://127.0.0.1:8080/hook`. Default: `none`.
     pub hook_url: Option<AuthUrl>,
 
     /// File with the root certificates that are trusted for `hook_url`.

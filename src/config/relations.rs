@@ -55,7 +55,17 @@ impl Config {
         ];
         let others = self.auth_relations().into_iter().chain(self.control_relations()).chain(self.hook_relations());
         let relations = relations.into_iter().chain(others);
-        let broken = relations.filter(|(key, broken, _)| *broken && sound(key));
+        let broken =
+            relations.filter(|(key, broken, _)| *broken && sound(key) && needs(key).iter().all(|key| sound(key)));
         broken.map(|(key, _, expected)| self.fault(key, origin(key), expected)).collect()
+    }
+}
+
+/// Returns the settings that `key` may lack: one of them that has a fault is not set, and its fault says so already.
+fn needs(key: &str) -> &'static [&'static str] {
+    match key {
+        "auth" => &["jwt_key_files", "jwt_secret_file", "jwt_secret"],
+        "hook_url" => &["hook_secret_file", "hook_secret"],
+        _ => &[],
     }
 }

@@ -6,11 +6,12 @@
 use toml::Value;
 
 use super::admission::{OriginList, Proxies};
-use super::auth::{Exactly, File, Granted, HeaderNames, Hidden, Sources, Url};
+use super::auth::{Exactly, File, Granted, HeaderNames, Hidden, Sources, URL_EXAMPLE, Url};
 use super::control::Tokens;
 use super::form::{
     AUTO, Address, Addresses, Count, FileMode, Form, OrAuto, OrOff, PathList, Size, Switch, Text, Time, Word, items,
 };
+use super::hooks::HOOK_URL_EXAMPLE;
 use super::{Auth, Config, ControlTls, DrainCode, DuplicateLogin, LogFormat, LogLevel, SlowConsumer};
 
 /// One setting: its names, and how it is read, shown and reloaded.
@@ -266,7 +267,7 @@ pub static SETTINGS: &[Setting] = settings! {
         jwt_issuer: Exactly, Live, "The iss that a token must have";
         jwt_audience: Exactly, Live, "The aud that a token must have, among others";
         jwt_leeway: Time(0, 600 * SECOND), Live, "How far the clock of the issuer of tokens may differ from the node's";
-        auth_url: Url, Live, "Service that authenticates clients while auth is http";
+        auth_url: Url(URL_EXAMPLE), Live, "Service that authenticates clients while auth is http";
         auth_url_ca: File, Restart, "File with the root certificates that are trusted for auth_url";
         auth_url_timeout: Time(1, 60 * SECOND), Live, "Time that the service may take to answer";
         auth_url_in_flight_max: Count(1, 10_000), Restart, "Most requests to the service at a time; more wait";
@@ -277,7 +278,7 @@ pub static SETTINGS: &[Setting] = settings! {
         auth_cache_entries_max: Count(0, 10_000_000), Restart, "Most answers of the service that are kept";
     }
     "Hook" {
-        hook_url: Url, Restart, "Service that gets an event whenever a uid comes online or goes offline";
+        hook_url: Url(HOOK_URL_EXAMPLE), Restart, "Service that gets an event whenever a uid comes online or goes offline";
         hook_url_ca: File, Restart, "File with the root certificates that are trusted for hook_url";
         hook_secret: Hidden, Restart, "Secret that batches are signed with; better set by its variable, or by a file";
         hook_secret_file: File, Restart, "File with the secrets that batches are signed with, one a line";

@@ -35,7 +35,7 @@ const BODY_TIME: Duration = Duration::from_secs(1);
 #[derive(Debug, thiserror::Error)]
 pub(super) enum HandshakeError {
     /// The server answered with another status than 101.
-    #[error("the server answered HTTP {status} {body}")]
+    #[error("the server answered HTTP {status}{}", explained(*status, body))]
     Refused { status: StatusCode, body: String },
     /// The server's 101 violates RFC 6455.
     #[error("the server's answer is no upgrade: {name} is {found}, expected {expected}")]
@@ -126,6 +126,17 @@ async fn refusal(response: Response<Incoming>) -> HandshakeError {
     let body = timeout(BODY_TIME, Limited::new(response.into_body(), BODY_BYTES_MAX).collect()).await;
     let body = body.ok().and_then(Result::ok).map(|body| body.to_bytes()).unwrap_or_default();
     HandshakeError::Refused { status, body: String::from_utf8_lossy(&body).trim().to_owned() }
+}
+
+/// Returns the body of a refusal behind a colon, or a hint at the mistake that leads to such a status.
+fn explained(status: StatusCode, body: &str) -> String {
+    match body {
+        "" if status.is_redirection() => {
+            " (is this the address of control? clients connect to one of listen, port 1234 by default)".to_owned()
+        }
+        "" => String::new(),
+        body => format!(": {body}"),
+    }
 }
 
 /// Checks the answer, point by point as the RFC lists them.

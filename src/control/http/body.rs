@@ -68,7 +68,12 @@ const MESSAGES: &str =
 pub(super) fn kind(headers: &HeaderMap) -> Result<Kind, Failure> {
     let media = media_type(headers)
         .ok_or_else(|| Problem::MediaType.with_detail(format!("expected one header Content-Type: {MESSAGES}")))?;
-    let refused = || Problem::MediaType.with_detail(format!("expected a body of type {MESSAGES}"));
+    let refused = || {
+        Problem::MediaType.with_detail(format!(
+            "got a body of type {}, expected one of type {MESSAGES}; with curl: -H 'Content-Type: text/plain'",
+            media.split(';').next().unwrap_or_default().trim()
+        ))
+    };
     let (essence, parameters) = media.split_once(';').unwrap_or((media, ""));
     let essence = essence.trim().to_ascii_lowercase();
     let is_json = essence.starts_with("application/") && (essence.ends_with("/json") || essence.ends_with("+json"));
