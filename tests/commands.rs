@@ -143,7 +143,8 @@ impl Desk {
         if !is_shown {
             // Started by the block before.
             let port = if lines.iter().any(|line| line.contains(":7000")) { 7000 } else { 1234 };
-            servers.push(self.serve(&format!("pombo --listen {}:{port}", self.address)));
+            let address = self.address;
+            servers.push(self.serve(&format!("pombo --listen {address}:{port} --text {address}:5678")));
         }
         for line in lines {
             if is_server(&line) {

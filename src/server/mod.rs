@@ -167,7 +167,8 @@ fn hint(listen: &Listen, error: &io::Error) -> String {
     };
     match (error.kind(), listen) {
         (io::ErrorKind::AddrInUse, _) => {
-            " (is another pombo running, or the demo? stop it, or choose another address with --listen, or --control)".to_owned()
+            " (is another pombo running, or the demo? stop it, or choose another address with --listen, or --control)"
+                .to_owned()
         }
         (io::ErrorKind::AlreadyExists, Listen::Unix(_)) => {
             " (that file is no socket, and stays: choose another path)".to_owned()
