@@ -110,7 +110,7 @@ fn error_texts_are_those_of_the_code() {
     let uids = [&b""[..], &[b'x'; 300], b"a:b", b"all", b"\xff"];
     let refused = uids.map(|uid| Uid::new(uid, uid_bytes_max, &UidHasher::fixed(0)).expect_err("no uid"));
     let meanings = [close::UID_TAKEN, close::UID_FULL].map(|code| close::meaning(code).expect("a code of ours"));
-    let one = Recipient::Uid(Span { start: 0, end: 3 });
+    let one = Recipient::Uid(Span::new(0, 3));
     let mut texts = [NO_COLON.0, one.refusal(), Recipient::Everybody.refusal()].map(str::to_owned).to_vec();
     texts.extend(refused.map(|error| error.to_string()));
     texts.extend(meanings.map(str::to_owned));

@@ -8,9 +8,9 @@ use pombo::uid::{Uid, UidHasher};
 fuzz_target!(|bytes: &[u8]| {
     let colon = bytes.iter().position(|&byte| byte == b':');
     let expected = |message: &[u8], colon| {
-        let uid = Span { start: 0, end: colon };
+        let uid = Span::new(0, colon);
         let recipient = if &message[..colon] == b"all" { Recipient::Everybody } else { Recipient::Uid(uid) };
-        Command::Send { recipient, payload: Span { start: colon + 1, end: message.len() } }
+        Command::Send { recipient, payload: Span::new(colon + 1, message.len()) }
     };
     assert_eq!(plain::parse(bytes), colon.map(|colon| expected(bytes, colon)));
     let hasher = UidHasher::fixed(1);

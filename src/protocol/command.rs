@@ -4,20 +4,26 @@ use std::ops::Range;
 
 use crate::rights::Rights;
 
-/// The byte range of a part of a client's message. It neither copies nor borrows the received bytes.
+/// The byte range of a part of a client's message, of at most 4 GiB. It neither copies nor borrows the received bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Span {
-    /// Index of its first byte.
-    pub start: usize,
-    /// Index after its last byte.
-    pub end: usize,
+    // Half the size of a range of `usize`: a command is moved several times on its way through a turn.
+    start: u32,
+    end: u32,
 }
 
 impl Span {
+    /// Makes the span of the bytes from `start` on, up to the one before `end`.
+    #[inline]
+    pub const fn new(start: usize, end: usize) -> Self {
+        debug_assert!(start <= u32::MAX as usize && end <= u32::MAX as usize, "a message has at most 1 GiB");
+        Self { start: start as u32, end: end as u32 }
+    }
+
     /// Returns the range to index a slice with.
     #[inline]
     pub fn range(self) -> Range<usize> {
-        self.start..self.end
+        self.start as usize..self.end as usize
     }
 }
 
@@ -67,7 +73,7 @@ impl Command {
     /// Says whether every part lies within a message of `length` bytes.
     #[inline]
     pub fn is_within(&self, length: usize) -> bool {
-        let is_within = |span: Span| span.start <= span.end && span.end <= length;
+        let is_within = |span: Span| span.start <= span.end && span.end as usize <= length;
         match *self {
             Self::Send { recipient: Recipient::Uid(uid), payload } => is_within(uid) && is_within(payload),
             Self::Send { recipient: Recipient::Everybody, payload } => is_within(payload),

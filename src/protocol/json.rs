@@ -38,9 +38,9 @@ impl Rules for Json {
         let Head { to } = serde_json::from_slice(&message[..end]).map_err(|_| malformed)?;
         let recipient = to.map_or(Recipient::Everybody, |uid| {
             let start = uid.as_ptr() as usize - message.as_ptr() as usize;
-            Recipient::Uid(Span { start, end: start + uid.len() })
+            Recipient::Uid(Span::new(start, start + uid.len()))
         });
-        Ok(Command::Send { recipient, payload: Span { start: end + 1, end: message.len() } })
+        Ok(Command::Send { recipient, payload: Span::new(end + 1, message.len()) })
     }
 
     fn login_reply(_template: &str, uid: &str) -> Option<String> {

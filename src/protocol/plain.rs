@@ -41,9 +41,9 @@ impl Rules for Plain {
 /// use pombo::protocol::plain::parse;
 /// use pombo::protocol::{Command, Recipient, Span};
 ///
-/// let payload = Span { start: 4, end: 6 };
+/// let payload = Span::new(4, 6);
 /// assert_eq!(parse(b"all:hi"), Some(Command::Send { recipient: Recipient::Everybody, payload }));
-/// let recipient = Recipient::Uid(Span { start: 0, end: 3 });
+/// let recipient = Recipient::Uid(Span::new(0, 3));
 /// assert_eq!(parse(b"bob:hi"), Some(Command::Send { recipient, payload }));
 /// assert_eq!(parse(b"hi"), None);
 /// ```
@@ -52,9 +52,9 @@ pub fn parse(message: &[u8]) -> Option<Command> {
     let colon = find_colon(message)?;
     let recipient = match &message[..colon] {
         uid if uid == BROADCAST.as_bytes() => Recipient::Everybody,
-        _ => Recipient::Uid(Span { start: 0, end: colon }),
+        _ => Recipient::Uid(Span::new(0, colon)),
     };
-    Some(Command::Send { recipient, payload: Span { start: colon + 1, end: message.len() } })
+    Some(Command::Send { recipient, payload: Span::new(colon + 1, message.len()) })
 }
 
 /// Returns the index of the first colon.
@@ -121,14 +121,14 @@ mod tests {
             match parse(&message) {
                 None => prop_assert!(!message.contains(&b':')),
                 Some(Command::Send { recipient: Recipient::Uid(uid), payload }) => {
-                    prop_assert_eq!((uid.start, payload.end), (0, message.len()));
-                    prop_assert_eq!(payload.start, uid.end + 1);
-                    prop_assert_eq!(message[uid.end], b':');
+                    prop_assert_eq!((uid.range().start, payload.range().end), (0, message.len()));
+                    prop_assert_eq!(payload.range().start, uid.range().end + 1);
+                    prop_assert_eq!(message[uid.range().end], b':');
                     prop_assert!(!message[uid.range()].contains(&b':'));
                     prop_assert_ne!(&message[uid.range()], b"all");
                 }
                 Some(command) => {
-                    let payload = Span { start: 4, end: message.len() };
+                    let payload = Span::new(4, message.len());
                     prop_assert_eq!(command, Command::Send { recipient: Recipient::Everybody, payload });
                     prop_assert!(message.starts_with(b"all:"));
                 }

@@ -383,7 +383,7 @@ impl<N: Network> Shard<N> {
                 // Broadcasts keep their order: while others wait, this one waits behind them, even if there is room by
                 // now.
                 if self.stalled.has_broadcasts() || self.mailbox.broadcast(kind, &payload) == Room::Full {
-                    let (uid, span) = (Span { start: 0, end: 0 }, Span { start: 0, end: bytes });
+                    let (uid, span) = (Span::new(0, 0), Span::new(0, bytes));
                     let message = payload.into_shared();
                     self.stall(
                         key,
