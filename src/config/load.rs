@@ -337,8 +337,8 @@ mod tests {
     #[test]
     fn tells_that_there_are_no_tables() {
         let expected = "it is a table, expected settings outside of any table, such as shards = 2";
-        check_file("shards = 2\n[pombo]\nshards = 3", &[&format!("pombo (from FILE, line 2): {expected}")]);
-        check_file("[[shard]]\nx = 1", &[&format!("shard (from FILE, line 1): {expected}")]);
+        check_file("shards = 2\n[pombo]\nshards = 3", &[&format!("pombo (from p.toml, line 2): {expected}")]);
+        check_file("[[shard]]\nx = 1", &[&format!("shard (from p.toml, line 1): {expected}")]);
     }
 
     #[test]
@@ -347,7 +347,7 @@ mod tests {
             "\nshards = 0\nlogin_timeout = 5\npage = 1.5\nlisten = [1]\n\
              uid_bytes_max = [1]\nshard = 1\nqqq = 1\n[limits]\na = 1",
             &[
-                "limits (from p.toml, line 9): no such setting",
+                "limits (from p.toml, line 9): it is a table, expected settings outside of any table, such as shards = 2",
                 "listen = [1] (from p.toml, line 5): expected one or more of IP:PORT, localhost:PORT, unix:/PATH or, on Linux, unix:@NAME",
                 "page = 1.5 (from p.toml, line 4): expected true or false",
                 "qqq (from p.toml, line 8): no such setting",

@@ -197,11 +197,18 @@ impl Tab<'_> {
 
     /// Clicks on the middle of an element, scrolled to if need be.
     pub(crate) async fn click(&self, id: &str) {
-        let place = self
-            .evaluate(&format!(
-                "(e => {{ e.scrollIntoView({{block: 'nearest'}}); const r = e.getBoundingClientRect(); return [r.x + r.width / 2, r.y + r.height / 2]; }})(document.getElementById('{id}'))"
-            ))
-            .await;
+        let measure = format!(
+            "(e => {{ e.scrollIntoView({{block: 'nearest'}}); const r = e.getBoundingClientRect(); return [r.x + r.width / 2, r.y + r.height / 2]; }})(document.getElementById('{id}'))"
+        );
+        // A page that is still being laid out may move the element.
+        let mut place = self.evaluate(&measure).await;
+        loop {
+            let next = self.evaluate(&measure).await;
+            if next == place {
+                break;
+            }
+            place = next;
+        }
         for kind in ["mousePressed", "mouseReleased"] {
             let params = json!({"type": kind, "x": place[0], "y": place[1], "button": "left", "clickCount": 1});
             self.call("Input.dispatchMouseEvent", params).await;

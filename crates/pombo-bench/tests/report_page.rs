@@ -27,7 +27,8 @@ fn bench(arguments: &[&str], page: &Path) {
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
 }
 
-/// Text and shapes of a plot that reach beyond its edge, and text that other text covers.
+/// Text and shapes of a plot that reach beyond its edge, and text that other text covers. A logarithmic axis may have the same
+/// mark twice in one place.
 const CLIPPED: &str = "[...document.querySelectorAll('svg.plot')].flatMap(plot => {
     const frame = plot.getBoundingClientRect();
     const name = plot.getAttribute('aria-label') + ': ';
@@ -38,7 +39,8 @@ const CLIPPED: &str = "[...document.querySelectorAll('svg.plot')].flatMap(plot =
     });
     const texts = [...plot.querySelectorAll('text')].map(text => [text, text.getBoundingClientRect()]);
     const covered = texts.filter(([one, box], index) => texts.slice(0, index).some(([other, under]) =>
-        Math.min(box.right, under.right) - Math.max(box.left, under.left) > 1
+        one.textContent !== other.textContent
+        && Math.min(box.right, under.right) - Math.max(box.left, under.left) > 1
         && Math.min(box.bottom, under.bottom) - Math.max(box.top, under.top) > 4));
     return [...beyond.map(shape => name + 'beyond: ' + (shape.textContent.trim() || shape.outerHTML.slice(0, 80))),
         ...covered.map(([text]) => name + 'covered: ' + text.textContent.trim())];

@@ -448,9 +448,11 @@ fn a_mixed_load_and_a_soak_pass() {
     assert!(mixed_report.soak.is_none());
     let soak = soak_report.soak.as_ref().expect("a soak");
     assert!(soak.visits > 3, "{soak_report}");
-    assert!((2..=4).contains(&soak.lines.len()), "{:?}", soak.lines);
+    // The last line may be of the time in which the last deliveries were awaited.
+    assert!((2..=5).contains(&soak.lines.len()), "{:?}", soak.lines);
     assert!(soak.lines.is_sorted_by(|one, next| one.at_seconds < next.at_seconds && one.visits <= next.visits));
-    assert!(soak.lines.iter().all(|line| line.per_second > 0.0 && line.faults == 0), "{:?}", soak.lines);
+    assert!(soak.lines.iter().all(|line| line.faults == 0), "{:?}", soak.lines);
+    assert!(soak.lines.iter().filter(|line| line.per_second > 0.0).count() >= 2, "{:?}", soak.lines);
 }
 
 #[test]

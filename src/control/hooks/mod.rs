@@ -115,9 +115,7 @@ impl Hooks {
         let mut end = None;
         pipeline.start(Now::read(), &settings);
         loop {
-            if changes.has_changed().unwrap_or(false) {
-                settings = changes.borrow_and_update().hooks.clone().unwrap_or(settings);
-            }
+            refresh(&mut settings, &mut changes);
             let now = Now::read();
             pipeline.note_dropped(events.len());
             let mut listen_at = now.instant + INTAKE_PAUSE;
@@ -154,6 +152,8 @@ impl Hooks {
             tokio::select! {
                 event = next(&events, listen_at), if end.is_none() => {
                     if let Some(event) = event {
+                        // A reload before the event applies to it.
+                        refresh(&mut settings, &mut changes);
                         pipeline.receive(event, Now::read(), &settings);
                     }
                 }
@@ -168,6 +168,15 @@ impl Hooks {
                 () = sleep_until(look_at.into()) => {}
             }
         }
+    }
+}
+
+/// Takes the settings of a reload, if there was one.
+fn refresh(settings: &mut HookSettings, changes: &mut watch::Receiver<Arc<ControlSettings>>) {
+    if changes.has_changed().unwrap_or(false)
+        && let Some(hooks) = &changes.borrow_and_update().hooks
+    {
+        settings.clone_from(hooks);
     }
 }
 
