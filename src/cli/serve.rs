@@ -364,7 +364,7 @@ fn log_ceiling(config: &Config, handle: &Handle) {
             warn!(ceiling, connections_max, "plan fewer connections, memory has no room for more");
         }
         ConnectionLimit::Descriptors => {
-            info!(descriptors, ceiling, "room for this many connections, by the limit on open files")
+            info!(descriptors, ceiling, "room for this many connections, by the limit on open files");
         }
         ConnectionLimit::Memory => info!(ceiling, "room for this many connections, as planned by memory"),
     }
