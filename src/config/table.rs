@@ -94,7 +94,9 @@ impl Setting {
 
     /// Shows the value in `config` in the form of a flag; of a secret only whether there is one, and no query of an address.
     pub fn text(&self, config: &Config) -> String {
-        self.concealed(config).unwrap_or_else(|| self.conceal(&items(&self.show(config)).join(",")))
+        let text = || items(&self.show(config)).join(",");
+        // The default of a secret is none.
+        self.concealed(config).unwrap_or_else(|| if self.secret { text() } else { self.conceal(&text()) })
     }
 
     /// Returns the text to show instead of a secret that was set.

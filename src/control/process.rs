@@ -44,11 +44,17 @@ impl Process {
         figures
     }
 
-    /// Counts the open descriptors whose number is below `end`; `None` where the kernel does not report them.
-    ///
-    /// A descriptor that the process inherited may have a number above the limit. It takes no room from others.
-    pub(crate) fn descriptors_below(&self, end: u64) -> Option<u64> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).descriptors_below(end)
+    /// Returns how many descriptors a process with so many shards has open before it accepts its first client; an estimate
+    /// where the kernel does not report them.
+    pub(crate) fn descriptors_without_clients(&self, shards: usize) -> u64 {
+        /// Standard streams, listeners, runtimes, the reserve; and of each shard its poller and the eventfd that wakes it.
+        const ESTIMATE: u64 = 64;
+        const ESTIMATE_PER_SHARD: u64 = 2;
+
+        // A descriptor that the process inherited may have a number above the limit. It takes no room from others.
+        let end = descriptors::limit().unwrap_or(u64::MAX);
+        let counted = self.0.lock().unwrap_or_else(PoisonError::into_inner).descriptors_below(end);
+        counted.unwrap_or(ESTIMATE + ESTIMATE_PER_SHARD * shards as u64)
     }
 
     /// Reads the processor time and the memory; does not count the descriptors, which takes time with many connections.

@@ -331,7 +331,7 @@ impl Server {
             reserve.fill();
         }
         // Now, when everything is open, and no client is connected yet.
-        let other_descriptors = count_other_descriptors(&process, &config);
+        let other_descriptors = process.descriptors_without_clients(config.shards.get());
         spawn_gateway(gateway_runtime, gateway, listeners, certificate, serving_guard)?;
         let (control_settings, settings_of_control) = watch::channel(Arc::new(config.control_settings()));
         let controlling = Control {
@@ -431,17 +431,6 @@ fn gateway_runtime(config: &Config) -> io::Result<Runtime> {
 /// Builds the runtime of control, which runs on the thread of control.
 fn control_runtime() -> io::Result<Runtime> {
     tokio::runtime::Builder::new_current_thread().enable_all().build()
-}
-
-/// Returns how many descriptors the process has open, without connections of clients, because none was accepted yet; an
-/// estimate where the kernel does not report them.
-fn count_other_descriptors(process: &Process, config: &Config) -> u64 {
-    /// Standard streams, listeners, runtimes, the reserve; and of each shard its poller and the eventfd that wakes it.
-    const ESTIMATE: u64 = 64;
-    const ESTIMATE_PER_SHARD: u64 = 2;
-
-    let end = descriptors::limit().unwrap_or(u64::MAX);
-    process.descriptors_below(end).unwrap_or(ESTIMATE + ESTIMATE_PER_SHARD * config.shards.get() as u64)
 }
 
 /// Starts the gateway's threads, and one that waits for them.
