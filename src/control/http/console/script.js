@@ -327,20 +327,26 @@ function render() {
   renderCounts(latest);
 }
 
-// Returns the totals a minute ago, or the oldest there are of this run.
+// Returns the sample of a minute ago, or the oldest there is of this run.
 function minuteAgo(latest) {
-  return samples.find(sample => sample.stats.uptime_ms >= 0 && sample.at >= latest.at - MINUTE_MS).node.totals;
+  return samples.find(sample => sample.stats.uptime_ms >= 0 && sample.at >= latest.at - MINUTE_MS);
+}
+
+// Names the time since that sample: a page that was just opened knows less than a minute.
+function sinceThen(latest, short = false) {
+  const seconds = Math.round((latest.at - minuteAgo(latest).at) / 1000);
+  return seconds < MINUTE_MS / 1000 - 5 ? `last ${seconds} s` : short ? 'last min' : 'last minute';
 }
 
 function renderTotals(latest) {
-  const { stats, node } = latest, { counts } = node.totals, then = minuteAgo(latest);
+  const { stats, node } = latest, { counts } = node.totals, then = minuteAgo(latest).node.totals;
   const fill = (key, value, below, isAlarm = false) => {
     write(tiles[key][0], value);
     write(tiles[key][1], below);
     tiles[key][1].classList.toggle('alarm', isAlarm);
   };
   const silent = node.totals.silent;
-  const lately = (now, before) => silent || now < before ? '\u00a0' : `${whole(now - before)} last minute`;
+  const lately = (now, before) => silent || now < before ? '\u00a0' : `${whole(now - before)} ${sinceThen(latest)}`;
   fill('sessions', whole(counts.sessions ?? null), silent ? `${many(silent, 'shard')} silent` : many(counts.uids || 0, 'user'), silent > 0);
   fill('connections', whole(stats.connections), `of ${whole(stats.connections_ceiling)} (${CEILINGS[stats.connections_limited_by][0]})`);
   tiles.connections[1].title = CEILINGS[stats.connections_limited_by][1];
@@ -409,6 +415,7 @@ function table(id, title) {
   const head = make(make(element, 'thead'), 'tr');
   for (const name of ['', 'in all', 'last min']) make(head, 'th', '', name).scope = 'col';
   head.firstChild.replaceChildren();
+  head.lastChild.className = 'lately';
   const body = make(element, 'tbody'), known = new Map();
   body.id = id;
   const none = make(card, 'p', 'hint', '\u00a0');
@@ -431,7 +438,8 @@ const tables = {
 };
 
 function renderCounts(latest) {
-  const { counts, closes, refusals } = latest.node.totals, then = minuteAgo(latest);
+  const { counts, closes, refusals } = latest.node.totals, then = minuteAgo(latest).node.totals;
+  for (const head of $('counts').querySelectorAll('.lately')) write(head, sinceThen(latest, true));
   for (const hint of $('counts').querySelectorAll('.hint')) write(hint, 'none so far');
   for (const [name, label] of LOST) tables.lost(name, label, counts[name] || 0, then.counts[name] || 0);
   for (const code in closes) tables.closes(code, MEANINGS[code] ? `${code} ${MEANINGS[code]}` : 'with another code', closes[code], then.closes[code] || 0);
