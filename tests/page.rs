@@ -453,6 +453,15 @@ async fn messages_have_most_of_a_phone_and_the_input_stands_below_them() {
         let log = "(log => log.scrollHeight - log.scrollTop - log.clientHeight < 40)(document.getElementById('log'))";
         assert_eq!(tab.evaluate(log).await, json!(true));
     }
+    // The state with the longest words, and with both buttons.
+    for width in [390, 320] {
+        let size = json!({"width": width, "height": 844, "deviceScaleFactor": 1, "mobile": true});
+        tab.call("Emulation.setDeviceMetricsOverride", size).await;
+        tab.evaluate("show('reconnecting', 'reconnecting in 30 s')").await;
+        let fits = "document.documentElement.scrollWidth === innerWidth
+            && document.querySelector('h1').getBoundingClientRect().width > 60";
+        assert_eq!(tab.evaluate(fits).await, json!(true), "{width}");
+    }
     assert_eq!(browser.complaints(), Vec::<String>::new());
     node.drain().await;
 }
