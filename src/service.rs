@@ -239,7 +239,10 @@ pub(crate) fn causes(error: &dyn Error) -> String {
     let mut text = error.to_string();
     let mut next = error.source();
     while let Some(cause) = next {
-        write!(text, ": {cause}").expect("a String takes all");
+        // Some errors show their cause themselves.
+        if !text.ends_with(&cause.to_string()) {
+            write!(text, ": {cause}").expect("a String takes all");
+        }
         next = cause.source();
     }
     text

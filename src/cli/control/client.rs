@@ -1,7 +1,6 @@
 //! One HTTP connection to a node's control listener, for one request at a time.
 
 use std::error::Error;
-use std::fmt::Write;
 use std::io;
 
 use bytes::Bytes;
@@ -16,6 +15,7 @@ use tokio::net::{TcpStream, UnixStream};
 
 use super::address::{Address, Scheme};
 use crate::cli::trust::{Trust, Wire};
+use crate::service::causes;
 
 /// Longest answer that is read as a whole.
 const ANSWER_BYTES_MAX: usize = 4 << 20;
@@ -181,18 +181,4 @@ fn hint(error: &io::Error, origin: &str) -> String {
         }
         _ => String::new(),
     }
-}
-
-/// Formats an error with all its causes.
-fn causes(error: &dyn Error) -> String {
-    let mut text = error.to_string();
-    let mut next = error.source();
-    while let Some(cause) = next {
-        // Some errors show their cause themselves.
-        if !text.ends_with(&cause.to_string()) {
-            write!(text, ": {cause}").expect("a String takes all");
-        }
-        next = cause.source();
-    }
-    text
 }
