@@ -28,7 +28,7 @@ pub(super) trait Form<T> {
     fn show(&self, value: &T) -> Value;
     /// Describes the allowed values, to follow the word "expected".
     fn expected(&self) -> String;
-    /// Tells what is wrong with values that can't be read, where more can be told than that.
+    /// Explains what is wrong with values that can't be read, where there is more to say than what was expected.
     fn explain(&self, _items: &[String]) -> Option<String> {
         None
     }

@@ -212,7 +212,7 @@ fn is_table(value: &Value) -> bool {
     value.is_table() || value.as_array().is_some_and(|values| values.iter().any(Value::is_table))
 }
 
-/// Tells how to write a line of TOML whose value is text without quotes; `None` for any other line.
+/// Says how to write a line of TOML whose value is text without quotes; `None` for any other line.
 ///
 /// The parser says that a string is not quoted for many other faults, too, and for some texts it says something else.
 fn unquoted(text: &str, line_number: usize) -> Option<String> {

@@ -69,7 +69,7 @@ impl Setting {
         (self.expected)()
     }
 
-    /// Tells what is wrong with `items`, which can't be read, and what was expected.
+    /// Says what is wrong with `items`, which can't be read, and what was expected.
     pub(super) fn explain(&self, items: &[String]) -> String {
         match (self.explain)(items) {
             Some(reason) => format!("{}; {reason}", self.expected()),

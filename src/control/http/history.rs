@@ -63,7 +63,7 @@ impl From<&[Sample]> for Totals {
     }
 }
 
-/// Tells the node's totals over the last three hours, each ten seconds.
+/// Returns the node's totals over the last three hours, each ten seconds.
 #[utoipa::path(
     get,
     path = "/v1/history",

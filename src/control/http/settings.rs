@@ -45,7 +45,7 @@ impl From<&SettingInForce> for Setting {
     }
 }
 
-/// Tells the settings in force, after the last reload. No secret is among them.
+/// Returns the settings in force, after the last reload. No secret is among them.
 #[utoipa::path(get, path = "/v1/settings", tag = "admin",
     responses((status = 200, description = "The settings", body = Settings)))]
 pub(super) async fn settings(

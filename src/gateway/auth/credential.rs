@@ -33,7 +33,7 @@ pub(crate) struct RequestFacts {
 }
 
 impl RequestFacts {
-    /// Tells whether these facts log a client in without a credential: the request has one of the headers
+    /// Returns whether these facts log a client in without a credential: the request has one of the headers
     /// `auth_url_login_headers`.
     pub(super) fn can_log_in(&self, settings: &AuthSettings) -> bool {
         settings.url_login_headers.iter().any(|name| self.headers.contains_key(name))
